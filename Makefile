@@ -1,0 +1,38 @@
+# Everything runs in .venv, made from the versions in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+IMAGES ?=
+OUTPUT ?= $(if $(IMAGES),runs/images,runs/demo)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench style clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1	/' | expand -t 16
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: .venv/installed  ## run the whole of C3L on the embedded world, or on your pictures: make demo IMAGES=folder/
+	$(BIN)/accelerate launch recipes/c3l.py --config recipes/configs/scenes.yaml --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
+
+test: .venv/installed-test  ## run all tests, with line coverage
+	$(BIN)/python -m pytest --numprocesses 2 --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
+
+bench: .venv/installed  ## compare the scorer's speed with the obvious script's
+	$(BIN)/python recipes/benchmark.py
+
+style: .venv/installed-test  ## check lint and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:  ## remove .venv and caches; results in runs/ stay
+	rm -rf .venv .pytest_cache .ruff_cache .coverage build *.egg-info
+	find c3l_hf recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +

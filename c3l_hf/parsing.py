@@ -1,0 +1,115 @@
+"""A generator's raw text → one instruction/answer pair, or the reason why there is none."""
+
+import json
+import re
+from collections.abc import Iterator
+
+__all__ = ["IMAGE_MARKER", "PairParseError", "parse_pair"]
+
+# The two parts of a pair as models label them. At the start of a line (after list numbers and markdown) a label may
+# have any case, and a long one may stand alone as a heading. Within a line it needs a capital, and a single letter the
+# end of a sentence before it, so that "what is the answer: yes or no?" and "vitamin A: good" are text.
+_LABEL = re.compile(
+    r"^[ \t>#*_•-]*(?:\(?\d{1,3}[.):][ \t]*)?[*_]*"
+    r"(?i:(?P<line>question|instruction|answer|response|output)[ \t]*\d{0,3}[*_]*(?:[ \t]*[:：][*_]*|[ \t]*$)"
+    r"|(?P<letter>[qa])[ \t]*\d{0,3}[*_]*[ \t]*[:：][*_]*)"
+    r"|(?<=[\s*_(])(?P<within>Question|QUESTION|Instruction|INSTRUCTION|Answer|ANSWER|Response|RESPONSE)"
+    r"[ \t]*\d{0,3}[*_]*[ \t]*[:：][*_]*"
+    r"|(?<=[.?!。？！\"')*])\s+[*_]*(?P<within_letter>[QA])\d{0,3}[*_]*[ \t]*[:：][*_]*",
+    re.MULTILINE,
+)
+_QUESTION_LABELS = ("question", "instruction", "q")
+_ANSWER_LABELS = ("answer", "response", "output", "a")
+# Image tokens of any model family, written out in the text.
+IMAGE_MARKER = re.compile(r"<[^<>\s]{0,30}(?:image|img|vision)[^<>\s]{0,30}>|\[/?IMG\w*\]", re.IGNORECASE)
+_RULE_LINE = re.compile(r"^\s*(?:```\w*|-{3,}|\*{3,}|_{3,})\s*$", re.MULTILINE)
+_CONTENT = re.compile(r"[^\s.…_*`~#?!,:;\"'“”()\[\]<>{}/\\|-]")
+
+
+class PairParseError(ValueError):
+    """A text in which no instruction/answer pair was found; `reason` is a short fixed string, fit for counting."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def parse_pair(raw: str) -> tuple[str, str]:
+    """Find the first complete instruction/answer pair in a model's text.
+
+    Understood are "Question: … Answer: …" on one line or several, "Q:/A:", "Instruction:/Response:", the same numbered,
+    as headings or with markdown emphasis, and JSON objects with such keys, each with other text before it. What follows
+    the first complete pair as a further pair is cut off.
+
+    Returns:
+        The question, on one line, and the answer.
+
+    Raises:
+        PairParseError: With one of the reasons "empty output", "image token in the text", "no question", "no answer",
+            "empty question", "empty answer".
+    """
+    if not raw.strip():
+        raise PairParseError("empty output")
+    if IMAGE_MARKER.search(raw):
+        raise PairParseError("image token in the text")
+    reason = None
+    for found in (*_json_pairs(raw), *_labelled_pairs(raw)):
+        question, answer = (part if part is None else _clean(part) for part in found)
+        if question is None or answer is None:
+            failure = "no question" if question is None else "no answer"
+        elif not _CONTENT.search(question):
+            failure = "empty question"
+        elif not _CONTENT.search(answer):
+            failure = "empty answer"
+        else:
+            return " ".join(question.split()), answer
+        reason = reason or failure
+    raise PairParseError(reason or "no question")
+
+
+def _json_pairs(raw: str) -> Iterator[tuple[str | None, str | None]]:
+    for brace in re.finditer(r"\{", raw):
+        try:
+            found, _ = json.JSONDecoder().raw_decode(raw, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        # Numbers are answers ("answer": 3); true, false, lists and objects are not text.
+        values = {key.casefold(): str(value) for key, value in found.items() if type(value) in (str, int, float)}
+        parts = [
+            next((values[key] for key in keys if key in values), None) for keys in (_QUESTION_LABELS, _ANSWER_LABELS)
+        ]
+        if parts != [None, None]:
+            yield parts[0], parts[1]
+
+
+def _labelled_pairs(raw: str) -> Iterator[tuple[str | None, str | None]]:
+    labels = [
+        (next(filter(None, match.groups())).casefold(), match.start(), match.end()) for match in _LABEL.finditer(raw)
+    ]
+    for number, (name, _, start) in enumerate(labels):
+        if name not in _QUESTION_LABELS:
+            continue
+        following = labels[number + 1 :]
+        end = next((index for index, label in enumerate(following) if label[0] in _QUESTION_LABELS), len(following))
+        # "A:" may be the first of several choices within a "Question:", whose "Answer:" follows.
+        answers = [label for label in following[:end] if (len(label[0]) == 1) == (len(name) == 1)] or following[:end]
+        if not answers:
+            yield raw[start:], None
+            continue
+        stops = [label[1] for label in (*answers[1:], *following[end:])]
+        answer = raw[answers[0][2] : stops[0] if stops else len(raw)]
+        if stops:  # the number of the next pair, if that stands on the same line
+            answer = re.sub(r"(?<=[.?!])\s+\(?\d{1,3}[.)]\s*$", "", answer)
+        yield raw[start : answers[0][1]], answer
+
+
+def _clean(text: str) -> str:
+    """Without code fences, rules, and quotes or emphasis around the whole."""
+    text = _RULE_LINE.sub("", text).strip()
+    for mark in ("**", "*", "__", "`", '"'):
+        if text.count(mark) % 2:  # its partner stood before the label
+            text = text.removesuffix(mark) if text.endswith(mark) else text.removeprefix(mark)
+        elif text.count(mark) == 2 and text.startswith(mark) and text.endswith(mark):
+            text = text[len(mark) : -len(mark)]
+        text = text.strip()
+    return "\n".join(line.rstrip() for line in text.splitlines())

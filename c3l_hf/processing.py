@@ -1,0 +1,279 @@
+"""Rows → token ids and answer span, with and without the image. Every difference between model families lives here.
+
+The processor's own chat template and tokenizer do all the work, through `apply_chat_template(tokenize=True)`, which is what gets
+beginning-of-sequence tokens and image placeholders right in every family. The blind row is the template rendered again without
+the image, not the ids with the image tokens cut out: what else goes (newlines, begin/end-of-image tokens) differs by family.
+"""
+
+import copy
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import PIL.ImageOps
+import torch
+import torch.nn.functional as F
+from jinja2 import TemplateError
+from transformers import BatchFeature, ProcessorMixin
+
+from .schema import RowError
+
+__all__ = [
+    "EncodedRow",
+    "RowError",
+    "collate",
+    "encode_prompt",
+    "encode_row",
+    "image_key",
+    "open_image",
+    "with_image_cache",
+]
+
+# One value per token; everything else that a processor returns belongs to images.
+_PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+# Pillow's conversion of these to RGB clips instead of scaling.
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """What a model takes for one row.
+
+    Attributes:
+        inputs: `input_ids`, `attention_mask`, ... of shape (1, length) without padding, and the image tensors if it has images.
+        answer: Positions in `input_ids[0]` of the answer's tokens: no role header, no end-of-turn token, nothing after it.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    answer: slice
+
+    @property
+    def answer_ids(self) -> list[int]:
+        return self.inputs["input_ids"][0, self.answer].tolist()
+
+
+def encode_row(
+    processor: ProcessorMixin,
+    prompt: Sequence[Mapping[str, Any]],
+    answer: str,
+    images: Sequence[PIL.Image.Image],
+    *,
+    max_length: int | None = None,
+    end_of_turn: bool = True,
+) -> EncodedRow:
+    """Token ids of a prompt with its answer, and where the answer stands in them.
+
+    The answer begins where the tokens of the prompt (with the generation prompt) end, and ends where the tokens of the
+    conversation cut off after the answer (`continue_final_message`) end, so that nothing depends on what the end of a turn looks like.
+
+    Args:
+        processor: The model's processor, with a chat template.
+        prompt: Messages before the answer. Images stand where {"type": "image"} items are, or before the first user message's text.
+        answer: The assistant's answer.
+        images: The images; [] gives the blind row, in which image items are left out.
+        max_length: The longest sequence the model takes. Nothing is ever truncated.
+        end_of_turn: Whether what the template puts after the answer (end-of-turn token, newline) is in `inputs`. Training needs it,
+            to learn to stop; scoring does not.
+
+    Raises:
+        RowError: If the row cannot be encoded so that the answer's tokens are known.
+    """
+    _refuse_control_tokens(processor, prompt, answer)
+    conversation = _conversation(prompt, images)
+    conversation_with_answer = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    start = _tokenize(processor, conversation, add_generation_prompt=True)["input_ids"]
+    inputs = _tokenize(processor, conversation_with_answer, continue_final_message=True)
+    ids = inputs["input_ids"]
+    begin, end = start.shape[1], ids.shape[1]
+    if not torch.equal(ids[:, :begin], start):
+        raise RowError("the tokens of the prompt are not the first tokens of prompt + answer, so the answer has no clear beginning")
+    if begin == end:
+        raise RowError("the answer has no tokens")
+    if end_of_turn:
+        inputs = _tokenize(processor, conversation_with_answer)
+        if not torch.equal(inputs["input_ids"][:, :end], ids):
+            raise RowError("the answer's last token merges with what the chat template puts after it")
+    length = inputs["input_ids"].shape[1]
+    if max_length is not None and length > max_length:
+        raise RowError(f"{length} tokens, but the model takes at most {max_length}")
+    return EncodedRow(inputs=inputs, answer=slice(begin, end))
+
+
+def encode_prompt(
+    processor: ProcessorMixin, prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Image.Image]
+) -> dict[str, torch.Tensor]:
+    """What a model takes to answer a prompt: ids with the generation prompt, batch dimension 1, and the image tensors.
+
+    Raises:
+        RowError: If the prompt cannot be encoded.
+    """
+    _refuse_control_tokens(processor, prompt, "")
+    return _tokenize(processor, _conversation(prompt, images), add_generation_prompt=True)
+
+
+def collate(
+    processor: ProcessorMixin, rows: Sequence[Mapping[str, torch.Tensor]], padding_side: str = "right"
+) -> dict[str, torch.Tensor]:
+    """One batch from the inputs of several rows.
+
+    Per-token tensors are padded to the longest row. Image tensors are concatenated along their first dimension in row order; where
+    their other dimensions differ (tiles, image sizes) they are filled with zeros, as the processors do within a batch.
+
+    Raises:
+        ValueError: If some rows have tensors that others lack, e.g. rows with and without images.
+    """
+    names = list(rows[0])
+    for number, row in enumerate(rows):
+        if set(row) != set(names):
+            raise ValueError(f"row {number} of the batch has {sorted(row)}, row 0 has {sorted(names)}; put them in separate batches")
+    longest = max(row["input_ids"].shape[1] for row in rows)
+    pad_id = processor.tokenizer.pad_token_id
+    batch = {}
+    for name in names:
+        tensors = [row[name] for row in rows]
+        if name in _PER_TOKEN:
+            value = (pad_id or 0) if name == "input_ids" else 0  # without a pad token any id does: it is masked
+            missing = [longest - tensor.shape[1] for tensor in tensors]
+            padding = [(0, n) if padding_side == "right" else (n, 0) for n in missing]
+            tensors = [F.pad(tensor, pad, value=value) for tensor, pad in zip(tensors, padding)]
+        elif len({tensor.shape[1:] for tensor in tensors}) > 1:
+            shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors))]
+            tensors = [_fill(tensor, shape) for tensor in tensors]
+        batch[name] = torch.cat(tensors)
+    return batch
+
+
+def _fill(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    padding = [pad for size, full in zip(tensor.shape[:0:-1], shape[::-1]) for pad in (0, full - size)]
+    return F.pad(tensor, padding)
+
+
+def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Image.Image]) -> list[dict[str, Any]]:
+    """Messages whose contents are lists of items, with the images in their places (or without any)."""
+    left = list(images)
+    placed = any(
+        item.get("type") == "image" for message in prompt if not isinstance(message["content"], str) for item in message["content"] or ()
+    )
+    conversation = []
+    for message in prompt:
+        content = message["content"]
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        items = []
+        if message["role"] == "user" and not placed:
+            items, left, placed = [{"type": "image", "image": image} for image in left], [], True
+        for item in content or ():
+            if item.get("type") == "text" and isinstance(item.get("text"), str):
+                items.append({"type": "text", "text": item["text"]})
+            elif item.get("type") == "image":
+                if not images:
+                    continue
+                if not left:
+                    raise RowError(f"the messages have places for more than the row's {len(images)} images")
+                items.append({"type": "image", "image": left.pop(0)})
+            else:
+                raise RowError(f"a message has an item that is neither text nor image: {item!r:.60}")
+        if not any(item["type"] == "text" and item["text"].strip() for item in items):
+            raise RowError(f"a {message['role']} message has no text")
+        conversation.append({"role": message["role"], "content": items})
+    if left:
+        raise RowError(f"the messages have no place for {len(left)} of the row's {len(images)} images")
+    return conversation
+
+
+def _tokenize(processor: ProcessorMixin, conversation: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor]:
+    try:
+        encoded = processor.apply_chat_template(conversation, tokenize=True, return_dict=True, return_tensors="pt", **options)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise RowError(f"the processor refuses the row: {' '.join(str(error).split())[:200]}") from error
+    return dict(encoded)
+
+
+def _refuse_control_tokens(processor: ProcessorMixin, prompt: Sequence[Mapping[str, Any]], answer: str) -> None:
+    """A control token written out in a text (`<image>`, `</s>`) would be read as the token: the row cannot mean what it says."""
+    texts = [answer]
+    for message in prompt:
+        content = message["content"]
+        texts += [content] if isinstance(content, str) else [item.get("text") or "" for item in content or ()]
+    text = "\n".join(texts)
+    special = [token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
+    for token in (*processor.all_special_multimodal_tokens, *special):
+        if token in text:
+            raise RowError(f"the text contains the control token {token!r}")
+
+
+def open_image(value: Any) -> PIL.Image.Image:
+    """A row's image as an upright 8-bit RGB image.
+
+    Args:
+        value: A PIL image, a `datasets` dict with "bytes" or "path", or a path.
+
+    Raises:
+        RowError: If it is missing, cannot be decoded, or has more than 8 bits per channel.
+    """
+    name = "the image"
+    try:
+        if isinstance(value, Mapping):
+            content, path = value.get("bytes"), value.get("path")
+            value = path if content is None else PIL.Image.open(io.BytesIO(content))
+        if isinstance(value, str | Path):
+            name = f"the image {value}"
+            value = PIL.Image.open(value)
+        if not isinstance(value, PIL.Image.Image):
+            raise RowError(f"the image is {type(value).__name__}, not a PIL image, bytes or a path")
+        if value.mode in _DEEP_MODES:
+            raise RowError(f"{name} has mode {value.mode}; convert it to 8 bits per channel")
+        return PIL.ImageOps.exif_transpose(value).convert("RGB")
+    except RowError:
+        raise
+    except Exception as error:  # decoders raise errors of many types on damaged files
+        raise RowError(f"{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
+
+
+def image_key(value: Any) -> Any:
+    """A hashable key that is equal for rows with the same image, without decoding it where possible."""
+    if isinstance(value, Mapping):
+        content = value.get("bytes")
+        return value.get("path") if content is None else hashlib.blake2b(content, digest_size=16).digest()
+    if isinstance(value, PIL.Image.Image):
+        try:
+            return value.mode, value.size, hashlib.blake2b(value.tobytes(), digest_size=16).digest()
+        except Exception:  # cannot be decoded: `open_image` says why
+            return id(value)
+    return str(value)
+
+
+class _ImageCache:
+    """Stands in for a processor's image processor and preprocesses each image object once. Used for one batch, then dropped."""
+
+    def __init__(self, image_processor: Any):
+        self._image_processor = image_processor
+        self._known: dict[Any, tuple[Any, BatchFeature]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._image_processor, name)
+
+    def __call__(self, images: Any, **options: Any) -> BatchFeature:
+        key = (_identity(images), repr(options))
+        if key not in self._known:
+            # the images are kept beside the result, so that no other object can get their identity
+            self._known[key] = (images, self._image_processor(images, **options))
+        return copy.copy(self._known[key][1])  # processors take entries out of what they get
+
+
+def _identity(images: Any) -> Any:
+    return tuple(map(_identity, images)) if isinstance(images, list | tuple) else id(images)
+
+
+def with_image_cache(processor: ProcessorMixin) -> ProcessorMixin:
+    """A shallow copy of a processor that preprocesses each image object once, however many rows have it.
+
+    It keeps every image it has seen: make one per batch.
+    """
+    cached = copy.copy(processor)
+    cached.image_processor = _ImageCache(processor.image_processor)
+    return cached

@@ -1,0 +1,188 @@
+"""Training data and losses for the small generator: many segments about one picture in one packed sequence."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, Trainer
+
+from c3l_hf.prompts import GENERAL, QUESTION_TYPES, format_pair, templates_for
+from c3l_hf.scenes.questions import ask
+from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, SIZE, Scene, render, sample_scenes
+
+__all__ = ["AnsweringTrainer", "PackedScenes", "PatchNames", "TowerTrainer"]
+
+IGNORE = -100
+# Chance of a segment's question type: more for what is harder to learn.
+_ANSWER_TYPES = {"presence": 0.17, "count": 0.24, "colour": 0.06, "where": 0.17, "relation": 0.26, "group": 0.10}
+
+
+@dataclass(frozen=True)
+class _Segment:
+    ids: list[int]
+    answer_start: int
+    blind: bool
+
+
+class PackedScenes(Dataset):
+    """Batches of scenes; item i is the i-th batch, a function of (seed, i) only.
+
+    One sequence per scene: `[<s>USER:<image>… | segment 1 | segment 2 | …]`. A segment sees the image prefix and itself;
+    a *blind* segment brings its own beginning and sees itself only, which trains the answers' prior without the image.
+    Even batches hold many short answers, odd ones descriptions and generated pairs.
+
+    Args:
+        processor: The processor of the small model.
+        steps: Number of batches.
+        images: Scenes in a batch.
+        seed: Scenes are those of `load_scenes(…, seed, "train")`, from the first on.
+        blind: Chance that an answer segment is blind.
+    """
+
+    def __init__(self, processor: LlavaProcessor, steps: int, images: int, seed: int, blind: float = 0.15):
+        self.tokenizer = processor.tokenizer
+        self.steps, self.images, self.seed, self.blind = steps, images, seed, blind
+        self.blind_prefix = self.tokenizer("<s>USER:", add_special_tokens=False).input_ids
+        image_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
+        self.prefix = self.blind_prefix + [image_id] * (SIZE // processor.patch_size) ** 2
+        self.pad = self.tokenizer.pad_token_id
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, 1, index])
+        scenes = list(sample_scenes(self.images, self.seed, "train", start=index * self.images))
+        turns = [self._answers(s, rng) if index % 2 == 0 else self._long(s, rng) for s in scenes]
+        return self._pack(scenes, [self._segments(items, rng) for items in turns])
+
+    def _answers(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
+        types = rng.choice(list(_ANSWER_TYPES), size=16, p=list(_ANSWER_TYPES.values()))
+        return [(*pair, self.blind) for type in types if (pair := ask(scene, type, rng))]
+
+    def _long(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
+        turns = [(*ask(scene, "description", rng), self.blind)]
+        for requested in rng.permutation([*QUESTION_TYPES, GENERAL])[:6]:
+            template = str(rng.choice([template.text for template in templates_for(requested)]))
+            type = str(rng.choice(QUESTION_TYPES)) if requested == GENERAL else requested
+            if pair := ask(scene, type, rng):
+                turns.append((template, format_pair(*pair), 0.0))
+        return turns
+
+    def _segments(self, turns: list[tuple[str, str, float]], rng: np.random.Generator) -> list[_Segment]:
+        # As the chat template writes a turn.
+        asked = self.tokenizer([f" {user} ASSISTANT:" for user, _, _ in turns], add_special_tokens=False).input_ids
+        said = self.tokenizer([f" {answer}</s>" for _, answer, _ in turns], add_special_tokens=False).input_ids
+        segments = []
+        for question, answer, (_, _, chance) in zip(asked, said, turns):
+            blind = rng.random() < chance
+            head = (self.blind_prefix if blind else []) + question
+            segments.append(_Segment(head + answer, len(head), blind))
+        return segments
+
+    def _pack(self, scenes: list[Scene], rows: list[list[_Segment]]) -> dict[str, torch.Tensor]:
+        length = len(self.prefix) + max(sum(len(segment.ids) for segment in row) for row in rows)
+        shape = (len(rows), length)
+        ids = torch.full(shape, self.pad)
+        labels = torch.full(shape, IGNORE)
+        positions = torch.zeros(shape, dtype=torch.long)
+        # Which segment a token belongs to (0: the prefix, -1: padding), and whether it may see the prefix.
+        owner = torch.full(shape, -1)
+        sees_prefix = torch.zeros(shape, dtype=torch.bool)
+        for r, row in enumerate(rows):
+            start = len(self.prefix)
+            ids[r, :start] = torch.tensor(self.prefix)
+            positions[r, :start] = torch.arange(start)
+            owner[r, :start] = 0
+            for number, segment in enumerate(row, start=1):
+                end = start + len(segment.ids)
+                ids[r, start:end] = torch.tensor(segment.ids)
+                labels[r, start + segment.answer_start : end] = ids[r, start + segment.answer_start : end]
+                first = 0 if segment.blind else len(self.prefix)
+                positions[r, start:end] = torch.arange(first, first + len(segment.ids))
+                owner[r, start:end] = number
+                sees_prefix[r, start:end] = not segment.blind
+                start = end
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        same = owner[:, :, None] == owner[:, None, :]
+        mask = causal & (same | (sees_prefix[:, :, None] & (owner == 0)[:, None, :]))
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "position_ids": positions,
+            "attention_mask": mask[:, None],
+            "pixel_values": _pixels(scenes),
+        }
+
+
+class PatchNames(Dataset):
+    """Batches for the tower's warm-up: for every patch, the word of what is there, and of where it is.
+
+    Labels are token ids of shape (images, patches, 3): the object's or background colour's word, top or bottom, left
+    or right.
+    """
+
+    def __init__(self, processor: LlavaProcessor, steps: int, images: int, seed: int):
+        self.steps, self.images, self.seed = steps, images, seed
+        self.patch = processor.patch_size
+        words = [*CATEGORIES, *BACKGROUNDS, "top", "bottom", "left", "right"]
+        ids = processor.tokenizer([f" {word}" for word in words], add_special_tokens=False).input_ids
+        self.word_ids = {word: tokens[0] for word, tokens in zip(words, ids)}
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        # Scenes of another seed than the joint phase: more variety for the tower.
+        scenes = list(sample_scenes(self.images, self.seed + 1, "train", shifted=True, start=index * self.images))
+        return {"pixel_values": _pixels(scenes), "labels": torch.from_numpy(np.stack([self._labels(s) for s in scenes]))}
+
+    def _labels(self, scene: Scene) -> np.ndarray:
+        side = SIZE // self.patch
+        centre = (np.arange(side) + 0.5) * self.patch
+        labels = np.empty((side, side, 3), dtype=np.int64)
+        labels[..., 0] = self.word_ids[scene.background]
+        for item in scene.objects:
+            inside = [abs(centre - at) <= 0.4 * item.size for at in (item.y, item.x)]
+            labels[np.ix_(*inside, [0])] = self.word_ids[item.name]
+        top = (centre < SIZE / 2)[:, None]
+        labels[..., 1] = np.where(top, self.word_ids["top"], self.word_ids["bottom"])
+        labels[..., 2] = np.where(top.T, self.word_ids["left"], self.word_ids["right"])
+        return labels.reshape(-1, 3)
+
+
+def _pixels(scenes: list[Scene]) -> torch.Tensor:
+    """What the image processor makes of 64 × 64 pictures, without its resizing: (n, 3, 64, 64) in [-1, 1]."""
+    pictures = np.stack([render(scene) for scene in scenes]).transpose(0, 3, 1, 2)
+    return torch.from_numpy(pictures.astype(np.float32) / 127.5 - 1)
+
+
+class TowerTrainer(Trainer):
+    """Aligns each patch's projected feature with the embedding of its words (cross-entropy over those words)."""
+
+    def compute_loss(self, model: LlavaForConditionalGeneration, inputs: dict, return_outputs: bool = False, **kwargs):
+        features = model.get_image_features(inputs["pixel_values"]).pooler_output
+        features = torch.stack(list(features))
+        table = model.get_input_embeddings().weight
+        words = self.train_dataset.word_ids
+        choices = [[*CATEGORIES, *BACKGROUNDS], ["top", "bottom"], ["left", "right"]]
+        loss = features.new_zeros(())
+        for column, names in enumerate(choices):
+            ids = torch.tensor([words[name] for name in names], device=features.device)
+            target = (inputs["labels"][..., column, None] == ids).float().argmax(-1)
+            loss = loss + F.cross_entropy((features @ table[ids].T).flatten(0, 1).float(), target.flatten())
+        return loss
+
+
+class AnsweringTrainer(Trainer):
+    """Next-token cross-entropy on the answers of packed segments; the LM head runs at answer positions only."""
+
+    def compute_loss(self, model: LlavaForConditionalGeneration, inputs: dict, return_outputs: bool = False, **kwargs):
+        labels = inputs.pop("labels")
+        hidden = model.model(**inputs, use_cache=False).last_hidden_state
+        # The token before an answer token, in the same segment, predicts it.
+        rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
+        logits = model.lm_head(hidden[rows, columns - 1])
+        return F.cross_entropy(logits.float(), labels[rows, columns])

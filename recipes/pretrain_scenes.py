@@ -1,0 +1,144 @@
+"""Train the small generator of the scenes world from scratch.
+
+    python recipes/pretrain_scenes.py --output_dir runs/generator
+
+Two phases, both seeded and resumable (run the same command again after an interruption): the vision tower learns the
+words of its patches, then the whole model answers, describes and generates. About 30 minutes on 2 cores with bf16. Every checkpoint of
+the second phase stays in `<output_dir>/joint`: earlier ones are weaker generators. The result, in `<output_dir>/final`, is
+what `c3l_hf/scenes/generator` ships; `recipes/evaluate_scenes.py` measures it.
+"""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from c3l_hf.scenes.architecture import build_model, build_processor
+from c3l_hf.scenes.evaluation import answer_accuracy
+from c3l_hf.scenes.pretraining import AnsweringTrainer, PackedScenes, PatchNames, TowerTrainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PretrainArguments:
+    output_dir: str = field(metadata={"help": "Folder for checkpoints, logs and the trained model."})
+    seed: int = field(default=0, metadata={"help": "Seed of the weights and of the scenes."})
+    tower_steps: int = field(default=700, metadata={"help": "Steps of 64 pictures in the tower's warm-up."})
+    steps: int = field(default=3200, metadata={"help": "Steps of the joint phase."})
+    images_per_step: int = field(default=16, metadata={"help": "Pictures in a step of the joint phase."})
+    learning_rate: float = field(default=1.2e-3, metadata={"help": "Peak learning rate."})
+    tower_scale: float = field(
+        default=0.15,
+        metadata={"help": "Factor on the tower's learning rate in the joint phase; at 1 it forgets its patches."},
+    )
+    save_steps: int = field(default=400, metadata={"help": "Steps between checkpoints and evaluations."})
+    eval_questions: int = field(default=100, metadata={"help": "Questions of each type in an evaluation on the way."})
+    bf16: bool = field(default=True, metadata={"help": "bf16 autocast; the weights stay float32."})
+
+
+class AnswerAccuracy(TrainerCallback):
+    """Answers questions about validation scenes at every checkpoint and appends the figures to `evaluations.jsonl`."""
+
+    def __init__(self, processor, questions: int, path: Path):
+        self.processor, self.questions, self.path = processor, questions, path
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        was_training = model.training
+        model.eval()
+        shares = answer_accuracy(model, self.processor, self.questions, split="validation")
+        model.train(was_training)
+        figures = {type: round(share.value, 3) for type, share in shares.items()}
+        logger.info("step %d: %s", state.global_step, figures)
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **figures}) + "\n")
+
+
+def arguments(args: PretrainArguments, phase: str, steps: int, learning_rate: float) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(Path(args.output_dir) / phase),
+        max_steps=steps,
+        # A dataset item is a whole batch.
+        per_device_train_batch_size=1,
+        learning_rate=learning_rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": int(0.6 * steps), "decay_type": "cosine"},
+        warmup_steps=min(100, steps // 10),
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        bf16=args.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=50,
+        save_steps=args.save_steps,
+        remove_unused_columns=False,
+        report_to="none",
+        seed=args.seed,
+    )
+
+
+def run(trainer: Trainer) -> None:
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
+
+
+def main(args: PretrainArguments) -> None:
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    set_seed(args.seed)
+
+    # Model
+    processor = build_processor()
+    model = build_model(processor, args.seed)
+
+    # The tower learns the words of its patches; the language model's embeddings are the targets and stay.
+    tower = [model.model.vision_tower, model.model.multi_modal_projector]
+    model.requires_grad_(False)
+    for module in tower:
+        module.requires_grad_(True)
+    run(
+        TowerTrainer(
+            model,
+            arguments(args, "tower", args.tower_steps, args.learning_rate),
+            data_collator=lambda items: items[0],
+            train_dataset=PatchNames(processor, args.tower_steps, 64, args.seed),
+        )
+    )
+
+    # All together
+    model.requires_grad_(True)
+    joint = arguments(args, "joint", args.steps, args.learning_rate)
+    slow = {id(parameter) for parameter in model.model.vision_tower.parameters()}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if id(p) not in slow]},
+            {"params": [p for p in model.parameters() if id(p) in slow], "lr": args.learning_rate * args.tower_scale},
+        ],
+        lr=args.learning_rate,
+        weight_decay=joint.weight_decay,
+    )
+    run(
+        AnsweringTrainer(
+            model,
+            joint,
+            data_collator=lambda items: items[0],
+            train_dataset=PackedScenes(processor, args.steps, args.images_per_step, args.seed),
+            callbacks=[AnswerAccuracy(processor, args.eval_questions, output / "evaluations.jsonl")],
+            optimizers=(optimizer, None),
+        )
+    )
+
+    # Save
+    final = output / "final"
+    model.to(torch.float16).save_pretrained(final)
+    processor.save_pretrained(final)
+    logger.info("the trained model is in %s", final)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    (arguments_,) = TrlParser((PretrainArguments,)).parse_args_and_config()
+    main(arguments_)

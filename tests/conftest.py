@@ -1,0 +1,20 @@
+"""Fixtures shared by all tests."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
+
+
+@pytest.fixture(scope="session")
+def llava():
+    """(model, processor) of a tiny random LLaVA-1.5; do not change its weights (`tiny_llava()` builds a fresh one)."""
+    return tiny_llava()
+
+
+@pytest.fixture(scope="session", params=[tiny_llava, tiny_llava_next, tiny_gemma3], ids=["llava", "llava_next", "gemma3"])
+def family(request):
+    """(model, processor) of every tiny model family."""
+    return request.param()

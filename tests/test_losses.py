@@ -1,0 +1,141 @@
+"""The losses against references written out in numpy float64, and in the limits that the formulas name."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from c3l_hf.losses import contrastive_loss, cosine_similarities, masked_mean, sequence_nll
+
+B, N, D = 4, 3, 6
+COUNTS = (3, 1, 0, 2)  # negatives per row: full, ragged and none
+
+
+@pytest.fixture
+def rows():
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    mask = torch.arange(N) < torch.tensor(COUNTS)[:, None]
+    return draw(B, D), draw(B, D), draw(B, N, D), mask
+
+
+def reference_loss(anchor, positive, negatives, counts, temperature):
+    """The formula of `contrastive_loss`, row by row, pair by pair."""
+
+    def similarity(a, b):
+        return float(a @ b) / (math.sqrt(float(a @ a)) * math.sqrt(float(b @ b)))
+
+    losses = []
+    for a, p, row, count in zip(anchor, positive, negatives, counts):
+        good = math.exp(similarity(a, p) / temperature)
+        bad = sum(math.exp(similarity(a, n) / temperature) for n in row[:count])
+        losses.append(-math.log(good / (good + bad)))
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
+def test_contrastive_loss_equals_the_formula(rows, temperature):
+    anchor, positive, negatives, mask = rows
+    expected = reference_loss(anchor.numpy(), positive.numpy(), negatives.numpy(), COUNTS, temperature)
+    loss = contrastive_loss(anchor, positive, negatives, mask, temperature)
+    np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+    single = contrastive_loss(anchor.float(), positive.float(), negatives.float(), mask, temperature)
+    assert single.dtype == torch.float32
+    np.testing.assert_allclose(single.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_contrastive_gradients_equal_finite_differences_of_the_formula(rows):
+    anchor, positive, negatives, mask = rows
+    inputs = [tensor.clone().requires_grad_() for tensor in (anchor, positive, negatives)]
+    contrastive_loss(*inputs, mask, 0.5).sum().backward()
+
+    step = 1e-6
+    for which, tensor in enumerate(inputs):
+        arrays = [tensor.detach().numpy().copy() for tensor in inputs]
+        slopes = np.zeros(tensor.shape)
+        for index in np.ndindex(*tensor.shape):
+            value = arrays[which][index]
+            arrays[which][index] = value + step
+            above = reference_loss(*arrays, COUNTS, 0.5).sum()
+            arrays[which][index] = value - step
+            below = reference_loss(*arrays, COUNTS, 0.5).sum()
+            arrays[which][index] = value
+            slopes[index] = (above - below) / (2 * step)
+        np.testing.assert_allclose(tensor.grad.numpy(), slopes, rtol=1e-6, atol=1e-8)
+
+
+def test_masked_negatives_have_no_influence(rows):
+    anchor, positive, negatives, mask = rows
+    results = []
+    for filler in (0.0, 1e6, torch.nan, torch.inf):
+        inputs = [t.clone() for t in (anchor, positive, negatives)]
+        inputs[2][~mask] = filler
+        for tensor in inputs:
+            tensor.requires_grad_()
+        loss = contrastive_loss(*inputs, mask, 0.1)
+        loss.sum().backward()
+        results.append((loss.detach(), *(tensor.grad for tensor in inputs)))
+    for other in results[1:]:
+        for value, expected in zip(other, results[0]):
+            assert torch.equal(value, expected)
+
+
+def test_limits_of_the_contrastive_loss(rows):
+    anchor, positive, negatives, mask = rows
+    by_count = torch.tensor([math.log(1 + count) for count in COUNTS], dtype=torch.float64)
+
+    torch.testing.assert_close(contrastive_loss(anchor, positive, negatives, mask, 1e9), by_count, rtol=1e-6, atol=1e-8)
+    alike = positive[:, None].expand(B, N, D)
+    torch.testing.assert_close(contrastive_loss(anchor, positive, alike, mask, 0.1), by_count)
+    assert contrastive_loss(anchor, positive, negatives, mask, 0.1)[2] == 0.0
+    assert torch.equal(
+        contrastive_loss(anchor, positive, negatives[:, :0], mask[:, :0], 0.1), torch.zeros(B, dtype=torch.float64)
+    )
+
+
+def test_contrastive_loss_is_stable_where_exponentials_overflow(rows):
+    anchor, _, _, _ = rows
+    anchor = anchor.float().requires_grad_()
+    opposite = -anchor.detach()
+    mask = torch.ones(B, 1, dtype=torch.bool)
+    # s(a,p) = -1 and s(a,n) = 1 at τ = 0.001: ln(1 + e^2000) = 2000.
+    loss = contrastive_loss(anchor, opposite, anchor.detach()[:, None], mask, 0.001)
+    torch.testing.assert_close(loss, torch.full((B,), 2000.0))
+    loss.sum().backward()
+    assert anchor.grad.isfinite().all()
+
+
+def test_low_precision_and_zero_vectors(rows):
+    anchor, positive, negatives, mask = rows
+    assert contrastive_loss(anchor.bfloat16(), positive.bfloat16(), negatives.bfloat16(), mask).dtype == torch.float32
+
+    dead = torch.zeros(B, D, requires_grad=True)  # what a ReLU head may give
+    assert torch.equal(cosine_similarities(dead, negatives.float()), torch.zeros(B, N))
+    contrastive_loss(dead, positive.float(), negatives.float(), mask).sum().backward()
+    assert dead.grad.isfinite().all()
+
+
+def test_masked_mean():
+    values = torch.arange(24, dtype=torch.float64).reshape(2, 4, 3)
+    mask = torch.tensor([[True, False, True, False], [False] * 4])
+    expected = np.stack([values.numpy()[0, [0, 2]].mean(axis=0), np.zeros(3)])
+    np.testing.assert_allclose(masked_mean(values, mask).numpy(), expected)
+    np.testing.assert_allclose(masked_mean(values[..., 0], mask).numpy(), expected[:, 0])
+    assert masked_mean(values.bfloat16(), mask).dtype == torch.float32
+
+
+def test_sequence_nll_is_the_mean_per_token_of_each_row():
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.tensor([[False, True, True, True], [False, False, True, False], [False] * 4])
+    logits = 5 * torch.randn(4, 7, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([3, 0, 6, 2])
+
+    array = logits.numpy()
+    per_token = np.log(np.exp(array).sum(axis=1)) - array[np.arange(4), targets.numpy()]
+    expected = [per_token[:3].mean(), per_token[3], 0.0]
+    np.testing.assert_allclose(sequence_nll(logits, targets, mask).numpy(), expected, rtol=1e-12)
+
+    logits = logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda logits: sequence_nll(logits, targets, mask), (logits,))

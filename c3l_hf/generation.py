@@ -1,6 +1,5 @@
 """Images → instruction/answer pairs: sampling with one seed per pair, and the parsing of the raw text."""
 
-import contextlib
 import hashlib
 import logging
 from collections import Counter
@@ -9,27 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, Image, List, Value
-from peft import PeftModel
+from datasets import Dataset, Image, List
 from tqdm.auto import tqdm
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    ProcessorMixin,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import PreTrainedModel, ProcessorMixin
 
-from .parsing import IMAGE_MARKER, PairParseError, parse_pair
-from .processing import RowError, collate, encode_prompt
+from .parsing import PairParseError, parse_pair
+from .processing import encode_prompt, open_image
 from .prompts import QUESTION_TYPES, Template, templates_for
+from .sampling import TextSampler
+from .schema import PAIR_FEATURES, RowError
 
 __all__ = [
     "PairGenerationConfig",
     "PairParseError",
-    "SeededSampling",
     "generate_pairs",
     "generation_counts",
     "parse_pair",
@@ -37,20 +28,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_MESSAGES = List({"role": Value("string"), "content": Value("string")})
-_PAIR_FEATURES = Features(
-    {
-        "images": List(Image()),
-        "image_id": Value("string"),
-        "pair_id": Value("string"),
-        "template": Value("string"),
-        "type": Value("string"),
-        "prompt": _MESSAGES,
-        "completion": _MESSAGES,
-        "raw": Value("string"),
-        "generation_status": Value("string"),
-    }
-)
 _CUT_OFF = "cut off at max_new_tokens"
 
 
@@ -98,29 +75,6 @@ class PairGenerationConfig:
             raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
 
 
-class SeededSampling(LogitsProcessor):
-    """Sampling with given random numbers, for `generate(do_sample=False)`: leaves one token possible per row.
-
-    Token t of row i is the inverse of the cumulative distribution (in token order, float64) at `uniforms[i, t]`, so a
-    row's text does not depend on the rows beside it, as it does with one random stream for the batch.
-
-    Args:
-        uniforms: Numbers in [0, 1), float64, shape (rows, new tokens).
-        prompt_length: Length of the padded prompts.
-    """
-
-    def __init__(self, uniforms: torch.Tensor, prompt_length: int):
-        self.uniforms = uniforms
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-        # A hair below 1, so that rounding never reaches the end, where tokens of probability 0 may stand.
-        position = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * (1 - 2**-40) * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, position, right=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
-
-
 def generate_pairs(
     dataset: Dataset,
     model: PreTrainedModel,
@@ -131,7 +85,7 @@ def generate_pairs(
     """Let a vision-language model write `pairs_per_image` instruction/answer pairs about each image.
 
     Args:
-        dataset: Images in a column `images` (list of images) or `image`; if there is no `image_id`, row numbers are used.
+        dataset: Images in a column `images` (list of images) or `image`; without `image_id`, row numbers are used.
         model: Any image-text-to-text model with `generate`. Its own generation settings (repetition penalty, …) are not
             used, except for the ids of its special tokens.
         processor: The model's processor; it must have a chat template.
@@ -164,33 +118,34 @@ def generate_pairs(
     ]
     # Batches of one template have prompts of one length and answers of similar length.
     order = sorted(range(len(pairs)), key=lambda index: (pairs[index]["template"].id, index))
-    with (
-        torch.inference_mode(),
-        _plain_generation(model, processor, config) as generator,
-        tqdm(total=len(pairs), desc="Generating pairs", unit="pair", disable=not progress) as bar,
-    ):
-        last, inputs = None, None
+    sampler = TextSampler(
+        model, processor, temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens
+    )
+    with sampler, tqdm(total=len(pairs), desc="Generating pairs", unit="pair", disable=not progress) as bar:
         for start in range(0, len(order), config.batch_size):
-            batch, rows = [], []
-            for pair in (pairs[index] for index in order[start : start + config.batch_size]):
-                if last != (pair["row"], pair["template"]):
-                    last = (pair["row"], pair["template"])
+            batch = [pairs[index] for index in order[start : start + config.batch_size]]
+            prompts, numbers = [], {}
+            for pair in batch:
+                key = pair["row"], pair["template"].id
+                if key not in numbers:
                     inputs = _encode(processor, encoded_images[pair["row"]][column][0].as_py(), pair["template"])
-                if isinstance(inputs, str):
-                    pair["raw"], pair["status"] = "", inputs
-                else:
-                    batch.append(pair)
-                    rows.append(inputs)
-            if batch:
-                inputs_of_batch = collate(processor, rows, padding_side="left")
-                texts = _generate(generator, processor.tokenizer, inputs_of_batch, config, _uniforms(config, batch))
-                for pair, (raw, finished) in zip(batch, texts):
-                    pair["raw"], pair["status"] = raw, None if finished else _CUT_OFF
-            bar.update(len(order[start : start + config.batch_size]))
+                    numbers[key] = inputs if isinstance(inputs, str) else len(prompts)
+                    if not isinstance(inputs, str):
+                        prompts.append(inputs)
+                pair["prompt"] = numbers[key]
+            written = [pair for pair in batch if not isinstance(pair["prompt"], str)]
+            which = [pair["prompt"] for pair in written]
+            texts = sampler(prompts, which, _uniforms(config, written)) if written else []
+            for pair, (raw, ended) in zip(written, texts):
+                pair["raw"], pair["status"] = raw, None if ended else _CUT_OFF
+            for pair in batch:
+                if isinstance(pair["prompt"], str):
+                    pair["raw"], pair["status"] = "", pair["prompt"]
+            bar.update(len(batch))
 
     result = Dataset.from_generator(
         _pair_rows,
-        features=_PAIR_FEATURES,
+        features=PAIR_FEATURES,
         gen_kwargs={"encoded_images": encoded_images, "pairs": tuple(map(_finish, pairs))},
     )
     for status, count in generation_counts(result).items():
@@ -199,7 +154,7 @@ def generate_pairs(
 
 
 def generation_counts(dataset: Dataset) -> dict[str, int]:
-    """Counts of what `generate_pairs` made: "pairs" (all rows), "ok", and each other status, the most frequent first."""
+    """Counts of what `generate_pairs` made: "pairs" (all rows), "ok", then each other status by frequency."""
     counts = Counter(dataset["generation_status"])
     ok = counts.pop("ok", 0)
     return {"pairs": len(dataset), "ok": ok, **dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
@@ -271,79 +226,11 @@ def _encode(processor: ProcessorMixin, images: list | dict | None, template: Tem
     if not images or None in images:
         return "no image"
     try:
-        pixels = [Image().decode_example(image) for image in images]
-    except Exception as error:  # whatever a broken file makes the decoder raise: many types, by format
-        return f"image does not decode ({type(error).__name__})"
-    try:
-        return encode_prompt(processor, [{"role": "user", "content": template.text}], pixels)
+        return encode_prompt(processor, [{"role": "user", "content": template.text}], list(map(open_image, images)))
     except RowError as error:
-        return str(error)
-
-
-@contextlib.contextmanager
-def _plain_generation(
-    model: PreTrainedModel, processor: ProcessorMixin, config: PairGenerationConfig
-) -> Iterator[PreTrainedModel]:
-    """The model in eval mode, with our generation settings in the place of its own.
-
-    What a call to `generate` leaves open is filled from `model.generation_config`: passing a configuration is not enough
-    to keep out a repetition penalty or suppressed tokens that come with a checkpoint.
-    """
-    model = model.get_base_model() if isinstance(model, PeftModel) else model
-    own, training = model.generation_config, model.training
-    eos = processor.tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
-    if eos is None:
-        raise ValueError("neither model.generation_config nor the tokenizer has an eos_token_id: texts would never end")
-    eos = [eos] if isinstance(eos, int) else list(eos)
-    pad = next((id for id in (own.pad_token_id, processor.tokenizer.pad_token_id) if id is not None), eos[0])
-    model.generation_config = GenerationConfig(
-        bos_token_id=own.bos_token_id,
-        eos_token_id=eos,
-        pad_token_id=pad,
-        do_sample=False,
-        use_cache=True,
-        max_new_tokens=config.max_new_tokens,
-    )
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.generation_config = own
-        model.train(training)
-
-
-def _generate(
-    model: PreTrainedModel,
-    tokenizer,
-    inputs: dict[str, torch.Tensor],
-    config: PairGenerationConfig,
-    uniforms: torch.Tensor,
-) -> list[tuple[str, bool]]:
-    """For each row its text and whether it ended by itself."""
-    inputs = {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
-        for name, tensor in inputs.items()
-    }
-    prompt_length = inputs["input_ids"].shape[1]
-    processors = LogitsProcessorList()
-    if config.temperature > 0:
-        if config.temperature != 1:
-            processors.append(TemperatureLogitsWarper(float(config.temperature)))
-        if config.top_p < 1:
-            processors.append(TopPLogitsWarper(config.top_p))
-        processors.append(SeededSampling(uniforms.to(model.device), prompt_length))
-    output = model.generate(**inputs, generation_config=model.generation_config, logits_processor=processors)
-    texts = []
-    for ids in output[:, prompt_length:].tolist():
-        end = next((position for position, id in enumerate(ids) if id in model.generation_config.eos_token_id), None)
-        texts.append((_decode(tokenizer, ids[:end]), end is not None))
-    return texts
-
-
-def _decode(tokenizer, ids: list[int]) -> str:
-    # Stripping special tokens would hide an image token in the text, which makes it unusable.
-    full = tokenizer.decode(ids, skip_special_tokens=False)
-    return full if IMAGE_MARKER.search(full) else tokenizer.decode(ids, skip_special_tokens=True)
+        # Decoders name objects and places in their messages; equal reasons have to be equal strings to be counted.
+        cause = error.__cause__
+        return str(error) if cause is None else f"the image cannot be read ({type(cause).__name__})"
 
 
 def _finish(pair: dict) -> dict:

@@ -86,7 +86,7 @@ def contrastive_loss(
         `(B,)` ≥ 0, float32 or float64, in nats. A row without negatives gives 0, as the formula says; for τ → ∞, or
         for candidates that are all alike, a row with n negatives gives ln(1 + n).
     """
-    # Padding is zeroed before the cosine, not only masked after it: 0 · NaN in the backward pass would reach the anchor.
+    # Padding is zeroed before the cosine, not only masked after it: backwards 0 · NaN would reach the anchor.
     negatives = negatives.masked_fill(~negative_mask[..., None], 0.0)
     valid = torch.cat([negative_mask.new_ones(len(positive), 1), negative_mask], dim=1)
     similarities = cosine_similarities(anchor, torch.cat([positive[:, None], negatives], dim=1)) / temperature

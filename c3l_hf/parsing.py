@@ -107,9 +107,10 @@ def _clean(text: str) -> str:
     """Without code fences, rules, and quotes or emphasis around the whole."""
     text = _RULE_LINE.sub("", text).strip()
     for mark in ("**", "*", "__", "`", '"'):
+        opens = text.startswith(mark) and not text[len(mark) : len(mark) + 1].isspace()  # "* …" is a list
         if text.count(mark) % 2:  # its partner stood before the label
-            text = text.removesuffix(mark) if text.endswith(mark) else text.removeprefix(mark)
-        elif text.count(mark) == 2 and text.startswith(mark) and text.endswith(mark):
+            text = text.removesuffix(mark) if text.endswith(mark) else text[len(mark) if opens else 0 :]
+        elif text.count(mark) == 2 and opens and text.endswith(mark):
             text = text[len(mark) : -len(mark)]
         text = text.strip()
     return "\n".join(line.rstrip() for line in text.splitlines())

@@ -1,13 +1,16 @@
 """Rows → token ids and answer span, with and without the image. Every difference between model families lives here.
 
-The processor's own chat template and tokenizer do all the work, through `apply_chat_template(tokenize=True)`, which is what gets
-beginning-of-sequence tokens and image placeholders right in every family. The blind row is the template rendered again without
-the image, not the ids with the image tokens cut out: what else goes (newlines, begin/end-of-image tokens) differs by family.
+The processor's own chat template and tokenizer do all the work, through `apply_chat_template(tokenize=True)`, which is
+what gets beginning-of-sequence tokens and image placeholders right in every family. The blind row is the template
+rendered again without the image, not the ids with the image tokens cut out: what else goes (newlines,
+begin/end-of-image tokens) differs by family.
 """
 
 import copy
+import functools
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ import PIL.ImageOps
 import torch
 import torch.nn.functional as F
 from jinja2 import TemplateError
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from .schema import RowError
 
@@ -30,6 +33,7 @@ __all__ = [
     "encode_row",
     "image_key",
     "open_image",
+    "token_texts",
     "with_image_cache",
 ]
 
@@ -44,8 +48,10 @@ class EncodedRow:
     """What a model takes for one row.
 
     Attributes:
-        inputs: `input_ids`, `attention_mask`, ... of shape (1, length) without padding, and the image tensors if it has images.
-        answer: Positions in `input_ids[0]` of the answer's tokens: no role header, no end-of-turn token, nothing after it.
+        inputs: `input_ids`, `attention_mask`, ... of shape (1, length) without padding, and the image tensors if it has
+            images.
+        answer: Positions in `input_ids[0]` of the answer's tokens: no role header, no end-of-turn token, nothing after
+            it.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -68,21 +74,24 @@ def encode_row(
     """Token ids of a prompt with its answer, and where the answer stands in them.
 
     The answer begins where the tokens of the prompt (with the generation prompt) end, and ends where the tokens of the
-    conversation cut off after the answer (`continue_final_message`) end, so that nothing depends on what the end of a turn looks like.
+    conversation cut off after the answer (`continue_final_message`) end, so that nothing depends on what the end of a
+    turn looks like.
 
     Args:
         processor: The model's processor, with a chat template.
-        prompt: Messages before the answer. Images stand where {"type": "image"} items are, or before the first user message's text.
+        prompt: Messages before the answer. Images stand where {"type": "image"} items are, or before the first user
+            message's text.
         answer: The assistant's answer.
         images: The images; [] gives the blind row, in which image items are left out.
         max_length: The longest sequence the model takes. Nothing is ever truncated.
-        end_of_turn: Whether what the template puts after the answer (end-of-turn token, newline) is in `inputs`. Training needs it,
-            to learn to stop; scoring does not.
+        end_of_turn: Whether what the template puts after the answer (end-of-turn token, newline) is in `inputs`.
+            Training needs it, to learn to stop; scoring does not.
 
     Raises:
         RowError: If the row cannot be encoded so that the answer's tokens are known.
     """
     _refuse_control_tokens(processor, prompt, answer)
+    processor = with_image_cache(processor)  # the images go through it several times below
     conversation = _conversation(prompt, images)
     conversation_with_answer = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     start = _tokenize(processor, conversation, add_generation_prompt=True)["input_ids"]
@@ -90,7 +99,9 @@ def encode_row(
     ids = inputs["input_ids"]
     begin, end = start.shape[1], ids.shape[1]
     if not torch.equal(ids[:, :begin], start):
-        raise RowError("the tokens of the prompt are not the first tokens of prompt + answer, so the answer has no clear beginning")
+        raise RowError(
+            "the tokens of the prompt are not the first tokens of prompt + answer, so the answer has no clear beginning"
+        )
     if begin == end:
         raise RowError("the answer has no tokens")
     if end_of_turn:
@@ -120,8 +131,9 @@ def collate(
 ) -> dict[str, torch.Tensor]:
     """One batch from the inputs of several rows.
 
-    Per-token tensors are padded to the longest row. Image tensors are concatenated along their first dimension in row order; where
-    their other dimensions differ (tiles, image sizes) they are filled with zeros, as the processors do within a batch.
+    Per-token tensors are padded to the longest row. Image tensors are concatenated along their first dimension in row
+    order; where their other dimensions differ (tiles, image sizes) they are filled with zeros, as the processors do
+    within a batch.
 
     Raises:
         ValueError: If some rows have tensors that others lack, e.g. rows with and without images.
@@ -129,7 +141,9 @@ def collate(
     names = list(rows[0])
     for number, row in enumerate(rows):
         if set(row) != set(names):
-            raise ValueError(f"row {number} of the batch has {sorted(row)}, row 0 has {sorted(names)}; put them in separate batches")
+            raise ValueError(
+                f"row {number} of the batch has {sorted(row)}, row 0 has {sorted(names)}; put them in separate batches"
+            )
     longest = max(row["input_ids"].shape[1] for row in rows)
     pad_id = processor.tokenizer.pad_token_id
     batch = {}
@@ -156,7 +170,10 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
     """Messages whose contents are lists of items, with the images in their places (or without any)."""
     left = list(images)
     placed = any(
-        item.get("type") == "image" for message in prompt if not isinstance(message["content"], str) for item in message["content"] or ()
+        item.get("type") == "image"
+        for message in prompt
+        if not isinstance(message["content"], str)
+        for item in message["content"] or ()
     )
     conversation = []
     for message in prompt:
@@ -187,23 +204,47 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
 
 def _tokenize(processor: ProcessorMixin, conversation: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor]:
     try:
-        encoded = processor.apply_chat_template(conversation, tokenize=True, return_dict=True, return_tensors="pt", **options)
-    except (TemplateError, TypeError, ValueError) as error:
+        encoded = processor.apply_chat_template(
+            conversation, tokenize=True, return_dict=True, return_tensors="pt", **options
+        )
+    except (TemplateError, ValueError) as error:
         raise RowError(f"the processor refuses the row: {' '.join(str(error).split())[:200]}") from error
     return dict(encoded)
 
 
 def _refuse_control_tokens(processor: ProcessorMixin, prompt: Sequence[Mapping[str, Any]], answer: str) -> None:
-    """A control token written out in a text (`<image>`, `</s>`) would be read as the token: the row cannot mean what it says."""
+    """Refuses control tokens written out in a text (`<image>`, `</s>`): they would be read as the tokens themselves."""
     texts = [answer]
     for message in prompt:
         content = message["content"]
         texts += [content] if isinstance(content, str) else [item.get("text") or "" for item in content or ()]
-    text = "\n".join(texts)
-    special = [token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special]
-    for token in (*processor.all_special_multimodal_tokens, *special):
-        if token in text:
-            raise RowError(f"the text contains the control token {token!r}")
+    pattern = _control_tokens(processor.tokenizer, tuple(processor.all_special_multimodal_tokens))
+    for text in texts:
+        if isinstance(text, str) and (found := pattern.search(text)):
+            raise RowError(f"the text contains the control token {found[0]!r}")
+
+
+@functools.lru_cache(maxsize=8)  # some vocabularies have thousands of added tokens: too many to list for every row
+def _control_tokens(tokenizer: PreTrainedTokenizerBase, multimodal: tuple[str, ...]) -> re.Pattern[str]:
+    tokens = {*multimodal, *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)}
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+
+
+def token_texts(processor: ProcessorMixin, ids: list[int]) -> list[str]:
+    """What each token adds to the text, so that the joined list is the answer as the tokenizer decodes it.
+
+    A token alone may decode otherwise (a lost leading space, part of a character); a character of several tokens stands
+    at its last.
+    """
+    texts, done = [], ""
+    for end in range(1, len(ids) + 1):
+        text = processor.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
+        if end < len(ids) and text.endswith("\ufffd"):
+            texts.append("")
+        else:
+            texts.append(text[len(done) :])
+            done = text
+    return texts
 
 
 def open_image(value: Any) -> PIL.Image.Image:
@@ -231,7 +272,9 @@ def open_image(value: Any) -> PIL.Image.Image:
     except RowError:
         raise
     except Exception as error:  # decoders raise errors of many types on damaged files
-        raise RowError(f"{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
+        raise RowError(
+            f"{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        ) from error
 
 
 def image_key(value: Any) -> Any:
@@ -248,7 +291,7 @@ def image_key(value: Any) -> Any:
 
 
 class _ImageCache:
-    """Stands in for a processor's image processor and preprocesses each image object once. Used for one batch, then dropped."""
+    """Stands in for a processor's image processor and preprocesses each image object once."""
 
     def __init__(self, image_processor: Any):
         self._image_processor = image_processor
@@ -272,8 +315,10 @@ def _identity(images: Any) -> Any:
 def with_image_cache(processor: ProcessorMixin) -> ProcessorMixin:
     """A shallow copy of a processor that preprocesses each image object once, however many rows have it.
 
-    It keeps every image it has seen: make one per batch.
+    It keeps every image it has seen: make one per batch. A processor that is such a copy is returned as it is.
     """
+    if isinstance(processor.image_processor, _ImageCache):
+        return processor
     cached = copy.copy(processor)
     cached.image_processor = _ImageCache(processor.image_processor)
     return cached

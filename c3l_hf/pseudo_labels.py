@@ -8,28 +8,15 @@ from itertools import chain
 from typing import Literal
 
 import numpy as np
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
 from scipy.stats import rankdata
 
 from .prompts import format_pair, get_template
+from .schema import PSEUDO_LABEL_FEATURES, STATUS, STATUS_OK
 
 __all__ = ["SelectionReport", "format_table", "select_pseudo_labels"]
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_MESSAGES = List({"role": Value("string"), "content": Value("string")})
-_LABEL_FEATURES = Features(
-    {
-        "image_id": Value("string"),
-        "prompt": _MESSAGES,
-        "chosen": _MESSAGES,
-        "rejected": List(_MESSAGES),
-        "chosen_score": Value("float32"),
-        "rejected_scores": List(Value("float32")),
-        "type": Value("string"),
-        "template": Value("string"),
-    }
-)
-
 # The rules that leave an image out, in the order in which they are applied.
 _TOO_FEW = "fewer than two scored pairs"
 _IDENTICAL = "all texts identical to the chosen one"
@@ -168,7 +155,7 @@ def select_pseudo_labels(
     rows = dataset.select([chosen.row for chosen, _ in candidates])
     labels = Dataset.from_list(
         [_label(*candidate, template) for candidate, template in zip(candidates, rows["template"])],
-        features=_LABEL_FEATURES,
+        features=Features({name: type for name, type in PSEUDO_LABEL_FEATURES.items() if name != "images"}),
     )
     return concatenate_datasets([rows.select_columns(["images"]), labels], axis=1), report
 
@@ -189,7 +176,7 @@ def read_scored_pairs(
     Raises:
         ValueError: If columns are missing (the message names them), or a `pair_id` occurs twice.
     """
-    columns = ["image_id", "pair_id", "type", "prompt", "completion", "i2c_status", score]
+    columns = ["image_id", "pair_id", "type", "prompt", "completion", STATUS, score]
     missing = [name for name in (*also, *columns) if name not in dataset.column_names]
     if missing:
         raise ValueError(
@@ -200,7 +187,7 @@ def read_scored_pairs(
     for row, values in enumerate(dataset.with_format(None).select_columns(columns)):
         if values["prompt"] is None or values["completion"] is None:
             left_out["no pair"] += 1
-        elif values["i2c_status"] != "ok" or values[score] is None:
+        elif values[STATUS] != STATUS_OK or values[score] is None:
             left_out["not scored"] += 1
         elif not math.isfinite(values[score]):
             left_out["score not finite"] += 1

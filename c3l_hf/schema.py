@@ -33,8 +33,8 @@ SCORE_COLUMNS = ("i2c", *SCORES, *TOKEN_COLUMNS, STATUS)
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
-# Types of the score columns: give them to `map` together with the dataset's own, `features={**ds.features, **SCORE_FEATURES}`,
-# so that a shard in which no row has a score gets the same types as the others.
+# Types of the score columns: give them to `map` together with the dataset's own, `features={**ds.features,
+# **SCORE_FEATURES}`, so that a shard in which no row has a score gets the same types as the others.
 SCORE_FEATURES = Features(
     {
         **{name: Value("float32") for name in ("i2c", *SCORES)},
@@ -94,7 +94,8 @@ class Pair:
     Attributes:
         prompt: Messages up to the answer; contents are strings or lists of {"type": "text"/"image"} items.
         answer: The assistant's answer, a string that is not blank.
-        images: The images as the row has them (PIL images, `datasets` dicts with bytes or path, or paths), at least one.
+        images: The images as the row has them (PIL images, `datasets` dicts with bytes or path, or paths), at least
+            one.
     """
 
     prompt: list[dict[str, Any]]
@@ -112,15 +113,17 @@ def layout_of(columns: Iterable[str]) -> tuple[str, ...]:
     image = next((name for name in ("images", "image") if name in columns), None)
     text = next((names for names in _LAYOUTS if all(name in columns for name in names)), None)
     if image is None or text is None:
-        raise ValueError(f"cannot find pairs in the columns {', '.join(columns) or '(none)'}; accepted are: {_ACCEPTED}")
+        raise ValueError(
+            f"cannot find pairs in the columns {', '.join(columns) or '(none)'}; accepted are: {_ACCEPTED}"
+        )
     return (*text, image)
 
 
 def is_batch(rows: Mapping[str, Any]) -> bool:
     """Whether a mapping holds many rows (lists of values, as `map(batched=True)` gives) or one.
 
-    Decided by the first text column of the layout. A row has a string there, or a list of messages (dicts); a batch has a
-    list of such values. An empty list counts as a batch of no rows when every column is empty.
+    Decided by the first text column of the layout. A row has a string there, or a list of messages (dicts); a batch has
+    a list of such values. An empty list counts as a batch of no rows when every column is empty.
 
     Raises:
         ValueError: If the columns are in none of the accepted layouts.
@@ -192,7 +195,9 @@ def _answer(messages: list[dict[str, Any]]) -> str:
     if turns.count("assistant") > 1:
         raise RowError(f"{turns.count('assistant')} assistant turns; only rows with one answer can be scored")
     if not turns or turns[-1] != "assistant":
-        raise RowError(f"the last message is not the assistant's answer (roles: {', '.join(map(str, turns)) or 'none'})")
+        raise RowError(
+            f"the last message is not the assistant's answer (roles: {', '.join(map(str, turns)) or 'none'})"
+        )
     if "user" not in turns:
         raise RowError("there is no user message before the answer")
     content = messages[-1]["content"]

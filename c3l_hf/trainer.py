@@ -2,8 +2,8 @@
 
     L = NLL(positive) + λ · ( -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ] )
 
-C3L as implemented here: the paper (arXiv 2405.12752) names the loss; pooling, projection head, τ and λ are this project's
-choices, after CLAPS (Lee et al., ICLR 2021).
+C3L as implemented here: the paper (arXiv 2405.12752) names the loss; pooling, projection head, τ and λ are this
+project's choices, after CLAPS (Lee et al., ICLR 2021).
 """
 
 import functools
@@ -11,21 +11,22 @@ import os
 import textwrap
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.data.data_collator import DataCollatorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from .losses import contrastive_loss, cosine_similarities, masked_mean, sequence_nll
-from .processing import RowError, collate, encode_row
+from .processing import EncodedRow, RowError, collate, encode_row, open_image, with_image_cache
+from .trainer_config import C3LConfig, language_model_lora
 
 __all__ = ["C3LConfig", "C3LTrainer", "DataCollatorForC3L", "language_model_lora"]
 
@@ -33,154 +34,23 @@ __all__ = ["C3LConfig", "C3LTrainer", "DataCollatorForC3L", "language_model_lora
 _HEAD = "contrastive_head"
 _HEAD_FILE = f"{_HEAD}.safetensors"
 
-# What the collator adds to the model's inputs.
-_MASKS = ("prompt_mask", "answer_mask", "label_mask", "positive_index")
-
-
-def language_model_lora(r: int = 16, lora_alpha: int = 32, lora_dropout: float = 0.0) -> LoraConfig:
-    """LoRA on all linear layers of the language model's blocks; vision tower, projector and LM head stay as they are."""
-    return LoraConfig(
-        r=r,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
-    )
-
-
-@dataclass
-class C3LConfig(SFTConfig):
-    r"""
-    Configuration class for the [`C3LTrainer`].
-
-    Only the parameters specific to C3L are listed; all of [`~trl.SFTConfig`] and [`~transformers.TrainingArguments`] apply
-    as well, except those that `C3LTrainer` could not honour (`packing`, `padding_free`, `assistant_only_loss`,
-    `completion_only_loss`, `label_smoothing_factor`, other `loss_type`s), which raise an error rather than being ignored.
-
-    `per_device_train_batch_size` counts rows: one row is one image with its positive and N negatives, so a forward sees
-    `per_device_train_batch_size * (1 + N)` sequences. Keep `bf16` and `gradient_checkpointing` (both on in TRL) for large
-    models; small models on CPU are faster and exactly reproducible without.
-
-    Parameters:
-        > Parameters that control which weights are trained
-
-        use_lora (`bool`, *optional*, defaults to `True`):
-            Train LoRA adapters on the language model ([`language_model_lora`]) when no `peft_config` is given. If `False`,
-            all weights of the language model (with embeddings and LM head) are trained. Without effect on a `PeftModel`.
-        train_vision_tower (`bool`, *optional*, defaults to `False`):
-            Together with `use_lora=False`: train everything, i.e. also vision tower and projector, which else are frozen.
-
-        > Parameters that control the data
-
-        max_length (`int`, *optional*):
-            Longest allowed sequence in tokens, image tokens included. Defaults to the language model's own limit. Nothing
-            is ever truncated: a longer row is an error that names it.
-        weight_column (`str`, *optional*):
-            Column with a number per row by which the row's NLL is multiplied (e.g. from its score). Weights with mean 1
-            keep the scale of the loss. If `None`, all rows weigh the same.
-
-        > Parameters that control the loss
-
-        temperature (`float`, *optional*, defaults to `0.1`):
-            τ of the contrastive loss: cosine similarities are divided by it.
-        contrastive_weight (`float`, *optional*, defaults to `1.0`):
-            λ: weight of the contrastive loss beside the NLL of the positive. 0 gives plain fine-tuning on the positives.
-        projection_dim (`int`, *optional*, defaults to `256`):
-            Output size of the projection head (linear + ReLU) between pooled hidden states and similarities.
-
-    > [!NOTE]
-    > These parameters have default values different from [`~trl.SFTConfig`]:
-    > - `max_length`: Defaults to `None` instead of `1024`, since it rejects rows instead of truncating them.
-    > - `remove_unused_columns`: Defaults to `False` instead of `True`, since the collator needs columns that no model knows.
-    """
-
-    # Parameters whose default values are overridden from SFTConfig
-    max_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Longest allowed sequence in tokens, image tokens included. Defaults to the language model's own limit. "
-            "Nothing is ever truncated: a longer row is an error that names it."
-        },
-    )
-    remove_unused_columns: bool = field(
-        default=False,
-        metadata={"help": "Must be False: the collator reads columns that the model's forward does not know."},
-    )
-
-    # Parameters that control which weights are trained
-    use_lora: bool = field(
-        default=True,
-        metadata={
-            "help": "Train LoRA adapters on the language model when no `peft_config` is given. If False, all weights of "
-            "the language model are trained."
-        },
-    )
-    train_vision_tower: bool = field(
-        default=False,
-        metadata={"help": "Together with `use_lora=False`: also train vision tower and projector, which else are frozen."},
-    )
-
-    # Parameters that control the data
-    weight_column: str | None = field(
-        default=None,
-        metadata={"help": "Column with a number per row by which the row's NLL is multiplied. If None, all weigh the same."},
-    )
-
-    # Parameters that control the loss
-    temperature: float = field(
-        default=0.1,
-        metadata={"help": "Temperature of the contrastive loss: cosine similarities are divided by it."},
-    )
-    contrastive_weight: float = field(
-        default=1.0,
-        metadata={"help": "Weight of the contrastive loss beside the NLL of the positive."},
-    )
-    projection_dim: int = field(
-        default=256,
-        metadata={"help": "Output size of the projection head between pooled hidden states and similarities."},
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
-        if not self.contrastive_weight >= 0:
-            raise ValueError(f"contrastive_weight is {self.contrastive_weight}; it must be 0 or more")
-        if self.projection_dim < 1:
-            raise ValueError(f"projection_dim is {self.projection_dim}; it must be 1 or more")
-        if self.use_lora and self.train_vision_tower:
-            raise ValueError(
-                "train_vision_tower=True needs use_lora=False; for LoRA on the vision tower pass a peft_config instead"
-            )
-        unsupported = {
-            "remove_unused_columns": False,
-            "packing": False,
-            "padding_free": False,
-            "assistant_only_loss": False,
-            "completion_only_loss": None,
-            "label_smoothing_factor": 0.0,
-            "loss_type": "nll",
-        }
-        for name, only in unsupported.items():
-            if getattr(self, name) != only:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; C3LTrainer supports {only!r} only, leave it out")
-
 
 @dataclass
 class DataCollatorForC3L(DataCollatorMixin):
     """
     Data collator for pseudo-label rows: one padded batch with all candidates of all rows.
 
-    Each row has an `"images"` list, a `"prompt"` (messages), the `"chosen"` answer (one assistant message) and a list of
-    `"rejected"` answers (each like `"chosen"`; their number may vary and be 0). Every candidate becomes one sequence of
-    images, prompt and answer; row after row, the chosen one first. A batch of B rows gives R = Σ (1 + N_row) sequences:
-    - `"candidate_mask"`: `(B, 1 + N)` bool, which candidates each row has; its True values stand for the R sequences in
-    order. Comes first in the batch, whose size is B for the `Trainer` thereby.
-    - `"positive_index"`: `(B,)` which of the R sequences is each row's chosen one.
+    Each row has an `"images"` list, a `"prompt"` (messages), the `"chosen"` answer (one assistant message) and a list
+    of `"rejected"` answers (each like `"chosen"`; their number may vary and be 0). Every candidate becomes one sequence
+    of images, prompt and answer; row after row, the chosen one first. B rows give R = Σ (1 + N_row) sequences:
+    - `"candidate_mask"`: `(B, 1 + N)` bool, which candidates each row has; its True values are the R sequences in
+    order. It comes first, because the `Trainer` takes the batch size from the first tensor.
+    - `"positive_index"`: `(B,)`, which of the R sequences is each row's chosen one.
     - `"weight"`: `(B,)` float32, only with `weight_column`.
-    - `"prompt_mask"`: `(R, T)` bool, everything before the answer: image, instruction and the template's tokens around them.
+    - `"prompt_mask"`: `(R, T)` bool, all before the answer: image, instruction and the template's tokens around them.
     - `"answer_mask"`: `(R, T)` bool, the answer's content.
-    - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the end-of-turn token if the chat template
-    writes one, because a generator has to learn to stop.
+    - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the end-of-turn token if the chat
+    template writes one, because a generator has to learn to stop.
     - what the model takes, over R sequences: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
 
     Args:
@@ -232,20 +102,22 @@ class DataCollatorForC3L(DataCollatorMixin):
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        processor = with_image_cache(self.processor)  # the candidates of a row share its images
         encoded, candidates = [], []
         for row in examples:
-            answers = [row["chosen"], *row["rejected"]]
+            column = "images"
+            try:
+                images = [open_image(image) for image in row["images"] or ()]
+                if not images:
+                    raise RowError("there is none")
+                answers = [row["chosen"], *row["rejected"]]
+                for number, answer in enumerate(answers):
+                    column = "chosen" if number == 0 else f"rejected[{number - 1}]"
+                    text = _answer_text(answer)
+                    encoded.append(encode_row(processor, row["prompt"], text, images, max_length=self.max_length))
+            except RowError as error:
+                raise ValueError(f"{_row_name(row)}, {column}: {error}") from error
             candidates.append(len(answers))
-            for number, answer in enumerate(answers):
-                column = "chosen" if number == 0 else f"rejected[{number - 1}]"
-                try:
-                    encoded.append(
-                        encode_row(
-                            self.processor, row["prompt"], _answer_text(answer), row["images"], max_length=self.max_length
-                        )
-                    )
-                except RowError as error:
-                    raise ValueError(f"{_row_name(row)}, {column}: {error}") from error
 
         inputs = collate(self.processor, [row.inputs for row in encoded], padding_side="right")
         counts = torch.tensor(candidates)
@@ -268,7 +140,7 @@ class DataCollatorForC3L(DataCollatorMixin):
         batch["label_mask"] = (start <= position) & (position < learnt_stop)
         return {**batch, **inputs}
 
-    def _ends_with_special_token(self, row) -> bool:
+    def _ends_with_special_token(self, row: EncodedRow) -> bool:
         after = row.inputs["input_ids"][0, row.answer.stop :]
         token = self.processor.tokenizer.added_tokens_decoder.get(int(after[0])) if len(after) else None
         return token is not None and token.special
@@ -288,16 +160,18 @@ def _answer_text(messages: Sequence[dict[str, str]] | None) -> str:
         raise RowError(f"found messages with the roles {roles}; give exactly one message, of the assistant")
     if not isinstance(messages[0]["content"], str):
         raise RowError(f"the content is of type {type(messages[0]['content']).__name__}; give a string")
+    if not messages[0]["content"].strip():
+        raise RowError("the text is empty")
     return messages[0]["content"]
 
 
 def _add_contrastive_forward(model: PreTrainedModel) -> None:
-    """Let `model(**inputs, prompt_mask=…, answer_mask=…, label_mask=…, positive_index=…)` return logits at the labels and
-    the projected representations of anchors and candidates; without these arguments the forward is the model's own.
+    """Let `model(**inputs, prompt_mask=…, answer_mask=…, label_mask=…, positive_index=…)` return the labels' logits and
+    the projected anchors and candidates; without these arguments the forward is the model's own.
 
-    All of it happens inside the forward, and the head is a submodule, because wrappers such as DDP and FSDP only know of
-    parameters that are used there. TRL adds its fused LM head in the same way; a wrapper module around the model would
-    lose everything that `Trainer` and `save_pretrained` do with a `PreTrainedModel`.
+    All of it happens inside the forward, and the head is a submodule of the model, because wrappers such as DDP and
+    FSDP only know of parameters that are used there. TRL adds its fused LM head in the same way; a module around the
+    model would lose all that `Trainer` and `save_pretrained` do with a `PreTrainedModel`.
     """
     original = model.forward
 
@@ -309,7 +183,7 @@ def _add_contrastive_forward(model: PreTrainedModel) -> None:
         predicts = torch.zeros_like(label_mask)
         predicts[:, :-1] = label_mask[:, 1:]
         outputs = original(*args, logits_to_keep=predicts, output_hidden_states=True, **kwargs)
-        hidden = outputs.hidden_states[-1]
+        hidden = outputs.hidden_states[-1]  # the others live in training anyway, for the backward pass
         # The head is small and its outputs are compared with each other: float32, also under bf16 autocast.
         with torch.autocast(hidden.device.type, enabled=False):
             head = getattr(self, _HEAD)
@@ -324,16 +198,18 @@ class C3LTrainer(SFTTrainer):
     """
     Trainer for C3L: NLL of the positive pseudo-label plus a contrastive loss over positive and negatives.
 
-    With h the last hidden states of one forward over all candidates: anchor a = head(mean of h over image and instruction
-    tokens), candidate = head(mean of h over its answer tokens), s = cosine. NLL and contrastive loss of a row are means
-    over tokens and one number respectively; the batch takes the mean over its rows. Under gradient accumulation and over
-    several processes micro-batches count alike.
+    With h the last hidden states of one forward over all candidates: anchor a = head(mean of h over image and
+    instruction tokens), candidate = head(mean of h over its answer tokens), s = cosine. The NLL of a row is the mean
+    over the positive's tokens; the loss is the mean over rows. Under gradient accumulation and over several processes
+    all micro-batches count alike, so n micro-batches of b rows equal one batch of n · b rows.
 
-    Logged beside what every `Trainer` logs, as means over rows: `loss/nll`, `loss/contrastive` (unweighted),
-    `similarity/positive`, `similarity/negative`, `contrastive_accuracy` (how often the positive is closer to the anchor than
-    every negative; the last two over rows that have negatives), and `num_tokens`. In evaluation with the prefix `eval_`.
+    Logged beside what every `Trainer` logs: `num_tokens` seen in training and, as means over rows, `loss/nll`,
+    `loss/contrastive` (without λ), `similarity/positive`, and over the rows that have negatives `similarity/negative`
+    and `contrastive_accuracy`: how often the positive is closer to the anchor than every negative. In evaluation all
+    have the prefix `eval_`.
 
-    The projection head belongs to training: checkpoints hold it, `save_model`, `save_pretrained` and `push_to_hub` do not.
+    The projection head belongs to training: checkpoints hold it; `save_model`, `save_pretrained` and `push_to_hub`
+    leave it out.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -361,7 +237,8 @@ class C3LTrainer(SFTTrainer):
 
     Example:
     ```python
-    >>> trainer = C3LTrainer("llava-hf/llava-1.5-7b-hf", C3LConfig("out", learning_rate=1e-4), train_dataset=pseudo_labels)
+    >>> args = C3LConfig("out", learning_rate=1e-4)
+    >>> trainer = C3LTrainer("llava-hf/llava-1.5-7b-hf", args, train_dataset=pseudo_labels)
     >>> trainer.train()
     >>> trainer.merged_model().save_pretrained("generator")
     >>> trainer.processing_class.save_pretrained("generator")
@@ -445,16 +322,17 @@ class C3LTrainer(SFTTrainer):
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def _add_head(self, vlm: PreTrainedModel) -> None:
-        # A generator of its own: the head's first weights depend on the seed alone, and nothing else depends on the head.
+        # Random numbers of its own: the head's first weights depend on the seed alone, and nothing depends on the head.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.args.seed)
             linear = nn.Linear(vlm.config.get_text_config().hidden_size, self.args.projection_dim)
         head = nn.Sequential(linear, nn.ReLU())
         setattr(vlm, _HEAD, head.to(vlm.device))
+        # What `save_pretrained` leaves out; a transformers internal, guarded by a test of the saved files.
         vlm._keys_to_ignore_on_save.update(f"{_HEAD}.{key}" for key in head.state_dict())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The loss of one micro-batch, see the class docstring; with `return_outputs`, also what the forward returned."""
+        """The loss of one micro-batch, see the class; with `return_outputs`, also what the forward returned."""
         inputs = dict(inputs)
         candidate_mask, weight = inputs.pop("candidate_mask"), inputs.pop("weight", 1.0)
         positive_index, label_mask = inputs["positive_index"], inputs["label_mask"]
@@ -487,16 +365,15 @@ class C3LTrainer(SFTTrainer):
             "similarity/negative": masked_mean(negatives, negative_mask).masked_fill(none, torch.nan),
             "contrastive_accuracy": won.masked_fill(none, torch.nan),
         }
-        # Rather than one mean per micro-batch the values of all rows, so that the mean over them is exact.
-        for name, values in rows.items():
-            values = self.accelerator.gather_for_metrics(values)
-            values = values[~values.isnan()].tolist()
-            if values:
-                self._metrics[self._mode][name].extend(values)
+        # The values of all rows rather than one mean per micro-batch, so that the mean over them is exact.
+        values = self.accelerator.gather_for_metrics(torch.stack(list(rows.values()), dim=1)).cpu()
+        for name, column in zip(rows, values.T):
+            if not column.isnan().all():
+                self._metrics[self._mode][name].extend(column[~column.isnan()].tolist())
 
     def _log_tokens(self, attention_mask) -> None:
         if self._mode == "train":
-            self._total_train_tokens += self.accelerator.gather_for_metrics(attention_mask.sum()).sum().item()
+            self._total_train_tokens += self.accelerator.gather(attention_mask.sum()).sum().item()
         self._metrics[self._mode]["num_tokens"] = [self._total_train_tokens]
 
     @property
@@ -504,16 +381,16 @@ class C3LTrainer(SFTTrainer):
         return "train" if self.model.training else "eval"
 
     def merged_model(self) -> PreTrainedModel:
-        """The trained model as it is to be used and published: adapters merged, projection head and training forward removed.
+        """The trained model as it is used and published: adapters merged, projection head and training forward removed.
 
-        Takes the model out of the trainer, which cannot train or evaluate afterwards.
+        Works in place: the trainer cannot train or evaluate afterwards.
         """
         model = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
         delattr(model, _HEAD)
         del model.forward  # also TRL's fused LM head; the class's own forward is back
         return model.eval()
 
-    # The two methods below are the only places that lean on how `Trainer` writes and reads checkpoints.
+    # The methods below are the only places that lean on how `Trainer` writes and reads checkpoints.
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
@@ -522,18 +399,32 @@ class C3LTrainer(SFTTrainer):
             save_file(head, os.path.join(self._get_output_dir(trial=trial), folder, _HEAD_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
         file = os.path.join(resume_from_checkpoint, _HEAD_FILE)
         if not os.path.isfile(file):
             raise ValueError(f"{resume_from_checkpoint} has no {_HEAD_FILE}: it is not a checkpoint of C3LTrainer")
-        getattr(self._vlm, _HEAD).load_state_dict(load_file(file))
+        vlm, head = self._vlm, load_file(file)
+        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            getattr(vlm, _HEAD).load_state_dict(head)
+        else:
+            # `save_pretrained` writes the weights of many vision-language models under the names of older releases,
+            # which `from_pretrained` translates. `Trainer` would not find them and go on with the weights it has.
+            saved = type(vlm).from_pretrained(resume_from_checkpoint, dtype=vlm.dtype).state_dict()
+            vlm.load_state_dict({**saved, **{f"{_HEAD}.{key}": value for key, value in head.items()}})
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def _check_columns(name: str, dataset: Dataset | IterableDataset, weight_column: str | None) -> None:
     needed = ["images", "prompt", "chosen", "rejected", *([weight_column] if weight_column else [])]
     missing = [column for column in needed if column not in (dataset.column_names or needed)]
     if missing:
+        found = ", ".join(dataset.column_names)
         raise ValueError(
-            f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(dataset.column_names)}. C3LTrainer "
-            "takes pseudo-label rows, as c3l_hf.pseudo_labels.select_pseudo_labels makes them from scored pairs."
+            f"{name} has no column {', '.join(map(repr, missing))}; it has {found}. C3LTrainer takes pseudo-label "
+            "rows, as c3l_hf.pseudo_labels.select_pseudo_labels makes them from scored pairs."
         )

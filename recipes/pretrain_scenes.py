@@ -3,9 +3,9 @@
     python recipes/pretrain_scenes.py --output_dir runs/generator
 
 Two phases, both seeded and resumable (run the same command again after an interruption): the vision tower learns the
-words of its patches, then the whole model answers, describes and generates. About 30 minutes on 2 cores with bf16. Every checkpoint of
-the second phase stays in `<output_dir>/joint`: earlier ones are weaker generators. The result, in `<output_dir>/final`, is
-what `c3l_hf/scenes/generator` ships; `recipes/evaluate_scenes.py` measures it.
+words of its patches, then the whole model answers, describes and generates. Every checkpoint of the second phase stays
+in `<output_dir>/joint`: earlier ones are weaker generators. The result, in `<output_dir>/final`, is what
+`c3l_hf/scenes/generator` ships; `recipes/evaluate_scenes.py` measures it.
 """
 
 import json
@@ -82,7 +82,14 @@ def arguments(args: PretrainArguments, phase: str, steps: int, learning_rate: fl
 
 
 def run(trainer: Trainer) -> None:
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
+    folder = trainer.args.output_dir
+    checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    if checkpoint:
+        # LLaVA checkpoints have other names for the weights than the model in memory. `from_pretrained` translates
+        # them; `Trainer` alone would load none of them, and say so in a warning only.
+        weights = type(trainer.model).from_pretrained(checkpoint, dtype=torch.float32).state_dict()
+        trainer.model.load_state_dict(weights)
+    trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def main(args: PretrainArguments) -> None:

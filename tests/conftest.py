@@ -14,7 +14,9 @@ def llava():
     return tiny_llava()
 
 
-@pytest.fixture(scope="session", params=[tiny_llava, tiny_llava_next, tiny_gemma3], ids=["llava", "llava_next", "gemma3"])
+@pytest.fixture(
+    scope="session", params=[tiny_llava, tiny_llava_next, tiny_gemma3], ids=["llava", "llava_next", "gemma3"]
+)
 def family(request):
     """(model, processor) of every tiny model family."""
     return request.param()

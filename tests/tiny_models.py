@@ -1,4 +1,4 @@
-"""Tiny random vision-language models with their real processor classes, built from configs: no download, well under a second each."""
+"""Tiny random vision-language models with their real processor classes, built from configs in no time."""
 
 from functools import cache
 
@@ -41,20 +41,22 @@ LLAVA_TEMPLATE = (
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}"
     "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<start_of_image>{% else %}{{ c['text'] | trim }}{% endif %}"
+    "{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<start_of_image>{% else %}{{ c['text'] | trim }}{% endif %}"
     "{% endfor %}<end_of_turn>{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 
 _CORPUS = (
     "Is there a dog in the picture? Yes, there is. No, there is not. How many cats are there? one two three four five. "
-    "What colour is the background? red green blue yellow orange purple white black. Where is the car? It is at the top left. "
-    "bottom right. Question: Which animals can be seen? Answer: a dog, a cat and a horse. Describe this picture. "
+    "What colour is the background? red green blue yellow orange purple white black. Where is the car? It is "
+    "at the top left. bottom right. "
+    "Question: Which animals can be seen? Answer: a dog, a cat and a horse. Describe this picture. "
     "The picture shows an apple next to a ball on a table. Ask a question about this picture, and answer it. "
 )
 
 
 def _tokenizer(special_tokens: list[str], **kwargs) -> PreTrainedTokenizerFast:
-    """A byte-level-fallback BPE of about 300 tokens: every text can be written in it, also what the corpus does not have."""
+    """A byte-level BPE of 400 tokens: every text can be written in it, also what the corpus does not have."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -111,7 +113,7 @@ def _clip_config() -> CLIPVisionConfig:
 
 
 def tiny_llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """LLaVA-1.5: 32-pixel images, 16 image tokens, some 400 tokens of vocabulary, weights from `seed`, float32, eval mode."""
+    """LLaVA-1.5: 32-pixel images, 16 image tokens, a vocabulary of 400, weights from `seed`, float32, eval mode."""
     tokenizer = _llava_tokenizer()
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor = LlavaProcessor(
@@ -162,8 +164,17 @@ def tiny_llava_next(seed: int = 0) -> tuple[LlavaNextForConditionalGeneration, L
 
 
 def tiny_gemma3(seed: int = 0) -> tuple[Gemma3ForConditionalGeneration, Gemma3Processor]:
-    """Gemma 3: two-way attention within images, a sliding-window layer, capped final logits, `<end_of_turn>` beside `<eos>`."""
-    names = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    """Gemma 3: two-way attention within images, a sliding window, capped final logits, `<end_of_turn>` as its end."""
+    names = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "<start_of_image>",
+        "<end_of_image>",
+        "<image_soft_token>",
+    ]
     tokenizer = _tokenizer(
         names,
         pad_token="<pad>",

@@ -1,4 +1,4 @@
-"""The small LLaVA of the scenes world, untrained: tokenizer, processor, model. `recipes/pretrain_scenes.py` trains it."""
+"""The small LLaVA of the scenes world, untrained: `recipes/pretrain_scenes.py` trains it."""
 
 import numpy as np
 import torch
@@ -54,7 +54,9 @@ def _corpus() -> list[str]:
     """Text in which every word of the world is frequent enough to become one token."""
     words = [*CATEGORIES, *PLURAL.values(), *PLURAL_GROUP, *PLURAL_GROUP.values(), *BACKGROUNDS, *NUMBERS]
     texts = [f" {word} {word}." for word in words for _ in range(200)]
-    texts += [f"USER: {template.text} ASSISTANT: {format_pair('Is', 'The')}" for template in TEMPLATES for _ in range(30)]
+    texts += [
+        f"USER: {template.text} ASSISTANT: {format_pair('Is', 'The')}" for template in TEMPLATES for _ in range(30)
+    ]
     rng = np.random.default_rng(0)
     for scene in sample_scenes(300, 0, "train", shifted=True):
         for type in ("presence", "count", "colour", "where", "relation", "group", "description"):

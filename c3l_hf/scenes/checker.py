@@ -40,30 +40,37 @@ _COLOUR = _alternatives(BACKGROUNDS)
 _CORNER = _alternatives(CORNERS)
 _RELATION = _alternatives(RELATIONS)
 _PLURALS = {plural: name for name, plural in PLURAL.items()}
+_PLURAL = _alternatives(_PLURALS)
 _GROUP_PLURALS = {plural: group for group, plural in PLURAL_GROUP.items()}
+_GROUP_PLURAL = _alternatives(_GROUP_PLURALS)
 _ITEM = rf"(?:{_A_NAME}) in the {_CORNER}"
+
+_AXES = {"left or right of": ("left of", "right of"), "above or below": ("above", "below")}
 
 _QUESTIONS = (
     ("presence", re.compile(rf"Is there an? (?P<name>{_NAME}) in the picture\?")),
     ("presence", re.compile(rf"Can you see an? (?P<name>{_NAME})\?")),
-    ("count", re.compile(rf"How many (?P<plural>{_alternatives(_PLURALS)}) (?:are there|can you see)\?")),
+    ("count", re.compile(rf"How many (?P<plural>{_PLURAL}) (?:are there|can you see)\?")),
     ("colour", re.compile(r"What colour is the background\?|Which colour does the background have\?")),
     ("where", re.compile(rf"(?:Where|In which corner) is the (?P<name>{_NAME})\?")),
-    ("relation", re.compile(rf"Is the (?P<first>{_NAME}) (?P<axis>left or right of|above or below) the (?P<second>{_NAME})\?")),
+    (
+        "relation",
+        re.compile(rf"Is the (?P<first>{_NAME}) (?P<axis>{_alternatives(_AXES)}) the (?P<second>{_NAME})\?"),
+    ),
     ("relation", re.compile(rf"What is (?P<relation>{_RELATION}) the (?P<second>{_NAME})\?")),
-    ("group", re.compile(rf"Which (?P<group>{_alternatives(_GROUP_PLURALS)}) (?:are there|can you see)\?")),
+    ("group", re.compile(rf"Which (?P<group>{_GROUP_PLURAL}) (?:are there|can you see)\?")),
     ("description", re.compile(r"Describe the picture\.|What does the picture show\?")),
 )
 _ANSWERS = {
     "presence": re.compile(rf"(?:(?P<yes>Yes), there is an? (?P<name>{_NAME})|No, there is no (?P<no_name>{_NAME}))\."),
     "count": re.compile(
-        rf"(?:There is one (?P<name>{_NAME})|There are (?P<number>no|two|three|four) (?P<plural>{_alternatives(_PLURALS)}))\."
+        rf"(?:There is one (?P<name>{_NAME})|There are (?P<number>no|two|three|four) (?P<plural>{_PLURAL}))\."
     ),
     "colour": re.compile(rf"The background is (?P<colour>{_COLOUR})\."),
     "where": re.compile(rf"The (?P<name>{_NAME}) is in the (?P<corner>{_CORNER})\."),
     "relation": re.compile(rf"The (?P<first>{_NAME}) is (?P<relation>{_RELATION}) the (?P<second>{_NAME})\."),
     "group": re.compile(
-        rf"There (?:is (?P<names>{_A_NAME}(?:, {_A_NAME})*(?: and {_A_NAME})?)|are no (?P<group>{_alternatives(_GROUP_PLURALS)}))\."
+        rf"There (?:is (?P<names>{_A_NAME}(?:, {_A_NAME})*(?: and {_A_NAME})?)|are no (?P<group>{_GROUP_PLURAL}))\."
     ),
     "description": re.compile(
         rf"There is (?P<items>{_ITEM}(?:, {_ITEM})*(?: and {_ITEM})?)\. The background is (?P<colour>{_COLOUR})\."
@@ -91,11 +98,9 @@ def check_pair(question: str, answer: str, scene: Scene) -> Verdict:
         scene: The truth.
     """
     question, answer = question.strip(), answer.strip()
-    for type, pattern in _QUESTIONS:
-        asked = pattern.fullmatch(question)
-        if asked:
-            break
-    else:
+    matches = ((type, pattern.fullmatch(question)) for type, pattern in _QUESTIONS)
+    type, asked = next(((type, match) for type, match in matches if match), (None, None))
+    if type is None:
         return Verdict(False, None, None, "question not understood")
     said = _ANSWERS[type].fullmatch(answer)
     if said is None:
@@ -147,7 +152,7 @@ def _judge_relation(asked: dict, said: dict, scene: Scene, answer: str) -> _Find
             first, relation, second = second, opposite(relation), first
         if (first, second) != (asked["first"], asked["second"]):
             return "answer is about other objects", ""
-        if relation not in asked["axis"].replace(" or right", " of right").replace("above or below", "above below"):
+        if relation not in _AXES[asked["axis"]]:
             return "answer is about another direction", ""
     elif (relation, second) != (asked["relation"], asked["second"]):
         return "answer is about another place", ""

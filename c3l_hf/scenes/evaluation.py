@@ -1,13 +1,13 @@
-"""How good a model is in the scenes world: answers by question type, and the share of true pairs among generated ones."""
+"""How good a model is in the scenes world: true answers by question type, true pairs among generated ones."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.prompts import QUESTION_TYPES
@@ -40,19 +40,42 @@ class Share:
         return f"{self.value:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
 
 
-def type_balanced(shares: Iterable[Share]) -> tuple[float, float, float]:
-    """The mean of per-type shares (each type counts the same) and its 95 % interval by the normal approximation.
+def type_balanced(
+    types: Sequence[str], hits: Sequence[bool], images: Sequence[str], seed: int = 0
+) -> tuple[float, float, float]:
+    """The share of hits with every type counting the same, and its 95 % interval.
 
-    The variance is the sum of the types' binomial variances over the squared number of types, each with one pseudo-hit
-    and one pseudo-miss, so that a type with all or no hits does not count as known exactly. Empty types are left out.
+    Pairs about one image are not independent, so the interval is a percentile bootstrap over images (1,000 resamples).
+
+    Args:
+        types: Question type of each pair.
+        hits: Whether the pair counts.
+        images: Image id of each pair.
+        seed: Seed of the resampling.
+
+    Returns:
+        (share, low, high), all NaN if there are no pairs; with a single image the interval is NaN.
     """
-    shares = [share for share in shares if share.total]
-    if not shares:
+    if not len(types):
         return float("nan"), float("nan"), float("nan")
-    mean = float(np.mean([share.value for share in shares]))
-    smoothed = [((share.hits + 1) / (share.total + 2), share.total) for share in shares]
-    half = 1.96 * float(np.sqrt(sum(p * (1 - p) / n for p, n in smoothed))) / len(shares)
-    return mean, max(mean - half, 0.0), min(mean + half, 1.0)
+    type_names, type_index = np.unique(types, return_inverse=True)
+    image_names, image_index = np.unique(images, return_inverse=True)
+    counts = np.zeros((2, len(image_names), len(type_names)))
+    np.add.at(counts, (0, image_index, type_index), np.asarray(hits, dtype=float))
+    np.add.at(counts, (1, image_index, type_index), 1.0)
+
+    def share(sample: np.ndarray, axis: int = -1) -> np.ndarray:
+        right, total = (counts[part][sample].sum(axis=-2) for part in (0, 1))
+        with np.errstate(invalid="ignore"):
+            return np.nanmean(right / total, axis=-1)
+
+    everything = np.arange(len(image_names))
+    if len(image_names) == 1:
+        return float(share(everything)), float("nan"), float("nan")
+    found = bootstrap(
+        (everything,), share, n_resamples=1000, batch=50, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return float(share(everything)), float(found.low), float(found.high)
 
 
 @torch.inference_mode()

@@ -29,8 +29,9 @@ class _Segment:
 class PackedScenes(Dataset):
     """Batches of scenes; item i is the i-th batch, a function of (seed, i) only.
 
-    One sequence per scene: `[<s>USER:<image>… | segment 1 | segment 2 | …]`. A segment sees the image prefix and itself;
-    a *blind* segment brings its own beginning and sees itself only, which trains the answers' prior without the image.
+    One sequence per scene: `[<s>USER:<image>… | segment 1 | segment 2 | …]`. A segment sees the image prefix and
+    itself; a *blind* segment brings its own beginning and sees itself only, which trains the answers' prior without the
+    image.
     Even batches hold many short answers, odd ones descriptions and generated pairs.
 
     Args:
@@ -137,7 +138,10 @@ class PatchNames(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         # Scenes of another seed than the joint phase: more variety for the tower.
         scenes = list(sample_scenes(self.images, self.seed + 1, "train", shifted=True, start=index * self.images))
-        return {"pixel_values": _pixels(scenes), "labels": torch.from_numpy(np.stack([self._labels(s) for s in scenes]))}
+        return {
+            "pixel_values": _pixels(scenes),
+            "labels": torch.from_numpy(np.stack([self._labels(s) for s in scenes])),
+        }
 
     def _labels(self, scene: Scene) -> np.ndarray:
         side = SIZE // self.patch

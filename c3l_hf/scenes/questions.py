@@ -127,7 +127,5 @@ _ASK = {
 
 
 def ask(scene: Scene, type: str, rng: np.random.Generator) -> tuple[str, str] | None:
-    """A random true question/answer pair of one type, or None where the scene allows none (no two objects to relate)."""
+    """A random true pair of one type, or None where the scene allows none (no two objects to relate)."""
     return _ASK[type](scene, rng)
-
-

@@ -1,0 +1,108 @@
+"""Where the images come from: the scenes world, a folder of pictures, or a dataset; checked before any long work."""
+
+import hashlib
+from pathlib import Path
+
+import PIL.Image
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from tqdm.auto import tqdm
+
+from c3l_hf.scenes import load_scenes
+from c3l_hf.stages import RunError
+
+__all__ = ["images_digest", "load_images"]
+
+
+def load_images(source: str, *, split: str = "train", limit: int | None = None, seed: int = 0) -> Dataset:
+    """The images to generate pairs about.
+
+    Args:
+        source: "scenes" or "scenes-shifted" (the embedded world, with its truth in further columns), a folder of
+            pictures (file names become image ids), a folder written by `Dataset.save_to_disk`, or a dataset on the Hub.
+        split: Split of the dataset, or of the scenes.
+        limit: Take the first so many; required for scenes.
+        seed: Seed of the scenes.
+
+    Returns:
+        A dataset with the columns `images` and `image_id`, and what the source has beside them.
+
+    Raises:
+        RunError: If the source does not exist, is empty, has no images, or a file in the folder is not a picture.
+    """
+    if source in ("scenes", "scenes-shifted"):
+        if limit is None:
+            raise RunError(f"--images {source} needs --num_images")
+        return load_scenes(limit, seed, split, shifted=source == "scenes-shifted")
+    path = Path(source)
+    if path.is_dir() and ((path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()):
+        dataset = load_from_disk(path)
+        if isinstance(dataset, DatasetDict):
+            if split not in dataset:
+                raise RunError(f"{source} has no split {split!r}; its splits are {', '.join(dataset)}")
+            dataset = dataset[split]
+    elif path.is_dir():
+        dataset = _read_folder(path, limit)
+    elif path.exists():
+        raise RunError(f"{source} is a file; --images wants a folder of pictures or a dataset")
+    else:
+        dataset = _read_hub(source, split)
+    if limit is not None:
+        dataset = dataset.select(range(min(limit, len(dataset))))
+    return _checked(dataset, source)
+
+
+def _read_folder(folder: Path, limit: int | None) -> Dataset:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))[:limit]
+    if not files:
+        raise RunError(f"{folder} has no pictures in it; put some there, or give another folder")
+    for file in tqdm(files, desc="Checking pictures", unit="file", leave=False):
+        # The header only: a picture that turns out to be damaged later keeps its rows, with the reason.
+        try:
+            with PIL.Image.open(file):
+                pass
+        except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+            raise RunError(f"{file} is not a picture that can be read ({error}); remove it from the folder") from None
+    names = [file.relative_to(folder).as_posix() for file in files]
+    return Dataset.from_dict(
+        {"images": [[{"path": str(file.resolve()), "bytes": None}] for file in files], "image_id": names},
+        features=Features({"images": List(Image()), "image_id": Value("string")}),
+    )
+
+
+def _read_hub(source: str, split: str) -> Dataset:
+    try:
+        return load_dataset(source, split=split)
+    except (FileNotFoundError, ConnectionError, HfHubHTTPError, HFValidationError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"{source} is neither a folder here nor a dataset that could be loaded ({reason})") from None
+
+
+def _checked(dataset: Dataset, source: str) -> Dataset:
+    if not len(dataset):
+        raise RunError(f"{source} has no rows")
+    if "images" not in dataset.column_names and "image" not in dataset.column_names:
+        raise RunError(f"{source} has no column images or image; its columns are {', '.join(dataset.column_names)}")
+    return dataset
+
+
+def images_digest(dataset: Dataset) -> str:
+    """SHA-256 over the ids and encoded pictures, whatever the source: part of what identifies a run."""
+    column = "images" if "images" in dataset.column_names else "image"
+    plain = dataset.select_columns([c for c in (column, "image_id") if c in dataset.column_names]).with_format("arrow")
+    digest = hashlib.sha256()
+    for row in range(len(plain)):
+        values = {name: plain[row][name][0].as_py() for name in plain.column_names}
+        digest.update(f"{values.get('image_id')}\0".encode())
+        pictures = values[column] if isinstance(values[column], list) else [values[column]]
+        for picture in filter(None, pictures):
+            digest.update(hashlib.sha256(picture["bytes"] or _content(picture["path"])).digest())
+    return digest.hexdigest()
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        # A missing picture is found again, and counted, when its rows are made.
+        return str(error).encode()

@@ -1,0 +1,209 @@
+"""Encoded prompts → texts: sampling with given random numbers, each prompt computed once for all its texts."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from peft import PeftModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    ProcessorMixin,
+    StaticCache,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .parsing import IMAGE_MARKER
+from .processing import collate
+
+__all__ = ["SeededSampling", "TextSampler"]
+
+logger = logging.getLogger(__name__)
+
+
+class SeededSampling(LogitsProcessor):
+    """Sampling with given random numbers, for `generate(do_sample=False)`: leaves one token possible per row.
+
+    Token t of row i is the inverse of the cumulative distribution (in token order, float64) at `uniforms[i, t]`, so a
+    row's text does not depend on the rows beside it, as it does with one random stream for the batch.
+
+    Args:
+        uniforms: Numbers in [0, 1), float64, shape (rows, new tokens).
+        prompt_length: Length of the padded prompts.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, prompt_length: int):
+        self.uniforms = uniforms
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        # A hair below 1, so that rounding never reaches the end, where tokens of probability 0 may stand.
+        position = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * (1 - 2**-40) * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, position, right=True)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+class TextSampler:
+    """Writes texts with an image-text-to-text model. Use it as a context manager.
+
+    Within the context the model is in eval mode, and its own generation settings (repetition penalty, suppressed
+    tokens, temperature, …) are set aside, except for the ids of its special tokens. What a call to `generate` leaves
+    open is filled from `model.generation_config`: passing a configuration would not be enough to keep them out.
+
+    Several texts for one prompt share its computation: the prompt goes through the model once, and its key-value cache
+    is copied to the rows. Where this does not give the same tokens as the plain way (tried on the first prompts, and
+    again on longer ones), the plain way is used and a warning says so.
+
+    Args:
+        model: The model, or a PEFT model around it.
+        processor: Its processor.
+        temperature: 0 takes the likeliest token.
+        top_p: Samples from the smallest set of tokens with at least this probability.
+        max_new_tokens: Longest text.
+
+    Raises:
+        ValueError: If no end-of-sequence token is known.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+    ):
+        self.model = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.processor = processor
+        own, tokenizer = self.model.generation_config, processor.tokenizer
+        eos = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
+        if eos is None:
+            raise ValueError("neither model.generation_config nor the tokenizer has an eos_token_id: no text would end")
+        self.eos = [eos] if isinstance(eos, int) else list(eos)
+        pad = next((id for id in (own.pad_token_id, tokenizer.pad_token_id) if id is not None), self.eos[0])
+        self.settings = GenerationConfig(
+            bos_token_id=own.bos_token_id,
+            eos_token_id=self.eos,
+            pad_token_id=pad,
+            do_sample=False,
+            use_cache=True,
+            max_new_tokens=max_new_tokens,
+        )
+        self.temperature, self.top_p = temperature, top_p
+        self.shares_prompts = True
+        self._verified_length = 0
+
+    def __enter__(self) -> "TextSampler":
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(_in_place_of(self.model, self.settings))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def __call__(
+        self, prompts: Sequence[dict[str, torch.Tensor]], which: Sequence[int], uniforms: torch.Tensor
+    ) -> list[tuple[str, bool]]:
+        """One text per row.
+
+        Args:
+            prompts: Encoded prompts, each with batch dimension 1.
+            which: For each row the number of its prompt.
+            uniforms: Random numbers, float64, shape (rows, max_new_tokens); not used at temperature 0.
+
+        Returns:
+            For each row its text, without special tokens, and whether it ended before `max_new_tokens`. Image tokens,
+            which make a text unusable, are left visible in it.
+        """
+        if self.shares_prompts and len(prompts) < len(which):
+            longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
+            if longest > self._verified_length:
+                self._verify(prompts, which, uniforms)
+                self._verified_length = longest
+        write = self._shared if self.shares_prompts and len(prompts) < len(which) else self._plain
+        return [(self._decode(ids), ended) for ids, ended in map(self._cut, write(prompts, which, uniforms))]
+
+    def _plain(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[list[int]]:
+        inputs = self._to_model(collate(self.processor, [prompts[number] for number in which], padding_side="left"))
+        return self._continue(inputs, uniforms)
+
+    def _shared(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[list[int]]:
+        inputs = self._to_model(collate(self.processor, prompts, padding_side="left"))
+        prefix = self.model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True).past_key_values
+        rows = torch.tensor(which, device=self.model.device)
+        text_inputs = {name: inputs[name][rows] for name in ("input_ids", "attention_mask")}
+        # Of fixed size: a cache that grows copies all rows' keys and values at every token, most of the time on a CPU.
+        length = inputs["input_ids"].shape[1]
+        cache = StaticCache(self.model.config, max_cache_len=length + self.settings.max_new_tokens)
+        for number, layer in enumerate(prefix.layers):
+            # Without the last token: the first step needs something to compute.
+            cache.update(layer.keys[:, :, : length - 1][rows], layer.values[:, :, : length - 1][rows], number)
+        return self._continue({**text_inputs, "past_key_values": cache}, uniforms)
+
+    def _continue(self, inputs: dict, uniforms: torch.Tensor) -> list[list[int]]:
+        prompt_length = inputs["input_ids"].shape[1]
+        processors = LogitsProcessorList()
+        if self.temperature > 0:
+            if self.temperature != 1:
+                processors.append(TemperatureLogitsWarper(float(self.temperature)))
+            if self.top_p < 1:
+                processors.append(TopPLogitsWarper(self.top_p))
+            processors.append(SeededSampling(uniforms.to(self.model.device), prompt_length))
+        return self.model.generate(**inputs, logits_processor=processors)[:, prompt_length:].tolist()
+
+    def _verify(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> None:
+        """Compare both ways on the longest prompt and the first one."""
+        longest = max(range(len(prompts)), key=lambda number: prompts[number]["input_ids"].shape[1])
+        rows = [row for row, number in enumerate(which) if number in (0, longest)]
+        tried = [prompts[number] for number in dict.fromkeys(which[row] for row in rows)]
+        numbers = {number: position for position, number in enumerate(dict.fromkeys(which[row] for row in rows))}
+        arguments = tried, [numbers[which[row]] for row in rows], uniforms[rows]
+        try:
+            shared = list(map(self._cut, self._shared(*arguments)))
+            problem = None if shared == list(map(self._cut, self._plain(*arguments))) else "the tokens differ"
+        except Exception as error:  # model families fail in many ways where they do not support this
+            problem = f"{type(error).__name__}: {error}"
+        if problem is not None:
+            self.shares_prompts = False
+            logger.warning(
+                "%s: computing each prompt once for all its texts does not work (%s); each text computes its own",
+                type(self.model).__name__,
+                problem,
+            )
+
+    def _to_model(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        model = self.model
+        return {
+            name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+        }
+
+    def _cut(self, ids: list[int]) -> tuple[list[int], bool]:
+        end = next((position for position, id in enumerate(ids) if id in self.eos), None)
+        return ids[:end], end is not None
+
+    def _decode(self, ids: list[int]) -> str:
+        full = self.processor.tokenizer.decode(ids, skip_special_tokens=False)
+        if IMAGE_MARKER.search(full):
+            return full
+        return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+@contextlib.contextmanager
+def _in_place_of(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    own, training = model.generation_config, model.training
+    model.generation_config = settings
+    model.eval()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+        model.train(training)

@@ -1,0 +1,184 @@
+"""A run's folder: each stage's result beside what made it, reused for the same inputs, never overwritten."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, concatenate_datasets, load_from_disk
+
+from c3l_hf.hub import versions
+
+__all__ = ["Run", "RunError", "files_digest"]
+
+_RECORD = "stage.json"
+_RUN = "run.json"
+
+
+class RunError(Exception):
+    """Something about the call that ends the run before any work: what, where, and what to do."""
+
+
+def files_digest(folder: str | Path, pattern: str = "*") -> str:
+    """SHA-256 over the names and contents of the files of a folder (not below it), sorted by name."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in Path(folder).glob(pattern) if path.is_file()):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+@dataclass
+class Run:
+    """The stages of one run in one folder.
+
+    A stage is known by its options and by those of the stages before it. `plan` names them all at the start, so that a
+    folder with another run's results is found before any work. A stage's folder appears only when it is complete.
+
+    Args:
+        folder: The run's folder; made if it does not exist.
+        inputs: What the first stage starts from (digests, revisions): part of every stage's identity.
+    """
+
+    folder: Path
+    inputs: Mapping[str, Any]
+    records: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+
+    def plan(self, stages: Mapping[str, Mapping[str, Any]], wanted: Collection[str]) -> None:
+        """Declares the stages in order with their options, and checks what the folder already holds.
+
+        Args:
+            stages: The options of each stage, in order.
+            wanted: The stages that may be made; of the others before them the result must be there.
+
+        Raises:
+            RunError: If the folder holds something else, a result of the same stage with other options, or not what a
+                wanted stage needs.
+        """
+        if self.folder.is_file():
+            raise RunError(f"{self.folder} is a file; give another --output_dir")
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / _RUN).is_file():
+            raise RunError(f"{self.folder} is not empty and was not made by this recipe; give another --output_dir")
+        made_before: dict[str, Any] = dict(self.inputs)
+        for name, options in stages.items():
+            # As JSON reads it back, so that it compares equal with what a stage has written.
+            record = json.loads(json.dumps({"stage": name, "options": dict(options), "from": dict(made_before)}))
+            self.records[name] = record
+            made_before[name] = dict(options)
+            path = self.path(name) / _RECORD
+            if path.is_file():
+                found = {key: value for key, value in json.loads(path.read_text()).items() if key in record}
+                if found != record:
+                    raise RunError(
+                        f"{self.path(name)} holds another run's result ({_difference(found, record)}); "
+                        "give another --output_dir, or remove that folder and those of the stages after it"
+                    )
+        last = max(list(stages).index(name) for name in wanted)
+        missing = [name for name in list(stages)[:last] if name not in wanted and not self.is_done(name)]
+        if missing:
+            raise RunError(f"{self.folder} has no result of {', '.join(missing)} yet; add it to --stages")
+        if PartialState().is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob("stages/*.unfinished*"):
+                shutil.rmtree(leftover)
+            _write_json(self.folder / _RUN, {"inputs": self.inputs, "stages": stages, "versions": versions()})
+        PartialState().wait_for_everyone()
+
+    def path(self, name: str) -> Path:
+        """The folder of a stage's result."""
+        return self.folder / "stages" / f"{list(self.records).index(name) + 1}_{name}"
+
+    def digest(self, name: str) -> str:
+        """What identifies a stage's result: a hex digest of its options and those of the stages before it."""
+        return hashlib.sha256(json.dumps(self.records[name], sort_keys=True).encode()).hexdigest()
+
+    def report(self, name: str) -> dict[str, Any]:
+        """What a complete stage has reported."""
+        return json.loads((self.path(name) / _RECORD).read_text())["report"]
+
+    def is_done(self, name: str) -> bool:
+        return (self.path(name) / _RECORD).is_file()
+
+    def complete(self, name: str, make: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
+        """Runs a stage unless its result is there. Every process calls this; `make` sees a folder all of them share.
+
+        Args:
+            name: A planned stage.
+            make: Writes the result into the folder it is given; what it returns (counts, tables) is kept in the record.
+
+        Returns:
+            What `make` returned when the stage was made.
+        """
+        state = PartialState()
+        path = self.path(name)
+        if not self.is_done(name):
+            unfinished = path.with_name(path.name + ".unfinished")
+            if state.is_main_process:
+                unfinished.mkdir(parents=True)
+            state.wait_for_everyone()
+            report = make(unfinished)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                _write_json(unfinished / _RECORD, {**self.records[name], "report": report or {}})
+                os.rename(unfinished, path)
+            state.wait_for_everyone()
+        return self.report(name)
+
+    def dataset(self, name: str, make: Callable[[], tuple[Dataset, Mapping[str, Any]]]) -> tuple[Dataset, dict]:
+        """A stage that makes a dataset on the main process: (the dataset, its report)."""
+
+        def write(folder: Path) -> Mapping[str, Any] | None:
+            if not PartialState().is_main_process:
+                return None
+            dataset, report = make()
+            dataset.save_to_disk(folder / "data")
+            return report
+
+        report = self.complete(name, write)
+        return load_from_disk(self.path(name) / "data"), report
+
+    def sharded(self, name: str, source: Dataset, make: Callable[[Dataset], Dataset]) -> Dataset:
+        """A stage in which every process makes its contiguous part of a dataset, rows in the source's order."""
+
+        def write(folder: Path) -> None:
+            state = PartialState()
+            part = source.shard(state.num_processes, state.process_index, contiguous=True)
+            made = make(part)
+            if state.num_processes == 1:
+                made.save_to_disk(folder / "data")
+                return
+            made.save_to_disk(folder / f"part-{state.process_index}")
+            state.wait_for_everyone()
+            if state.is_main_process:
+                parts = [folder / f"part-{index}" for index in range(state.num_processes)]
+                concatenate_datasets([load_from_disk(part) for part in parts]).save_to_disk(folder / "data")
+                for part in parts:
+                    shutil.rmtree(part)
+
+        self.complete(name, write)
+        return load_from_disk(self.path(name) / "data")
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The first option in which two records differ, in words."""
+    flat_found, flat_wanted = _flat(found), _flat(wanted)
+    for key in flat_wanted.keys() | flat_found.keys():
+        if flat_found.get(key) != flat_wanted.get(key):
+            return f"{key}: {flat_found.get(key)!r} there, {flat_wanted.get(key)!r} asked for"
+    return "no difference"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")

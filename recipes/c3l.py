@@ -1,0 +1,408 @@
+"""C3L, the whole method: images → pairs → scores → pseudo-labels → training → new pairs → scores → the compact dataset.
+
+    accelerate launch recipes/c3l.py --config recipes/configs/scenes.yaml
+
+Every stage is written to `<output_dir>/stages/` with the options that made it. The same command again goes on after an
+interruption and makes nothing twice; other options need another `--output_dir`. Results: `<output_dir>/dataset`
+(`load_dataset`) and `<output_dir>/generator` (`from_pretrained`), both with their cards. With several processes, each
+generates and scores its part of the images, and training is data-parallel.
+"""
+
+import functools
+import logging
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+import yaml
+from accelerate import PartialState
+from datasets import Dataset, Features
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from c3l_hf.curation import curate, random_selection
+from c3l_hf.generation import PairGenerationConfig, generate_pairs, generation_counts
+from c3l_hf.hub import RunFacts, dataset_card, model_card, versions, write_dataset, write_generator
+from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer
+from c3l_hf.images import images_digest, load_images
+from c3l_hf.prompts import QUESTION_TYPES
+from c3l_hf.pseudo_labels import format_table, message_text, select_pseudo_labels
+from c3l_hf.scenes import GENERATOR
+from c3l_hf.schema import STATUS
+from c3l_hf.stages import Run, RunError, files_digest
+from c3l_hf.summary import Pool, format_summary, pool_of_labels, pool_of_pairs, scenes_of
+from c3l_hf.trainer import C3LTrainer, language_model_lora
+from c3l_hf.trainer_config import C3LConfig
+
+STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write")
+
+
+@dataclass
+class C3LArguments:
+    """What is not about training: the training options are those of `C3LConfig`, `seed` and `output_dir` among them."""
+
+    images: str = field(
+        metadata={"help": "'scenes', 'scenes-shifted', a folder of pictures, a saved dataset, or a dataset on the Hub."}
+    )
+    model: str = field(
+        metadata={"help": "Generator: a folder, a Hub id, or 'scenes' for the small one that is shipped."}
+    )
+    stages: list[str] = field(
+        default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, of: {' '.join(STAGES)}."}
+    )
+
+    # Images
+    num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
+    images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
+    images_license: str | None = field(default=None, metadata={"help": "Licence of the images, for the cards."})
+
+    # Generator
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a generator on the Hub."})
+    model_dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
+
+    # generate, regenerate
+    pairs_per_image: int = field(default=5, metadata={"help": "Pairs per image, k."})
+    types: list[str] = field(
+        default_factory=lambda: list(QUESTION_TYPES),
+        metadata={"help": "Question types to ask for; 'general' lets the generator choose."},
+    )
+    types_per_image: int = field(
+        default=1, metadata={"help": "Question types over which the pairs of an image are spread."}
+    )
+    sampling_temperature: float = field(default=1.0, metadata={"help": "Temperature of generation; 0 is greedy."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus of generation."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest generated text, in tokens."})
+    generation_batch_size: int = field(default=32, metadata={"help": "Pairs generated at once."})
+
+    # score, rescore
+    ranking: str = field(default=DEFAULT_RANKING, metadata={"help": "Which score goes into the column i2c."})
+    scoring_batch_size: int = field(default=16, metadata={"help": "Rows in one scoring pass."})
+
+    # select
+    within: str = field(default="type", metadata={"help": "Rank the pairs of an image within their 'type', or 'all'."})
+    max_rejected: int = field(default=4, metadata={"help": "Negatives per image, at most."})
+    min_margin: float = field(default=0.0, metadata={"help": "Smallest score of the best over the worst pair."})
+
+    # train
+    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA adapters (use_lora)."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of the LoRA adapters (use_lora)."})
+
+    # curate
+    target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
+    near_duplicate_scope: str = field(default="image", metadata={"help": "'image', 'dataset' or 'none'."})
+    near_duplicate_threshold: float = field(default=0.8, metadata={"help": "Jaccard similarity of a near-duplicate."})
+
+    def options(self, *names: str) -> dict:
+        return {name: getattr(self, name) for name in names}
+
+
+_GENERATION = (
+    "pairs_per_image",
+    "types",
+    "types_per_image",
+    "sampling_temperature",
+    "top_p",
+    "max_new_tokens",
+    "model_dtype",
+)
+_CURATION = ("target_size", "near_duplicate_scope", "near_duplicate_threshold")
+# Options of the trainer that do not change what is trained.
+_REPORTING = {"output_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "logging_strategy", "save_steps"}
+
+
+def find_model(name: str, revision: str) -> tuple[Path, dict[str, str]]:
+    """The generator's folder, and what identifies it: the commit on the Hub, or the digest of its weights."""
+    folder = Path(GENERATOR if name == "scenes" else name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise RunError(f"{name} has no config.json, so it is not a model; give a folder of save_pretrained")
+        return folder, {"digest": files_digest(folder, "*.safetensors")}
+    try:
+        # Weights as safetensors only; no code.
+        patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"--model {name} is neither a folder here nor a model that could be fetched ({reason})"
+        ) from None
+    return folder, {"revision": folder.name}
+
+
+@functools.lru_cache(maxsize=1)
+def load_model(folder: Path, dtype: str, trust_remote_code: bool):
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    return model.eval().to(PartialState().device), processor
+
+
+def training_options(training: C3LConfig) -> dict:
+    """The trainer's options that are not at their default and change what is trained."""
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(training)}
+    return {
+        name: value
+        for name, default in defaults.items()
+        if name not in _REPORTING
+        and (value := getattr(training, name)) != default
+        and isinstance(value, bool | int | float | str | list | dict)
+    }
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    return "\n".join(f"{name}: {count:,}" for name, count in counts.items())
+
+
+def format_training(report: dict) -> str:
+    """The logged metrics of the first and the last steps, side by side."""
+    log = [entry for entry in report["log"] if "loss/nll" in entry]
+    names = [
+        name for name in ("loss", "loss/nll", "loss/contrastive", "contrastive_accuracy") if log and name in log[0]
+    ]
+    rows = [(f"{report['steps']} steps", "first logged", "last logged")]
+    rows += [(name, f"{float(log[0][name]):.3f}", f"{float(log[-1][name]):.3f}") for name in names]
+    return format_table(rows)
+
+
+class C3L:
+    """The stages of one run, a method each, in order; each finds what it needs in what the ones before have left."""
+
+    def __init__(self, args: C3LArguments, training: C3LConfig, config_file: str | None):
+        self.args, self.training, self.config_file = args, training, config_file
+        # All inputs are checked before any work.
+        unknown = [stage for stage in args.stages if stage not in STAGES]
+        if unknown or not args.stages:
+            raise RunError(f"--stages has {', '.join(unknown) or 'nothing'}; the stages are {', '.join(STAGES)}")
+        self.generation = PairGenerationConfig(
+            pairs_per_image=args.pairs_per_image,
+            types=tuple(args.types),
+            types_per_image=args.types_per_image,
+            temperature=args.sampling_temperature,
+            top_p=args.top_p,
+            max_new_tokens=args.max_new_tokens,
+            batch_size=args.generation_batch_size,
+        )
+        self.model_folder, self.model_identity = find_model(args.model, args.model_revision)
+        self.images = load_images(args.images, split=args.images_split, limit=args.num_images, seed=training.seed)
+        inputs = {"images": images_digest(self.images), "model": self.model_identity, "seed": training.seed}
+        self.run = Run(Path(training.output_dir), inputs | {"c3l_hf": versions()["c3l-hf"]})
+        generate = args.options(*_GENERATION)
+        score = args.options("ranking")
+        self.run.plan(
+            {
+                "generate": generate,
+                "score": score,
+                "select": args.options("within", "max_rejected", "min_margin"),
+                "train": training_options(training) | args.options("lora_r", "lora_alpha"),
+                "regenerate": generate,
+                "rescore": score,
+                "curate": args.options(*_CURATION),
+                "write": args.options("images_license"),
+            },
+            args.stages,
+        )
+
+    def generate(self) -> str:
+        self.pairs = self._generate("generate", self.model_folder)
+        return format_counts(generation_counts(self.pairs))
+
+    def score(self) -> str:
+        self.scored = self._score("score", self.pairs)
+        return format_counts(Counter(self.scored[STATUS]))
+
+    def select(self) -> str:
+        def make() -> tuple[Dataset, dict]:
+            labels, report = select_pseudo_labels(
+                self.scored, **self.args.options("within", "max_rejected", "min_margin")
+            )
+            return labels, {"table": str(report), "counts": [("images", report.images), ("labels", report.labels)]}
+
+        self.labels, report = self.run.dataset("select", make)
+        return report["table"]
+
+    def train(self) -> str:
+        def make(folder: Path) -> dict:
+            model, processor = self._load(self.model_folder)
+            load_model.cache_clear()  # from here on it is another model
+            # Checkpoints stay until the stage is complete, under its digest, so that no other run's are continued.
+            checkpoints = self.run.folder / f"training-{self.run.digest('train')[:12]}"
+            self.training.output_dir = str(checkpoints)
+            trainer = C3LTrainer(
+                model=model,
+                args=self.training,
+                train_dataset=self.labels,
+                processing_class=processor,
+                peft_config=language_model_lora(self.args.lora_r, self.args.lora_alpha)
+                if self.training.use_lora
+                else None,
+            )
+            trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+            trained = trainer.merged_model()
+            if PartialState().is_main_process:
+                trained.save_pretrained(folder / "generator")
+                processor.save_pretrained(folder / "generator")
+                shutil.rmtree(checkpoints, ignore_errors=True)
+            return {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+
+        report = self.run.complete("train", make)
+        self.trained_folder = self.run.path("train") / "generator"
+        return format_training(report)
+
+    def regenerate(self) -> str:
+        self.pairs_again = self._generate("regenerate", self.trained_folder)
+        return format_counts(generation_counts(self.pairs_again))
+
+    def rescore(self) -> str:
+        self.scored_again = self._score("rescore", self.pairs_again)
+        return format_counts(Counter(self.scored_again[STATUS]))
+
+    def curate(self) -> str:
+        def make() -> tuple[Dataset, dict]:
+            curated, report = self._curate(self.scored_again)
+            counts = [("pairs", report.pairs), *report.dropped.items(), ("kept", report.kept)]
+            length = report.length_after
+            return curated, {"table": str(report), "counts": counts, "length": (length.spearman, length.pairs)}
+
+        self.curated, self.curation_report = self.run.dataset("curate", make)
+        return self.curation_report["table"]
+
+    def write(self) -> str:
+        def make(folder: Path) -> dict:
+            if not PartialState().is_main_process:
+                return {}
+            pools = self._pools()
+            facts = self._facts(pools)
+            write_dataset(self.curated, self.run.folder / "dataset", card=dataset_card(facts))
+            model, processor = self._load(self.trained_folder)
+            write_generator(model, processor, self.run.folder / "generator", card=model_card(facts))
+            settings = self._settings()
+            (self.run.folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+            return {"pools": [asdict(pool) for pool in pools]}
+
+        pools = [Pool(**values) for values in self.run.complete("write", make)["pools"]]
+        return (
+            f"{format_summary(pools, self.args.ranking)}\n\ndataset    {self.run.folder / 'dataset'}\n"
+            f"generator  {self.run.folder / 'generator'}"
+        )
+
+    def _load(self, folder: Path):
+        return load_model(folder, self.args.model_dtype, self.training.trust_remote_code)
+
+    def _generate(self, stage: str, folder: Path) -> Dataset:
+        # Every random choice depends on (seed, stage, row).
+        config = replace(self.generation, seed=self.training.seed + 1_000_003 * STAGES.index(stage))
+        return self.run.sharded(stage, self.images, lambda part: generate_pairs(part, *self._load(folder), config))
+
+    def _score(self, stage: str, pairs: Dataset) -> Dataset:
+        def scored(part: Dataset) -> Dataset:
+            # Both rounds with the generator as it was before training: one measure for both.
+            model, processor = self._load(self.model_folder)
+            batch_size = self.args.scoring_batch_size
+            scorer = I2CScorer(model, processor, ranking=self.args.ranking, batch_size=batch_size)
+            features = Features({**part.features, **scorer.features})
+            return part.map(scorer, batched=True, batch_size=16 * batch_size, features=features, desc="Scoring pairs")
+
+        return self.run.sharded(stage, pairs, scored)
+
+    def _curate(self, scored: Dataset):
+        return curate(scored, **self.args.options(*_CURATION), seed=self.training.seed)
+
+    def _pools(self) -> list[Pool]:
+        """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
+        scenes = scenes_of(self.images)
+        pools = []
+        for name, scored, curated in (
+            ("generated", self.scored, self._curate(self.scored)[0]),
+            ("generated again", self.scored_again, self.curated),
+        ):
+            chance = random_selection(scored, len(curated), seed=self.training.seed)
+            pools.append(pool_of_pairs(name, scored, scenes))
+            if scored is self.scored:
+                pools.append(pool_of_labels("  pseudo-labels, chosen", self.labels, "chosen", scenes))
+                pools.append(pool_of_labels("  pseudo-labels, rejected", self.labels, "rejected", scenes))
+            pools.append(
+                pool_of_pairs("  curated" + (" (the dataset)" if curated is self.curated else ""), curated, scenes)
+            )
+            pools.append(pool_of_pairs("  random", chance, scenes))
+        return pools
+
+    def _settings(self) -> dict:
+        """The run as a configuration file."""
+        return {f.name: getattr(self.args, f.name) for f in fields(self.args)} | training_options(self.training)
+
+    def _facts(self, pools: list[Pool]) -> RunFacts:
+        args, curated = self.args, self.curated
+        synthetic = args.images in ("scenes", "scenes-shifted")
+        stages = [
+            ("generate", list(generation_counts(self.pairs).items())),
+            ("score", list(Counter(self.scored[STATUS]).items())),
+            ("select", self.run.report("select")["counts"]),
+            ("train", [("steps", self.run.report("train")["steps"])]),
+            ("regenerate", list(generation_counts(self.pairs_again).items())),
+            ("rescore", list(Counter(self.scored_again[STATUS]).items())),
+            ("curate", self.curation_report["counts"]),
+        ]
+        rows = curated.select_columns(["prompt", "completion", "type", "i2c"])
+        # The middle pair of each type by score: neither the best nor the worst.
+        examples = []
+        for type in sorted(set(rows["type"])):
+            members = sorted((row for row in rows if row["type"] == type), key=lambda row: row["i2c"])
+            row = members[len(members) // 2]
+            examples.append(
+                (message_text(row["prompt"], "user"), message_text(row["completion"], "assistant"), type, row["i2c"])
+            )
+        quantiles = np.quantile(rows["i2c"], [0, 0.1, 0.5, 0.9, 1])
+        return RunFacts(
+            title="C3L pairs" if not synthetic else "C3L pairs about scenes",
+            generator="c3l_hf scenes generator" if args.model == "scenes" else args.model,
+            generator_revision=self.model_identity.get("revision"),
+            generator_digest=self.model_identity.get("digest"),
+            images=f"{args.images}, {len(self.images):,} images",
+            images_license=args.images_license,
+            synthetic_images=synthetic,
+            rows=len(curated),
+            seed=self.training.seed,
+            ranking=args.ranking,
+            options=self._settings(),
+            config_file=Path(self.config_file).name if self.config_file else None,
+            stages=stages,
+            type_shares={type: count / len(curated) for type, count in sorted(Counter(rows["type"]).items())},
+            score_quantiles=dict(zip(("least", "10 %", "50 %", "90 %", "most"), quantiles.tolist())),
+            length_correlation=tuple(self.curation_report["length"]),
+            truth=[(pool.name.strip(), pool.pairs, *pool.true) for pool in pools if pool.true] or None,
+            examples=examples[:5],
+        )
+
+
+def main(job: C3L) -> None:
+    started = time.monotonic()
+    datasets.disable_caching()  # stages keep their results themselves
+    state = PartialState()
+    if state.device.type == "cpu":
+        # `accelerate launch` gives every process one thread unless told otherwise.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // state.num_processes))
+    for stage in STAGES[: 1 + max(STAGES.index(stage) for stage in job.args.stages)]:
+        state.print(f"\n== {stage}", flush=True)
+        state.print(getattr(job, stage)(), flush=True)
+    state.print(f"\n{time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    config = sys.argv[sys.argv.index("--config") + 1] if "--config" in sys.argv[:-1] else None
+    try:
+        job = C3L(*TrlParser((C3LArguments, C3LConfig)).parse_args_and_config(), config)
+    except (RunError, OSError, ValueError, yaml.YAMLError) as error:
+        # Nothing has been done yet: one line says what is wrong with the call.
+        sys.exit(f"c3l: {error}")
+    main(job)

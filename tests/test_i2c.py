@@ -1,0 +1,397 @@
+"""Scores from log-probabilities, and the scorer on rows, batches and datasets, good and bad ones."""
+
+import copy
+import io
+import math
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value, load_from_disk
+from datasets.fingerprint import Hasher
+from PIL import Image as PILImage
+from scipy.special import rel_entr
+from tiny_models import tiny_llava
+
+from c3l_hf import i2c
+from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer, scores_from_logprobs
+from c3l_hf.schema import PAIR_FEATURES, SCORE_COLUMNS, SCORE_FEATURES, SCORES, TOKEN_COLUMNS
+
+TEXTS = [
+    ("Is there a dog?", "Yes, there is."),
+    ("What colour is the background?", "red"),
+    ("How many?", "Two horses and a cat, next to an apple."),
+    ("Is there a dog?", "Yes, there is."),
+    ("Where is the car?", "It is at the top left, and there is a dög 日."),
+]
+
+
+def picture(seed):
+    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+
+
+def png(seed):
+    file = io.BytesIO()
+    picture(seed).save(file, "PNG")
+    return file.getvalue()
+
+
+def row(question, answer, image):
+    prompt, completion = (
+        [{"role": role, "content": text}] for role, text in (("user", question), ("assistant", answer))
+    )
+    return {"images": [image], "prompt": prompt, "completion": completion}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    features = Features({name: PAIR_FEATURES[name] for name in ("images", "prompt", "completion")})
+    return Dataset.from_list([row(*text, picture(i // 2)) for i, text in enumerate(TEXTS)], features=features)
+
+
+@pytest.fixture(scope="module")
+def scorer(llava):
+    return I2CScorer(*llava, batch_size=2)
+
+
+def assert_same(a, b):
+    """Two lists of scored rows are equal but for rounding."""
+    assert len(a) == len(b)
+    for one, other in zip(a, b):
+        assert list(one) == list(SCORE_COLUMNS)
+        for name in SCORE_COLUMNS:
+            if one[name] is None or isinstance(one[name], str) or name == "answer_tokens":
+                assert one[name] == other[name]
+            else:
+                np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=2e-6)
+
+
+# --- scores from log-probabilities
+
+
+def test_scores_by_hand():
+    p, q, kl = [0.5, 0.1, 0.4], [0.2, 0.2, 0.4], [0.3, 0.0, 1.2]
+    scores = scores_from_logprobs(np.log(p), np.log(q), kl)
+    assert list(scores) == list(SCORES)
+    pmi = (math.log(2.5) + math.log(0.5) + math.log(1)) / 3
+    expected = {
+        "answer_kl": 0.5 * math.log(0.5 / 0.25) + 0.1 * math.log(0.1 / 0.25) + 0.4 * math.log(0.4 / 0.5),
+        "token_kl": 0.5,
+        "pmi": pmi,
+        "ppl_ratio": 1.25 ** (1 / 3),
+        "logprob": (math.log(0.5) + math.log(0.1) + math.log(0.4)) / 3,
+        "logprob_blind": (math.log(0.2) + math.log(0.2) + math.log(0.4)) / 3,
+    }
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(value, rel=1e-12), name
+
+
+def test_scores_of_random_answers():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 300):
+        p, q = -rng.exponential(20, (2, n))
+        scores = scores_from_logprobs(p, q, rng.random(n))
+        shares = [np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (p, q)]
+        assert scores["answer_kl"] == pytest.approx(rel_entr(*shares).sum(), rel=1e-9, abs=1e-12)
+        assert scores["answer_kl"] >= -1e-12
+        perplexities = [np.exp(-x.mean()) for x in (p, q)]
+        assert scores["ppl_ratio"] == pytest.approx(perplexities[1] / perplexities[0], rel=1e-9)
+
+
+def test_scores_are_means_not_sums():
+    scores = scores_from_logprobs([-1.0, -2.0], [-2.0, -3.0], [0.1, 0.3])
+    longer = scores_from_logprobs([-1.0, -2.0] * 5, [-2.0, -3.0] * 5, [0.1, 0.3] * 5)
+    assert {name: longer[name] for name in SCORES} == pytest.approx(scores)
+
+
+def test_scores_of_tokens_that_hardly_exist():
+    assert scores_from_logprobs([-800.0, -900.0], [-850.0, -900.0], [0, 0])["answer_kl"] == pytest.approx(0)
+    assert scores_from_logprobs([-1.0], [-5.0], [0.5])["answer_kl"] == 0
+
+
+@pytest.mark.parametrize("lists", [([], [], []), ([-1.0], [-1.0, -2.0], [0.1]), ([[-1.0]], [[-1.0]], [[0.1]])])
+def test_scores_of_lists_that_do_not_fit(lists):
+    with pytest.raises(ValueError, match="three lists of one length"):
+        scores_from_logprobs(*lists)
+
+
+# --- rows and batches
+
+
+def test_row(scorer, dataset):
+    result = scorer(dataset[2])
+    assert list(result) == list(SCORE_COLUMNS) and result["i2c_status"] == "ok"
+    assert "".join(result["answer_tokens"]) == " " + TEXTS[2][1]
+    assert len({len(result[name]) for name in TOKEN_COLUMNS}) == 1
+    expected = scores_from_logprobs(
+        result["logprob_per_token"], result["logprob_blind_per_token"], result["token_kl_per_token"]
+    )
+    assert {name: result[name] for name in SCORES} == expected
+    assert result["i2c"] == result[DEFAULT_RANKING]
+    assert all(kl > 0 for kl in result["token_kl_per_token"])
+    assert max(result["logprob_per_token"]) < 0
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_ranking_names_the_score(llava, dataset, name):
+    result = I2CScorer(*llava, ranking=name)(dataset[0])
+    assert result["i2c"] == result[name]
+
+
+def test_batch_equals_rows(scorer, dataset):
+    batch = scorer(dataset[:])
+    assert_same([{name: batch[name][i] for name in batch} for i in range(len(dataset))], [scorer(r) for r in dataset])
+
+
+def test_order_and_batch_size_do_not_matter(family, dataset):
+    rows = list(dataset)
+    base = I2CScorer(*family, batch_size=1).score(rows)
+    assert all(result["i2c_status"] == "ok" for result in base)
+    for size in (2, 3, 16):
+        assert_same(I2CScorer(*family, batch_size=size).score(rows), base)
+    assert_same(I2CScorer(*family).score(rows[::-1])[::-1], base)
+
+
+def test_map_in_both_forms(scorer, dataset):
+    features = Features({**dataset.features, **scorer.features})
+    unbatched = dataset.map(scorer, features=features)
+    batched = dataset.map(scorer, batched=True, batch_size=4, features=features)
+    assert batched.features == unbatched.features == features
+    names = list(SCORE_COLUMNS)
+    assert_same(list(batched.select_columns(names)), list(unbatched.select_columns(names)))
+    streamed = dataset.to_iterable_dataset().map(scorer, batched=True, batch_size=2)
+    assert_same([{name: r[name] for name in names} for r in streamed], [scorer(r) for r in dataset])
+
+
+def test_images_as_datasets_store_them(scorer, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    question, answer = TEXTS[0]
+    images = [picture(1), {"bytes": png(1), "path": None}, {"bytes": None, "path": str(tmp_path / "a.png")}]
+    results = scorer.score([row(question, answer, image) for image in images])
+    assert_same(results, [results[0]] * 3)
+    encoded = Dataset.from_list([{"image": png(1), "question": question, "answer": answer}]).cast_column(
+        "image", Image(decode=False)
+    )
+    assert_same([scorer(encoded[0])], results[:1])
+
+
+def test_layouts_give_the_same_scores(scorer):
+    question, answer = TEXTS[0]
+    user, assistant = {"role": "user", "content": question}, {"role": "assistant", "content": answer}
+    rows = [
+        row(question, answer, picture(0)),
+        {"messages": [user, assistant], "image": picture(0)},
+        {"question": question, "answer": answer, "image": picture(0)},
+        {
+            "conversations": [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}],
+            "image": picture(0),
+        },
+    ]
+    results = [scorer(r) for r in rows]
+    assert_same(results, [results[0]] * len(rows))
+    as_batches = [scorer({name: [value] for name, value in r.items()}) for r in rows]
+    assert_same([{name: values[0] for name, values in b.items()} for b in as_batches], results)
+
+
+def test_empty_batch(scorer):
+    result = scorer({"images": [], "prompt": [], "completion": []})
+    assert result == {name: [] for name in SCORE_COLUMNS}
+
+
+# --- bad rows
+
+
+BAD = {
+    "the answer is empty": row("What?", "", picture(0)),
+    "the row has no image": {**row("What?", "A dog.", None), "images": []},
+    "prompt is null": {"images": [picture(0)], "prompt": None, "completion": None},
+    "control token '<image>'": row("What is <image>?", "A dog.", picture(0)),
+    "control token '</s>'": row("What?", "A dog.</s>", picture(0)),
+    "cannot be read": row("What?", "A dog.", {"bytes": png(0)[:150], "path": None}),
+    "image /nowhere.png cannot be read": row("What?", "A dog.", {"bytes": None, "path": "/nowhere.png"}),
+    "the model takes at most 512": row("What?", "a dog " * 400, picture(0)),
+    "2 assistant turns": {**row("?", "A dog.", picture(0)), "prompt": row("?", "A cat.", picture(0))["completion"]},
+}
+
+
+def test_bad_rows_keep_their_place(scorer):
+    good = [row(*TEXTS[i], picture(i)) for i in range(3)]
+    rows = [good[0], *BAD.values(), good[1], good[2]]
+    results = scorer.score(rows)
+    assert_same([results[0], *results[-2:]], scorer.score(good))
+    for reason, result in zip(BAD, results[1:-2]):
+        assert reason in result["i2c_status"]
+        assert list(result) == list(SCORE_COLUMNS)
+        assert all(result[name] is None for name in SCORE_COLUMNS if name != "i2c_status")
+    columns = {name: [r[name] for r in rows] for name in rows[0]}
+    assert_same([{n: v[i] for n, v in scorer(columns).items()} for i in range(len(rows))], results)
+
+
+def test_shard_of_bad_rows_has_the_same_types(scorer, dataset):
+    bad = dataset.select([0, 0]).map(
+        lambda _: {"completion": [{"role": "assistant", "content": " "}]}, features=dataset.features
+    )
+    scored = bad.map(scorer, batched=True, features=Features({**bad.features, **scorer.features}))
+    assert {name: scored.features[name] for name in SCORE_COLUMNS} == dict(SCORE_FEATURES)
+    assert scored["i2c"][:] == [None, None] and scored.features["answer_tokens"] == List(Value("string"))
+
+
+def test_wrong_columns_end_the_call(scorer):
+    with pytest.raises(ValueError, match="in the columns image, caption; accepted are: prompt"):
+        scorer({"image": picture(0), "caption": "A dog."})
+
+
+def test_numbers_that_are_not_finite(llava):
+    model, processor = llava
+    broken = copy.deepcopy(model)
+    torch.nn.init.constant_(broken.model.language_model.norm.weight, float("nan"))
+    result = I2CScorer(broken, processor)(row(*TEXTS[0], picture(0)))
+    assert result["i2c"] is None and "not finite" in result["i2c_status"]
+
+
+def test_bad_options(llava):
+    model, processor = llava
+    with pytest.raises(ValueError, match="ranking is 'kl'; it must be one of answer_kl"):
+        I2CScorer(model, processor, ranking="kl")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        I2CScorer(model, processor, batch_size=0)
+    without = copy.copy(processor)
+    without.chat_template = None
+    with pytest.raises(ValueError, match="LlavaProcessor has no chat template"):
+        I2CScorer(model, without)
+    with pytest.raises(OSError, match="nowhere"):
+        I2CScorer.from_pretrained("./nowhere/at/all")
+
+
+def test_model_stays_as_it_was(llava, dataset):
+    model, processor = tiny_llava()
+    model.model.language_model.config.attention_dropout = 0.5
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    assert_same([I2CScorer(model, processor)(dataset[0])], [I2CScorer(*llava)(dataset[0])])  # no dropout
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+# --- loading, fingerprints and other processes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    model, processor = tiny_llava()
+    path = tmp_path_factory.mktemp("model")
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+def test_from_pretrained(folder, scorer, dataset):
+    loaded = I2CScorer.from_pretrained(folder, batch_size=2)
+    assert_same(loaded.score(list(dataset)), scorer.score(list(dataset)))
+    half = I2CScorer.from_pretrained(folder, dtype="bfloat16", ranking="logprob")
+    assert half(dataset[0])["i2c"] == pytest.approx(scorer(dataset[0])["logprob"], abs=0.2)
+
+
+def test_fingerprint_differs_with_every_part(llava, folder, monkeypatch):
+    model, processor = llava
+    other_template = copy.copy(processor)
+    other_template.chat_template = processor.chat_template.replace("USER", "Human")
+    other_weights, _ = tiny_llava()
+    other_weights.model.vision_tower.post_layernorm.bias.data[3] += 1e-3
+    scorers = {
+        "base": I2CScorer(model, processor),
+        "ranking": I2CScorer(model, processor, ranking="token_kl"),
+        "batch size": I2CScorer(model, processor, batch_size=3),
+        "template": I2CScorer(model, other_template),
+        "one weight": I2CScorer(other_weights, processor),
+        "seed": I2CScorer(tiny_llava(seed=1)[0], processor),
+        "dtype": I2CScorer(copy.deepcopy(model).bfloat16(), processor),
+    }
+    hashes = {name: Hasher.hash(scorer) for name, scorer in scorers.items()}
+    monkeypatch.setattr(i2c, "_code_version", lambda: "another version")
+    hashes["code"] = Hasher.hash(I2CScorer(model, processor))
+    assert len(set(hashes.values())) == len(hashes), hashes
+    monkeypatch.undo()
+    assert Hasher.hash(I2CScorer(*tiny_llava())) == hashes["base"]
+
+
+def test_fingerprint_of_a_model_from_the_hub_is_its_commit(folder, monkeypatch):
+    hashes = []
+    monkeypatch.setattr(i2c, "_digest_weights", lambda *_: pytest.fail("the weights were read"))
+    for commit in ("a" * 40, "b" * 40, "a" * 40):
+        loaded = I2CScorer.from_pretrained(folder)
+        loaded._model.config._commit_hash = commit  # as `from_pretrained` sets it for a repository
+        hashes.append(Hasher.hash(loaded))
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_fingerprint_of_a_folder_is_its_content(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    scorers = [I2CScorer.from_pretrained(path) for path in (folder, tmp_path / "elsewhere")]
+    assert scorers[0].fingerprint == scorers[1].fingerprint
+
+
+def test_fingerprint_of_a_model_passed_in_is_its_weights(folder):
+    # a model that came from the Hub and was trained since still has its commit
+    hashes = []
+    for change in (0, 1e-3):
+        model, processor = tiny_llava()
+        model.config._commit_hash = "a" * 40
+        model.lm_head.weight.data[0, 0] += change
+        hashes.append(Hasher.hash(I2CScorer(model, processor)))
+    assert hashes[0] != hashes[1]
+
+
+def test_fingerprint_is_equal_across_processes(llava, folder):
+    code = (
+        "from datasets.fingerprint import Hasher\n"
+        "from tiny_models import tiny_llava\n"
+        "from c3l_hf.i2c import I2CScorer\n"
+        f"print(Hasher.hash(I2CScorer(*tiny_llava())), Hasher.hash(I2CScorer.from_pretrained({str(folder)!r})))"
+    )
+    tests = Path(__file__).parent
+    output = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}", "PYTHONHASHSEED": "7"},
+    ).stdout
+    here = Hasher.hash(I2CScorer(*llava)), Hasher.hash(I2CScorer.from_pretrained(folder))
+    assert output.split() == list(here)
+
+
+def test_second_call_comes_from_the_cache(llava, dataset, tmp_path, monkeypatch):
+    dataset.save_to_disk(tmp_path)
+    first = load_from_disk(tmp_path).map(I2CScorer(*llava), batched=True)
+    monkeypatch.setattr(I2CScorer, "score", lambda *_: pytest.fail("scored again"))
+    second = load_from_disk(tmp_path).map(I2CScorer(*tiny_llava()), batched=True)
+    assert second["i2c"][:] == first["i2c"][:]
+
+
+def test_other_processes_load_the_model_themselves(folder, scorer, dataset):
+    loaded = I2CScorer.from_pretrained(folder, batch_size=2)
+    content = pickle.dumps(loaded)
+    assert len(content) < 2000
+    arrived = pickle.loads(content)
+    assert arrived.fingerprint == loaded.fingerprint
+    assert_same([arrived(dataset[0])], [scorer(dataset[0])])
+
+
+def test_model_object_cannot_go_to_another_process(scorer, dataset):
+    arrived = pickle.loads(pickle.dumps(scorer))
+    with pytest.raises(RuntimeError, match="use I2CScorer.from_pretrained"):
+        arrived(dataset[0])
+
+
+@pytest.mark.slow
+def test_num_proc(folder, scorer, dataset):
+    loaded = I2CScorer.from_pretrained(folder, batch_size=2)
+    scored = dataset.map(loaded, batched=True, num_proc=2, remove_columns=dataset.column_names)
+    assert_same(list(scored), scorer.score(list(dataset)))

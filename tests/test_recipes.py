@@ -1,0 +1,261 @@
+"""The recipes as a user runs them, at a very small size; every configuration file; what a wrong call says."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import load_dataset, load_from_disk
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import TrlParser
+
+from c3l_hf.scenes import GENERATOR, load_scenes
+from c3l_hf.scenes.evaluation import answer_questions
+
+ROOT = Path(__file__).parents[1]
+SCENES = ROOT / "recipes" / "configs" / "scenes.yaml"
+SMALL = [
+    "--num_images",
+    "14",
+    "--pairs_per_image",
+    "3",
+    "--max_steps",
+    "2",
+    "--warmup_steps",
+    "0",
+    "--target_size",
+    "20",
+]
+
+
+def recipe(name):
+    return runpy.run_path(str(ROOT / "recipes" / name))
+
+
+def run(*args, monkeypatch):
+    """recipes/c3l.py in this process, as `python recipes/c3l.py …`."""
+    config = [] if "--config" in args else ["--config", SCENES]
+    monkeypatch.setattr(sys, "argv", ["c3l.py", *map(str, [*config, *args])])
+    runpy.run_path(str(ROOT / "recipes" / "c3l.py"), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished small run and what it printed."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    command = [sys.executable, str(ROOT / "recipes" / "c3l.py"), "--config", str(SCENES), *SMALL]
+    done = subprocess.run([*command, "--output_dir", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+def test_a_run_ends_with_a_dataset_and_a_generator(finished):
+    folder, printed = finished
+    rows = load_dataset(str(folder / "dataset"), split="train")
+    assert 0 < len(rows) <= 20
+    row = rows[0]
+    assert row["images"][0].size == (64, 64)
+    assert row["prompt"][0]["role"] == "user" and row["completion"][0]["role"] == "assistant"
+    assert row["i2c"] == row["pmi"] and row["i2c_status"] == "ok"
+    assert len(row["answer_tokens"]) == len(row["token_kl_per_token"]) > 0
+
+    processor = AutoProcessor.from_pretrained(folder / "generator")
+    model = AutoModelForImageTextToText.from_pretrained(folder / "generator", dtype=torch.float32)
+    picture = load_scenes(1, seed=5, split="test")[0]["images"][0]
+    (answer,) = answer_questions(model, processor, ["What colour is the background?"], [picture])
+    assert answer.startswith("The background is")
+
+    for part, says in (("dataset", "load_dataset"), ("generator", "from_pretrained")):
+        assert says in (folder / part / "README.md").read_text()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["num_images"] == 14
+    made_by = json.loads((folder / "run.json").read_text())
+    assert made_by["inputs"]["seed"] == 0 and made_by["versions"]["torch"]
+    for stage in ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write"):
+        assert f"== {stage}" in printed
+    assert "true (type-balanced" in printed and "random" in printed
+
+
+def test_training_changed_the_language_model_only(finished):
+    before = AutoModelForImageTextToText.from_pretrained(GENERATOR, dtype=torch.float32).state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(finished[0] / "generator", dtype=torch.float32).state_dict()
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all("language_model" in name or name == "lm_head.weight" for name in moved)
+
+
+def test_a_finished_run_is_shown_again_without_work(finished, monkeypatch, capfd):
+    folder, printed = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/*") if path.is_file()}
+    run(*SMALL, "--output_dir", folder, monkeypatch=monkeypatch)
+    again = capfd.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/*") if path.is_file()}
+    assert printed.split("== write")[1].rsplit("\n\n", 1)[0] == again.split("== write")[1].rsplit("\n\n", 1)[0]
+
+
+def test_stages_one_by_one_give_the_same_dataset(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    for stages in (["generate"], ["score", "select"], ["train", "regenerate", "rescore", "curate", "write"]):
+        # other batch sizes change nothing
+        sizes = ["--generation_batch_size", 7, "--scoring_batch_size", 3]
+        run(*SMALL, *sizes, "--output_dir", folder, "--stages", *stages, monkeypatch=monkeypatch)
+    first, second = (load_dataset(str(path / "dataset"), split="train") for path in (finished[0], folder))
+    for column in ("pair_id", "prompt", "completion", "raw"):
+        assert first[column][:] == second[column][:]
+    assert first["i2c"][:] == pytest.approx(second["i2c"][:], abs=1e-4)
+
+
+def test_a_folder_of_pictures(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    for index, row in enumerate(load_scenes(6, seed=4, split="test")):
+        row["images"][0].resize((90, 70)).save(tmp_path / "pictures" / f"{index}.png")
+    arguments = ["--images", tmp_path / "pictures", "--output_dir", tmp_path / "out"]
+    run(*SMALL, *arguments, monkeypatch=monkeypatch)
+    rows = load_dataset(str(tmp_path / "out" / "dataset"), split="train")
+    assert set(rows["image_id"]) <= {f"{index}.png" for index in range(6)} and rows[0]["images"][0].size == (90, 70)
+
+
+def wrong_calls(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("mine")
+    (tmp_path / "unknown.yaml").write_text(SCENES.read_text() + "colour_of_the_sky: blue\n")
+    return {
+        "no such folder": (["--images", tmp_path / "nowhere"], "nowhere"),
+        "empty folder": (["--images", tmp_path / "empty"], "has no pictures"),
+        "not a picture": (["--images", tmp_path / "texts"], "a.txt is not a picture"),
+        "no such model": (["--model", tmp_path / "no_model"], "no_model"),
+        "not a model": (["--model", tmp_path / "texts"], "no config.json"),
+        "unknown key": (["--config", tmp_path / "unknown.yaml"], "colour_of_the_sky"),
+        "no such file": (["--config", tmp_path / "no.yaml"], "no.yaml"),
+        "unknown stage": (["--stages", "bake"], "bake"),
+        "unknown type": (["--types", "smell"], "smell"),
+        "unknown ranking": (["--ranking", "beauty"], "beauty"),
+        "other folder": (["--output_dir", tmp_path / "other"], "not made by this recipe"),
+    }
+
+
+CASES = (
+    "no such folder, empty folder, not a picture, no such model, not a model, unknown key, no such file, "
+    "unknown stage, unknown type, unknown ranking, other folder"
+).split(", ")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_wrong_call_ends_with_one_clear_line(case, tmp_path, monkeypatch):
+    args, says = wrong_calls(tmp_path)[case]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    if "--output_dir" not in args:
+        args = [*args, "--output_dir", tmp_path / "out"]
+    with pytest.raises(SystemExit) as stop:
+        run(*SMALL, *args, monkeypatch=monkeypatch)
+    message = stop.value.code
+    assert isinstance(message, str) and says in message and "\n" not in message.strip(), message
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_another_runs_results_stay(finished, monkeypatch):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as stop:
+        run(*SMALL, "--seed", 1, "--output_dir", folder, monkeypatch=monkeypatch)
+    assert "another run's result" in stop.value.code and "--output_dir" in stop.value.code
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_parses(path, monkeypatch):
+    if path.parent.name != "configs":
+        pytest.skip("a configuration of accelerate")
+    # As on the hardware the file is meant for.
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *args: True)
+    scope = recipe("c3l.py")
+    args, training = TrlParser((scope["C3LArguments"], scope["C3LConfig"])).parse_args_and_config(
+        ["--config", str(path), "--use_cpu", "true"]
+    )
+    assert args.target_size == 5000 and training.output_dir.startswith("runs/")
+
+
+def test_pretraining_continues_where_it_was_stopped(tmp_path):
+    """Stopped after 2 of 4 steps and started again: the weights of an uninterrupted run."""
+    options = ["--tower_steps", "2", "--images_per_step", "2", "--save_steps", "2", "--eval_questions", "1"]
+    scope = recipe("pretrain_scenes.py")
+
+    def pretrain(folder, stop_after=None):
+        (args,) = TrlParser((scope["PretrainArguments"],)).parse_args_and_config(
+            ["--output_dir", str(folder), "--steps", "4", *options]
+        )
+        if stop_after:
+            scope["main"].__globals__["AnswerAccuracy"] = stopping(stop_after)
+        else:
+            scope["main"].__globals__["AnswerAccuracy"] = scope["AnswerAccuracy"]
+        scope["main"](args)
+        return folder / "final"
+
+    def stopping(steps):
+        class Stop(scope["AnswerAccuracy"]):
+            def on_step_end(self, args, state, control, **kwargs):
+                control.should_training_stop = state.global_step == steps
+
+        return Stop
+
+    whole = pretrain(tmp_path / "whole")
+    final = pretrain(tmp_path / "parts", stop_after=2)
+    stopped = AutoModelForImageTextToText.from_pretrained(final).state_dict()
+    final = pretrain(tmp_path / "parts")
+    resumed, expected = (AutoModelForImageTextToText.from_pretrained(path).state_dict() for path in (final, whole))
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+    assert not all(torch.equal(stopped[name], expected[name]) for name in expected)
+    assert len((tmp_path / "parts" / "evaluations.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_evaluation_prints_its_table(tmp_path, capsys):
+    scope = recipe("evaluate_scenes.py")
+    (args,) = TrlParser((scope["EvaluateScenesArguments"],)).parse_args_and_config(
+        ["--n", "3", "--pairs", "3", "--output", str(tmp_path / "table.md")]
+    )
+    scope["main"](args)
+    table = (tmp_path / "table.md").read_text()
+    assert table.strip() in capsys.readouterr().out
+    for name in ("answer count", "description recall", "pairs by type: well-formed", "pairs type-balanced: true"):
+        assert name in table
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_pairs_as_one(finished, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    command += [str(ROOT / "recipes" / "c3l.py"), "--config", str(SCENES), *SMALL, "--stages", "generate", "score"]
+    done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_from_disk(path / "stages" / "2_score" / "data") for path in (finished[0], tmp_path / "out"))
+    assert one["pair_id"][:] == two["pair_id"][:] and one["raw"][:] == two["raw"][:]
+    assert one["i2c"][:] == pytest.approx(two["i2c"][:], abs=1e-4)
+
+
+def test_the_shipped_generator(tmp_path):
+    folder = Path(GENERATOR)
+    assert (folder / "model.safetensors").stat().st_size <= 12e6
+    assert not list(folder.glob("*.bin")) and "95 %" in (folder / "README.md").read_text()
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert type(model).__name__ == "LlavaForConditionalGeneration" and model.dtype == torch.float16
+    # A picture that is no scene, and a question in words it has never seen: it reads any text.
+    model = model.float()
+    answers = answer_questions(model, processor, ["Où est le château?"], [Image.new("RGB", (300, 200), "green")])
+    assert isinstance(answers[0], str)

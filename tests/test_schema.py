@@ -1,0 +1,125 @@
+"""Every accepted row layout becomes the same pair; everything else is refused with a reason."""
+
+import pytest
+from datasets import Dataset, Features
+from PIL import Image
+
+from c3l_hf.schema import (
+    PAIR_FEATURES,
+    PSEUDO_LABEL_FEATURES,
+    SCORE_COLUMNS,
+    SCORE_FEATURES,
+    Pair,
+    RowError,
+    is_batch,
+    layout_of,
+    to_pair,
+)
+
+IMAGE = Image.new("RGB", (4, 4), "red")
+USER = {"role": "user", "content": "What is this?"}
+ASSISTANT = {"role": "assistant", "content": "A dog."}
+HUMAN, GPT = {"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A dog."}
+
+LAYOUTS = {
+    "prompt-completion": {"prompt": [USER], "completion": [ASSISTANT], "images": [IMAGE]},
+    "prompt-completion, one image": {"prompt": [USER], "completion": [ASSISTANT], "image": IMAGE},
+    "prompt-completion, strings": {"prompt": "What is this?", "completion": "A dog.", "images": [IMAGE]},
+    "messages": {"messages": [USER, ASSISTANT], "images": [IMAGE]},
+    "messages, one image": {"messages": [USER, ASSISTANT], "image": IMAGE},
+    "question-answer": {"image": IMAGE, "question": "What is this?", "answer": "A dog."},
+    "conversations": {"conversations": [HUMAN, GPT], "image": IMAGE},
+    "further columns": {"image": IMAGE, "question": "What is this?", "answer": "A dog.", "id": 7, "type": "x"},
+}
+
+
+@pytest.mark.parametrize("row", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_become_one(row):
+    assert to_pair(row) == Pair(prompt=[USER], answer="A dog.", images=[IMAGE])
+    assert not is_batch(row)
+    assert is_batch({name: [value, value] for name, value in row.items()})
+
+
+def test_contents_as_items():
+    prompt = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What is this?"}]}]
+    answer = [{"role": "assistant", "content": [{"type": "text", "text": "A "}, {"type": "text", "text": "dog."}]}]
+    pair = to_pair({"messages": prompt + answer, "images": [IMAGE]})
+    assert pair.answer == "A dog."
+    assert pair.prompt == prompt
+
+
+def test_system_message_stays():
+    system = {"role": "system", "content": "Be brief."}
+    assert to_pair({"messages": [system, USER, ASSISTANT], "image": IMAGE}).prompt == [system, USER]
+
+
+@pytest.mark.parametrize("value", ["<image>\nWhat is this?", "What is this?\n<image>", "<image>What is this?"])
+def test_llava_marker_is_removed(value):
+    row = {"conversations": [{"from": "human", "value": value}, GPT], "image": IMAGE}
+    assert to_pair(row).prompt == [USER]
+
+
+def test_a_row_of_a_dataset():
+    rows = {"images": [[IMAGE]], "prompt": [[USER]], "completion": [[ASSISTANT]]}
+    ds = Dataset.from_dict(rows, features=Features({name: PAIR_FEATURES[name] for name in rows}))
+    pair = to_pair(ds[0])
+    assert (pair.prompt, pair.answer) == ([USER], "A dog.")
+    assert not is_batch(ds[0])
+    assert is_batch(ds[:1])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": None, "completion": None, "images": [IMAGE]}, "prompt is null"),
+        ({"prompt": [USER], "completion": None, "images": [IMAGE]}, "completion is null"),
+        ({"prompt": [USER], "completion": [USER], "images": [IMAGE]}, "not the assistant's answer"),
+        ({"prompt": [], "completion": [ASSISTANT], "images": [IMAGE]}, "no user message"),
+        ({"prompt": [{"text": "?"}], "completion": [ASSISTANT], "images": [IMAGE]}, "without role and content"),
+        ({"messages": [USER, ASSISTANT, USER, ASSISTANT], "image": IMAGE}, "2 assistant turns"),
+        ({"messages": [], "image": IMAGE}, "roles: none"),
+        ({"messages": 3, "image": IMAGE}, "messages is int 3"),
+        ({"question": "?", "answer": "", "image": IMAGE}, "the answer is empty"),
+        ({"question": "?", "answer": " \n\t", "image": IMAGE}, "the answer is empty"),
+        ({"question": "?", "answer": 3.5, "image": IMAGE}, "answer is float 3.5"),
+        ({"question": "?", "answer": [{"role": "assistant", "content": None}], "image": IMAGE}, "not a text"),
+        ({"question": "?", "answer": "A dog.", "image": None}, "no image (column image)"),
+        ({"question": "?", "answer": "A dog.", "images": []}, "no image (column images)"),
+        ({"question": "?", "answer": "A dog.", "images": [None]}, "no image"),
+        ({"conversations": None, "image": IMAGE}, "conversations is null"),
+        ({"conversations": [{"from": "robot", "value": "x"}, GPT], "image": IMAGE}, "from 'robot'"),
+        ({"conversations": [{"value": "x"}, GPT], "image": IMAGE}, "without from and value"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}], "image": IMAGE},
+            "items that are not text",
+        ),
+    ],
+)
+def test_a_bad_row_has_a_reason(row, reason):
+    with pytest.raises(RowError) as error:
+        to_pair(row)
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "columns", [["caption", "image"], ["question", "answer"], ["question", "image"], ["prompt", "images"], []]
+)
+def test_wrong_columns(columns):
+    with pytest.raises(ValueError, match="accepted are: prompt [+] completion") as error:
+        layout_of(columns)
+    assert (", ".join(columns) or "(none)") in str(error.value)
+    assert not isinstance(error.value, RowError)
+
+
+def test_batches_that_look_like_rows():
+    assert is_batch({"prompt": [None, None], "completion": [None, None], "images": [[IMAGE], [IMAGE]]})
+    assert is_batch({"prompt": [], "completion": [], "images": []})
+    assert is_batch({"question": [], "answer": [], "image": []})
+    assert not is_batch({"prompt": [], "completion": [ASSISTANT], "images": [IMAGE]})
+    assert not is_batch({"prompt": None, "completion": None, "images": [IMAGE]})
+
+
+def test_feature_names():
+    assert list(SCORE_FEATURES) == list(SCORE_COLUMNS)
+    assert {"images", "prompt", "chosen", "rejected"} <= set(PSEUDO_LABEL_FEATURES)
+    assert not set(PAIR_FEATURES) & set(SCORE_COLUMNS)

@@ -1,0 +1,116 @@
+"""A run's folder: what is reused, what is refused, what survives an interruption."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from c3l_hf.stages import Run, RunError, files_digest
+
+PLAN = {"first": {"k": 5}, "second": {"size": 3}}
+
+
+def make_run(folder, plan=PLAN, wanted=("first", "second"), **inputs):
+    run = Run(folder, {"seed": 0, **inputs})
+    run.plan(plan, wanted)
+    return run
+
+
+def numbers(n, calls):
+    def make():
+        calls.append(n)
+        return Dataset.from_dict({"x": list(range(n))}), {"rows": n}
+
+    return make
+
+
+def test_a_result_is_made_once(tmp_path):
+    calls = []
+    for _ in range(2):
+        run = make_run(tmp_path / "run")
+        dataset, report = run.dataset("first", numbers(4, calls))
+        assert dataset["x"][:] == [0, 1, 2, 3] and report == {"rows": 4} == run.report("first")
+    assert calls == [4]
+    assert not list(tmp_path.glob("run/stages/*.unfinished"))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"plan": {"first": {"k": 6}, "second": {"size": 3}}}, "options.k: 5 there, 6 asked for"),
+        ({"seed": 1}, "from.seed: 0 there, 1 asked for"),
+    ],
+)
+def test_another_runs_result_is_refused_and_kept(tmp_path, change, says):
+    folder = tmp_path / "run"
+    make_run(folder).dataset("first", numbers(4, []))
+    before = sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+    with pytest.raises(RunError, match=f"1_first holds another run's result .{says}.*--output_dir"):
+        make_run(folder, **change)
+    assert before == sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_later_stage_knows_the_options_of_the_earlier(tmp_path):
+    make_run(tmp_path).dataset("second", numbers(1, []))
+    changed = {"first": {"k": 6}, "second": {"size": 3}}
+    with pytest.raises(RunError, match="2_second holds another run's result .from.first.k"):
+        make_run(tmp_path, changed)
+    # an option of a stage that has no result yet is free
+    make_run(tmp_path / "other").dataset("first", numbers(1, []))
+    make_run(tmp_path / "other", {"first": {"k": 5}, "second": {"size": 9}})
+
+
+def test_somebody_elses_folder_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty and was not made by this recipe"):
+        make_run(tmp_path)
+    with pytest.raises(RunError, match="is a file"):
+        make_run(tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_interrupted_stage_leaves_no_result(tmp_path):
+    def fails(folder):
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    run = make_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run.complete("first", fails)
+    assert not run.is_done("first")
+    run = make_run(tmp_path)
+    assert run.dataset("first", numbers(2, []))[1] == {"rows": 2}
+    assert not (run.path("first") / "half").exists()
+
+
+def test_a_stage_alone_needs_what_comes_before(tmp_path):
+    with pytest.raises(RunError, match="no result of first yet; add it to --stages"):
+        make_run(tmp_path / "run", wanted=["second"])
+    assert not (tmp_path / "run").exists()
+    make_run(tmp_path / "run", wanted=["first"]).dataset("first", numbers(2, []))
+    make_run(tmp_path / "run", wanted=["second"])
+
+
+def test_a_sharded_stage_keeps_the_order(tmp_path):
+    source = Dataset.from_dict({"x": list(range(7))})
+    made = make_run(tmp_path).sharded("first", source, lambda part: part.map(lambda row: {"y": 2 * row["x"]}))
+    assert made["y"][:] == [2 * x for x in range(7)]
+
+
+def test_the_digest_follows_names_and_contents(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"1")
+    (tmp_path / "notes.txt").write_text("not part of it")
+    first = files_digest(tmp_path, "*.safetensors")
+    (tmp_path / "notes.txt").write_text("changed")
+    assert files_digest(tmp_path, "*.safetensors") == first
+    (tmp_path / "a.safetensors").write_bytes(b"2")
+    second = files_digest(tmp_path, "*.safetensors")
+    (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
+    assert len({first, second, files_digest(tmp_path, "*.safetensors")}) == 3
+
+
+def test_the_folder_says_what_made_it(tmp_path):
+    make_run(tmp_path, images="abc").dataset("first", numbers(1, []))
+    made_by = json.loads((tmp_path / "run.json").read_text())
+    assert made_by["inputs"] == {"seed": 0, "images": "abc"} and made_by["stages"] == PLAN
+    assert "torch" in made_by["versions"]

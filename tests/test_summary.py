@@ -1,0 +1,104 @@
+"""Figures of pools of pairs, against figures worked out by hand."""
+
+import math
+
+import pytest
+from datasets import Dataset
+
+from c3l_hf.prompts import format_pair
+from c3l_hf.scenes import Scene
+from c3l_hf.scenes.evaluation import Share, judge_pairs, type_balanced
+from c3l_hf.scenes.world import SceneObject
+from c3l_hf.summary import format_summary, pool_of_labels, pool_of_pairs, scenes_of
+
+SCENE = Scene("a", (SceneObject("dog", 16, 16, 26),), "blue", "plain", 0)
+TRUE = ("Can you see a dog?", "Yes, there is a dog.")
+FALSE = ("How many dogs are there?", "There are two dogs.")
+
+
+def pair_row(type, pair, score, image_id="a"):
+    messages = [[{"role": role, "content": text}] for role, text in zip(("user", "assistant"), pair or ("", ""))]
+    return {
+        "image_id": image_id,
+        "type": type,
+        "prompt": messages[0] if pair else None,
+        "completion": messages[1] if pair else None,
+        "i2c": score,
+        "i2c_status": "ok" if pair else "no pair",
+    }
+
+
+def test_a_pool_of_pairs():
+    rows = [
+        pair_row("presence", TRUE, 1.0),
+        pair_row("presence", TRUE, 2.0),
+        pair_row("presence", None, None),
+        pair_row("count", FALSE, 3.0),
+        # true, but not of the type asked for
+        pair_row("count", TRUE, 4.0),
+    ]
+    pool = pool_of_pairs("all", Dataset.from_list(rows), {"a": SCENE})
+    assert (pool.pairs, pool.usable) == (5, 4)
+    assert pool.quantiles == pytest.approx((1.3, 2.5, 3.7))
+    # presence 2 of 3, count 0 of 2, each type the same weight
+    assert pool.true[0] == pytest.approx((2 / 3 + 0) / 2)
+    without_truth = pool_of_pairs("all", Dataset.from_list(rows), None)
+    assert without_truth.true is None
+    table = format_summary([pool], "pmi")
+    assert "pmi 50%" in table and "0.333" in table and "80.0%" in table
+    assert "true" not in format_summary([without_truth], "pmi")
+
+
+def test_a_pool_of_pseudo_labels():
+    def answer(pair):
+        return [{"role": "assistant", "content": format_pair(*pair)}]
+
+    row = {
+        "image_id": "a",
+        "type": "presence",
+        "chosen": answer(TRUE),
+        "rejected": [answer(("Can you see a dog?", "No, there is no dog.")), answer(TRUE)],
+        "chosen_score": 2.0,
+        "rejected_scores": [0.0, 1.0],
+    }
+    labels = Dataset.from_list([row])
+    chosen, rejected = (pool_of_labels(name, labels, name, {"a": SCENE}) for name in ("chosen", "rejected"))
+    assert (chosen.pairs, chosen.true[0], chosen.quantiles[1]) == (1, 1.0, 2.0)
+    assert (rejected.pairs, rejected.true[0], rejected.quantiles[1]) == (2, 0.5, 0.5)
+
+
+def test_scenes_are_known_only_where_the_truth_is():
+    assert scenes_of(Dataset.from_dict({"images": [], "image_id": []})) is None
+
+
+def test_type_balance_and_its_interval():
+    # 100 images with 2 pairs each: all presence pairs true, half of the images' count pairs
+    types = ["presence", "count"] * 100
+    hits = [True, True] * 50 + [True, False] * 50
+    images = [str(i // 2) for i in range(200)]
+    share, low, high = type_balanced(types, hits, images)
+    assert share == pytest.approx(0.75)
+    # half the standard error of a share of 1/2 over 100 images, both sides
+    half = 1.96 * 0.5 * math.sqrt(0.25 / 100)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+    assert type_balanced(types, hits, images) == (share, low, high)
+    assert all(math.isnan(value) for value in type_balanced([], [], []))
+    assert type_balanced(["count"], [True], ["a"])[0] == 1.0
+
+
+def test_a_share_and_its_wilson_interval():
+    share = Share(8, 10)
+    # by the formula
+    z, n, p = 1.959964, 10, 0.8
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert share.interval == pytest.approx((middle - half, middle + half), abs=1e-6)
+    assert str(share) == "0.800 [0.490, 0.943]"
+    assert math.isnan(Share(0, 0).value) and math.isnan(Share(0, 0).interval[0])
+
+
+def test_judging_respects_the_type_asked_for():
+    pairs = [TRUE, FALSE, None, TRUE, TRUE]
+    well, true = judge_pairs(["presence", "count", "count", "count", "general"], pairs, [SCENE] * 5)
+    assert well == [True, True, False, False, True]
+    assert true == [True, False, False, False, True]

@@ -1,0 +1,523 @@
+"""C3LTrainer on tiny models: the loss against separate float64 forwards, what moves, what is saved, what is refused."""
+
+import copy
+import dataclasses
+import doctest
+import re
+
+import pytest
+import torch
+import torch.distributed as dist
+from datasets import Dataset, Features, Image, List, Value
+from peft import LoraConfig, get_peft_model
+from PIL import Image as PILImage
+from safetensors import safe_open
+from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from trl import SFTConfig, TrlParser
+
+import c3l_hf.trainer
+from c3l_hf.processing import encode_row
+from c3l_hf.trainer import C3LConfig, C3LTrainer, DataCollatorForC3L, language_model_lora
+
+METRICS = ["loss/nll", "loss/contrastive", "similarity/positive", "similarity/negative", "contrastive_accuracy"]
+
+ANSWERS = [
+    ["Question: What colour is the ball?\nAnswer: red", "Question: Where is the ball?\nAnswer: left", "no"],
+    ["Question: How many cats are there?\nAnswer: two", "Question: Is there a dog?\nAnswer: Yes, there is a dog."],
+    ["Question: Describe this picture.\nAnswer: The picture shows an apple next to a ball on a table."],
+    ["Question: Is there a car?\nAnswer: No", "Question: Is there a car?\nAnswer: Yes"],
+]
+
+
+@pytest.fixture(autouse=True)
+def no_telemetry(monkeypatch):
+    monkeypatch.setenv("CI", "1")  # TRL sends none then
+
+
+def message(role, content):
+    return [{"role": role, "content": content}]
+
+
+def pseudo_labels(count=4):
+    """Rows with 2, 1, 0 and 1 negatives, prompts and answers of different lengths, images that differ."""
+    rows = []
+    for number, (chosen, *rejected) in enumerate(ANSWERS[:count]):
+        image = PILImage.linear_gradient("L").rotate(90 * number).resize((40 + 8 * number, 40)).convert("RGB")
+        rows.append(
+            {
+                "images": [image],
+                "image_id": f"image-{number}",
+                "prompt": message("user", "Ask a question about this picture" + ", and answer it" * number + "."),
+                "chosen": message("assistant", chosen),
+                "rejected": [message("assistant", text) for text in rejected],
+                "weight": 0.5 + number / 4,
+            }
+        )
+    messages = List({"role": Value("string"), "content": Value("string")})
+    features = {"images": List(Image()), "image_id": Value("string"), "weight": Value("float32")}
+    features |= {"prompt": messages, "chosen": messages, "rejected": List(messages)}
+    return Dataset.from_list(rows, features=Features(features))
+
+
+def config(folder, **options):
+    defaults = {
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "projection_dim": 16,
+    }
+    return C3LConfig(str(folder), **{**defaults, **options})
+
+
+def make_trainer(folder, built=None, train_dataset=None, eval_dataset=None, peft_config=None, **options):
+    model, processor = built or tiny_llava()
+    return C3LTrainer(
+        model,
+        config(folder, **options),
+        train_dataset=train_dataset or pseudo_labels(),
+        eval_dataset=eval_dataset,
+        processing_class=processor,
+        peft_config=peft_config,
+    )
+
+
+def weights(trainer):
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def assert_equal_weights(trainer, other):
+    expected = other.model.state_dict()
+    assert trainer.model.state_dict().keys() == expected.keys()
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def reference_loss(trainer, processor, rows, temperature=0.1, contrastive_weight=1.0, row_weights=None):
+    """The loss in float64 from one forward of its own per candidate, with full logits and no padding."""
+    model = trainer.model
+    ending = processor.tokenizer.convert_tokens_to_ids(["</s>", "<end_of_turn>"])
+    losses = []
+    for number, row in enumerate(rows):
+        vectors = []
+        for index, answer in enumerate([row["chosen"], *row["rejected"]]):
+            encoded = encode_row(processor, row["prompt"], answer[0]["content"], row["images"])
+            start, stop = encoded.answer.start, encoded.answer.stop
+            inputs = {k: v.double() if v.is_floating_point() else v for k, v in encoded.inputs.items()}
+            outputs, hidden = model(**inputs), trainer._vlm.base_model(**inputs).last_hidden_state[0]
+            if index == 0:
+                ids = encoded.inputs["input_ids"][0]
+                assert ids[stop] in ending
+                log_probs = outputs.logits[0].log_softmax(dim=-1)
+                nll = -sum(log_probs[t - 1, ids[t]] for t in range(start, stop + 1)) / (stop + 1 - start)
+                vectors.append(hidden[:start].mean(dim=0))
+            vectors.append(hidden[start:stop].mean(dim=0))
+        linear = dict(model.named_modules())[
+            next(n for n, _ in model.named_modules() if n.endswith("contrastive_head.0"))
+        ]
+        anchor, *candidates = [(linear.weight @ vector + linear.bias).clamp(min=0) for vector in vectors]
+        terms = [torch.exp(anchor @ c / (anchor.norm() * c.norm()) / temperature) for c in candidates]
+        weight = 1.0 if row_weights is None else row_weights[number]
+        losses.append(weight * nll - contrastive_weight * torch.log(terms[0] / sum(terms)))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("build", [tiny_llava, tiny_llava_next, tiny_gemma3])
+@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
+def test_loss_and_gradients_equal_separate_float64_forwards(tmp_path, build, use_lora):
+    built = build()
+    processor = built[1]
+    options = {"temperature": 0.5, "contrastive_weight": 0.7, "weight_column": "weight"}
+    trainer = make_trainer(tmp_path, built, use_lora=use_lora, **options)
+    trainer.train()  # so that no adapter is zero
+    rows = list(trainer.train_dataset)
+    batch = trainer.data_collator(rows)
+
+    trainer.model.eval()
+    with torch.no_grad():
+        single = trainer.compute_loss(trainer.model, batch)
+
+    trainer.model.double()
+    batch = {k: v.double() if k == "pixel_values" else v for k, v in batch.items()}
+    gradients = []
+    for compute in (
+        lambda: trainer.compute_loss(trainer.model, batch),
+        lambda: reference_loss(trainer, processor, rows, 0.5, 0.7, [row["weight"] for row in rows]),
+    ):
+        trainer.model.zero_grad()
+        loss = compute()
+        loss.backward()
+        named = trainer.model.named_parameters()
+        gradients.append((loss.detach(), {name: p.grad.clone() for name, p in named if p.grad is not None}))
+    (loss, grads), (expected, expected_grads) = gradients
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(single.double(), expected, rtol=1e-4, atol=0)
+    assert grads.keys() == expected_grads.keys() and any("contrastive_head" in name for name in grads)
+    for name, grad in grads.items():
+        # 1e-5 of the tensor's size: the norms inside these models are computed in float32 whatever the input.
+        assert (grad - expected_grads[name]).norm() <= 1e-5 * expected_grads[name].norm() + 1e-9, name
+
+
+def test_collator_masks(llava):
+    _, processor = llava
+    rows = list(pseudo_labels())
+    batch = DataCollatorForC3L(processor, weight_column="weight")(rows)
+    assert next(iter(batch)) == "candidate_mask"  # the Trainer takes the batch size from the first tensor
+    assert batch["candidate_mask"].tolist() == [
+        [True] * 3,
+        [True, True, False],
+        [True, False, False],
+        [True, True, False],
+    ]
+    assert batch["positive_index"].tolist() == [0, 3, 5, 6]
+    assert batch["weight"].tolist() == [0.5, 0.75, 1.0, 1.25]
+
+    texts = [text for row in ANSWERS for text in row]
+    tokenizer, ids = processor.tokenizer, batch["input_ids"]
+    for index, text in enumerate(texts):
+        prompt, answer, label = (batch[f"{name}_mask"][index] for name in ("prompt", "answer", "label"))
+        assert tokenizer.decode(ids[index][answer]).strip() == text
+        assert tokenizer.decode(ids[index][prompt]).rstrip().endswith("ASSISTANT:")
+        assert (ids[index][prompt] == processor.image_token_id).sum() == 16
+        if index in batch["positive_index"]:
+            assert tokenizer.decode(ids[index][label]).strip() == text + "</s>"
+        else:
+            assert not label.any()
+    padding = batch["attention_mask"] == 0
+    assert padding.any()
+    for name in ("prompt_mask", "answer_mask", "label_mask"):
+        assert not (batch[name] & padding).any()
+
+
+def test_collator_example(llava, monkeypatch):
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda name: llava[1])
+    examples = [
+        example
+        for example in doctest.DocTestFinder().find(DataCollatorForC3L, module=c3l_hf.trainer)
+        if example.examples
+    ]
+    flags = doctest.NORMALIZE_WHITESPACE
+    assert doctest.DocTestRunner(optionflags=flags).run(examples[0]).failed == 0
+
+
+def moved(trainer):
+    before = weights(trainer)
+    trainer.train()
+    return {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+PROJECTIONS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
+HEAD = {"contrastive_head.0.weight", "contrastive_head.0.bias"}
+
+
+def test_lora_moves_adapters_and_head_only(tmp_path):
+    prefix = "base_model.model."
+    expected = {prefix + name for name in HEAD}
+    for layer in range(2):
+        for name in PROJECTIONS:
+            path = f"{prefix}model.language_model.layers.{layer}.{name}"
+            expected |= {f"{path}.lora_A.default.weight", f"{path}.lora_B.default.weight"}
+    assert moved(make_trainer(tmp_path)) == expected
+
+
+LANGUAGE_MODEL = {"lm_head.weight", "model.language_model.embed_tokens.weight", "model.language_model.norm.weight"}
+for layer in range(2):
+    LANGUAGE_MODEL |= {f"model.language_model.layers.{layer}.{name}.weight" for name in PROJECTIONS}
+    LANGUAGE_MODEL |= {
+        f"model.language_model.layers.{layer}.{name}_layernorm.weight" for name in ("input", "post_attention")
+    }
+
+
+def test_full_training_moves_the_language_model_and_head_only(tmp_path):
+    assert moved(make_trainer(tmp_path, use_lora=False)) == LANGUAGE_MODEL | HEAD
+
+
+def test_full_training_with_vision_tower(tmp_path):
+    trainer = make_trainer(tmp_path, use_lora=False, train_vision_tower=True)
+    # LLaVA takes the last layer but one of CLIP: what comes after it has no gradient. A key's bias shifts all scores of
+    # a query alike, so that its gradient is rounding error: whether it moves is chance.
+    unused = re.compile(r"vision_tower.*(layers\.1\.|post_layernorm|position_ids)|vision_tower.*k_proj\.bias")
+    names = {name for name in trainer.model.state_dict() if not unused.search(name)}
+    assert {name for name in moved(trainer) if not unused.search(name)} == names
+    assert any("vision_tower" in name for name in names) and any("projector" in name for name in names)
+
+
+def test_own_adapters(tmp_path):
+    targets = r".*language_model.*\.q_proj"
+    names = moved(make_trainer(tmp_path, peft_config=LoraConfig(target_modules=targets)))
+    assert len(names) == 2 * 2 + 2 and all("q_proj.lora_" in name or "contrastive_head" in name for name in names)
+
+    model, processor = tiny_llava()
+    adapted = get_peft_model(model, LoraConfig(target_modules=targets))
+    assert moved(make_trainer(tmp_path, (adapted, processor))) == names
+
+
+@pytest.mark.parametrize("batch_size, steps", [(2, 2), (1, 4)])
+def test_gradient_accumulation_equals_one_batch(tmp_path, batch_size, steps):
+    runs = []
+    for size, accumulation in ((4, 1), (batch_size, steps)):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "optim": "sgd"}
+        trainer = make_trainer(tmp_path, use_lora=False, max_grad_norm=0.0, learning_rate=0.1, **options)
+        start = weights(trainer)
+        trainer.train()
+        runs.append({name: tensor - start[name] for name, tensor in weights(trainer).items()})
+        logs = [log for log in trainer.state.log_history if "loss" in log]
+        runs[-1]["loss"] = torch.tensor([log["loss"] for log in logs])
+        runs[-1]["loss/nll"] = torch.tensor([log["loss/nll"] for log in logs])
+    for name, step in runs[0].items():
+        torch.testing.assert_close(runs[1][name], step, rtol=1e-3, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
+def test_resuming_continues_to_the_same_weights(tmp_path, use_lora):
+    model, processor = tiny_llava()
+    model.save_pretrained(tmp_path / "start")
+    processor.save_pretrained(tmp_path / "start")
+
+    def run(folder, resume=None, **options):
+        trainer = C3LTrainer(
+            str(tmp_path / "start"),
+            config(tmp_path / folder, use_lora=use_lora, per_device_train_batch_size=1, **options),
+            train_dataset=pseudo_labels(),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    options = {"max_steps": 6, "lr_scheduler_type": "linear"}
+    whole = run("whole", save_strategy="steps", save_steps=3, **options)
+    checkpoint = tmp_path / "whole" / "checkpoint-3"
+    assert_equal_weights(run("resumed", resume=str(checkpoint), **options), whole)
+    assert_equal_weights(run("again", **options), whole)  # the same seed gives the same weights
+
+    (checkpoint / "contrastive_head.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-3 has no contrastive_head\.safetensors"):
+        run("broken", resume=str(checkpoint), **options)
+
+
+@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
+def test_best_model_is_loaded_at_the_end(tmp_path, use_lora):
+    # Once the lowest and once the highest loss counts as the best: two different steps, and each time it is loaded.
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    options |= {"load_best_model_at_end": True, "learning_rate": 0.01, "optim": "sgd", "use_lora": use_lora}
+    best = []
+    for worse in (False, True):
+        trainer = make_trainer(tmp_path / str(worse), eval_dataset=pseudo_labels(), greater_is_better=worse, **options)
+        trainer.train()
+        losses = {log["step"]: log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log}
+        best.append(min(losses, key=lambda step: losses[step] * (-1 if worse else 1)))
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best[-1]], rel=1e-6)
+    assert best[0] != best[1]
+
+
+def saved_keys(folder):
+    keys = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            keys |= set(weights.keys())
+    return keys
+
+
+@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
+def test_what_is_published_reloads_and_has_no_head(tmp_path, use_lora):
+    trainer = make_trainer(tmp_path / "run", use_lora=use_lora)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert saved_keys(tmp_path / "saved") and not any("head.0" in key for key in saved_keys(tmp_path / "saved"))
+
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    trainer.model.eval()
+    with torch.no_grad():
+        trained = trainer.model(**inputs).logits
+
+    model = trainer.merged_model()
+    assert not any("lora" in name or "contrastive" in name for name in model.state_dict())
+    assert "forward" not in vars(model)
+    model.save_pretrained(tmp_path / "merged")
+    assert not any("contrastive" in key or "lora" in key for key in saved_keys(tmp_path / "merged"))
+    reloaded, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        torch.testing.assert_close(reloaded(**inputs).logits, trained, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(tiny_llava()[0](**inputs).logits, trained, atol=1e-2)
+
+
+def test_metrics_of_training_and_evaluation(tmp_path):
+    # Three rows in batches of two: means are over rows, not over batches or sequences.
+    rows = pseudo_labels(3)
+    options = {"per_device_eval_batch_size": 2, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 1}
+    trainer = make_trainer(tmp_path, eval_dataset=rows, contrastive_weight=2.0, **options)
+    trainer.train()
+    training = next(log for log in trainer.state.log_history if "loss" in log)
+    evaluation = next(log for log in trainer.state.log_history if "eval_loss" in log)
+    for name in METRICS:
+        assert name in training and f"eval_{name}" in evaluation
+    assert training["loss"] == pytest.approx(training["loss/nll"] + 2 * training["loss/contrastive"], rel=1e-4)
+    assert training["num_tokens"] == trainer.data_collator(list(trainer.train_dataset))["attention_mask"].sum()
+
+    trainer.model.eval()
+    collected = []
+    with torch.no_grad():
+        for row in rows:
+            trainer.compute_loss(trainer.model, trainer.data_collator([row]))
+            collected.append({name: values[0] for name, values in trainer._metrics["eval"].items()})
+            trainer._metrics["eval"].clear()
+    for name in METRICS:
+        values = [metrics[name] for metrics in collected if name in metrics]
+        assert len(values) == (
+            2 if name in ("similarity/negative", "contrastive_accuracy") else 3
+        )  # one has no negatives
+        assert evaluation[f"eval_{name}"] == pytest.approx(sum(values) / len(values), rel=1e-4)
+    losses = [metrics["loss/nll"] + 2 * metrics["loss/contrastive"] for metrics in collected]
+    assert evaluation["eval_loss"] == pytest.approx(sum(losses) / 3, rel=1e-4)
+    assert trainer.evaluate(pseudo_labels(1))["eval_loss"] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_contrastive_accuracy_and_similarities(tmp_path):
+    trainer = make_trainer(tmp_path)
+    similarities = torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.4, 0.99], [0.3, 0.7, 0.7], [0.4, 0.4, 0.1]])
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, False, False], [True, True, True]])
+    trainer.model.train()
+    trainer._log_rows(similarities, mask, torch.ones(4), torch.ones(4))
+    logged = trainer._metrics["train"]
+    assert logged["contrastive_accuracy"] == [1.0, 1.0, 0.0]  # a tie is not won; padding plays no part
+    assert logged["similarity/positive"] == pytest.approx([0.9, 0.5, 0.3, 0.4])
+    assert logged["similarity/negative"] == pytest.approx([0.15, 0.4, 0.25])
+
+
+def test_training_lowers_both_losses(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=15)
+    trainer.train()
+    first, *_, last = [log for log in trainer.state.log_history if "loss" in log]
+    assert last["loss/nll"] < 0.7 * first["loss/nll"] and last["loss/contrastive"] < 0.7 * first["loss/contrastive"]
+
+
+def test_trl_defaults_bf16_and_gradient_checkpointing(tmp_path):
+    plain = C3LConfig(str(tmp_path), use_cpu=True)
+    assert plain.bf16 and plain.gradient_checkpointing
+    trainer = make_trainer(tmp_path, bf16=True, gradient_checkpointing=True)
+    names = moved(trainer)
+    assert any("lora_A" in name for name in names) and any("contrastive_head" in name for name in names)
+    assert all(tensor.isfinite().all() for tensor in trainer.model.state_dict().values())
+
+    # The head stays in float32 under bf16 autocast: its outputs are no bf16 numbers.
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert not torch.equal(outputs["anchor"].bfloat16().float(), outputs["anchor"].float())
+
+    full = make_trainer(tmp_path, bf16=True, use_lora=False)
+    full.train()
+    model, (row, *_) = full.merged_model(), full.train_dataset
+    inputs = encode_row(full.processing_class, row["prompt"], "red", row["images"]).inputs
+    reloaded = copy.deepcopy(model)
+    assert torch.equal(reloaded(**inputs).logits, model(**inputs).logits) and "forward" not in vars(model)
+
+    # Gradient checkpointing changes the memory, not the training.
+    runs = [make_trainer(tmp_path, gradient_checkpointing=switch, use_lora=False) for switch in (True, False)]
+    for run in runs:
+        run.train()
+    assert_equal_weights(*runs)
+
+
+def test_all_is_inside_the_forward_for_ddp(tmp_path):
+    trainer = make_trainer(tmp_path)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(trainer.model, find_unused_parameters=True)
+        trainer.compute_loss(wrapped, trainer.data_collator(list(trainer.train_dataset))).backward()
+    finally:
+        dist.destroy_process_group()
+    for name, parameter in trainer.model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_model_card(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.create_model_card(model_name="generator")
+    card = (tmp_path / "README.md").read_text()
+    assert "trained with C3L, a method introduced in [C3L: Content Correlated" in card
+    assert "papers/2405.12752" in card and "@inproceedings{ma2024c3l" in card
+    assert "- c3l\n" in card and "- trl\n" in card
+
+
+def test_bad_data(tmp_path):
+    rows = pseudo_labels()
+    with pytest.raises(ValueError, match="train_dataset has no column 'rejected'; it has images, image_id"):
+        make_trainer(tmp_path, train_dataset=rows.remove_columns("rejected"))
+    with pytest.raises(ValueError, match="held_out has no column 'chosen'"):
+        make_trainer(tmp_path, eval_dataset={"held_out": rows.remove_columns("chosen")})
+    with pytest.raises(ValueError, match="train_dataset has no column 'score'"):
+        make_trainer(tmp_path, weight_column="score")
+
+    trainer = make_trainer(tmp_path, max_length=50)
+    with pytest.raises(ValueError, match=r"row with image_id 'image-\d', (chosen|rejected\[0\]): .*50"):
+        trainer.train()
+    assert make_trainer(tmp_path).data_collator.max_length == 512  # the model's own limit
+
+    collator = trainer.data_collator
+    collator.max_length = None
+    row = rows[1]
+    two = message("assistant", "yes") * 2
+    for change, found in [
+        ({"images": []}, "'image-1', images: there is none"),
+        ({"images": ["missing.png"]}, "'image-1', images: .*missing.png cannot be read"),
+        ({"chosen": two}, r"'image-1', chosen: found messages with the roles \['assistant', 'assistant'\]"),
+        ({"chosen": None}, r"'image-1', chosen: found messages with the roles None"),
+        ({"rejected": [row["chosen"], message("user", "yes")]}, r"'image-1', rejected\[1\]: .*\['user'\]"),
+        ({"chosen": [{"role": "assistant", "content": [{"type": "text"}]}]}, "content is of type list"),
+        ({"chosen": two, "pair_id": "image-1/3"}, "row with pair_id 'image-1/3'"),
+        ({"chosen": two, "image_id": None}, "row without pair_id and image_id .prompt .*Ask a question"),
+        ({"chosen": message("assistant", "")}, "'image-1', chosen: the text is empty"),
+    ]:
+        with pytest.raises(ValueError, match=found):
+            collator([rows[0], {**row, **change}])
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(TypeError, match="args is a SFTConfig; C3LTrainer needs a C3LConfig"):
+        C3LTrainer(tiny_llava()[0], SFTConfig(str(tmp_path), use_cpu=True), pseudo_labels())
+    for options, found in [
+        ({"temperature": 0.0}, "temperature is 0.0; it must be above 0"),
+        ({"contrastive_weight": -1.0}, "contrastive_weight is -1.0"),
+        ({"projection_dim": 0}, "projection_dim is 0"),
+        ({"train_vision_tower": True}, "needs use_lora=False"),
+        ({"packing": True}, "packing is True; C3LTrainer supports False only"),
+        ({"remove_unused_columns": True}, "remove_unused_columns is True"),
+        ({"loss_type": "dft"}, "loss_type is 'dft'"),
+    ]:
+        with pytest.raises(ValueError, match=found):
+            config(tmp_path, **options)
+
+
+def test_config_from_yaml_and_help(tmp_path):
+    file = tmp_path / "c3l.yaml"
+    file.write_text("output_dir: out\nuse_cpu: true\ntemperature: 0.07\nuse_lora: false\nlearning_rate: 1.0e-4\n")
+    (args,) = TrlParser((C3LConfig,)).parse_args_and_config(["--config", str(file), "--contrastive_weight", "0.5"])
+    assert (args.temperature, args.contrastive_weight, args.use_lora, args.learning_rate) == (0.07, 0.5, False, 1e-4)
+    own = C3LConfig.__annotations__
+    assert {"temperature", "contrastive_weight", "projection_dim", "weight_column", "use_lora"} <= own.keys()
+    for field in dataclasses.fields(C3LConfig):
+        if field.name in own:
+            assert field.metadata["help"]
+            assert f"        {field.name} (`" in C3LConfig.__doc__ or f"`{field.name}`" in C3LConfig.__doc__
+
+
+def test_model_can_be_trained_twice_and_copied(tmp_path):
+    trainer = make_trainer(tmp_path, use_lora=False)
+    again = make_trainer(tmp_path, (trainer.model, trainer.processing_class), use_lora=False)
+    again.train()
+    clone = copy.deepcopy(again.model)
+    batch = again.data_collator(list(again.train_dataset))
+    with torch.no_grad():
+        assert torch.equal(again.compute_loss(clone, batch), again.compute_loss(again.model, batch))
+    assert language_model_lora(r=4).r == 4

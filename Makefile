@@ -24,7 +24,7 @@ demo: .venv/installed  ## run the whole of C3L on the embedded world, or on your
 	$(BIN)/accelerate launch recipes/c3l.py --config recipes/configs/scenes.yaml --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
 
 test: .venv/installed-test  ## run all tests, with line coverage
-	$(BIN)/python -m pytest --numprocesses 2 --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
+	$(BIN)/python -m pytest --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
 
 bench: .venv/installed  ## compare the scorer's speed with the obvious script's
 	$(BIN)/python recipes/benchmark.py

@@ -242,18 +242,14 @@ def length_correlation(dataset: Dataset, score: str = "i2c") -> LengthCorrelatio
 def balanced_quotas(available: Mapping[str, int], target: int) -> dict[str, int]:
     """Share `target` places equally among types; what a type cannot fill is shared by the others (water-filling).
 
-    Places that cannot be shared equally go to the first types by name.
+    Places that cannot be shared equally go to the types of which there is most.
     """
-    quotas = dict.fromkeys(sorted(available), 0)
-    left = min(target, sum(available.values()))
-    while left:
-        unfilled = [type for type in quotas if quotas[type] < available[type]]
-        share, extra = divmod(left, len(unfilled))
-        for position, type in enumerate(unfilled):
-            places = min(share + (position < extra), available[type] - quotas[type])
-            quotas[type] += places
-            left -= places
-    return quotas
+    quotas, left = {}, target
+    scarce_first = sorted(available, key=lambda type: (available[type], type))
+    for position, type in enumerate(scarce_first):
+        quotas[type] = min(available[type], left // (len(scarce_first) - position))
+        left -= quotas[type]
+    return dict(sorted(quotas.items()))
 
 
 def _length_correlation(pairs: Sequence[ScoredPair]) -> LengthCorrelation:

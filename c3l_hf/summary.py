@@ -12,7 +12,7 @@ from .scenes import Scene
 from .scenes.evaluation import judge_pairs, type_balanced
 from .schema import STATUS, STATUS_OK
 
-__all__ = ["Pool", "format_summary", "pool_of_labels", "pool_of_pairs", "scenes_of"]
+__all__ = ["Pool", "format_summary", "middle_examples", "pool_of_labels", "pool_of_pairs", "scenes_of"]
 
 QUANTILES = (0.1, 0.5, 0.9)
 
@@ -87,6 +87,18 @@ def _pool(
         true = type_balanced(types, hits, image_ids)
     quantiles = tuple(float(value) for value in np.quantile(scores, QUANTILES)) if scores else None
     return Pool(name, len(texts), sum(text is not None for text in texts), quantiles, true)
+
+
+def middle_examples(pairs: Dataset, most: int = 5) -> list[tuple[str, str, str, float]]:
+    """(question, answer, type, score) of each type's pair in the middle by score: neither the best nor the worst."""
+    rows = pairs.select_columns(["prompt", "completion", "type", "i2c"]).to_list()
+    examples = []
+    for type in sorted({row["type"] for row in rows})[:most]:
+        members = sorted((row for row in rows if row["type"] == type), key=lambda row: row["i2c"])
+        row = members[len(members) // 2]
+        texts = message_text(row["prompt"], "user"), message_text(row["completion"], "assistant")
+        examples.append((*texts, type, row["i2c"]))
+    return examples
 
 
 def format_summary(pools: Sequence[Pool], ranking: str) -> str:

@@ -37,11 +37,11 @@ from c3l_hf.hub import RunFacts, dataset_card, model_card, versions, write_datas
 from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer
 from c3l_hf.images import images_digest, load_images
 from c3l_hf.prompts import QUESTION_TYPES
-from c3l_hf.pseudo_labels import format_table, message_text, select_pseudo_labels
+from c3l_hf.pseudo_labels import format_table, select_pseudo_labels
 from c3l_hf.scenes import GENERATOR
-from c3l_hf.schema import STATUS
+from c3l_hf.schema import SCORES, STATUS
 from c3l_hf.stages import Run, RunError, files_digest
-from c3l_hf.summary import Pool, format_summary, pool_of_labels, pool_of_pairs, scenes_of
+from c3l_hf.summary import Pool, format_summary, middle_examples, pool_of_labels, pool_of_pairs, scenes_of
 from c3l_hf.trainer import C3LTrainer, language_model_lora
 from c3l_hf.trainer_config import C3LConfig
 
@@ -106,6 +106,23 @@ class C3LArguments:
     def options(self, *names: str) -> dict:
         return {name: getattr(self, name) for name in names}
 
+    def check(self) -> None:
+        """What the stages would refuse, before the first of them has worked for hours."""
+        choices = {"ranking": SCORES, "within": ("type", "all"), "near_duplicate_scope": ("image", "dataset", "none")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise RunError(f"--{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        unknown = [stage for stage in self.stages if stage not in STAGES]
+        if unknown or not self.stages:
+            raise RunError(f"--stages has {', '.join(unknown) or 'nothing'}; the stages are {', '.join(STAGES)}")
+        for name in ("max_rejected", "target_size", "scoring_batch_size"):
+            if getattr(self, name) < 1:
+                raise RunError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.near_duplicate_threshold <= 1:
+            raise RunError(f"--near_duplicate_threshold is {self.near_duplicate_threshold}; it must be in (0, 1]")
+        if self.min_margin < 0:
+            raise RunError(f"--min_margin is {self.min_margin}; it must not be negative")
+
 
 _GENERATION = (
     "pairs_per_image",
@@ -121,7 +138,7 @@ _CURATION = ("target_size", "near_duplicate_scope", "near_duplicate_threshold")
 _REPORTING = {"output_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "logging_strategy", "save_steps"}
 
 
-def find_model(name: str, revision: str) -> tuple[Path, dict[str, str]]:
+def find_model(name: str, revision: str, with_code: bool) -> tuple[Path, dict[str, str]]:
     """The generator's folder, and what identifies it: the commit on the Hub, or the digest of its weights."""
     folder = Path(GENERATOR if name == "scenes" else name)
     if folder.is_dir():
@@ -129,8 +146,8 @@ def find_model(name: str, revision: str) -> tuple[Path, dict[str, str]]:
             raise RunError(f"{name} has no config.json, so it is not a model; give a folder of save_pretrained")
         return folder, {"digest": files_digest(folder, "*.safetensors")}
     try:
-        # Weights as safetensors only; no code.
-        patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+        # Weights as safetensors only; code only if asked for.
+        patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"] + ["*.py"] * with_code
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -180,9 +197,7 @@ class C3L:
     def __init__(self, args: C3LArguments, training: C3LConfig, config_file: str | None):
         self.args, self.training, self.config_file = args, training, config_file
         # All inputs are checked before any work.
-        unknown = [stage for stage in args.stages if stage not in STAGES]
-        if unknown or not args.stages:
-            raise RunError(f"--stages has {', '.join(unknown) or 'nothing'}; the stages are {', '.join(STAGES)}")
+        args.check()
         self.generation = PairGenerationConfig(
             pairs_per_image=args.pairs_per_image,
             types=tuple(args.types),
@@ -192,18 +207,20 @@ class C3L:
             max_new_tokens=args.max_new_tokens,
             batch_size=args.generation_batch_size,
         )
-        self.model_folder, self.model_identity = find_model(args.model, args.model_revision)
+        self.model_folder, self.model_identity = find_model(args.model, args.model_revision, training.trust_remote_code)
         self.images = load_images(args.images, split=args.images_split, limit=args.num_images, seed=training.seed)
         inputs = {"images": images_digest(self.images), "model": self.model_identity, "seed": training.seed}
         self.run = Run(Path(training.output_dir), inputs | {"c3l_hf": versions()["c3l-hf"]})
-        generate = args.options(*_GENERATION)
-        score = args.options("ranking")
+        generate, score = args.options(*_GENERATION), args.options("ranking")
+        trainer = training_options(training)
+        # The run as a configuration file.
+        self.settings = asdict(args) | trainer
         self.run.plan(
             {
                 "generate": generate,
                 "score": score,
                 "select": args.options("within", "max_rejected", "min_margin"),
-                "train": training_options(training) | args.options("lora_r", "lora_alpha"),
+                "train": trainer | args.options("lora_r", "lora_alpha"),
                 "regenerate": generate,
                 "rescore": score,
                 "curate": args.options(*_CURATION),
@@ -211,6 +228,9 @@ class C3L:
             },
             args.stages,
         )
+        for name in ("dataset", "generator"):
+            if not self.run.is_done("write") and (self.run.folder / name).exists():
+                raise RunError(f"{self.run.folder / name} is in the way; move it, or give another --output_dir")
 
     def generate(self) -> str:
         self.pairs = self._generate("generate", self.model_folder)
@@ -285,8 +305,7 @@ class C3L:
             write_dataset(self.curated, self.run.folder / "dataset", card=dataset_card(facts))
             model, processor = self._load(self.trained_folder)
             write_generator(model, processor, self.run.folder / "generator", card=model_card(facts))
-            settings = self._settings()
-            (self.run.folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+            (self.run.folder / "config.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
             return {"pools": [asdict(pool) for pool in pools]}
 
         pools = [Pool(**values) for values in self.run.complete("write", make)["pools"]]
@@ -320,67 +339,50 @@ class C3L:
     def _pools(self) -> list[Pool]:
         """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
         scenes = scenes_of(self.images)
-        pools = []
-        for name, scored, curated in (
-            ("generated", self.scored, self._curate(self.scored)[0]),
-            ("generated again", self.scored_again, self.curated),
-        ):
-            chance = random_selection(scored, len(curated), seed=self.training.seed)
-            pools.append(pool_of_pairs(name, scored, scenes))
-            if scored is self.scored:
-                pools.append(pool_of_labels("  pseudo-labels, chosen", self.labels, "chosen", scenes))
-                pools.append(pool_of_labels("  pseudo-labels, rejected", self.labels, "rejected", scenes))
-            pools.append(
-                pool_of_pairs("  curated" + (" (the dataset)" if curated is self.curated else ""), curated, scenes)
-            )
-            pools.append(pool_of_pairs("  random", chance, scenes))
-        return pools
-
-    def _settings(self) -> dict:
-        """The run as a configuration file."""
-        return {f.name: getattr(self.args, f.name) for f in fields(self.args)} | training_options(self.training)
+        size, seed = len(self.curated), self.training.seed
+        return [
+            pool_of_pairs("generated", self.scored, scenes),
+            pool_of_labels("  pseudo-labels, chosen", self.labels, "chosen", scenes),
+            pool_of_labels("  pseudo-labels, rejected", self.labels, "rejected", scenes),
+            pool_of_pairs("  curated from these", self._curate(self.scored)[0], scenes),
+            pool_of_pairs("  random of that size", random_selection(self.scored, size, seed=seed), scenes),
+            pool_of_pairs("generated again", self.scored_again, scenes),
+            pool_of_pairs("  curated: the dataset", self.curated, scenes),
+            pool_of_pairs("  random of that size", random_selection(self.scored_again, size, seed=seed), scenes),
+        ]
 
     def _facts(self, pools: list[Pool]) -> RunFacts:
-        args, curated = self.args, self.curated
+        args = self.args
         synthetic = args.images in ("scenes", "scenes-shifted")
-        stages = [
-            ("generate", list(generation_counts(self.pairs).items())),
-            ("score", list(Counter(self.scored[STATUS]).items())),
-            ("select", self.run.report("select")["counts"]),
-            ("train", [("steps", self.run.report("train")["steps"])]),
-            ("regenerate", list(generation_counts(self.pairs_again).items())),
-            ("rescore", list(Counter(self.scored_again[STATUS]).items())),
-            ("curate", self.curation_report["counts"]),
-        ]
-        rows = curated.select_columns(["prompt", "completion", "type", "i2c"])
-        # The middle pair of each type by score: neither the best nor the worst.
-        examples = []
-        for type in sorted(set(rows["type"])):
-            members = sorted((row for row in rows if row["type"] == type), key=lambda row: row["i2c"])
-            row = members[len(members) // 2]
-            examples.append(
-                (message_text(row["prompt"], "user"), message_text(row["completion"], "assistant"), type, row["i2c"])
-            )
-        quantiles = np.quantile(rows["i2c"], [0, 0.1, 0.5, 0.9, 1])
+        types = Counter(self.curated["type"])
+        quantiles = np.quantile(self.curated["i2c"][:], [0, 0.1, 0.5, 0.9, 1])
         return RunFacts(
-            title="C3L pairs" if not synthetic else "C3L pairs about scenes",
+            title="C3L pairs about scenes" if synthetic else "C3L pairs",
             generator="c3l_hf scenes generator" if args.model == "scenes" else args.model,
             generator_revision=self.model_identity.get("revision"),
             generator_digest=self.model_identity.get("digest"),
             images=f"{args.images}, {len(self.images):,} images",
             images_license=args.images_license,
             synthetic_images=synthetic,
-            rows=len(curated),
+            rows=len(self.curated),
             seed=self.training.seed,
             ranking=args.ranking,
-            options=self._settings(),
+            options=self.settings,
             config_file=Path(self.config_file).name if self.config_file else None,
-            stages=stages,
-            type_shares={type: count / len(curated) for type, count in sorted(Counter(rows["type"]).items())},
+            stages=[
+                ("generate", list(generation_counts(self.pairs).items())),
+                ("score", list(Counter(self.scored[STATUS]).items())),
+                ("select", self.run.report("select")["counts"]),
+                ("train", [("steps", self.run.report("train")["steps"])]),
+                ("regenerate", list(generation_counts(self.pairs_again).items())),
+                ("rescore", list(Counter(self.scored_again[STATUS]).items())),
+                ("curate", self.curation_report["counts"]),
+            ],
+            type_shares={type: count / len(self.curated) for type, count in sorted(types.items())},
             score_quantiles=dict(zip(("least", "10 %", "50 %", "90 %", "most"), quantiles.tolist())),
             length_correlation=tuple(self.curation_report["length"]),
             truth=[(pool.name.strip(), pool.pairs, *pool.true) for pool in pools if pool.true] or None,
-            examples=examples[:5],
+            examples=middle_examples(self.curated),
         )
 
 

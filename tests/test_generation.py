@@ -40,7 +40,7 @@ def png(number: int) -> bytes:
 
 
 def dataset_of(contents: list[bytes | None], image_ids: list[str] | None = None) -> Dataset:
-    rows = [{"bytes": content, "path": None} for content in contents]
+    rows = [None if content is None else {"bytes": content, "path": None} for content in contents]
     columns = {"image": rows} | ({} if image_ids is None else {"image_id": image_ids})
     features = {"image": Image()} | ({} if image_ids is None else {"image_id": Value("string")})
     return Dataset.from_dict(columns, features=Features(features))

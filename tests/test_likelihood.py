@@ -38,7 +38,7 @@ def picture(seed, size):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
 
 
-ROWS = [(*pair, picture(i, size)) for i, (pair, size) in enumerate(zip(QUESTIONS, [(32, 32), (20, 64), (64, 30)] * 2))]
+ROWS = [(*pair, picture(i, size)) for i, (pair, size) in enumerate(zip(QUESTIONS, [(32, 32), (20, 64), (60, 60)] * 2))]
 ROWS += [(*QUESTIONS[1], picture(9, (32, 32)))]  # another image, the same text: one blind row for two
 
 

@@ -154,7 +154,7 @@ def test_encode_prompt_is_the_beginning_of_the_row(family):
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_collate_equals_the_processor(family, side):
     _, processor = family
-    images = [picture(0), picture(1, (20, 64)), picture(2, (64, 30))]
+    images = [picture(0), picture(1, (20, 64)), picture(2, (60, 60))]
     texts = ["Is there a dog?", "What?", "How many cats are there in the picture?"]
     prompts = [[{"role": "user", "content": text}] for text in texts]
     batch = collate(processor, [encode_prompt(processor, p, [i]) for p, i in zip(prompts, images)], padding_side=side)

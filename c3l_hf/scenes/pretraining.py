@@ -84,7 +84,7 @@ class PackedScenes(Dataset):
         return segments
 
     def _pack(self, scenes: list[Scene], rows: list[list[_Segment]]) -> dict[str, torch.Tensor]:
-        length = len(self.prefix) + max(sum(len(segment.ids) for segment in row) for row in rows)
+        length = _rounded_up(len(self.prefix) + max(sum(len(segment.ids) for segment in row) for row in rows), 64)
         shape = (len(rows), length)
         ids = torch.full(shape, self.pad)
         labels = torch.full(shape, IGNORE)
@@ -157,6 +157,11 @@ class PatchNames(Dataset):
         return labels.reshape(-1, 3)
 
 
+def _rounded_up(number: int, step: int) -> int:
+    # Few different shapes: on CPU every new one costs the compilation of its kernels, more than the padding does.
+    return -(-number // step) * step
+
+
 def _pixels(scenes: list[Scene]) -> torch.Tensor:
     """What the image processor makes of 64 × 64 pictures, without its resizing: (n, 3, 64, 64) in [-1, 1]."""
     pictures = np.stack([render(scene) for scene in scenes]).transpose(0, 3, 1, 2)
@@ -167,8 +172,9 @@ class TowerTrainer(Trainer):
     """Aligns each patch's projected feature with the embedding of its words (cross-entropy over those words)."""
 
     def compute_loss(self, model: LlavaForConditionalGeneration, inputs: dict, return_outputs: bool = False, **kwargs):
-        features = model.get_image_features(inputs["pixel_values"]).pooler_output
-        features = torch.stack(list(features))
+        # Not the model's forward, which `Trainer` has wrapped, so autocast is up to us.
+        with self.accelerator.autocast():
+            features = torch.stack(list(model.get_image_features(inputs["pixel_values"]).pooler_output))
         table = model.get_input_embeddings().weight
         words = self.train_dataset.word_ids
         choices = [[*CATEGORIES, *BACKGROUNDS], ["top", "bottom"], ["left", "right"]]
@@ -176,7 +182,7 @@ class TowerTrainer(Trainer):
         for column, names in enumerate(choices):
             ids = torch.tensor([words[name] for name in names], device=features.device)
             target = (inputs["labels"][..., column, None] == ids).float().argmax(-1)
-            loss = loss + F.cross_entropy((features @ table[ids].T).flatten(0, 1).float(), target.flatten())
+            loss = loss + F.cross_entropy((features.float() @ table[ids].T).flatten(0, 1), target.flatten())
         return loss
 
 
@@ -185,8 +191,12 @@ class AnsweringTrainer(Trainer):
 
     def compute_loss(self, model: LlavaForConditionalGeneration, inputs: dict, return_outputs: bool = False, **kwargs):
         labels = inputs.pop("labels")
-        hidden = model.model(**inputs, use_cache=False).last_hidden_state
+        with self.accelerator.autocast():
+            hidden = model.model(**inputs, use_cache=False).last_hidden_state
         # The token before an answer token, in the same segment, predicts it.
         rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
-        logits = model.lm_head(hidden[rows, columns - 1])
-        return F.cross_entropy(logits.float(), labels[rows, columns])
+        before, targets = hidden[rows, columns - 1], labels[rows, columns]
+        padding = _rounded_up(len(targets), 512) - len(targets)
+        with self.accelerator.autocast():
+            logits = model.lm_head(F.pad(before, (0, 0, 0, padding)))
+        return F.cross_entropy(logits.float(), F.pad(targets, (0, padding), value=IGNORE), ignore_index=IGNORE)

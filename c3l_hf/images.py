@@ -25,7 +25,7 @@ def load_images(source: str, *, split: str = "train", limit: int | None = None, 
         seed: Seed of the scenes.
 
     Returns:
-        A dataset with the columns `images` and `image_id`, and what the source has beside them.
+        A dataset with the columns `images` (or `image`) and `image_id`, and what the source has beside them.
 
     Raises:
         RunError: If the source does not exist, is empty, has no images, or a file in the folder is not a picture.
@@ -83,17 +83,20 @@ def _checked(dataset: Dataset, source: str) -> Dataset:
         raise RunError(f"{source} has no rows")
     if "images" not in dataset.column_names and "image" not in dataset.column_names:
         raise RunError(f"{source} has no column images or image; its columns are {', '.join(dataset.column_names)}")
+    if "image_id" not in dataset.column_names:
+        # Here, where all rows are together: a part of the dataset could not number them.
+        dataset = dataset.add_column("image_id", [f"{row:06d}" for row in range(len(dataset))])
     return dataset
 
 
 def images_digest(dataset: Dataset) -> str:
     """SHA-256 over the ids and encoded pictures, whatever the source: part of what identifies a run."""
     column = "images" if "images" in dataset.column_names else "image"
-    plain = dataset.select_columns([c for c in (column, "image_id") if c in dataset.column_names]).with_format("arrow")
+    plain = dataset.select_columns([column, "image_id"]).with_format("arrow")
     digest = hashlib.sha256()
     for row in range(len(plain)):
-        values = {name: plain[row][name][0].as_py() for name in plain.column_names}
-        digest.update(f"{values.get('image_id')}\0".encode())
+        values = {name: values[0].as_py() for name, values in zip(plain.column_names, plain[row].columns)}
+        digest.update(f"{values['image_id']}\0".encode())
         pictures = values[column] if isinstance(values[column], list) else [values[column]]
         for picture in filter(None, pictures):
             digest.update(hashlib.sha256(picture["bytes"] or _content(picture["path"])).digest())

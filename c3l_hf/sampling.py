@@ -93,6 +93,7 @@ class TextSampler:
             pad_token_id=pad,
             do_sample=False,
             use_cache=True,
+            disable_compile=True,  # a cache of fixed size would set it off, anew for every prompt length
             max_new_tokens=max_new_tokens,
         )
         self.temperature, self.top_p = temperature, top_p
@@ -144,6 +145,8 @@ class TextSampler:
         length = inputs["input_ids"].shape[1]
         cache = StaticCache(self.model.config, max_cache_len=length + self.settings.max_new_tokens)
         for number, layer in enumerate(prefix.layers):
+            if layer.keys.shape[2] != length:  # writing past the end would be an unrecoverable fault on a GPU
+                raise RuntimeError(f"layer {number} keeps {layer.keys.shape[2]} of {length} tokens")
             # Without the last token: the first step needs something to compute.
             cache.update(layer.keys[:, :, : length - 1][rows], layer.values[:, :, : length - 1][rows], number)
         return self._continue({**text_inputs, "past_key_values": cache}, uniforms)

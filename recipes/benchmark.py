@@ -3,8 +3,8 @@
     make bench
 
 Both score the same pairs, 5 to an image of 576 tokens, interleaved in one process: the script runs two full forwards
-per batch of 8 rows through `model(**inputs).logits`; the scorer is `I2CScorer`. Prints pairs per second, their ratio, and
-the largest difference of the scores. Ratios of one run on one machine; seconds depend on it.
+per batch of 8 rows through `model(**inputs).logits`; the scorer is `I2CScorer`. Prints pairs per second, their ratio,
+and the largest difference of the scores. Ratios of one run on one machine; seconds depend on it.
 """
 
 import time

@@ -9,6 +9,7 @@ generates and scores its part of the images, and training is data-parallel.
 """
 
 import functools
+import json
 import logging
 import os
 import shutil
@@ -167,13 +168,14 @@ def load_model(folder: Path, dtype: str, trust_remote_code: bool):
 def training_options(training: C3LConfig) -> dict:
     """The trainer's options that are not at their default and change what is trained."""
     defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(training)}
-    return {
-        name: value
-        for name, default in defaults.items()
-        if name not in _REPORTING
-        and (value := getattr(training, name)) != default
-        and isinstance(value, bool | int | float | str | list | dict)
+    changed = {
+        name: getattr(training, name) for name, default in defaults.items() if getattr(training, name) != default
     }
+    plain = {
+        name: value for name, value in changed.items() if isinstance(value, bool | int | float | str | list | dict)
+    }
+    # Through JSON: enumerations become their values.
+    return json.loads(json.dumps({name: value for name, value in plain.items() if name not in _REPORTING}))
 
 
 def format_counts(counts: Mapping[str, int]) -> str:

@@ -295,10 +295,12 @@ def test_sampling_follows_the_distribution():
 
 
 def test_extreme_random_numbers_never_take_an_impossible_token():
-    scores = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]]).repeat(2, 1)
-    uniforms = torch.tensor([[0.0], [1 - 2**-53]], dtype=torch.float64)
-    chosen = SeededSampling(uniforms, prompt_length=1)(torch.zeros(2, 1, dtype=torch.long), scores).argmax(dim=1)
-    assert chosen.tolist() == [1, 2]
+    scores = torch.randn(1000, 30, generator=torch.Generator().manual_seed(0))
+    scores[:, [0, 28, 29]] = -torch.inf
+    for uniform, expected in ((0.0, 1), (1 - 2**-53, 27)):
+        uniforms = torch.full((1000, 1), uniform, dtype=torch.float64)
+        chosen = SeededSampling(uniforms, prompt_length=1)(torch.zeros(1000, 1, dtype=torch.long), scores)
+        assert set(chosen.argmax(dim=1).tolist()) == {expected}
 
 
 def test_top_p_keeps_to_the_smallest_set(llava):

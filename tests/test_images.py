@@ -41,6 +41,8 @@ def test_a_saved_dataset(tmp_path):
     rows.save_to_disk(tmp_path / "plain")
     DatasetDict({"train": rows}).save_to_disk(tmp_path / "splits")
     assert load_images(str(tmp_path / "plain"))["caption"][:] == ["a", "b"]
+    assert load_images(str(tmp_path / "plain"))["image_id"][:] == ["000000", "000001"]
+    assert len(images_digest(load_images(str(tmp_path / "plain")))) == 64
     assert len(load_images(str(tmp_path / "splits"), limit=1)) == 1
     with pytest.raises(RunError, match="no split 'test'; its splits are train"):
         load_images(str(tmp_path / "splits"), split="test")
@@ -60,9 +62,9 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
     Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "texts")
     with pytest.raises(RunError, match="no column images or image; its columns are text"):
         load_images(str(tmp_path / "texts"))
-    Dataset.from_dict({"image": []}).save_to_disk(tmp_path / "none")
+    Dataset.from_dict({"image": [picture("red")]}).save_to_disk(tmp_path / "one")
     with pytest.raises(RunError, match="has no rows"):
-        load_images(str(tmp_path / "none"))
+        load_images(str(tmp_path / "one"), limit=0)
     with pytest.raises(RunError, match="no_such_folder is neither a folder here nor a dataset"):
         load_images(str(tmp_path / "no_such_folder"))
 

@@ -42,7 +42,7 @@ class SeededSampling(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
-        # A hair below 1, so that rounding never reaches the end, where tokens of probability 0 may stand.
+        # A hair below 1: where sums run in parallel (GPU), tokens of probability 0 at the end may differ in a last bit.
         position = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * (1 - 2**-40) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, position, right=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)

@@ -134,6 +134,7 @@ _GENERATION = (
     "max_new_tokens",
     "model_dtype",
 )
+_RESULTS = ("dataset", "generator", "config.yaml")
 _CURATION = ("target_size", "near_duplicate_scope", "near_duplicate_threshold")
 # Options of the trainer that do not change what is trained.
 _REPORTING = {"output_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "logging_strategy", "save_steps"}
@@ -230,7 +231,7 @@ class C3L:
             },
             args.stages,
         )
-        for name in ("dataset", "generator"):
+        for name in _RESULTS:
             if not self.run.is_done("write") and (self.run.folder / name).exists():
                 raise RunError(f"{self.run.folder / name} is in the way; move it, or give another --output_dir")
 
@@ -304,10 +305,13 @@ class C3L:
                 return {}
             pools = self._pools()
             facts = self._facts(pools)
-            write_dataset(self.curated, self.run.folder / "dataset", card=dataset_card(facts))
+            write_dataset(self.curated, folder / "dataset", card=dataset_card(facts))
             model, processor = self._load(self.trained_folder)
-            write_generator(model, processor, self.run.folder / "generator", card=model_card(facts))
-            (self.run.folder / "config.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
+            write_generator(model, processor, folder / "generator", card=model_card(facts))
+            (folder / "config.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
+            # To their places when all are complete.
+            for name in _RESULTS:
+                os.rename(folder / name, self.run.folder / name)
             return {"pools": [asdict(pool) for pool in pools]}
 
         pools = [Pool(**values) for values in self.run.complete("write", make)["pools"]]

@@ -128,6 +128,8 @@ def test_seed_changes_the_texts(speaker, config):
         generate_pairs(images, *speaker, changed(config, seed=seed), progress=False)["raw"][:] for seed in (0, 0, 1)
     )
     assert first == again != other
+    rows = [{"image_id": "a", "k": 0}]
+    assert not torch.equal(_uniforms(config, rows), _uniforms(changed(config, seed=1), rows))
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])  # plain; with the prompt shared by the rows
@@ -174,6 +176,8 @@ def test_shared_prompts_give_the_plain_tokens_or_are_not_used(family, caplog):
     assert sampler.shares_prompts == ("does not work" not in caplog.text)
     if type(model).__name__.startswith("Llava"):
         assert sampler.shares_prompts
+    else:  # its window is shorter than the prompt: found before anything is written past the end of a cache
+        assert "layer 0 keeps 15 of " in caplog.text
 
 
 def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch):

@@ -84,6 +84,13 @@ def facts(**changes) -> RunFacts:
 # Folders
 
 
+def test_folders_of_one_name_load_their_own_rows(tmp_path):
+    for number in range(2):
+        folder = tmp_path / f"run{number}" / "dataset"
+        write_dataset(pairs(number + 1), folder, card=dataset_card(facts()))
+        assert len(load_dataset(str(folder), split="train")) == number + 1
+
+
 def test_dataset_loads_back(tmp_path):
     dataset = pairs(5).select([4, 0, 2])
     write_dataset(dataset, tmp_path / "run" / "dataset", card=dataset_card(facts(rows=3)))
@@ -272,7 +279,6 @@ def test_dataset_card_metadata():
         "task_categories": ["image-text-to-text", "visual-question-answering"],
         "size_categories": ["1K<n<10K"],
         "tags": ["c3l", "i2c", "vision-language-instruction-tuning"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
     }
 
 

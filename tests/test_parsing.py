@@ -15,6 +15,7 @@ PAIRS = {
     "capitals": ("QUESTION: What? ANSWER: That.", ("What?", "That.")),
     "letters": ("Q: Is there a dog? A: Yes", ("Is there a dog?", "Yes")),
     "letters, no question mark, two lines": ("Q: name it\nA: a dog", ("name it", "a dog")),
+    "long and short label": ("Question: Is it?\nA: Yes.\nQuestion: b?\nA: c", ("Is it?", "Yes.")),
     "instruction": ("Instruction: Describe it.\nResponse: A dog\non a lawn.", ("Describe it.", "A dog\non a lawn.")),
     "bold labels": ("**Question:** Is it?\n**Answer:** It is **red**.", ("Is it?", "It is **red**.")),
     "bold labels, colon outside": ("**Question**: Is it?\n\n**Answer**: Yes.", ("Is it?", "Yes.")),

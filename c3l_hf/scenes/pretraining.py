@@ -1,6 +1,5 @@
 """Training data and losses for the small generator: many segments about one picture in one packed sequence."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +12,11 @@ from c3l_hf.prompts import GENERAL, QUESTION_TYPES, format_pair, templates_for
 from c3l_hf.scenes.questions import ask
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, SIZE, Scene, render, sample_scenes
 
-__all__ = ["ALL_TYPES", "HARD_TYPES", "AnsweringTrainer", "PackedScenes", "PatchNames", "TowerTrainer"]
+__all__ = ["AnsweringTrainer", "PackedScenes", "PatchNames", "TowerTrainer"]
 
 IGNORE = -100
-# Chance of a short answer's question type: more for what is harder to learn. What an answer turns on is often a single
-# token (yes or no, a number), found last; so the last phase asks for little else.
-ALL_TYPES = {"presence": 0.17, "count": 0.24, "colour": 0.06, "where": 0.17, "relation": 0.26, "group": 0.10}
-HARD_TYPES = {"presence": 0.34, "count": 0.30, "colour": 0.02, "where": 0.05, "relation": 0.09, "group": 0.20}
+# Chance of a segment's question type: more for what is harder to learn.
+_ANSWER_TYPES = {"presence": 0.17, "count": 0.24, "colour": 0.06, "where": 0.17, "relation": 0.26, "group": 0.10}
 
 
 @dataclass(frozen=True)
@@ -35,33 +32,19 @@ class PackedScenes(Dataset):
     One sequence per scene: `[<s>USER:<image>… | segment 1 | segment 2 | …]`. A segment sees the image prefix and
     itself; a *blind* segment brings its own beginning and sees itself only, which trains the answers' prior without the
     image.
-    Every n-th batch holds descriptions and generated pairs, the others many short answers.
+    Even batches hold many short answers, odd ones descriptions and generated pairs.
 
     Args:
         processor: The processor of the small model.
         steps: Number of batches.
         images: Scenes in a batch.
-        seed: Scenes are those of `load_scenes(…, seed, "train")`.
-        types: Question type → its chance among the short answers.
-        long_every: n.
-        first: Batches to leave out at the start, so that a later phase sees other scenes.
+        seed: Scenes are those of `load_scenes(…, seed, "train")`, from the first on.
         blind: Chance that an answer segment is blind.
     """
 
-    def __init__(
-        self,
-        processor: LlavaProcessor,
-        steps: int,
-        images: int,
-        seed: int,
-        types: Mapping[str, float],
-        long_every: int = 2,
-        first: int = 0,
-        blind: float = 0.15,
-    ):
+    def __init__(self, processor: LlavaProcessor, steps: int, images: int, seed: int, blind: float = 0.15):
         self.tokenizer = processor.tokenizer
         self.steps, self.images, self.seed, self.blind = steps, images, seed, blind
-        self.types, self.long_every, self.first = types, long_every, first
         self.blind_prefix = self.tokenizer("<s>USER:", add_special_tokens=False).input_ids
         image_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.prefix = self.blind_prefix + [image_id] * (SIZE // processor.patch_size) ** 2
@@ -71,15 +54,13 @@ class PackedScenes(Dataset):
         return self.steps
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        index += self.first
         rng = np.random.default_rng([self.seed, 1, index])
         scenes = list(sample_scenes(self.images, self.seed, "train", start=index * self.images))
-        turns_of = self._long if index % self.long_every == self.long_every - 1 else self._answers
-        turns = [turns_of(scene, rng) for scene in scenes]
+        turns = [self._answers(s, rng) if index % 2 == 0 else self._long(s, rng) for s in scenes]
         return self._pack(scenes, [self._segments(items, rng) for items in turns])
 
     def _answers(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
-        types = rng.choice(list(self.types), size=16, p=list(self.types.values()))
+        types = rng.choice(list(_ANSWER_TYPES), size=16, p=list(_ANSWER_TYPES.values()))
         return [(*pair, self.blind) for type in types if (pair := ask(scene, type, rng))]
 
     def _long(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:

@@ -199,8 +199,8 @@ def write_generator(model: PreTrainedModel, processor: ProcessorMixin, folder: s
 
 def dataset_card(facts: RunFacts) -> str:
     """README.md of the curated dataset: metadata and text. Equal facts give an equal card."""
-    # No `configs`: `load_dataset` finds data/train-* without, and with them it takes two local folders of one name, like
-    # the datasets of two runs, for the same and returns the rows it has cached for the first (datasets 5.2).
+    # No `configs`: `load_dataset` finds data/train-* without, and with them it takes two local folders of one name,
+    # like the datasets of two runs, for the same, and returns the rows it has cached for the first (datasets 5.2).
     metadata = DatasetCardData(
         pretty_name=_one_line(facts.title),
         license=facts.license,

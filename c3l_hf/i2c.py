@@ -97,9 +97,11 @@ class I2CScorer:
     image once, and runs equal blind rows once; so give `map` some multiple of `batch_size`. The preprocessed images of
     one call are in memory together.
 
-    Caching: `datasets` sees `fingerprint`, not the weights. For several processes (`num_proc`) use `from_pretrained`:
-        each process
-    then loads the model for itself; a scorer made from a model object cannot follow, and says so.
+    Caching: `datasets` sees `fingerprint`, not the weights.
+
+    For several processes (`num_proc`) use `from_pretrained`: each process then loads the model for itself; a scorer
+    made from a model object cannot follow, and says so. Let them start afresh, with
+    `multiprocess.set_start_method("spawn")`: a forked process can die in the threads that PyTorch has started before.
     """
 
     def __init__(

@@ -20,7 +20,14 @@ from trl import TrlParser
 
 from c3l_hf.scenes.architecture import build_model, build_processor
 from c3l_hf.scenes.evaluation import answer_accuracy
-from c3l_hf.scenes.pretraining import AnsweringTrainer, PackedScenes, PatchNames, TowerTrainer
+from c3l_hf.scenes.pretraining import (
+    ALL_TYPES,
+    HARD_TYPES,
+    AnsweringTrainer,
+    PackedScenes,
+    PatchNames,
+    TowerTrainer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +38,14 @@ class PretrainArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the weights and of the scenes."})
     tower_steps: int = field(default=600, metadata={"help": "Steps of 64 pictures in the tower's warm-up."})
     steps: int = field(default=2500, metadata={"help": "Steps of the joint phase."})
-    images_per_step: int = field(default=16, metadata={"help": "Pictures in a step of the joint phase."})
+    hard_steps: int = field(default=3000, metadata={"help": "Steps of the last phase."})
+    images_per_step: int = field(
+        default=16, metadata={"help": "Pictures in a step of the joint phase; half of it in the last."}
+    )
     learning_rate: float = field(default=1.2e-3, metadata={"help": "Peak learning rate."})
     tower_scale: float = field(
         default=0.15,
-        metadata={"help": "Factor on the tower's learning rate in the joint phase; at 1 it forgets its patches."},
+        metadata={"help": "Factor on the tower's learning rate in the last two phases; at 1 it forgets its patches."},
     )
     save_steps: int = field(default=350, metadata={"help": "Steps between checkpoints and evaluations."})
     eval_questions: int = field(default=60, metadata={"help": "Questions of each type in an evaluation on the way."})
@@ -81,6 +91,21 @@ def arguments(args: PretrainArguments, phase: str, steps: int, learning_rate: fl
     )
 
 
+def keep_batch(items: list[dict]) -> dict:
+    """Collator: an item of the datasets is a batch already."""
+    return items[0]
+
+
+def tower_slowly(model, training: TrainingArguments, scale: float) -> torch.optim.Optimizer:
+    """AdamW with a smaller learning rate for the vision tower."""
+    tower = {id(parameter) for parameter in model.model.vision_tower.parameters()}
+    groups = [
+        {"params": [parameter for parameter in model.parameters() if id(parameter) not in tower]},
+        {"params": list(model.model.vision_tower.parameters()), "lr": training.learning_rate * scale},
+    ]
+    return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
+
+
 def run(trainer: Trainer) -> None:
     folder = trainer.args.output_dir
     checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
@@ -106,37 +131,20 @@ def main(args: PretrainArguments) -> None:
     model.requires_grad_(False)
     for module in tower:
         module.requires_grad_(True)
-    run(
-        TowerTrainer(
-            model,
-            arguments(args, "tower", args.tower_steps, args.learning_rate),
-            data_collator=lambda items: items[0],
-            train_dataset=PatchNames(processor, args.tower_steps, 64, args.seed),
-        )
-    )
+    patches = PatchNames(processor, args.tower_steps, 64, args.seed)
+    run(TowerTrainer(model, arguments(args, "tower", args.tower_steps, args.learning_rate), keep_batch, patches))
 
-    # All together
+    # All together, then what is found last
     model.requires_grad_(True)
-    joint = arguments(args, "joint", args.steps, args.learning_rate)
-    slow = {id(parameter) for parameter in model.model.vision_tower.parameters()}
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in model.parameters() if id(p) not in slow]},
-            {"params": [p for p in model.parameters() if id(p) in slow], "lr": args.learning_rate * args.tower_scale},
-        ],
-        lr=args.learning_rate,
-        weight_decay=joint.weight_decay,
+    evaluate = AnswerAccuracy(processor, args.eval_questions, output / "evaluations.jsonl")
+    joint = PackedScenes(processor, args.steps, args.images_per_step, args.seed, ALL_TYPES)
+    hard = PackedScenes(
+        processor, args.hard_steps, args.images_per_step // 2, args.seed + 2, HARD_TYPES, long_every=4, bridges=0.4
     )
-    run(
-        AnsweringTrainer(
-            model,
-            joint,
-            data_collator=lambda items: items[0],
-            train_dataset=PackedScenes(processor, args.steps, args.images_per_step, args.seed),
-            callbacks=[AnswerAccuracy(processor, args.eval_questions, output / "evaluations.jsonl")],
-            optimizers=(optimizer, None),
-        )
-    )
+    for phase, dataset, learning_rate in (("joint", joint, args.learning_rate), ("hard", hard, args.learning_rate / 2)):
+        training = arguments(args, phase, len(dataset), learning_rate)
+        optimizers = (tower_slowly(model, training, args.tower_scale), None)
+        run(AnsweringTrainer(model, training, keep_batch, dataset, callbacks=[evaluate], optimizers=optimizers))
 
     # Save
     final = output / "final"

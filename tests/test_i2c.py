@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import multiprocess
 import numpy as np
 import pytest
 import torch
@@ -390,8 +391,17 @@ def test_model_object_cannot_go_to_another_process(scorer, dataset):
         arrived(dataset[0])
 
 
+@pytest.fixture
+def spawn():
+    """Processes that start afresh: a forked one dies in the threads that PyTorch has started in its parent."""
+    before = multiprocess.get_start_method()
+    multiprocess.set_start_method("spawn", force=True)
+    yield
+    multiprocess.set_start_method(before, force=True)
+
+
 @pytest.mark.slow
-def test_num_proc(folder, scorer, dataset):
+def test_num_proc(folder, scorer, dataset, spawn):
     loaded = I2CScorer.from_pretrained(folder, batch_size=2)
     scored = dataset.map(loaded, batched=True, num_proc=2, remove_columns=dataset.column_names)
     assert_same(list(scored), scorer.score(list(dataset)))

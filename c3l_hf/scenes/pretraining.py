@@ -1,5 +1,7 @@
 """Training data and losses for the small generator: many segments about one picture in one packed sequence."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +11,17 @@ from torch.utils.data import Dataset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, Trainer
 
 from c3l_hf.prompts import GENERAL, QUESTION_TYPES, format_pair, templates_for
-from c3l_hf.scenes.questions import ask
+from c3l_hf.scenes.checker import check_pair
+from c3l_hf.scenes.questions import NUMBERS, PLURAL, ask
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, SIZE, Scene, render, sample_scenes
 
-__all__ = ["AnsweringTrainer", "PackedScenes", "PatchNames", "TowerTrainer"]
+__all__ = ["ALL_TYPES", "HARD_TYPES", "AnsweringTrainer", "PackedScenes", "PatchNames", "TowerTrainer"]
 
 IGNORE = -100
-# Chance of a segment's question type: more for what is harder to learn.
-_ANSWER_TYPES = {"presence": 0.17, "count": 0.24, "colour": 0.06, "where": 0.17, "relation": 0.26, "group": 0.10}
+# Chance of a short answer's question type: more for what is harder to learn. The last phase asks for little else than
+# what is found last.
+ALL_TYPES = {"presence": 0.17, "count": 0.24, "colour": 0.06, "where": 0.17, "relation": 0.26, "group": 0.10}
+HARD_TYPES = {"presence": 0.34, "count": 0.30, "colour": 0.02, "where": 0.05, "relation": 0.09, "group": 0.20}
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,33 @@ class PackedScenes(Dataset):
     One sequence per scene: `[<s>USER:<image>… | segment 1 | segment 2 | …]`. A segment sees the image prefix and
     itself; a *blind* segment brings its own beginning and sees itself only, which trains the answers' prior without the
     image.
-    Even batches hold many short answers, odd ones descriptions and generated pairs.
+    Every n-th batch holds descriptions and generated pairs, the others many short answers.
 
     Args:
         processor: The processor of the small model.
         steps: Number of batches.
         images: Scenes in a batch.
         seed: Scenes are those of `load_scenes(…, seed, "train")`, from the first on.
+        types: Question type → its chance among the short answers.
+        long_every: n.
+        bridges: Chance that an answer about presence or number is in the form that is easier to learn, see `_bridge`.
         blind: Chance that an answer segment is blind.
     """
 
-    def __init__(self, processor: LlavaProcessor, steps: int, images: int, seed: int, blind: float = 0.15):
+    def __init__(
+        self,
+        processor: LlavaProcessor,
+        steps: int,
+        images: int,
+        seed: int,
+        types: Mapping[str, float],
+        long_every: int = 2,
+        bridges: float = 0.0,
+        blind: float = 0.15,
+    ):
         self.tokenizer = processor.tokenizer
         self.steps, self.images, self.seed, self.blind = steps, images, seed, blind
+        self.types, self.long_every, self.bridges = types, long_every, bridges
         self.blind_prefix = self.tokenizer("<s>USER:", add_special_tokens=False).input_ids
         image_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.prefix = self.blind_prefix + [image_id] * (SIZE // processor.patch_size) ** 2
@@ -56,12 +75,15 @@ class PackedScenes(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.seed, 1, index])
         scenes = list(sample_scenes(self.images, self.seed, "train", start=index * self.images))
-        turns = [self._answers(s, rng) if index % 2 == 0 else self._long(s, rng) for s in scenes]
+        turns_of = self._long if index % self.long_every == self.long_every - 1 else self._answers
+        turns = [turns_of(scene, rng) for scene in scenes]
         return self._pack(scenes, [self._segments(items, rng) for items in turns])
 
     def _answers(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
-        types = rng.choice(list(_ANSWER_TYPES), size=16, p=list(_ANSWER_TYPES.values()))
-        return [(*pair, self.blind) for type in types if (pair := ask(scene, type, rng))]
+        types = rng.choice(list(self.types), size=16, p=list(self.types.values()))
+        asked = [ask(scene, type, rng) for type in types]
+        pairs = [pair and (_bridge(*pair, scene) if rng.random() < self.bridges else pair) for pair in asked]
+        return [(*pair, self.blind) for pair in pairs if pair]
 
     def _long(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
         turns = [(*ask(scene, "description", rng), self.blind)]
@@ -116,6 +138,23 @@ class PackedScenes(Dataset):
             "attention_mask": mask[:, None],
             "pixel_values": _pixels(scenes),
         }
+
+
+def _bridge(question: str, answer: str, scene: Scene) -> tuple[str, str]:
+    """The same fact with the object's name directly before what is decided, for presence and number; else unchanged.
+
+    Looking up a name that was just written is learned early ("The dog is in the …"), an answer that turns on a name in
+    the question ("Yes, …") stays at chance for long. The first form leads to the second.
+    """
+    verdict = check_pair(question, answer, scene)
+    name = next((word for word in re.findall(r"\w+", answer) if word in CATEGORIES or word in PLURAL.values()), None)
+    if verdict.type == "presence":
+        return f"Is the {name} there or not?", f"The {name} is {'there' if answer.startswith('Yes') else 'not there'}."
+    if verdict.type == "count":
+        plural = PLURAL.get(name, name)
+        number = next(word for word in answer.split() if word in NUMBERS)
+        return f"What number of {plural} is there?", f"The number of {plural} is {number}."
+    return question, answer
 
 
 class PatchNames(Dataset):

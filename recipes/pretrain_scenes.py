@@ -149,7 +149,8 @@ def main(args: PretrainArguments) -> None:
     # Save
     final = output / "final"
     model.to(torch.float16).save_pretrained(final)
-    processor.save_pretrained(final)
+    # A new one: the one that was used keeps the padding of its last batch.
+    build_processor().save_pretrained(final)
     logger.info("the trained model is in %s", final)
 
 

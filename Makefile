@@ -21,7 +21,7 @@ help:  ## list the targets
 	@touch $@
 
 demo: .venv/installed  ## run the whole of C3L on the embedded world, or on your pictures: make demo IMAGES=folder/
-	$(BIN)/accelerate launch recipes/c3l.py --config recipes/configs/scenes.yaml --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/accelerate launch --quiet recipes/c3l.py --config recipes/configs/scenes.yaml --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
 
 test: .venv/installed-test  ## run all tests, with line coverage
 	$(BIN)/python -m pytest --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90

@@ -184,36 +184,36 @@ def test_every_configuration_parses(path, monkeypatch):
 
 
 def test_pretraining_continues_where_it_was_stopped(tmp_path):
-    """Stopped after 2 of 4 steps and started again: the weights of an uninterrupted run."""
-    options = ["--tower_steps", "2", "--images_per_step", "2", "--save_steps", "2", "--eval_questions", "1"]
+    """Stopped after 2 of 4 joint steps and started again: the weights of an uninterrupted run."""
+    options = "--tower_steps 2 --steps 4 --hard_steps 2 --images_per_step 2 --save_steps 2 --eval_questions 1".split()
     scope = recipe("pretrain_scenes.py")
+    evaluation = scope["AnswerAccuracy"]
 
-    def pretrain(folder, stop_after=None):
-        (args,) = TrlParser((scope["PretrainArguments"],)).parse_args_and_config(
-            ["--output_dir", str(folder), "--steps", "4", *options]
+    class Interrupted(evaluation):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    def pretrain(folder, callback):
+        scope["main"].__globals__["AnswerAccuracy"] = callback
+        scope["main"](
+            *TrlParser((scope["PretrainArguments"],)).parse_args_and_config(["--output_dir", folder, *options])
         )
-        if stop_after:
-            scope["main"].__globals__["AnswerAccuracy"] = stopping(stop_after)
-        else:
-            scope["main"].__globals__["AnswerAccuracy"] = scope["AnswerAccuracy"]
-        scope["main"](args)
-        return folder / "final"
 
-    def stopping(steps):
-        class Stop(scope["AnswerAccuracy"]):
-            def on_step_end(self, args, state, control, **kwargs):
-                control.should_training_stop = state.global_step == steps
+    pretrain(str(tmp_path / "whole"), evaluation)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(str(tmp_path / "parts"), Interrupted)
+    assert not (tmp_path / "parts" / "final").exists()
+    pretrain(str(tmp_path / "parts"), evaluation)
 
-        return Stop
+    def weights(folder):
+        return AutoModelForImageTextToText.from_pretrained(tmp_path / folder, dtype=torch.float32).state_dict()
 
-    whole = pretrain(tmp_path / "whole")
-    final = pretrain(tmp_path / "parts", stop_after=2)
-    stopped = AutoModelForImageTextToText.from_pretrained(final).state_dict()
-    final = pretrain(tmp_path / "parts")
-    resumed, expected = (AutoModelForImageTextToText.from_pretrained(path).state_dict() for path in (final, whole))
-    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
-    assert not all(torch.equal(stopped[name], expected[name]) for name in expected)
-    assert len((tmp_path / "parts" / "evaluations.jsonl").read_text().splitlines()) == 2
+    whole, resumed, joint = (weights(f) for f in ("whole/final", "parts/final", "parts/joint/checkpoint-4"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not all(torch.equal(whole[name], joint[name].half().float()) for name in whole)
+    lines = [(tmp_path / run / "evaluations.jsonl").read_text() for run in ("whole", "parts")]
+    assert lines[0] == lines[1] and len(lines[0].splitlines()) == 3
 
 
 def test_the_evaluation_prints_its_table(tmp_path, capsys):

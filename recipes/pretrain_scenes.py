@@ -2,10 +2,10 @@
 
     python recipes/pretrain_scenes.py --output_dir runs/generator
 
-Two phases, both seeded and resumable (run the same command again after an interruption): the vision tower learns the
-words of its patches, then the whole model answers, describes and generates. Every checkpoint of the second phase stays
-in `<output_dir>/joint`: earlier ones are weaker generators. The result, in `<output_dir>/final`, is what
-`c3l_hf/scenes/generator` ships; `recipes/evaluate_scenes.py` measures it.
+Three phases, seeded and resumable (run the same command again after an interruption): the vision tower learns the
+words of its patches; the whole model answers, describes and generates; then it is mostly asked for what is found last.
+Every checkpoint stays in `<output_dir>/joint` and `<output_dir>/hard`: earlier ones are weaker generators. The result,
+in `<output_dir>/final`, is what `c3l_hf/scenes/generator` ships; `recipes/evaluate_scenes.py` measures it.
 """
 
 import json
@@ -38,7 +38,7 @@ class PretrainArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the weights and of the scenes."})
     tower_steps: int = field(default=600, metadata={"help": "Steps of 64 pictures in the tower's warm-up."})
     steps: int = field(default=2500, metadata={"help": "Steps of the joint phase."})
-    hard_steps: int = field(default=3000, metadata={"help": "Steps of the last phase."})
+    hard_steps: int = field(default=7000, metadata={"help": "Steps of the last phase."})
     images_per_step: int = field(
         default=16, metadata={"help": "Pictures in a step of the joint phase; half of it in the last."}
     )
@@ -47,7 +47,10 @@ class PretrainArguments:
         default=0.15,
         metadata={"help": "Factor on the tower's learning rate in the last two phases; at 1 it forgets its patches."},
     )
-    save_steps: int = field(default=350, metadata={"help": "Steps between checkpoints and evaluations."})
+    bridges: float = field(
+        default=0.4, metadata={"help": "Share of the answers about presence and number in the form learned earlier."}
+    )
+    save_steps: int = field(default=500, metadata={"help": "Steps between checkpoints and evaluations."})
     eval_questions: int = field(default=60, metadata={"help": "Questions of each type in an evaluation on the way."})
     bf16: bool = field(default=True, metadata={"help": "bf16 autocast; the weights stay float32."})
 
@@ -137,9 +140,10 @@ def main(args: PretrainArguments) -> None:
     # All together, then what is found last
     model.requires_grad_(True)
     evaluate = AnswerAccuracy(processor, args.eval_questions, output / "evaluations.jsonl")
-    joint = PackedScenes(processor, args.steps, args.images_per_step, args.seed, ALL_TYPES)
+    images, seed = args.images_per_step, args.seed
+    joint = PackedScenes(processor, args.steps, images, seed, ALL_TYPES, long_every=2, bridges=args.bridges)
     hard = PackedScenes(
-        processor, args.hard_steps, args.images_per_step // 2, args.seed + 2, HARD_TYPES, long_every=4, bridges=0.4
+        processor, args.hard_steps, images // 2, seed + 2, HARD_TYPES, long_every=4, bridges=args.bridges
     )
     for phase, dataset, learning_rate in (("joint", joint, args.learning_rate), ("hard", hard, args.learning_rate / 2)):
         training = arguments(args, phase, len(dataset), learning_rate)

@@ -57,8 +57,8 @@ class PackedScenes(Dataset):
         images: int,
         seed: int,
         types: Mapping[str, float],
-        long_every: int = 2,
-        bridges: float = 0.0,
+        long_every: int,
+        bridges: float,
         blind: float = 0.15,
     ):
         self.tokenizer = processor.tokenizer

@@ -38,7 +38,7 @@ class PretrainArguments:
     seed: int = field(default=0, metadata={"help": "Seed of the weights and of the scenes."})
     tower_steps: int = field(default=600, metadata={"help": "Steps of 64 pictures in the tower's warm-up."})
     steps: int = field(default=2500, metadata={"help": "Steps of the joint phase."})
-    hard_steps: int = field(default=7000, metadata={"help": "Steps of the last phase."})
+    hard_steps: int = field(default=5000, metadata={"help": "Steps of the last phase."})
     images_per_step: int = field(
         default=16, metadata={"help": "Pictures in a step of the joint phase; half of it in the last."}
     )

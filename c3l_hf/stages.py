@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
 from c3l_hf.hub import versions
+from c3l_hf.processes import process_state
 
 __all__ = ["Run", "RunError", "files_digest"]
 
@@ -83,12 +83,12 @@ class Run:
         missing = [name for name in list(stages)[:last] if name not in wanted and not self.is_done(name)]
         if missing:
             raise RunError(f"{self.folder} has no result of {', '.join(missing)} yet; add it to --stages")
-        if PartialState().is_main_process:
+        if process_state().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             for leftover in self.folder.glob("stages/*.unfinished*"):
                 shutil.rmtree(leftover)
             _write_json(self.folder / _RUN, {"inputs": self.inputs, "stages": stages, "versions": versions()})
-        PartialState().wait_for_everyone()
+        process_state().wait_for_everyone()
 
     def path(self, name: str) -> Path:
         """The folder of a stage's result."""
@@ -115,7 +115,7 @@ class Run:
         Returns:
             What `make` returned when the stage was made.
         """
-        state = PartialState()
+        state = process_state()
         path = self.path(name)
         if not self.is_done(name):
             unfinished = path.with_name(path.name + ".unfinished")
@@ -134,7 +134,7 @@ class Run:
         """A stage that makes a dataset on the main process: (the dataset, its report)."""
 
         def write(folder: Path) -> Mapping[str, Any] | None:
-            if not PartialState().is_main_process:
+            if not process_state().is_main_process:
                 return None
             dataset, report = make()
             dataset.save_to_disk(folder / "data")
@@ -147,7 +147,7 @@ class Run:
         """A stage in which every process makes its contiguous part of a dataset, rows in the source's order."""
 
         def write(folder: Path) -> None:
-            state = PartialState()
+            state = process_state()
             part = source.shard(state.num_processes, state.process_index, contiguous=True)
             made = make(part)
             if state.num_processes == 1:

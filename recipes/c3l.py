@@ -24,7 +24,6 @@ import datasets
 import numpy as np
 import torch
 import yaml
-from accelerate import PartialState
 from datasets import Dataset, Features
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -37,6 +36,7 @@ from c3l_hf.generation import PairGenerationConfig, generate_pairs, generation_c
 from c3l_hf.hub import RunFacts, dataset_card, model_card, versions, write_dataset, write_generator
 from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer
 from c3l_hf.images import images_digest, load_images
+from c3l_hf.processes import process_state
 from c3l_hf.prompts import QUESTION_TYPES
 from c3l_hf.pseudo_labels import format_table, select_pseudo_labels
 from c3l_hf.scenes import GENERATOR
@@ -88,7 +88,8 @@ class C3LArguments:
 
     # score, rescore
     ranking: str = field(default=DEFAULT_RANKING, metadata={"help": "Which score goes into the column i2c."})
-    scoring_batch_size: int = field(default=16, metadata={"help": "Rows in one scoring pass."})
+    scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})
+    scoring_max_tokens: int = field(default=4096, metadata={"help": "Most tokens in one scoring pass."})
 
     # select
     within: str = field(default="type", metadata={"help": "Rank the pairs of an image within their 'type', or 'all'."})
@@ -116,7 +117,7 @@ class C3LArguments:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             raise RunError(f"--stages has {', '.join(unknown) or 'nothing'}; the stages are {', '.join(STAGES)}")
-        for name in ("max_rejected", "target_size", "scoring_batch_size"):
+        for name in ("max_rejected", "target_size", "scoring_batch_size", "scoring_max_tokens"):
             if getattr(self, name) < 1:
                 raise RunError(f"--{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.near_duplicate_threshold <= 1:
@@ -163,7 +164,7 @@ def find_model(name: str, revision: str, with_code: bool) -> tuple[Path, dict[st
 def load_model(folder: Path, dtype: str, trust_remote_code: bool):
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    return model.eval().to(PartialState().device), processor
+    return model.eval().to(process_state().device), processor
 
 
 def training_options(training: C3LConfig) -> dict:
@@ -271,7 +272,7 @@ class C3L:
             )
             trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
             trained = trainer.merged_model()
-            if PartialState().is_main_process:
+            if process_state().is_main_process:
                 trained.save_pretrained(folder / "generator")
                 processor.save_pretrained(folder / "generator")
                 shutil.rmtree(checkpoints, ignore_errors=True)
@@ -301,7 +302,7 @@ class C3L:
 
     def write(self) -> str:
         def make(folder: Path) -> dict:
-            if not PartialState().is_main_process:
+            if not process_state().is_main_process:
                 return {}
             pools = self._pools()
             facts = self._facts(pools)
@@ -332,10 +333,11 @@ class C3L:
         def scored(part: Dataset) -> Dataset:
             # Both rounds with the generator as it was before training: one measure for both.
             model, processor = self._load(self.model_folder)
-            batch_size = self.args.scoring_batch_size
-            scorer = I2CScorer(model, processor, ranking=self.args.ranking, batch_size=batch_size)
+            scorer = I2CScorer(model, processor, ranking=self.args.ranking, max_tokens=self.args.scoring_max_tokens)
             features = Features({**part.features, **scorer.features})
-            return part.map(scorer, batched=True, batch_size=16 * batch_size, features=features, desc="Scoring pairs")
+            return part.map(
+                scorer, batched=True, batch_size=self.args.scoring_batch_size, features=features, desc="Scoring pairs"
+            )
 
         return self.run.sharded(stage, pairs, scored)
 
@@ -395,7 +397,7 @@ class C3L:
 def main(job: C3L) -> None:
     started = time.monotonic()
     datasets.disable_caching()  # stages keep their results themselves
-    state = PartialState()
+    state = process_state()
     if state.device.type == "cpu":
         # `accelerate launch` gives every process one thread unless told otherwise.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // state.num_processes))

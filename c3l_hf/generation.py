@@ -12,8 +12,9 @@ from datasets import Dataset, Image, List
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from .image_io import open_image
 from .parsing import PairParseError, parse_pair
-from .processing import encode_prompt, open_image
+from .processing import encode_prompt
 from .prompts import QUESTION_TYPES, Template, templates_for
 from .sampling import TextSampler
 from .schema import PAIR_FEATURES, RowError

@@ -1,107 +1,113 @@
 """I²C, the image-instruction correspondence of an answer: how much seeing the image changes what a model thinks of it.
 
-`scores_from_logprobs` has the formulas; `I2CScorer` applies them to the rows of a dataset, as a function for
-`Dataset.map`.
+`I2CScorer` scores the rows of a dataset, as a function for `Dataset.map`; `scores.py` has the formulas.
+
+From the command line, with any dataset:
+
+    python -m c3l_hf.i2c --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --split train --output scored.parquet
 """
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 import transformers
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+import xxhash
+from transformers import PreTrainedModel, ProcessorMixin
 
-from . import likelihood, processing, schema
-from .likelihood import answer_logprobs
-from .processing import EncodedRow, encode_row, image_key, open_image, token_texts, with_image_cache
-from .schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK, RowError, is_batch, layout_of, to_pair
+from . import blind, image_io, likelihood, packing, processing, schema, scores, self_check
+from .blind import BASELINES, PairEncoder
+from .image_io import open_image
+from .likelihood import AnswerLogprobs, answer_logprobs
+from .loading import Source, digest_weights, load
+from .processing import EncodedRow, token_texts
+from .schema import (
+    SCORE_COLUMNS,
+    SCORE_FEATURES,
+    SCORES,
+    STATUS,
+    STATUS_OK,
+    TURNS,
+    RowError,
+    is_batch,
+    layout_of,
+    to_pairs,
+)
+from .scores import scores_from_logprobs
+from .self_check import Paths, check_paths
 
-__all__ = ["DEFAULT_RANKING", "I2CScorer", "scores_from_logprobs"]
+__all__ = ["DEFAULT_RANKING", "I2CScorer"]
 
 DEFAULT_RANKING = "pmi"
-
-
-def scores_from_logprobs(with_image: Sequence[float], blind: Sequence[float], kl: Sequence[float]) -> dict[str, float]:
-    """All scores of one answer from what its N tokens got in the two passes.
-
-    With p_t, q_t the predictions with and without the image and a_t the answer's tokens:
-
-    - `answer_kl` = sum_t P_t ln(P_t / Q_t), P_t = p_t(a_t) / sum_s p_s(a_s), Q_t alike: the divergence between the two
-      sequences of answer scores, each normalised over the answer (C3L as implemented here; the paper's normalisation is
-      not known)
-    - `token_kl` = (1/N) sum_t sum_v p_t(v) ln(p_t(v) / q_t(v))
-    - `pmi` = (1/N) sum_t [ln p_t(a_t) - ln q_t(a_t)]; `ppl_ratio` = exp(pmi)
-    - `logprob`, `logprob_blind` = (1/N) sum_t ln p_t(a_t), (1/N) sum_t ln q_t(a_t)
-
-    Args:
-        with_image: ln p_t(a_t), (N,), nats.
-        blind: ln q_t(a_t), (N,), nats.
-        kl: The divergence over the vocabulary at each token, (N,), nats.
-
-    Returns:
-        The scores, computed in float64, with the names of `schema.SCORES`.
-
-    Raises:
-        ValueError: If the three differ in length or have no token.
-    """
-    p, q, kl = (np.asarray(values, dtype=np.float64) for values in (with_image, blind, kl))
-    if not p.shape == q.shape == kl.shape or p.ndim != 1 or not p.size:
-        raise ValueError(
-            f"needs three lists of one length with at least one token, got shapes {p.shape}, {q.shape}, {kl.shape}"
-        )
-    log_p, log_q = p - np.logaddexp.reduce(p), q - np.logaddexp.reduce(q)
-    pmi = np.mean(p - q)
-    scores = {
-        "answer_kl": np.sum(np.exp(log_p) * (log_p - log_q)),
-        "token_kl": np.mean(kl),
-        "pmi": pmi,
-        "ppl_ratio": np.exp(pmi),
-        "logprob": np.mean(p),
-        "logprob_blind": np.mean(q),
-    }
-    return {name: float(value) for name, value in scores.items()}
+PATHS = ("auto", "plain")
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Where `from_pretrained` found the model: enough to load it again in another process."""
+class _Options:
+    """What a user may set; see `I2CScorer`."""
 
-    model_id: str
-    revision: str | None
-    dtype: str
-    device: str | None
-    trust_remote_code: bool
+    ranking: str
+    max_tokens: int
+    path: str
+    blind: str
+    blind_images: tuple[PIL.Image.Image, ...]
+    image_folder: str | None
+
+    def __post_init__(self):
+        for name, choices in (("ranking", SCORES), ("path", PATHS), ("blind", tuple(BASELINES))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if (self.blind == "shuffle") != bool(self.blind_images):
+            raise ValueError(
+                'blind="shuffle", and only that, needs blind_images: some dozens of images, e.g. of your rows'
+            )
+        if self.image_folder is not None and not Path(self.image_folder).is_dir():
+            raise ValueError(f"image_folder {self.image_folder} is not a folder")
+
+    def digest(self) -> str:
+        images = [xxhash.xxh3_128_hexdigest(f"{i.size}".encode() + i.tobytes()) for i in self.blind_images]
+        return repr((self.ranking, self.max_tokens, self.path, self.blind, images, self.image_folder))
 
 
 class I2CScorer:
     """Scores image/question/answer rows by what the image does to the answer's likelihood.
 
     A scorer is a function for `map`: of a row it returns the score columns, of a batch (`batched=True`) lists of them.
-    Rows in any layout of `schema.to_pair` are taken. A row that cannot be scored has null scores and the reason in
-    `i2c_status`.
+    Rows in any layout of `schema.to_pairs` are taken, with one or several images and assistant turns. A row that cannot
+    be scored has null scores and the reason in `i2c_status`.
 
     Example:
 
     ```python
-    scorer = I2CScorer.from_pretrained("llava-hf/llava-1.5-7b-hf", dtype="bfloat16")
+    scorer = I2CScorer.from_pretrained("llava-hf/llava-1.5-7b-hf")
     scored = ds.map(scorer, batched=True, batch_size=256, features=Features({**ds.features, **scorer.features}))
     ```
 
-    The scores of a row do not depend on the other rows, their order, or `batch_size`, but for rounding (float32 models:
-    1e-5 on log-probabilities). Within what it is given at once it sorts rows by length, preprocesses each distinct
-    image once, and runs equal blind rows once; so give `map` some multiple of `batch_size`. The preprocessed images of
-    one call are in memory together.
+    `score_dataset` does the same without writing the images again, and continues after an interruption.
+
+    The scores of a row do not depend on the other rows, their order, or how they are batched, but for rounding (float32
+    models: 1e-5 on log-probabilities). Within what it is given at once it encodes and reads each image once, whatever
+    the number of its answers; so give `map` a `batch_size` of some hundreds, with the rows of an image next to each
+    other. The preprocessed images of one call are in memory together.
+
+    Several assistant turns: each is scored, given all that comes before it. `turns` has the scores of each; the other
+    columns are over the tokens of all turns together.
 
     Caching: `datasets` sees `fingerprint`, not the weights.
 
-    For several processes (`num_proc`) use `from_pretrained`: each process then loads the model for itself; a scorer
-    made from a model object cannot follow, and says so. Let them start afresh, with
-    `multiprocess.set_start_method("spawn")`: a forked process can die in the threads that PyTorch has started before.
+    For several processes (`num_proc`, with `with_rank=True` for one accelerator each) use `from_pretrained`: each
+    process then loads the model for itself; a scorer made from a model object cannot follow, and says so. Let them
+    start afresh, with `multiprocess.set_start_method("spawn")`: a forked process can die in the threads that PyTorch
+    has started before.
     """
 
     def __init__(
@@ -110,25 +116,37 @@ class I2CScorer:
         processor: ProcessorMixin,
         *,
         ranking: str = DEFAULT_RANKING,
-        batch_size: int = 16,
+        max_tokens: int = 4096,
+        path: str = "auto",
+        blind: str = "drop",
+        blind_images: Sequence[Any] = (),
+        image_folder: str | Path | None = None,
     ):
         """
         Args:
             model: A model for `AutoModelForImageTextToText`. Later changes of its weights need a new scorer.
             processor: Its processor, with a chat template.
             ranking: Which of `schema.SCORES` goes into the column `i2c`.
-            batch_size: Most rows in one forward pass.
+            max_tokens: Most tokens in one forward pass, with padding; a longer row gets one of its own.
+            path: "auto": rows with the same images share a sequence if a few rows, scored at once in either way, show
+                that this is exact for the model; else each has its own, and a warning says why. "plain": each its own.
+            blind: What takes the image's place in the pass without it, one of `blind.BASELINES`: "drop" (nothing),
+                "blank", "noise", "shuffle".
+            blind_images: For "shuffle": the images to choose from, as PIL images, `datasets` dicts or paths.
+            image_folder: Where images are that the rows name by a relative path.
 
         Raises:
-            ValueError: If the ranking is not a score, the batch size not positive, or the processor without chat
-                template.
+            ValueError: If an option is none of its choices, the processor has no chat template, or the model cannot
+                score a row with and without image.
         """
-        _check_options(ranking, batch_size)
+        images = tuple(open_image(image) for image in blind_images)
+        folder = None if image_folder is None else str(image_folder)
+        self._options = _Options(ranking, max_tokens, path, blind, images, folder)
         if processor.chat_template is None:
             raise ValueError(f"the {type(processor).__name__} has no chat template; set processor.chat_template")
-        self.ranking, self.batch_size = ranking, batch_size
         self._model, self._processor = model, processor
-        self._source: _Source | None = None
+        self._source: Source | None = None
+        self._paths = self._checked()
 
     @classmethod
     def from_pretrained(
@@ -136,30 +154,28 @@ class I2CScorer:
         model_id: str | Path,
         *,
         revision: str | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
         device: str | None = None,
         trust_remote_code: bool = False,
-        ranking: str = DEFAULT_RANKING,
-        batch_size: int = 16,
+        **options: Any,
     ) -> "I2CScorer":
         """A scorer with a model and processor from the Hub or a folder.
 
         Args:
             model_id: Repository id or folder.
             revision: Branch, tag or commit on the Hub.
-            dtype: "float32", "bfloat16", "float16"; the softmax is taken in float32 or better in any case.
+            dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on an accelerator, float32 on the CPU. The
+                softmax is taken in float32 or better in any case.
             device: Where to put the model; by default the accelerator if there is one, else the CPU.
             trust_remote_code: Whether code from the repository may be run.
-            ranking: See `I2CScorer`.
-            batch_size: See `I2CScorer`.
+            options: Those of `I2CScorer`.
 
         Raises:
             OSError: If there is no such model.
             ValueError: As for `I2CScorer`.
         """
-        _check_options(ranking, batch_size)
-        source = _Source(str(model_id), revision, dtype, device, trust_remote_code)
-        scorer = cls(*_load(source), ranking=ranking, batch_size=batch_size)
+        source = Source(str(model_id), revision, dtype, device, trust_remote_code)
+        scorer = cls(*load(source), **options)
         scorer._source = source
         return scorer
 
@@ -168,11 +184,20 @@ class I2CScorer:
         """The types of the score columns, for `map(features=Features({**ds.features, **scorer.features}))`."""
         return dict(SCORE_FEATURES)
 
-    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+    @property
+    def path(self) -> str:
+        """How this model's rows are scored: "packed", "batched" or "single" (each in a pass of its own)."""
+        if self._paths.not_batched:
+            return "single"
+        return "batched" if self._paths.not_packed else "packed"
+
+    def __call__(self, rows: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
         """Scores one row, or a batch of rows.
 
         Args:
             rows: A row (column → value) or a batch (column → list of values); `schema.is_batch` tells them apart.
+            rank: The number of this process, from `map(with_rank=True)`: where there are several accelerators, the
+                model goes to the one of that number.
 
         Returns:
             The columns of `schema.SCORE_COLUMNS` with a value each, or with a list in the order of the batch.
@@ -182,6 +207,8 @@ class I2CScorer:
         """
         columns = layout_of(rows.keys())
         needed = {name: rows[name] for name in columns}
+        if rank is not None:
+            self._to_accelerator(rank)
         if not is_batch(needed):
             return self.score([needed])[0]
         count = len(needed[columns[0]])
@@ -190,52 +217,82 @@ class I2CScorer:
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The score columns of each row, in order. See `__call__`."""
-        model, processor = self._loaded()
+        encoder = self._encoder()
         results: list[dict[str, Any]] = [{} for _ in rows]
-        encoded: dict[int, tuple[EncodedRow, EncodedRow]] = {}
-        max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        encoder = _Encoder(processor, max_length)
+        turns: list[tuple[int, EncodedRow, EncodedRow]] = []
         for number, row in enumerate(rows):
             try:
-                encoded[number] = encoder.encode(row)
+                turns += [(number, *encoder.encode(pair)) for pair in to_pairs(row)]
             except RowError as error:
                 results[number] = _without_score(str(error))
+        logprobs = self._logprobs([turn[1] for turn in turns], [turn[2] for turn in turns])
+        of_row: dict[int, list[tuple[EncodedRow, AnswerLogprobs]]] = {}
+        for (number, row, _), found in zip(turns, logprobs):
+            of_row.setdefault(number, []).append((row, found))
+        for number, found in of_row.items():
+            results[number] = self._result(found)
+        return results
 
-        # Rows of similar length need little padding; equal blind rows next to each other are run once.
-        def length(number: int) -> tuple[int, list[int]]:
-            with_image, blind = (row.inputs["input_ids"][0] for row in encoded[number])
-            return len(with_image), blind.tolist()
-
-        order = sorted(encoded, key=length, reverse=True)  # longest first: too little memory shows at once
+    def _logprobs(self, rows: list[EncodedRow], blind_rows: list[EncodedRow]) -> list[AnswerLogprobs]:
+        model, processor = self._loaded()
         training = model.training
         model.eval()
         try:
-            for first in range(0, len(order), self.batch_size):
-                numbers = order[first : first + self.batch_size]
-                pairs = [encoded[number] for number in numbers]
-                logprobs = answer_logprobs(model, processor, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
-                for number, (row, _), tokens in zip(numbers, pairs, logprobs):
-                    lists = [values.tolist() for values in (tokens.with_image, tokens.blind, tokens.kl)]
-                    results[number] = self._result(token_texts(processor, row.answer_ids), *lists)
+            packed = self._paths.not_packed is None
+            max_tokens = 1 if self._paths.not_batched else self._options.max_tokens
+            return answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
         finally:
             model.train(training)
-        return results
 
-    def _result(
-        self, tokens: list[str], with_image: list[float], blind: list[float], kl: list[float]
-    ) -> dict[str, Any]:
-        if not np.isfinite([with_image, blind, kl]).all():
+    def _result(self, turns: list[tuple[EncodedRow, AnswerLogprobs]]) -> dict[str, Any]:
+        processor = self._processor
+        tokens = [text for row, _ in turns for text in token_texts(processor, row.answer_ids)]
+        lists = [(t.with_image.tolist(), t.blind.tolist(), t.kl.tolist()) for _, t in turns]
+        together = [[value for one in lists for value in one[part]] for part in range(3)]
+        if not np.isfinite(together).all():
             return _without_score("the model's log-probabilities are not finite")
-        scores = scores_from_logprobs(with_image, blind, kl)
+        ranking = self._options.ranking
+        each = [scores_from_logprobs(*one) for one in lists]
+        row = scores_from_logprobs(*together)
         return {
-            "i2c": scores[self.ranking],
-            **scores,
+            "i2c": row[ranking],
+            **row,
             "answer_tokens": tokens,
-            "token_kl_per_token": kl,
-            "logprob_per_token": with_image,
-            "logprob_blind_per_token": blind,
+            "token_kl_per_token": together[2],
+            "logprob_per_token": together[0],
+            "logprob_blind_per_token": together[1],
+            TURNS: [{"i2c": t[ranking], **t, "tokens": len(one[0])} for t, one in zip(each, lists)],
             STATUS: STATUS_OK,
         }
+
+    def _encoder(self) -> PairEncoder:
+        model, processor = self._loaded()
+        options = self._options
+        folder = None if options.image_folder is None else Path(options.image_folder)
+        max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        return PairEncoder(processor, max_length, options.blind, options.blind_images, folder)
+
+    def _checked(self) -> Paths:
+        training = self._model.training
+        self._model.eval()
+        try:
+            paths = check_paths(self._model, self._processor, self._encoder(), self._options.max_tokens)
+        finally:
+            self._model.train(training)
+        name = type(self._model).__name__
+        if paths.not_batched:
+            warnings.warn(
+                f"{name} scores rows one at a time, as a batch is not exact: {paths.not_batched}", stacklevel=3
+            )
+        elif self._options.path == "plain":
+            return Paths(None, "path is plain")
+        elif paths.not_packed:
+            warnings.warn(
+                f"{name} scores answers about the same image separately, as packing them is not exact: "
+                f"{paths.not_packed}",
+                stacklevel=3,
+            )
+        return paths
 
     def _loaded(self) -> tuple[PreTrainedModel, ProcessorMixin]:
         if self._model is None:
@@ -244,113 +301,67 @@ class I2CScorer:
                     "this scorer was made from a model object and sent to another process, where the model is not; "
                     "use I2CScorer.from_pretrained, which each process can load for itself, or map without num_proc"
                 )
-            self._model, self._processor = _load(self._source)
+            self._model, self._processor = load(self._source)
         return self._model, self._processor
+
+    def _to_accelerator(self, rank: int) -> None:
+        if torch.accelerator.is_available() and (self._source is None or self._source.device is None):
+            model, _ = self._loaded()
+            model.to(
+                torch.device(torch.accelerator.current_accelerator().type, rank % torch.accelerator.device_count())
+            )
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """What the scores depend on, as a hex digest: model, processor, dtype, options, and the code that scores.
 
-        A model from the Hub counts by its id and commit; any other by all its weights, which takes about a second per
-        gigabyte, once per scorer. Equal across processes.
+        A model from the Hub counts by its id and commit, one from a folder by its files' names, sizes and times, a
+        model object by all its weights, which takes about 0.1 s per gigabyte, once. Equal across processes.
         """
         model, processor = self._loaded()
-        digest = hashlib.blake2b(digest_size=16)
-        commit = getattr(model.config, "_commit_hash", None) if self._source else None
-        if commit:
-            # only for a model this scorer loaded: one passed in may have been trained since it was downloaded
-            parts = [self._source.model_id, commit]
-        else:
-            parts = [
-                model.config.to_json_string(),
-                processor.to_json_string(),
-                processor.tokenizer.backend_tokenizer.to_str(),
-            ]
-            _digest_weights(model, digest)
-        parts += [
+        parts = [
             type(model).__name__,
             str(model.dtype),
+            model.config.to_json_string(),
+            processor.to_json_string(),
+            processor.tokenizer.backend_tokenizer.to_str(),
             str(processor.chat_template),
-            self.ranking,
-            str(self.batch_size),
+            self._options.digest(),
+            _code_version(),
         ]
-        for part in (*parts, _code_version()):
-            digest.update(part.encode() + b"\0")
-        return digest.hexdigest()
+        # A model passed in may have been trained since it was loaded: its weights count, whatever it says about itself.
+        parts += [digest_weights(model)] if self._source is None else self._source.digest(model)
+        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # `datasets` fingerprints a function by pickling it: this is what it sees, instead of the weights
-        return _restore, (self.fingerprint, self._source, self.ranking, self.batch_size)
+        return _restore, (self.fingerprint, self._source, self._options, self._paths)
 
 
-def _restore(fingerprint: str, source: _Source | None, ranking: str, batch_size: int) -> I2CScorer:
+def _restore(fingerprint: str, source: Source | None, options: _Options, paths: Paths) -> I2CScorer:
     """A scorer in another process: without its model, which it loads when first called."""
     scorer = I2CScorer.__new__(I2CScorer)
-    scorer.ranking, scorer.batch_size = ranking, batch_size
     scorer._model = scorer._processor = None
-    scorer._source = source
+    scorer._source, scorer._options, scorer._paths = source, options, paths
     scorer.__dict__["fingerprint"] = fingerprint
     return scorer
-
-
-def _check_options(ranking: str, batch_size: int) -> None:
-    if ranking not in SCORES:
-        raise ValueError(f"ranking is {ranking!r}; it must be one of {', '.join(SCORES)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-
-
-def _load(source: _Source) -> tuple[PreTrainedModel, ProcessorMixin]:
-    options = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    processor = AutoProcessor.from_pretrained(source.model_id, **options)
-    model = AutoModelForImageTextToText.from_pretrained(source.model_id, dtype=source.dtype, **options)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return model.eval().to(source.device or accelerator or "cpu"), processor
-
-
-class _Encoder:
-    """Encodes rows with and without their images, each distinct image and each distinct blind row once."""
-
-    def __init__(self, processor: ProcessorMixin, max_length: int | None):
-        self._processor, self._max_length = with_image_cache(processor), max_length
-        self._images: dict[Any, Any] = {}
-        self._blind: dict[str, EncodedRow] = {}
-
-    def encode(self, row: Mapping[str, Any]) -> tuple[EncodedRow, EncodedRow]:
-        pair = to_pair(row)
-        images = [self._image(image) for image in pair.images]
-        options = {"max_length": self._max_length, "end_of_turn": False}
-        with_image = encode_row(self._processor, pair.prompt, pair.answer, images, **options)
-        text = repr((pair.prompt, pair.answer))
-        if text not in self._blind:
-            self._blind[text] = encode_row(self._processor, pair.prompt, pair.answer, [], **options)
-        blind = self._blind[text]
-        if with_image.answer_ids != blind.answer_ids:
-            raise RowError("the answer has other tokens with the image than without")
-        return with_image, blind
-
-    def _image(self, value: Any) -> Any:
-        key = image_key(value)
-        if key not in self._images:
-            self._images[key] = (open_image(value), value)  # the value is kept so that its identity stays its own
-        return self._images[key][0]
 
 
 def _without_score(reason: str) -> dict[str, Any]:
     return {**dict.fromkeys(SCORE_COLUMNS), STATUS: reason}
 
 
-def _digest_weights(model: PreTrainedModel, digest: Any) -> None:
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-
-
 @functools.cache
 def _code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
     digest = hashlib.blake2b(transformers.__version__.encode(), digest_size=16)
-    for module in (schema, processing, likelihood):
+    for module in (blind, image_io, likelihood, packing, processing, schema, scores, self_check):
         digest.update(Path(module.__file__).read_bytes())
     digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    from c3l_hf.scoring import main
+
+    main()

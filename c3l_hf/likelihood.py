@@ -1,23 +1,29 @@
-"""Teacher-forced log-probabilities of answers with and without the image: the plain reference path.
+"""Teacher-forced log-probabilities of answers with and without the image: the plain reference path and the packed one.
 
-One pass with the image and one without give everything. Both sets of logits are needed together for the divergence over
-the vocabulary, so both passes of a group of rows run before either is reduced.
+One pass with the image and one without give everything. The plain path gives every row a sequence of its own in a
+padded batch, as the model's own processor would. The packed path puts rows about the same image into one sequence that
+has the image and whatever else they begin with once (`packing.py`), and is what makes k answers to an image cheap.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .processing import EncodedRow, collate
+from .packing import Pack, collate_packs, pack, plan_packs
+from .processing import EncodedRow, collate, position_ids
 
 __all__ = ["AnswerLogprobs", "answer_logprobs"]
 
-# Most logits (answer tokens x vocabulary) that one pass may return: 256 MB in float32, 128 MB in bfloat16.
+# Most logits (answer tokens x vocabulary) of one pass: 256 MB in float32, 128 MB in bfloat16.
 _MAX_LOGITS = 2**26
 # Most logits that are in float64 at once: 32 MB for each of a handful of temporaries.
 _CHUNK = 2**22
+# Most tokens that a pack adds to its first sequence: attention within a pack is quadratic, so they should not grow
+# without limit; with this many the shared beginning is negligible already.
+_ROOM = 1024
 
 
 @dataclass(frozen=True)
@@ -35,21 +41,41 @@ class AnswerLogprobs:
     kl: torch.Tensor
 
 
+@dataclass(frozen=True)
+class _Member:
+    """A sequence of a forward pass, for one row or several."""
+
+    rows: list[int]
+    pack: Pack
+    answer_tokens: int
+
+
 @torch.inference_mode()
 def answer_logprobs(
-    model: PreTrainedModel, processor: ProcessorMixin, rows: Sequence[EncodedRow], blind_rows: Sequence[EncodedRow]
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    rows: Sequence[EncodedRow],
+    blind_rows: Sequence[EncodedRow],
+    *,
+    packed: bool = False,
+    max_tokens: int = 4096,
 ) -> list[AnswerLogprobs]:
-    """Log-probabilities of the answers of a batch of rows, each with its blind row, from one pair of passes.
+    """Log-probabilities of answers, each row with its blind row.
 
-    Blind rows with the same tokens are run once. The softmax is taken in float64 (float32 where the device has none),
-    whatever the model's dtype: in float32 the two normalisers alone are off by some 3e-7, as much as a small
-    divergence. The model should be in eval mode.
+    Rows with the same images and tokens are run once. Rows of similar length come into a batch together; the longest
+    come first, so that too little memory shows at once. The LM head runs at answer positions only, and the logits of at
+    most one pass with and one without the image are in memory. The softmax is taken in float64 (float32 where the
+    device has none), whatever the model's dtype: in float32 the two normalisers alone are off by some 3e-7, as much as
+    a small divergence. The model should be in eval mode.
 
     Args:
         model: A model for `AutoModelForImageTextToText`, on any device.
         processor: Its processor, for padding.
         rows: The rows with their images.
-        blind_rows: The same rows without; their answers must have the same tokens.
+        blind_rows: The same rows without (or with other images); their answers must have the same tokens.
+        packed: Whether rows share what they begin with. Exact for models with full causal attention and ordinary
+            positions only: see `self_check.py`.
+        max_tokens: Most tokens, with padding, in one forward pass; a longer row gets one of its own.
 
     Raises:
         ValueError: If a row and its blind row have different answers.
@@ -57,71 +83,142 @@ def answer_logprobs(
     for number, (row, blind) in enumerate(zip(rows, blind_rows, strict=True)):
         if row.answer_ids != blind.answer_ids:
             raise ValueError(f"row {number} has other answer tokens with its image than without")
-    lengths = [row.answer.stop - row.answer.start for row in rows]
     limit = max(1, _MAX_LOGITS // model.config.get_text_config().vocab_size)
-    if sum(lengths) > limit and len(rows) > 1:
-        half = len(rows) // 2
-        return answer_logprobs(model, processor, rows[:half], blind_rows[:half]) + answer_logprobs(
-            model, processor, rows[half:], blind_rows[half:]
-        )
-    unique, blind_of = [], []
-    known: dict[tuple[int, ...], int] = {}
-    for blind in blind_rows:
-        ids = tuple(blind.inputs["input_ids"][0].tolist())
-        if ids not in known:
-            known[ids] = len(unique)
-            unique.append(blind)
-        blind_of.append(known[ids])
-    # An answer whose logits alone exceed the limit is scored in pieces, at the price of a pair of passes for each.
-    count = min(limit, max(lengths))
-    pieces = []
-    for first in range(0, max(lengths), count):
-        logits = _answer_logits(model, processor, rows, first, count)
-        blind_logits = _answer_logits(model, processor, unique, first, count)
-        ids = [row.answer_ids[first : first + count] for row in rows]
-        pieces.append([_compare(logits[i], blind_logits[j], ids[i]) for i, j in enumerate(blind_of)])
-    return [AnswerLogprobs(*(torch.cat(parts) for parts in zip(*row_pieces))) for row_pieces in zip(*pieces)]
+    results: list[AnswerLogprobs | None] = [None] * len(rows)
+    for batch in _batches(model, dict(enumerate(rows)), packed, max_tokens, limit):
+        numbers = [number for member in batch for number in member.rows]
+        some, some_blind = {n: rows[n] for n in numbers}, {n: blind_rows[n] for n in numbers}
+        blind_batches = list(_batches(model, some_blind, packed, max_tokens, limit))
+        # Both logits of a token are needed together for the divergence. Where a batch has more than may be in memory
+        # (one very long answer) it goes through in pieces of the answers, with a pair of passes for each.
+        longest = max(len(row.answer_ids) for row in some.values())
+        count = longest if sum(m.answer_tokens for m in batch) <= limit else max(1, limit // len(some))
+        pieces: dict[int, list[tuple[torch.Tensor, ...]]] = {number: [] for number in numbers}
+        for first in range(0, longest, count):
+            seen = _answer_logits(model, processor, some, batch, packed, first, count)
+            for blind_batch in blind_batches:
+                blind = _answer_logits(model, processor, some_blind, blind_batch, packed, first, count)
+                for number, found in blind.items():
+                    ids = rows[number].answer_ids[first : first + count]
+                    pieces[number].append(_compare(*seen[number], *found, ids))
+        for number, parts in pieces.items():
+            results[number] = AnswerLogprobs(*(torch.cat(part) for part in zip(*parts)))
+    return results
+
+
+def _batches(
+    model: PreTrainedModel, rows: Mapping[int, EncodedRow], packed: bool, max_tokens: int, limit: int
+) -> Iterator[list[_Member]]:
+    """The forward passes for some rows: by token budget, longest first, never rows with different numbers of images."""
+    numbers = list(rows)
+    # The last token of an answer predicts nothing that is asked for; with it the sequence is what the processor made.
+    ids = {n: row.inputs["input_ids"][0].numpy()[: row.answer.stop - 1 if packed else None] for n, row in rows.items()}
+    plan = plan_packs(
+        list(ids.values()),
+        groups=[row.images for row in rows.values()],
+        needed=[_image_end(model, row) for row in rows.values()],
+        room=min(_ROOM, limit // 2) if packed else 0,
+    )
+    members = []
+    for indices in plan:
+        together = [numbers[index] for index in indices]
+        one = pack([ids[number] for number in together])
+        places = [where[_predicting(rows[number])] for number, where in zip(together, one.where)]
+        members.append(_Member(together, one, len(np.unique(np.concatenate(places)))))
+
+    def order(member: _Member) -> tuple[int, int]:
+        return len(rows[member.rows[0]].images), len(member.pack)
+
+    batch: list[_Member] = []
+    for member in sorted(members, key=order, reverse=True):
+        if batch and (
+            order(member)[0] != order(batch[0])[0]
+            or (len(batch) + 1) * len(batch[0].pack) > max_tokens
+            or sum(m.answer_tokens for m in batch) + member.answer_tokens > limit
+        ):
+            yield batch
+            batch = []
+        batch.append(member)
+    if batch:
+        yield batch
+
+
+def _image_end(model: PreTrainedModel, row: EncodedRow) -> int:
+    """Where the last of a row's image tokens ends; the whole prompt if the model does not name its image token."""
+    if not row.images:
+        return 0
+    token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
+    places = np.flatnonzero(row.inputs["input_ids"][0].numpy() == token)
+    return int(places[-1]) + 1 if places.size else row.answer.start
+
+
+def _predicting(row: EncodedRow, first: int = 0, count: int | None = None) -> slice:
+    """The positions whose logits predict answer tokens first, ..., first + count - 1: each predicts the next token."""
+    begin = row.answer.start + first
+    end = row.answer.stop if count is None else min(begin + count, row.answer.stop)
+    return slice(begin - 1, max(begin, end) - 1)
 
 
 def _answer_logits(
-    model: PreTrainedModel, processor: ProcessorMixin, rows: Sequence[EncodedRow], first: int, count: int
-) -> list[torch.Tensor]:
-    """Per row the logits, (tokens, vocabulary), that predict its answer tokens first, ..., first + count - 1."""
-    batch = collate(processor, [row.inputs for row in rows], padding_side="right")
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    rows: Mapping[int, EncodedRow],
+    batch: Sequence[_Member],
+    packed: bool,
+    first: int,
+    count: int,
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Row number → (logits of the batch, (positions, vocabulary); which of them predict the row's answer tokens)."""
+    if packed:
+        inputs = [[rows[number].inputs for number in member.rows] for member in batch]
+        pad_id = processor.tokenizer.pad_token_id or 0
+        positions = [[position_ids(model, row) for row in of_pack] for of_pack in inputs]
+        if positions[0][0] is None:
+            positions = None
+        tensors = collate_packs([member.pack for member in batch], inputs, pad_id, model.dtype, positions)
+    else:
+        tensors = collate(processor, [rows[member.rows[0]].inputs for member in batch], padding_side="right")
     # The model's own forward, told to project only these positions. A base model plus `get_output_embeddings` would
     # allow smaller chunks, but leaves out what some families do around the head (capping, scaling), and a wrapped model
     # (PEFT) has another base model. A boolean mask keeps a different number of positions in each row.
-    keep = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
-    counts = []
-    for number, row in enumerate(rows):
-        begin, end = row.answer.start + first, min(row.answer.start + first + count, row.answer.stop)
-        keep[number, begin - 1 : end - 1] = True  # the logits at a position predict the next token
-        counts.append(end - begin)
-    inputs = {
+    keep = torch.zeros(tensors["input_ids"].shape, dtype=torch.bool)
+    where = {}
+    for line, member in enumerate(batch):
+        for number, places in zip(member.rows, member.pack.where):
+            where[number] = line, torch.from_numpy(places[_predicting(rows[number], first, count)])
+            keep[where[number]] = True
+    tensors = {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
-        for name, tensor in batch.items()
+        for name, tensor in tensors.items()
     }
-    logits = model(**inputs, logits_to_keep=keep.to(model.device), use_cache=False).logits
-    if logits.shape[:-1] != (sum(counts),):
+    logits = model(**tensors, logits_to_keep=keep.to(model.device), use_cache=False).logits
+    if logits.shape[:-1] != (int(keep.sum()),):
         raise ValueError(
-            f"{type(model).__name__} gave logits of shape {tuple(logits.shape)} for {sum(counts)} kept positions"
+            f"{type(model).__name__} gave logits of shape {tuple(logits.shape)} for {int(keep.sum())} kept positions"
         )
-    return list(logits.split(counts))
+    index = (keep.flatten().cumsum(0) - 1).view(keep.shape)
+    return {number: (logits, index[place].to(logits.device)) for number, place in where.items()}
 
 
 def _compare(
-    logits: torch.Tensor, blind_logits: torch.Tensor, ids: list[int]
+    logits: torch.Tensor,
+    places: torch.Tensor,
+    blind_logits: torch.Tensor,
+    blind_places: torch.Tensor,
+    ids: list[int],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ln p(a), ln q(a) and KL(p || q) at each answer position, from (N, vocabulary) logits."""
+    """ln p(a), ln q(a) and KL(p || q) at N answer positions, from the (N, vocabulary) logits at these places."""
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64
     target = torch.tensor(ids, device=logits.device)[:, None]
     parts = []
     for chunk, blind_chunk, chosen in zip(
-        *(tensor.split(max(1, _CHUNK // logits.shape[-1])) for tensor in (logits, blind_logits, target))
+        *(tensor.split(max(1, _CHUNK // logits.shape[-1])) for tensor in (places, blind_places, target))
     ):
-        p, q = chunk.to(dtype).log_softmax(-1), blind_chunk.to(dtype).log_softmax(-1)
+        x, y = logits[chunk].to(dtype), blind_logits[blind_chunk].to(dtype)
+        norm, blind_norm = x.logsumexp(-1), y.logsumexp(-1)
+        with_image, blind = x.gather(-1, chosen)[:, 0] - norm, y.gather(-1, chosen)[:, 0] - blind_norm
+        p = (x - norm[:, None]).exp_()
         # a token that p rules out adds nothing, also where q rules it out too
-        kl = (p.exp() * (p - q).masked_fill(p == -torch.inf, 0)).sum(-1)
-        parts.append((p.gather(-1, chosen)[:, 0], q.gather(-1, chosen)[:, 0], kl))
-    with_image, blind, kl = (torch.cat(part).cpu() for part in zip(*parts))
-    return with_image, blind, kl
+        difference = y.neg_().add_(x).masked_fill_(p == 0, 0)
+        parts.append((with_image, blind, difference.mul_(p).sum(-1) - norm + blind_norm))
+    return tuple(torch.cat(part).cpu() for part in zip(*parts))

@@ -8,39 +8,34 @@ begin/end-of-image tokens) differs by family.
 
 import copy
 import functools
-import hashlib
-import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import PIL.Image
-import PIL.ImageOps
 import torch
 import torch.nn.functional as F
 from jinja2 import TemplateError
-from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from .schema import RowError
 
 __all__ = [
+    "PER_TOKEN",
     "EncodedRow",
     "RowError",
     "collate",
+    "collate_images",
     "encode_prompt",
     "encode_row",
-    "image_key",
-    "open_image",
+    "position_ids",
     "token_texts",
     "with_image_cache",
 ]
 
 # One value per token; everything else that a processor returns belongs to images.
-_PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-# Pillow's conversion of these to RGB clips instead of scaling.
-_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -52,10 +47,12 @@ class EncodedRow:
             images.
         answer: Positions in `input_ids[0]` of the answer's tokens: no role header, no end-of-turn token, nothing after
             it.
+        images: A key for each image: rows with equal keys have equal image tensors. Empty for a row without images.
     """
 
     inputs: dict[str, torch.Tensor]
     answer: slice
+    images: tuple[Hashable, ...] = ()
 
     @property
     def answer_ids(self) -> list[int]:
@@ -70,6 +67,7 @@ def encode_row(
     *,
     max_length: int | None = None,
     end_of_turn: bool = True,
+    image_keys: Sequence[Hashable] | None = None,
 ) -> EncodedRow:
     """Token ids of a prompt with its answer, and where the answer stands in them.
 
@@ -86,6 +84,8 @@ def encode_row(
         max_length: The longest sequence the model takes. Nothing is ever truncated.
         end_of_turn: Whether what the template puts after the answer (end-of-turn token, newline) is in `inputs`.
             Training needs it, to learn to stop; scoring does not.
+        image_keys: One for each image, equal only for equal images: rows with equal keys can share their images. By
+            default no row shares its images with another.
 
     Raises:
         RowError: If the row cannot be encoded so that the answer's tokens are known.
@@ -96,8 +96,15 @@ def encode_row(
     conversation_with_answer = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     start = _tokenize(processor, conversation, add_generation_prompt=True)["input_ids"]
     inputs = _tokenize(processor, conversation_with_answer, continue_final_message=True)
+    whole_turn = functools.partial(_tokenize, processor, conversation_with_answer)
+    begin = start.shape[1]
+    if not torch.equal(inputs["input_ids"][:, :begin], start):
+        inputs, whole_turn = _after_prompt(processor, conversation, conversation_with_answer, answer) or (
+            inputs,
+            whole_turn,
+        )
     ids = inputs["input_ids"]
-    begin, end = start.shape[1], ids.shape[1]
+    end = ids.shape[1]
     if not torch.equal(ids[:, :begin], start):
         raise RowError(
             "the tokens of the prompt are not the first tokens of prompt + answer, so the answer has no clear beginning"
@@ -105,13 +112,14 @@ def encode_row(
     if begin == end:
         raise RowError("the answer has no tokens")
     if end_of_turn:
-        inputs = _tokenize(processor, conversation_with_answer)
+        inputs = whole_turn()
         if not torch.equal(inputs["input_ids"][:, :end], ids):
             raise RowError("the answer's last token merges with what the chat template puts after it")
     length = inputs["input_ids"].shape[1]
     if max_length is not None and length > max_length:
         raise RowError(f"{length} tokens, but the model takes at most {max_length}")
-    return EncodedRow(inputs=inputs, answer=slice(begin, end))
+    keys = [object() for _ in images] if image_keys is None else image_keys
+    return EncodedRow(inputs=inputs, answer=slice(begin, end), images=tuple(keys))
 
 
 def encode_prompt(
@@ -147,18 +155,36 @@ def collate(
     longest = max(row["input_ids"].shape[1] for row in rows)
     pad_id = processor.tokenizer.pad_token_id
     batch = {}
-    for name in names:
+    for name in (name for name in names if name in PER_TOKEN):
+        value = (pad_id or 0) if name == "input_ids" else 0  # without a pad token any id does: it is masked
+        missing = [longest - row[name].shape[1] for row in rows]
+        padding = [(0, n) if padding_side == "right" else (n, 0) for n in missing]
+        batch[name] = torch.cat([F.pad(row[name], pad, value=value) for row, pad in zip(rows, padding)])
+    return {**batch, **collate_images(rows)}
+
+
+def collate_images(rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The image tensors of several rows as one batch's: see `collate`."""
+    batch = {}
+    for name in (name for name in rows[0] if name not in PER_TOKEN):
         tensors = [row[name] for row in rows]
-        if name in _PER_TOKEN:
-            value = (pad_id or 0) if name == "input_ids" else 0  # without a pad token any id does: it is masked
-            missing = [longest - tensor.shape[1] for tensor in tensors]
-            padding = [(0, n) if padding_side == "right" else (n, 0) for n in missing]
-            tensors = [F.pad(tensor, pad, value=value) for tensor, pad in zip(tensors, padding)]
-        elif len({tensor.shape[1:] for tensor in tensors}) > 1:
+        if len({tensor.shape[1:] for tensor in tensors}) > 1:
             shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors))]
             tensors = [_fill(tensor, shape) for tensor in tensors]
         batch[name] = torch.cat(tensors)
     return batch
+
+
+def position_ids(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """The positions of a row's tokens, (parts, length), where a model's positions have parts; else None.
+
+    Qwen-VL's M-RoPE has three (time, height, width), which depend on the images' shapes. Other models count 0, 1, ...
+    """
+    module = next((module for module in model.modules() if hasattr(module, "get_rope_index")), None)
+    if module is None:
+        return None
+    positions, _ = module.get_rope_index(**{name: value for name, value in inputs.items() if name != "pixel_values"})
+    return positions[:, 0]
 
 
 def _fill(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -212,6 +238,40 @@ def _tokenize(processor: ProcessorMixin, conversation: list[dict[str, Any]], **o
     return dict(encoded)
 
 
+def _after_prompt(
+    processor: ProcessorMixin,
+    conversation: list[dict[str, Any]],
+    conversation_with_answer: list[dict[str, Any]],
+    answer: str,
+) -> tuple[dict[str, torch.Tensor], Callable[[], dict[str, torch.Tensor]]] | None:
+    """The answer put directly after the generation prompt, and what makes the same with the end of the turn.
+
+    For templates in which an assistant turn begins with other white space than the generation prompt ends with
+    (LLaVA-OneVision: "assistant \\n" and "assistant\\n"): a model answers after the latter. None for other differences,
+    as a generation prompt that opens a block of thoughts, where an answer does not belong.
+    """
+
+    def render(messages: list[dict[str, Any]], **options: Any) -> str:
+        return processor.apply_chat_template(messages, tokenize=False, **options)
+
+    prompt = render(conversation, add_generation_prompt=True)
+    cut = render(conversation_with_answer, continue_final_message=True)
+    place = cut.rfind(answer.strip())
+    if place < 0 or "".join(cut[:place].split()) != "".join(prompt.split()):
+        return None
+    tail = render(conversation_with_answer).removeprefix(cut)
+    template = processor.chat_template
+    template = template["default"] if isinstance(template, dict) else template
+    # Jinja drops one newline at the end of a template, but not in front of what is appended.
+    template = template.removesuffix("\n") + "{{ answer_and_tail }}"
+
+    def encode(text: str) -> dict[str, torch.Tensor]:
+        options = {"chat_template": template, "answer_and_tail": text}
+        return _tokenize(processor, conversation, add_generation_prompt=True, **options)
+
+    return encode(cut[place:]), functools.partial(encode, cut[place:] + tail)
+
+
 def _refuse_control_tokens(processor: ProcessorMixin, prompt: Sequence[Mapping[str, Any]], answer: str) -> None:
     """Refuses control tokens written out in a text (`<image>`, `</s>`): they would be read as the tokens themselves."""
     texts = [answer]
@@ -245,49 +305,6 @@ def token_texts(processor: ProcessorMixin, ids: list[int]) -> list[str]:
             texts.append(text[len(done) :])
             done = text
     return texts
-
-
-def open_image(value: Any) -> PIL.Image.Image:
-    """A row's image as an upright 8-bit RGB image.
-
-    Args:
-        value: A PIL image, a `datasets` dict with "bytes" or "path", or a path.
-
-    Raises:
-        RowError: If it is missing, cannot be decoded, or has more than 8 bits per channel.
-    """
-    name = "the image"
-    try:
-        if isinstance(value, Mapping):
-            content, path = value.get("bytes"), value.get("path")
-            value = path if content is None else PIL.Image.open(io.BytesIO(content))
-        if isinstance(value, str | Path):
-            name = f"the image {value}"
-            value = PIL.Image.open(value)
-        if not isinstance(value, PIL.Image.Image):
-            raise RowError(f"the image is {type(value).__name__}, not a PIL image, bytes or a path")
-        if value.mode in _DEEP_MODES:
-            raise RowError(f"{name} has mode {value.mode}; convert it to 8 bits per channel")
-        return PIL.ImageOps.exif_transpose(value).convert("RGB")
-    except RowError:
-        raise
-    except Exception as error:  # decoders raise errors of many types on damaged files
-        raise RowError(
-            f"{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        ) from error
-
-
-def image_key(value: Any) -> Any:
-    """A hashable key that is equal for rows with the same image, without decoding it where possible."""
-    if isinstance(value, Mapping):
-        content = value.get("bytes")
-        return value.get("path") if content is None else hashlib.blake2b(content, digest_size=16).digest()
-    if isinstance(value, PIL.Image.Image):
-        try:
-            return value.mode, value.size, hashlib.blake2b(value.tobytes(), digest_size=16).digest()
-        except Exception:  # cannot be decoded: `open_image` says why
-            return id(value)
-    return str(value)
 
 
 class _ImageCache:

@@ -19,17 +19,19 @@ __all__ = [
     "STATUS",
     "STATUS_OK",
     "TOKEN_COLUMNS",
+    "TURNS",
     "Pair",
     "RowError",
     "is_batch",
     "layout_of",
-    "to_pair",
+    "to_pairs",
 ]
 
 SCORES = ("answer_kl", "token_kl", "pmi", "ppl_ratio", "logprob", "logprob_blind")
 TOKEN_COLUMNS = ("answer_tokens", "token_kl_per_token", "logprob_per_token", "logprob_blind_per_token")
 STATUS, STATUS_OK = "i2c_status", "ok"
-SCORE_COLUMNS = ("i2c", *SCORES, *TOKEN_COLUMNS, STATUS)
+TURNS = "turns"
+SCORE_COLUMNS = ("i2c", *SCORES, *TOKEN_COLUMNS, TURNS, STATUS)
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
@@ -40,6 +42,8 @@ SCORE_FEATURES = Features(
         **{name: Value("float32") for name in ("i2c", *SCORES)},
         "answer_tokens": List(Value("string")),
         **{name: List(Value("float32")) for name in TOKEN_COLUMNS[1:]},
+        # One entry for each assistant turn; the columns above are over the tokens of all turns together.
+        TURNS: List({**{name: Value("float32") for name in ("i2c", *SCORES)}, "tokens": Value("int32")}),
         STATUS: Value("string"),
     }
 )
@@ -80,6 +84,7 @@ _ACCEPTED = (
     "prompt + completion + images (or image); messages + images (or image); "
     "question + answer + images (or image); LLaVA conversations + image (or images)"
 )
+_LLAVA_MARKER = "<image>"
 _LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
@@ -94,8 +99,8 @@ class Pair:
     Attributes:
         prompt: Messages up to the answer; contents are strings or lists of {"type": "text"/"image"} items.
         answer: The assistant's answer, a string that is not blank.
-        images: The images as the row has them (PIL images, `datasets` dicts with bytes or path, or paths), at least
-            one.
+        images: The prompt's images as the row has them (PIL images, `datasets` dicts with bytes or path, or paths), at
+            least one.
     """
 
     prompt: list[dict[str, Any]]
@@ -137,23 +142,51 @@ def is_batch(rows: Mapping[str, Any]) -> bool:
     return not all(isinstance(item, Mapping) for item in value)
 
 
-def to_pair(row: Mapping[str, Any]) -> Pair:
-    """One row of any accepted layout as prompt, answer and images.
+def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
+    """One row of any accepted layout as pairs of prompt and answer, one for each assistant turn.
 
-    `<image>` markers in LLaVA conversations are removed, as the images stand beside the text.
+    The prompt of a later turn holds all messages before it. Its images are those placed in it by image items (or
+    LLaVA's `<image>` markers), or all of the row's, if nothing places them. Where a LLaVA row has one image, its
+    markers are removed and the image comes first, as in LLaVA's own training.
 
     Raises:
         ValueError: If the columns are in none of the accepted layouts.
-        RowError: If this row has no text, no image, no answer, or several answers.
+        RowError: If this row has no text, no image, no answer, or not as many places as images.
     """
     *text_columns, image_column = layout_of(row.keys())
+    images = _images(row[image_column], image_column)
     if text_columns == ["prompt", "completion"] or text_columns == ["question", "answer"]:
         messages = _messages(row, text_columns[0], "user") + _messages(row, text_columns[1], "assistant")
     elif text_columns == ["messages"]:
         messages = _messages(row, "messages", "user")
     else:
-        messages = _llava_messages(row)
-    return Pair(prompt=messages[:-1], answer=_answer(messages), images=_images(row[image_column], image_column))
+        messages = _llava_messages(row, len(images))
+    if not messages or messages[-1]["role"] != "assistant":
+        roles = ", ".join(str(message["role"]) for message in messages)
+        raise RowError(f"the last message is not the assistant's answer (roles: {roles or 'none'})")
+    places = [_places(message) for message in messages]
+    if sum(places) not in (0, len(images)):
+        raise RowError(f"the messages have places for {sum(places)} images, the row has {len(images)}")
+    turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    pairs = []
+    for turn, number in enumerate(turns, start=1):
+        where = f"assistant turn {turn}: " if len(turns) > 1 else ""
+        prompt = messages[:number]
+        if not any(message["role"] == "user" for message in prompt):
+            raise RowError(f"{where}there is no user message before the answer")
+        shown = images[: sum(places[:number])] if any(places) else images
+        if not shown:
+            raise RowError(f"{where}there is no image before the answer")
+        pairs.append(Pair(prompt=prompt, answer=_answer(messages[number], where), images=shown))
+    return pairs
+
+
+def _places(message: Mapping[str, Any]) -> int:
+    """How many images a message has places for."""
+    content = message["content"]
+    if message["role"] == "assistant" or not isinstance(content, list | tuple):
+        return 0
+    return sum(isinstance(item, Mapping) and item.get("type") == "image" for item in content)
 
 
 def _messages(row: Mapping[str, Any], column: str, role: str) -> list[dict[str, Any]]:
@@ -170,11 +203,11 @@ def _messages(row: Mapping[str, Any], column: str, role: str) -> list[dict[str, 
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
-def _llava_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _llava_messages(row: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
     turns = row["conversations"]
-    if turns is None:
-        raise RowError("conversations is null")
-    messages = []
+    if not isinstance(turns, list | tuple):
+        raise RowError(f"conversations is {'null' if turns is None else type(turns).__name__}, not a list of turns")
+    messages, markers = [], 0
     for turn in turns:
         if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
             raise RowError(f"conversations has a turn without from and value: {turn!r:.60}")
@@ -183,33 +216,38 @@ def _llava_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise RowError(f"conversations has a turn from {turn['from']!r}; known are {', '.join(_LLAVA_ROLES)}")
         value = turn["value"]
         if role == "user" and isinstance(value, str):
-            for marker in ("<image>\n", "\n<image>", "<image>"):
-                value = value.replace(marker, "")
+            markers += value.count(_LLAVA_MARKER)
+            if images == 1:
+                value = value.replace(_LLAVA_MARKER, "").strip("\n")
+            elif _LLAVA_MARKER in value:
+                value = _items(value)
         messages.append({"role": role, "content": value})
+    if markers not in (0, images):
+        raise RowError(f"the conversation has {markers} {_LLAVA_MARKER} markers for {images} images")
     return messages
 
 
-def _answer(messages: list[dict[str, Any]]) -> str:
-    """The text of the one assistant message, which must be the last."""
-    turns = [message["role"] for message in messages]
-    if turns.count("assistant") > 1:
-        raise RowError(f"{turns.count('assistant')} assistant turns; only rows with one answer can be scored")
-    if not turns or turns[-1] != "assistant":
-        raise RowError(
-            f"the last message is not the assistant's answer (roles: {', '.join(map(str, turns)) or 'none'})"
-        )
-    if "user" not in turns:
-        raise RowError("there is no user message before the answer")
-    content = messages[-1]["content"]
+def _items(text: str) -> list[dict[str, Any]]:
+    """A text with image markers as text and image items."""
+    items: list[dict[str, Any]] = []
+    for number, part in enumerate(text.split(_LLAVA_MARKER)):
+        items += [{"type": "image"}] * (number > 0)
+        items += [{"type": "text", "text": part.strip("\n")}] * bool(part.strip())
+    return items
+
+
+def _answer(message: Mapping[str, Any], where: str) -> str:
+    """The text of an assistant message."""
+    content = message["content"]
     if isinstance(content, list | tuple):
         if any(not isinstance(item, Mapping) or item.get("type") != "text" for item in content):
-            raise RowError("the answer has items that are not text")
+            raise RowError(f"{where}the answer has items that are not text")
         texts = [item.get("text") for item in content]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
-        raise RowError(f"the answer is not a text but {type(content).__name__}")
+        raise RowError(f"{where}the answer is not a text but {type(content).__name__}")
     if not content.strip():
-        raise RowError("the answer is empty")
+        raise RowError(f"{where}the answer is empty")
     return content
 
 

@@ -24,8 +24,9 @@ from transformers.data.data_collator import DataCollatorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
+from .image_io import open_image
 from .losses import contrastive_loss, cosine_similarities, masked_mean, sequence_nll
-from .processing import EncodedRow, RowError, collate, encode_row, open_image, with_image_cache
+from .processing import EncodedRow, RowError, collate, encode_row, with_image_cache
 from .trainer_config import C3LConfig, language_model_lora
 
 __all__ = ["C3LConfig", "C3LTrainer", "DataCollatorForC3L", "language_model_lora"]

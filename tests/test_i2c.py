@@ -1,8 +1,7 @@
-"""Scores from log-probabilities, and the scorer on rows, batches and datasets, good and bad ones."""
+"""The scorer on rows, batches and datasets, good and bad ones."""
 
 import copy
 import io
-import math
 import os
 import pickle
 import shutil
@@ -17,12 +16,12 @@ import torch
 from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
-from scipy.special import rel_entr
 from tiny_models import tiny_llava
 
 from c3l_hf import i2c
-from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer, scores_from_logprobs
+from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer
 from c3l_hf.schema import PAIR_FEATURES, SCORE_COLUMNS, SCORE_FEATURES, SCORES, TOKEN_COLUMNS
+from c3l_hf.scores import scores_from_logprobs
 
 TEXTS = [
     ("Is there a dog?", "Yes, there is."),
@@ -58,7 +57,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def scorer(llava):
-    return I2CScorer(*llava, batch_size=2)
+    return I2CScorer(*llava, max_tokens=100)
 
 
 def assert_same(a, b):
@@ -69,57 +68,12 @@ def assert_same(a, b):
         for name in SCORE_COLUMNS:
             if one[name] is None or isinstance(one[name], str) or name == "answer_tokens":
                 assert one[name] == other[name]
+            elif name == "turns":
+                assert len(one[name]) == len(other[name])
+                for turn, same in zip(one[name], other[name]):
+                    assert turn == pytest.approx(same, rel=1e-5, abs=2e-6)
             else:
                 np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=2e-6)
-
-
-# --- scores from log-probabilities
-
-
-def test_scores_by_hand():
-    p, q, kl = [0.5, 0.1, 0.4], [0.2, 0.2, 0.4], [0.3, 0.0, 1.2]
-    scores = scores_from_logprobs(np.log(p), np.log(q), kl)
-    assert list(scores) == list(SCORES)
-    pmi = (math.log(2.5) + math.log(0.5) + math.log(1)) / 3
-    expected = {
-        "answer_kl": 0.5 * math.log(0.5 / 0.25) + 0.1 * math.log(0.1 / 0.25) + 0.4 * math.log(0.4 / 0.5),
-        "token_kl": 0.5,
-        "pmi": pmi,
-        "ppl_ratio": 1.25 ** (1 / 3),
-        "logprob": (math.log(0.5) + math.log(0.1) + math.log(0.4)) / 3,
-        "logprob_blind": (math.log(0.2) + math.log(0.2) + math.log(0.4)) / 3,
-    }
-    for name, value in expected.items():
-        assert scores[name] == pytest.approx(value, rel=1e-12), name
-
-
-def test_scores_of_random_answers():
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 7, 300):
-        p, q = -rng.exponential(20, (2, n))
-        scores = scores_from_logprobs(p, q, rng.random(n))
-        shares = [np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (p, q)]
-        assert scores["answer_kl"] == pytest.approx(rel_entr(*shares).sum(), rel=1e-9, abs=1e-12)
-        assert scores["answer_kl"] >= -1e-12
-        perplexities = [np.exp(-x.mean()) for x in (p, q)]
-        assert scores["ppl_ratio"] == pytest.approx(perplexities[1] / perplexities[0], rel=1e-9)
-
-
-def test_scores_are_means_not_sums():
-    scores = scores_from_logprobs([-1.0, -2.0], [-2.0, -3.0], [0.1, 0.3])
-    longer = scores_from_logprobs([-1.0, -2.0] * 5, [-2.0, -3.0] * 5, [0.1, 0.3] * 5)
-    assert {name: longer[name] for name in SCORES} == pytest.approx(scores)
-
-
-def test_scores_of_tokens_that_hardly_exist():
-    assert scores_from_logprobs([-800.0, -900.0], [-850.0, -900.0], [0, 0])["answer_kl"] == pytest.approx(0)
-    assert scores_from_logprobs([-1.0], [-5.0], [0.5])["answer_kl"] == 0
-
-
-@pytest.mark.parametrize("lists", [([], [], []), ([-1.0], [-1.0, -2.0], [0.1]), ([[-1.0]], [[-1.0]], [[0.1]])])
-def test_scores_of_lists_that_do_not_fit(lists):
-    with pytest.raises(ValueError, match="three lists of one length"):
-        scores_from_logprobs(*lists)
 
 
 # --- rows and batches
@@ -152,10 +106,11 @@ def test_batch_equals_rows(scorer, dataset):
 
 def test_order_and_batch_size_do_not_matter(family, dataset):
     rows = list(dataset)
-    base = I2CScorer(*family, batch_size=1).score(rows)
+    base = I2CScorer(*family, max_tokens=1, path="plain").score(rows)
     assert all(result["i2c_status"] == "ok" for result in base)
-    for size in (2, 3, 16):
-        assert_same(I2CScorer(*family, batch_size=size).score(rows), base)
+    for size in (60, 150, 4096):
+        for path in ("auto", "plain"):
+            assert_same(I2CScorer(*family, max_tokens=size, path=path).score(rows), base)
     assert_same(I2CScorer(*family).score(rows[::-1])[::-1], base)
 
 
@@ -217,7 +172,10 @@ BAD = {
     "cannot be read": row("What?", "A dog.", {"bytes": png(0)[:150], "path": None}),
     "image /nowhere.png cannot be read": row("What?", "A dog.", {"bytes": None, "path": "/nowhere.png"}),
     "the model takes at most 512": row("What?", "a dog " * 400, picture(0)),
-    "2 assistant turns": {**row("?", "A dog.", picture(0)), "prompt": row("?", "A cat.", picture(0))["completion"]},
+    "assistant turn 1: there is no user": {
+        **row("?", "A dog.", picture(0)),
+        "prompt": row("?", "A cat.", picture(0))["completion"],
+    },
 }
 
 
@@ -260,8 +218,15 @@ def test_bad_options(llava):
     model, processor = llava
     with pytest.raises(ValueError, match="ranking is 'kl'; it must be one of answer_kl"):
         I2CScorer(model, processor, ranking="kl")
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        I2CScorer(model, processor, batch_size=0)
+    with pytest.raises(ValueError, match="max_tokens is 0"):
+        I2CScorer(model, processor, max_tokens=0)
+    with pytest.raises(ValueError, match="blind is 'none'; it must be one of drop, blank, noise, shuffle"):
+        I2CScorer(model, processor, blind="none")
+    for options in ({"blind": "shuffle"}, {"blind_images": [picture(0)]}):
+        with pytest.raises(ValueError, match="needs blind_images"):
+            I2CScorer(model, processor, **options)
+    with pytest.raises(ValueError, match="image_folder /nowhere is not a folder"):
+        I2CScorer(model, processor, image_folder="/nowhere")
     without = copy.copy(processor)
     without.chat_template = None
     with pytest.raises(ValueError, match="LlavaProcessor has no chat template"):
@@ -293,7 +258,7 @@ def folder(tmp_path_factory):
 
 
 def test_from_pretrained(folder, scorer, dataset):
-    loaded = I2CScorer.from_pretrained(folder, batch_size=2)
+    loaded = I2CScorer.from_pretrained(folder, max_tokens=100)
     assert_same(loaded.score(list(dataset)), scorer.score(list(dataset)))
     half = I2CScorer.from_pretrained(folder, dtype="bfloat16", ranking="logprob")
     assert half(dataset[0])["i2c"] == pytest.approx(scorer(dataset[0])["logprob"], abs=0.2)
@@ -308,7 +273,12 @@ def test_fingerprint_differs_with_every_part(llava, folder, monkeypatch):
     scorers = {
         "base": I2CScorer(model, processor),
         "ranking": I2CScorer(model, processor, ranking="token_kl"),
-        "batch size": I2CScorer(model, processor, batch_size=3),
+        "max tokens": I2CScorer(model, processor, max_tokens=300),
+        "path": I2CScorer(model, processor, path="plain"),
+        "blind": I2CScorer(model, processor, blind="blank"),
+        "blind images": I2CScorer(model, processor, blind="shuffle", blind_images=[picture(8), picture(9)]),
+        "other blind images": I2CScorer(model, processor, blind="shuffle", blind_images=[picture(7), picture(9)]),
+        "image folder": I2CScorer(model, processor, image_folder="."),
         "template": I2CScorer(model, other_template),
         "one weight": I2CScorer(other_weights, processor),
         "seed": I2CScorer(tiny_llava(seed=1)[0], processor),
@@ -324,7 +294,7 @@ def test_fingerprint_differs_with_every_part(llava, folder, monkeypatch):
 
 def test_fingerprint_of_a_model_from_the_hub_is_its_commit(folder, monkeypatch):
     hashes = []
-    monkeypatch.setattr(i2c, "_digest_weights", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(i2c, "digest_weights", lambda *_: pytest.fail("the weights were read"))
     for commit in ("a" * 40, "b" * 40, "a" * 40):
         loaded = I2CScorer.from_pretrained(folder)
         loaded._model.config._commit_hash = commit  # as `from_pretrained` sets it for a repository
@@ -332,10 +302,14 @@ def test_fingerprint_of_a_model_from_the_hub_is_its_commit(folder, monkeypatch):
     assert hashes[0] == hashes[2] != hashes[1]
 
 
-def test_fingerprint_of_a_folder_is_its_content(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "elsewhere")
-    scorers = [I2CScorer.from_pretrained(path) for path in (folder, tmp_path / "elsewhere")]
-    assert scorers[0].fingerprint == scorers[1].fingerprint
+def test_fingerprint_of_a_folder_is_its_files(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(i2c, "digest_weights", lambda *_: pytest.fail("the weights were read"))
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(folder, copied)
+    before = [I2CScorer.from_pretrained(path).fingerprint for path in (folder, copied)]
+    assert before[0] == before[1]
+    tiny_llava(seed=1)[0].save_pretrained(copied)
+    assert I2CScorer.from_pretrained(copied).fingerprint != before[0]
 
 
 def test_fingerprint_of_a_model_passed_in_is_its_weights(folder):
@@ -377,7 +351,7 @@ def test_second_call_comes_from_the_cache(llava, dataset, tmp_path, monkeypatch)
 
 
 def test_other_processes_load_the_model_themselves(folder, scorer, dataset):
-    loaded = I2CScorer.from_pretrained(folder, batch_size=2)
+    loaded = I2CScorer.from_pretrained(folder, max_tokens=100)
     content = pickle.dumps(loaded)
     assert len(content) < 2000
     arrived = pickle.loads(content)
@@ -402,6 +376,6 @@ def spawn():
 
 @pytest.mark.slow
 def test_num_proc(folder, scorer, dataset, spawn):
-    loaded = I2CScorer.from_pretrained(folder, batch_size=2)
-    scored = dataset.map(loaded, batched=True, num_proc=2, remove_columns=dataset.column_names)
+    loaded = I2CScorer.from_pretrained(folder, max_tokens=100)
+    scored = dataset.map(loaded, batched=True, with_rank=True, num_proc=2, remove_columns=dataset.column_names)
     assert_same(list(scored), scorer.score(list(dataset)))

@@ -4,12 +4,14 @@ The reference shares nothing with the package: prompts are written out by hand, 
 """
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy.special import log_softmax, rel_entr
+from tiny_models import tiny_llava, tiny_llava_next
 
 from c3l_hf import likelihood
 from c3l_hf.likelihood import answer_logprobs
@@ -66,7 +68,14 @@ def reference(model, processor, question, answer, image):
 def score(model, processor, rows, **options):
     encoded = [
         [
-            encode_row(processor, [{"role": "user", "content": question}], answer, images, end_of_turn=False)
+            encode_row(
+                processor,
+                [{"role": "user", "content": question}],
+                answer,
+                images,
+                end_of_turn=False,
+                image_keys=[id(image) for image in images],
+            )
             for images in ([image], [])
         ]
         for question, answer, image in rows
@@ -164,7 +173,8 @@ def test_softmax_in_double_whatever_the_models_dtype(llava):
         found, wanted = np.array(found), np.array(wanted)
         assert np.abs(found - wanted).mean() < 0.1
     logits, blind = torch.randn(2, 5, 400, generator=torch.Generator().manual_seed(0)).bfloat16()
-    with_image, _, kl = likelihood._compare(logits, blind, [1, 2, 3, 4, 5])
+    places = torch.arange(5)
+    with_image, _, kl = likelihood._compare(logits, places, blind, places, [1, 2, 3, 4, 5])
     p, q = log_softmax(logits.double().numpy(), axis=-1), log_softmax(blind.double().numpy(), axis=-1)
     np.testing.assert_allclose(with_image, p[range(5), [1, 2, 3, 4, 5]], rtol=1e-12)
     np.testing.assert_allclose(kl, rel_entr(np.exp(p), np.exp(q)).sum(-1), rtol=1e-12)
@@ -172,9 +182,10 @@ def test_softmax_in_double_whatever_the_models_dtype(llava):
 
 def test_tokens_that_are_ruled_out_add_nothing():
     logits = torch.tensor([[0.0, 1.0, -torch.inf]])
-    _, _, kl = likelihood._compare(logits, torch.tensor([[1.0, 0.0, -torch.inf]]), [0])
+    place = torch.tensor([0])
+    _, _, kl = likelihood._compare(logits, place, torch.tensor([[1.0, 0.0, -torch.inf]]), place, [0])
     assert np.isclose(kl.item(), (np.e - 1) / (np.e + 1))
-    _, _, kl = likelihood._compare(logits, torch.tensor([[1.0, -torch.inf, 0.0]]), [0])
+    _, _, kl = likelihood._compare(logits, place, torch.tensor([[1.0, -torch.inf, 0.0]]), place, [0])
     assert kl.item() == np.inf
 
 
@@ -184,3 +195,103 @@ def test_different_answers_are_refused(llava):
     row, other = (encode_row(processor, prompt, answer, []) for answer in ("a dog", "a cat"))
     with pytest.raises(ValueError, match="row 0 has other answer tokens"):
         answer_logprobs(model, processor, [row], [other])
+
+
+# --- the packed path
+
+MANY = [(*pair, image) for image in (picture(0, (32, 32)), picture(1, (32, 32))) for pair in QUESTIONS]
+
+
+def passes(model, run):
+    """The inputs of every forward pass that `run` makes, and how many images the vision tower saw."""
+    seen, images = [], []
+    hooks = [
+        model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True),
+        model.model.vision_tower.register_forward_pre_hook(
+            lambda _, args, kwargs: images.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
+        ),
+    ]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen, sum(images)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 150, 4096])
+@pytest.mark.parametrize("build", [tiny_llava, tiny_llava_next], ids=["llava", "llava_next"])
+def test_packed_equals_the_reference(build, max_tokens):
+    model, processor = build()
+    double = copy.deepcopy(model).double()
+    rows = [*MANY, *ROWS]
+    expected = [reference(double, processor, *row) for row in rows]
+    for found, wanted in zip(score(model, processor, rows, packed=True, max_tokens=max_tokens), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [3, 8, 20])
+def test_packed_logits_are_bounded(llava, monkeypatch, tokens):
+    model, processor = llava
+    plain = score(model, processor, MANY)
+    vocabulary = model.config.get_text_config().vocab_size
+    monkeypatch.setattr(likelihood, "_MAX_LOGITS", tokens * vocabulary)
+    seen = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: seen.append(output.numel()))
+    try:
+        bounded = score(model, processor, MANY, packed=True)
+    finally:
+        hook.remove()
+    assert max(seen) <= tokens * vocabulary
+    for a, b in zip(bounded, plain):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6)
+
+
+def test_packed_has_each_image_and_each_beginning_once(llava):
+    model, processor = llava
+    plain, plain_images = passes(model, lambda: score(model, processor, MANY))
+    packed, packed_images = passes(model, lambda: score(model, processor, MANY, packed=True))
+    assert (plain_images, packed_images) == (10, 2)
+    assert [len(inputs["input_ids"]) for inputs in packed] == [2, 1]  # two images; the blind rows in one sequence
+    image_token = model.config.image_token_id
+    assert (packed[0]["input_ids"] == image_token).sum() == 2 * 16
+    assert all((inputs["input_ids"] == 1).sum() == len(inputs["input_ids"]) for inputs in packed)  # one <s> each
+    assert sum(inputs["input_ids"].numel() for inputs in packed) < sum(i["input_ids"].numel() for i in plain) / 2
+
+
+def test_an_image_after_the_question_is_not_shared(llava):
+    # `[question 1 | image]` and `[question 2 | image]` have no image in common at their beginning
+    model, processor = llava
+    items = [[{"type": "text", "text": question}, {"type": "image"}] for question, *_ in QUESTIONS[:3]]
+    rows, blind_rows = [], []
+    for content, (_, answer, image) in zip(items, MANY):
+        prompt = [{"role": "user", "content": content}]
+        rows.append(encode_row(processor, prompt, answer, [image], end_of_turn=False, image_keys=["x"]))
+        blind_rows.append(encode_row(processor, prompt, answer, [], end_of_turn=False))
+    assert torch.equal(rows[0].inputs["pixel_values"], rows[1].inputs["pixel_values"])
+    plain = answer_logprobs(model, processor, rows, blind_rows)
+    packed = answer_logprobs(model, processor, rows, blind_rows, packed=True)
+    for a, b in zip(plain, packed):
+        np.testing.assert_allclose(a.with_image, b.with_image, rtol=1e-5)
+        np.testing.assert_allclose(a.blind, b.blind, rtol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_token_budget(llava, packed):
+    model, processor = llava
+    for budget in (80, 200):
+        seen, _ = passes(model, partial(score, model, processor, MANY, packed=packed, max_tokens=budget))
+        assert all(len(i["input_ids"]) == 1 or i["input_ids"].numel() <= budget for i in seen)
+        lengths = [i["input_ids"].shape[1] for i in seen if "pixel_values" in i]
+        assert lengths == sorted(lengths, reverse=True)
+
+
+def test_bf16_bound(llava):
+    # what README states: in bfloat16 the logits, of the order of ten, are rounded to 8 bits
+    model, processor = llava
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    for packed in (False, True):
+        for found, wanted in zip(score(half, processor, MANY, packed=packed), score(model, processor, MANY)):
+            found, wanted = np.array(found), np.array(wanted)
+            assert np.abs(found - wanted)[:, :2].max() < 0.25
+            assert np.abs((found - wanted)[:, :2].mean(0)).max() < 0.05  # the mean over an answer's tokens

@@ -8,16 +8,8 @@ import torch
 from PIL import Image
 from tiny_models import tiny_llava
 
-from c3l_hf.processing import (
-    RowError,
-    collate,
-    encode_prompt,
-    encode_row,
-    image_key,
-    open_image,
-    token_texts,
-    with_image_cache,
-)
+from c3l_hf.image_io import image_key, open_image
+from c3l_hf.processing import RowError, collate, encode_prompt, encode_row, token_texts, with_image_cache
 
 QUESTION = [{"role": "user", "content": "Is there a dog?"}]
 

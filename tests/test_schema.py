@@ -13,12 +13,13 @@ from c3l_hf.schema import (
     RowError,
     is_batch,
     layout_of,
-    to_pair,
+    to_pairs,
 )
 
 IMAGE = Image.new("RGB", (4, 4), "red")
 USER = {"role": "user", "content": "What is this?"}
 ASSISTANT = {"role": "assistant", "content": "A dog."}
+SECOND_IMAGE = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "And this?"}]}
 HUMAN, GPT = {"from": "human", "value": "<image>\nWhat is this?"}, {"from": "gpt", "value": "A dog."}
 
 LAYOUTS = {
@@ -35,7 +36,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("row", LAYOUTS.values(), ids=LAYOUTS)
 def test_layouts_become_one(row):
-    assert to_pair(row) == Pair(prompt=[USER], answer="A dog.", images=[IMAGE])
+    assert to_pairs(row) == [Pair(prompt=[USER], answer="A dog.", images=[IMAGE])]
     assert not is_batch(row)
     assert is_batch({name: [value, value] for name, value in row.items()})
 
@@ -43,26 +44,52 @@ def test_layouts_become_one(row):
 def test_contents_as_items():
     prompt = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What is this?"}]}]
     answer = [{"role": "assistant", "content": [{"type": "text", "text": "A "}, {"type": "text", "text": "dog."}]}]
-    pair = to_pair({"messages": prompt + answer, "images": [IMAGE]})
+    (pair,) = to_pairs({"messages": prompt + answer, "images": [IMAGE]})
     assert pair.answer == "A dog."
     assert pair.prompt == prompt
 
 
 def test_system_message_stays():
     system = {"role": "system", "content": "Be brief."}
-    assert to_pair({"messages": [system, USER, ASSISTANT], "image": IMAGE}).prompt == [system, USER]
+    assert to_pairs({"messages": [system, USER, ASSISTANT], "image": IMAGE})[0].prompt == [system, USER]
 
 
 @pytest.mark.parametrize("value", ["<image>\nWhat is this?", "What is this?\n<image>", "<image>What is this?"])
 def test_llava_marker_is_removed(value):
     row = {"conversations": [{"from": "human", "value": value}, GPT], "image": IMAGE}
-    assert to_pair(row).prompt == [USER]
+    assert [pair.prompt for pair in to_pairs(row)] == [[USER]]
+
+
+def test_every_assistant_turn_is_a_pair():
+    second = {"role": "user", "content": "And its colour?"}
+    row = {"messages": [USER, ASSISTANT, second, {"role": "assistant", "content": "Red."}], "image": IMAGE}
+    assert to_pairs(row) == [
+        Pair(prompt=[USER], answer="A dog.", images=[IMAGE]),
+        Pair(prompt=[USER, ASSISTANT, second], answer="Red.", images=[IMAGE]),
+    ]
+
+
+def test_a_turn_has_the_images_that_stand_before_it():
+    other = Image.new("RGB", (4, 4), "blue")
+    first = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}
+    row = {"messages": [first, ASSISTANT, SECOND_IMAGE, ASSISTANT], "images": [IMAGE, other]}
+    assert [pair.images for pair in to_pairs(row)] == [[IMAGE], [IMAGE, other]]
+
+
+def test_llava_markers_place_several_images():
+    human = {"from": "human", "value": "<image>\nCompare this\n<image>\nwith this."}
+    (pair,) = to_pairs({"conversations": [human, GPT], "images": [IMAGE, IMAGE]})
+    texts = [{"type": "text", "text": "Compare this"}, {"type": "text", "text": "with this."}]
+    assert pair.prompt == [{"role": "user", "content": [{"type": "image"}, texts[0], {"type": "image"}, texts[1]]}]
+    unmarked = {"from": "human", "value": "Compare these."}
+    (pair,) = to_pairs({"conversations": [unmarked, GPT], "images": [IMAGE, IMAGE]})
+    assert pair.prompt == [{"role": "user", "content": "Compare these."}] and len(pair.images) == 2
 
 
 def test_a_row_of_a_dataset():
     rows = {"images": [[IMAGE]], "prompt": [[USER]], "completion": [[ASSISTANT]]}
     ds = Dataset.from_dict(rows, features=Features({name: PAIR_FEATURES[name] for name in rows}))
-    pair = to_pair(ds[0])
+    (pair,) = to_pairs(ds[0])
     assert (pair.prompt, pair.answer) == ([USER], "A dog.")
     assert not is_batch(ds[0])
     assert is_batch(ds[:1])
@@ -76,7 +103,16 @@ def test_a_row_of_a_dataset():
         ({"prompt": [USER], "completion": [USER], "images": [IMAGE]}, "not the assistant's answer"),
         ({"prompt": [], "completion": [ASSISTANT], "images": [IMAGE]}, "no user message"),
         ({"prompt": [{"text": "?"}], "completion": [ASSISTANT], "images": [IMAGE]}, "without role and content"),
-        ({"messages": [USER, ASSISTANT, USER, ASSISTANT], "image": IMAGE}, "2 assistant turns"),
+        ({"messages": [ASSISTANT, USER, ASSISTANT], "image": IMAGE}, "assistant turn 1: there is no user message"),
+        (
+            {"messages": [USER, ASSISTANT, USER, {"role": "assistant", "content": " "}], "image": IMAGE},
+            "assistant turn 2: the answer is empty",
+        ),
+        ({"messages": [USER, ASSISTANT, SECOND_IMAGE, ASSISTANT], "image": IMAGE}, "assistant turn 1: there is no im"),
+        ({"messages": [SECOND_IMAGE, ASSISTANT], "images": [IMAGE] * 2}, "places for 1 images, the row has 2"),
+        ({"conversations": "<image> What?", "image": IMAGE}, "conversations is str, not a list of turns"),
+        ({"conversations": [HUMAN, GPT, HUMAN, GPT], "image": IMAGE}, "2 <image> markers for 1 images"),
+        ({"conversations": [HUMAN, GPT], "images": [IMAGE] * 3}, "1 <image> markers for 3 images"),
         ({"messages": [], "image": IMAGE}, "roles: none"),
         ({"messages": 3, "image": IMAGE}, "messages is int 3"),
         ({"question": "?", "answer": "", "image": IMAGE}, "the answer is empty"),
@@ -97,7 +133,7 @@ def test_a_row_of_a_dataset():
 )
 def test_a_bad_row_has_a_reason(row, reason):
     with pytest.raises(RowError) as error:
-        to_pair(row)
+        to_pairs(row)
     assert reason in str(error.value)
 
 

@@ -227,4 +227,6 @@ def tiny_gemma3(seed: int = 0) -> tuple[Gemma3ForConditionalGeneration, Gemma3Pr
     torch.manual_seed(seed)
     model = Gemma3ForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = [1, 4]  # as in the released checkpoints
+    # transformers begins with zeros: every image would be the same to the model
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.2)
     return model, processor

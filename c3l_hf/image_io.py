@@ -1,0 +1,60 @@
+"""One image of a row: read, upright, in 8-bit RGB, and a key that tells it from others."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import PIL.ImageOps
+
+from .schema import RowError
+
+__all__ = ["image_key", "open_image"]
+
+# Pillow's conversion of these to RGB clips instead of scaling.
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def open_image(value: Any) -> PIL.Image.Image:
+    """A row's image as an upright 8-bit RGB image.
+
+    Args:
+        value: A PIL image, a `datasets` dict with "bytes" or "path", or a path.
+
+    Raises:
+        RowError: If it is missing, cannot be decoded, or has more than 8 bits per channel.
+    """
+    name = "the image"
+    try:
+        if isinstance(value, Mapping):
+            content, path = value.get("bytes"), value.get("path")
+            value = path if content is None else PIL.Image.open(io.BytesIO(content))
+        if isinstance(value, str | Path):
+            name = f"the image {value}"
+            value = PIL.Image.open(value)
+        if not isinstance(value, PIL.Image.Image):
+            raise RowError(f"the image is {type(value).__name__}, not a PIL image, bytes or a path")
+        if value.mode in _DEEP_MODES:
+            raise RowError(f"{name} has mode {value.mode}; convert it to 8 bits per channel")
+        return PIL.ImageOps.exif_transpose(value).convert("RGB")
+    except RowError:
+        raise
+    except Exception as error:  # decoders raise errors of many types on damaged files
+        raise RowError(
+            f"{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        ) from error
+
+
+def image_key(value: Any) -> Any:
+    """A hashable key that is equal for rows with the same image, without decoding it where possible."""
+    if isinstance(value, Mapping):
+        content = value.get("bytes")
+        return value.get("path") if content is None else hashlib.blake2b(content, digest_size=16).digest()
+    if isinstance(value, PIL.Image.Image):
+        try:
+            return value.mode, value.size, hashlib.blake2b(value.tobytes(), digest_size=16).digest()
+        except Exception:  # cannot be decoded: `open_image` says why
+            return id(value)
+    return str(value)

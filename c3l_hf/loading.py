@@ -1,0 +1,73 @@
+"""Models and processors from the Hub or a folder, and short digests of what they are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import xxhash
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from .processes import process_state
+
+__all__ = ["Source", "digest_weights", "load", "pick_dtype"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is: enough to load it again in another process.
+
+    Attributes:
+        model_id: Repository id or folder.
+        revision: Branch, tag or commit on the Hub.
+        dtype: "float32", "bfloat16", "float16", or "auto", see `pick_dtype`.
+        device: Where to put the model; None for this process's accelerator, or the CPU.
+        trust_remote_code: Whether code from the repository may be run.
+    """
+
+    model_id: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    trust_remote_code: bool = False
+
+    def digest(self, model: PreTrainedModel) -> list[str]:
+        """What tells this model's weights from others, without reading them.
+
+        On the Hub its id and commit; in a folder the names, sizes and times of the files: equal after a copy that keeps
+        times, other after any change.
+        """
+        commit = getattr(model.config, "_commit_hash", None)
+        if commit:
+            return [self.model_id, commit]
+        files = [(path, path.stat()) for path in sorted(Path(self.model_id).iterdir()) if path.is_file()]
+        return [f"{path.name} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files]
+
+
+def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model, in eval mode, and its processor.
+
+    Raises:
+        OSError: If there is no such model.
+    """
+    options = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    processor = AutoProcessor.from_pretrained(source.model_id, **options)
+    device = torch.device(source.device) if source.device else process_state().device
+    dtype = pick_dtype(device) if source.dtype == "auto" else source.dtype
+    model = AutoModelForImageTextToText.from_pretrained(source.model_id, dtype=dtype, **options)
+    return model.eval().to(device), processor
+
+
+def pick_dtype(device: torch.device) -> str:
+    """bfloat16 where an accelerator has it, float32 on the CPU and elsewhere."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if device.type in ("xpu", "hpu", "npu") else "float32"
+
+
+def digest_weights(model: PreTrainedModel) -> str:
+    """Digest of all weights of a model; about 0.1 s per gigabyte."""
+    digest = xxhash.xxh3_128()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

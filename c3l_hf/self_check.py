@@ -1,0 +1,102 @@
+"""Which path is right for a model: a few rows of our own scored alone, in a batch and packed, before any of the user's.
+
+Neither batching nor packing is exact for every architecture (sliding windows, two-way attention within images, position
+schemes of their own), and no list of families stays complete. So it is tried.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from .blind import PairEncoder
+from .likelihood import answer_logprobs
+from .schema import Pair
+
+__all__ = ["TOLERANCE", "Paths", "check_paths"]
+
+# Largest difference of a log-probability, in nats, that rounding explains: the logits are in the model's dtype, and of
+# the order of ten.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.25}
+
+_COMPARED = ("with_image", "blind")
+# Of different lengths, as a batch of equals would hide what padding does.
+_TEXTS = [
+    ("What is in this picture?", "A dog and two cats on a red sofa, next to a window."),
+    ("What is in this picture?", "Nothing."),
+    ("How many people are there?", "There are three people at a table, and a fourth one is standing behind them."),
+]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What must not be done with a model, and why; None where it may.
+
+    Attributes:
+        not_batched: Why rows cannot go into one batch.
+        not_packed: Why they cannot share a sequence.
+    """
+
+    not_batched: str | None
+    not_packed: str | None
+
+
+def check_paths(model: PreTrainedModel, processor: ProcessorMixin, encoder: PairEncoder, max_tokens: int) -> Paths:
+    """Scores some rows each way, and tells what agrees with the plain path, one row at a time.
+
+    Raises:
+        ValueError: If the rows cannot be scored at all, e.g. as the processor makes no row without an image.
+    """
+    try:
+        rows, blind_rows = zip(*(encoder.encode(pair) for pair in _pairs()))
+        alone = answer_logprobs(model, processor, rows, blind_rows, packed=False, max_tokens=1)
+    except Exception as error:  # from templates, processors and models of all kinds
+        raise ValueError(
+            f"{type(model).__name__} with {type(processor).__name__} cannot be scored: {_line(error)}"
+            + (' (if it is without an image that it fails, blind="blank" may work)' if encoder.blind == "drop" else "")
+        ) from error
+    tolerance = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
+
+    def problem(packed: bool) -> str | None:
+        try:
+            found = answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
+        except Exception as error:  # the model's own code: whatever it is, this path is not for it
+            return _line(error)
+        pairs = [(getattr(one, name), getattr(other, name)) for one, other in zip(found, alone) for name in _COMPARED]
+        difference = max(torch.abs(a - b).max().item() for a, b in pairs)
+        # Not `>`, as it may be not a number.
+        if difference <= tolerance:
+            return None
+        return f"log-probabilities differ by up to {difference:.1e} from those of single rows"
+
+    not_batched = problem(packed=False)
+    not_packed = not_batched or _partial_attention(model) or problem(packed=True)
+    return Paths(not_batched, not_packed)
+
+
+def _partial_attention(model: PreTrainedModel) -> str | None:
+    """Why long rows could differ where the short ones of the check do not: layers that do not see the whole past."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        return f"it has layers of type {', '.join(sorted(kinds))}"
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        return f"its layers attend to the last {window} tokens only"
+    return None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _pairs() -> list[Pair]:
+    rng = np.random.default_rng(0)
+    pairs = []
+    for number, size in enumerate([(96, 48), (64, 80), (80, 80)]):
+        image = PIL.Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        for question, answer in _TEXTS[: 3 - number]:
+            pairs.append(Pair([{"role": "user", "content": question}], answer, [image]))
+    return pairs

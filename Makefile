@@ -26,8 +26,13 @@ demo: .venv/installed  ## run the whole of C3L on the embedded world, or on your
 test: .venv/installed-test  ## run all tests, with line coverage
 	$(BIN)/python -m pytest --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
 
-bench: .venv/installed  ## compare the scorer's speed with the obvious script's
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: .venv/installed-bench  ## compare the scorer with the obvious script: speed, memory, and memory against rows
 	$(BIN)/python recipes/benchmark.py
+	$(BIN)/python recipes/benchmark_memory.py
 
 style: .venv/installed-test  ## check lint and formatting
 	$(BIN)/ruff check .

@@ -16,7 +16,6 @@ from typing import Any
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from jinja2 import TemplateError
 from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from .schema import RowError
@@ -233,7 +232,7 @@ def _tokenize(processor: ProcessorMixin, conversation: list[dict[str, Any]], **o
         encoded = processor.apply_chat_template(
             conversation, tokenize=True, return_dict=True, return_tensors="pt", **options
         )
-    except (TemplateError, ValueError) as error:
+    except Exception as error:  # templates and image processors fail in many ways on odd rows
         raise RowError(f"the processor refuses the row: {' '.join(str(error).split())[:200]}") from error
     return dict(encoded)
 

@@ -65,7 +65,7 @@ def check_paths(model: PreTrainedModel, processor: ProcessorMixin, encoder: Pair
         except Exception as error:  # the model's own code: whatever it is, this path is not for it
             return _line(error)
         pairs = [(getattr(one, name), getattr(other, name)) for one, other in zip(found, alone) for name in _COMPARED]
-        difference = max(torch.abs(a - b).max().item() for a, b in pairs)
+        difference = torch.cat([torch.abs(a - b) for a, b in pairs]).max().item()
         # Not `>`, as it may be not a number.
         if difference <= tolerance:
             return None

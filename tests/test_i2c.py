@@ -155,6 +155,40 @@ def test_layouts_give_the_same_scores(scorer):
     assert_same([{name: values[0] for name, values in b.items()} for b in as_batches], results)
 
 
+def test_every_turn_has_its_own_scores(family):
+    scorer = I2CScorer(*family)
+    said = [
+        (role, text) for question, answer in TEXTS[:3] for role, text in (("user", question), ("assistant", answer))
+    ]
+    messages = [{"role": role, "content": text} for role, text in said]
+    result = scorer({"messages": messages, "image": picture(0)})
+    turns = [scorer({"messages": messages[: 2 * n + 2], "image": picture(0)})["turns"][-1] for n in range(3)]
+    for found, expected in zip(result["turns"], turns, strict=True):
+        assert found == pytest.approx(expected, rel=1e-5, abs=2e-6)
+    single = scorer(row(*TEXTS[0], picture(0)))
+    assert result["turns"][0] == pytest.approx(
+        {name: single[name] for name in ("i2c", *SCORES)} | {"tokens": len(single["answer_tokens"])}, rel=1e-5, abs=2e-6
+    )
+    ends = np.cumsum([turn["tokens"] for turn in result["turns"]])
+    assert ends[-1] == len(result["answer_tokens"])
+    lists = [result[name] for name in ("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token")]
+    assert {name: result[name] for name in SCORES} == scores_from_logprobs(*lists)
+    for turn, begin, end in zip(result["turns"], [0, *ends], ends):
+        assert {name: turn[name] for name in SCORES} == scores_from_logprobs(*(values[begin:end] for values in lists))
+
+
+def test_several_images(family):
+    scorer = I2CScorer(*family)
+    question, answer = TEXTS[0]
+    pictures = [picture(0), picture(1)]
+    rows = [{"images": images, "question": question, "answer": answer} for images in (pictures, pictures[::-1])]
+    one, other = scorer.score(rows)
+    assert one["i2c_status"] == other["i2c_status"] == "ok"
+    assert abs(one["logprob"] - other["logprob"]) > 1e-4  # their order counts
+    assert one["logprob_blind"] == pytest.approx(other["logprob_blind"], rel=1e-6)
+    assert_same([scorer(r) for r in rows], [one, other])
+
+
 def test_empty_batch(scorer):
     result = scorer({"images": [], "prompt": [], "completion": []})
     assert result == {name: [] for name in SCORE_COLUMNS}

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from tiny_models import tiny_llava
 
-from c3l_hf.image_io import image_key, open_image
 from c3l_hf.processing import RowError, collate, encode_prompt, encode_row, token_texts, with_image_cache
 
 QUESTION = [{"role": "user", "content": "Is there a dog?"}]
@@ -194,55 +193,6 @@ def test_image_cache(family, monkeypatch):
             for name, tensor in expected.inputs.items():
                 assert torch.equal(row.inputs[name], tensor), name
     assert len(calls) == len(images)
-
-
-def test_open_image_takes_what_datasets_give(tmp_path):
-    image = picture()
-    path = tmp_path / "a.png"
-    image.save(path)
-    values = [image, {"bytes": png(image), "path": None}, {"bytes": None, "path": str(path)}, path, str(path)]
-    for value in values:
-        assert open_image(value).tobytes() == image.tobytes()
-    assert image_key(values[1]) == image_key({"bytes": png(image), "path": "elsewhere"})
-    assert image_key(image) == image_key(image.copy()) != image_key(picture(1))
-    assert image_key(values[2]) == image_key(path)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV"])
-def test_open_image_converts(mode):
-    source = picture().convert("RGB").convert("L").convert(mode) if mode in ("1", "LA") else picture().convert(mode)
-    image = open_image(source)
-    assert image.mode == "RGB" and image.size == (32, 32)
-
-
-def test_open_image_turns_it_upright():
-    image = picture(size=(20, 30))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    file = io.BytesIO()
-    image.save(file, "PNG", exif=exif)
-    upright = open_image({"bytes": file.getvalue(), "path": None})
-    assert upright.tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ({"bytes": b"", "path": None}, "cannot be read: UnidentifiedImageError"),
-        ({"bytes": b"not an image", "path": None}, "cannot be read"),
-        ({"bytes": png(picture())[:200], "path": None}, "cannot be read"),
-        ("/nowhere/a.png", "image /nowhere/a.png cannot be read: FileNotFoundError"),
-        ({"bytes": None, "path": None}, "is NoneType"),
-        (3, "is int"),
-        (Image.new("I;16", (4, 4)), "mode I;16"),
-        (Image.new("F", (4, 4)), "mode F"),
-    ],
-)
-def test_open_image_reasons(value, reason):
-    with pytest.raises(RowError) as error:
-        open_image(value)
-    assert reason in str(error.value)
-    image_key(value)
 
 
 def test_token_texts_join_to_the_answer(family):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from peft import LoraConfig
 from trl import SFTConfig
 
@@ -117,6 +118,9 @@ class C3LConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        if not torch.accelerator.is_available():
+            # It would come to that, but processes launched together find each other on CPUs only if told so.
+            self.use_cpu = True
         super().__post_init__()
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")

@@ -138,7 +138,16 @@ _GENERATION = (
 _RESULTS = ("dataset", "generator", "config.yaml")
 _CURATION = ("target_size", "near_duplicate_scope", "near_duplicate_threshold")
 # Options of the trainer that do not change what is trained.
-_REPORTING = {"output_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "logging_strategy", "save_steps"}
+_REPORTING = {
+    "output_dir",
+    "run_name",
+    "report_to",
+    "disable_tqdm",
+    "logging_steps",
+    "logging_strategy",
+    "save_steps",
+    "use_cpu",
+}
 
 
 def find_model(name: str, revision: str, with_code: bool) -> tuple[Path, dict[str, str]]:

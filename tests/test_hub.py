@@ -49,6 +49,7 @@ def row(number: int) -> dict:
         **dict.fromkeys(("i2c", *SCORES), number + 0.1),
         "answer_tokens": ["t", "wo"],
         **dict.fromkeys(("token_kl_per_token", "logprob_per_token", "logprob_blind_per_token"), [0.5, number / 3]),
+        "turns": [{**dict.fromkeys(("i2c", *SCORES), number + 0.1), "tokens": 2}],
         "i2c_status": "ok",
     }
 

@@ -54,7 +54,7 @@ class _Options:
     """What a user may set; see `I2CScorer`."""
 
     ranking: str
-    max_tokens: int
+    max_tokens: int | None
     path: str
     blind: str
     blind_images: tuple[PIL.Image.Image, ...]
@@ -64,7 +64,7 @@ class _Options:
         for name, choices in (("ranking", SCORES), ("path", PATHS), ("blind", tuple(BASELINES))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
-        if self.max_tokens < 1:
+        if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if (self.blind == "shuffle") != bool(self.blind_images):
             raise ValueError(
@@ -116,7 +116,7 @@ class I2CScorer:
         processor: ProcessorMixin,
         *,
         ranking: str = DEFAULT_RANKING,
-        max_tokens: int = 4096,
+        max_tokens: int | None = None,
         path: str = "auto",
         blind: str = "drop",
         blind_images: Sequence[Any] = (),
@@ -127,7 +127,8 @@ class I2CScorer:
             model: A model for `AutoModelForImageTextToText`. Later changes of its weights need a new scorer.
             processor: Its processor, with a chat template.
             ranking: Which of `schema.SCORES` goes into the column `i2c`.
-            max_tokens: Most tokens in one forward pass, with padding; a longer row gets one of its own.
+            max_tokens: Most tokens in one forward pass, with padding; a longer row gets one of its own. By default
+                8,192, or 1,024 on a CPU, where more only leave its caches.
             path: "auto": rows with the same images share a sequence if a few rows, scored at once in either way, show
                 that this is exact for the model; else each has its own, and a warning says why. "plain": each its own.
             blind: What takes the image's place in the pass without it, one of `blind.BASELINES`: "drop" (nothing),
@@ -239,7 +240,7 @@ class I2CScorer:
         model.eval()
         try:
             packed = self._paths.not_packed is None
-            max_tokens = 1 if self._paths.not_batched else self._options.max_tokens
+            max_tokens = 1 if self._paths.not_batched else self._max_tokens
             return answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
         finally:
             model.train(training)
@@ -265,6 +266,10 @@ class I2CScorer:
             STATUS: STATUS_OK,
         }
 
+    @property
+    def _max_tokens(self) -> int:
+        return self._options.max_tokens or (1024 if self._loaded()[0].device.type == "cpu" else 8192)
+
     def _encoder(self) -> PairEncoder:
         model, processor = self._loaded()
         options = self._options
@@ -276,7 +281,7 @@ class I2CScorer:
         training = self._model.training
         self._model.eval()
         try:
-            paths = check_paths(self._model, self._processor, self._encoder(), self._options.max_tokens)
+            paths = check_paths(self._model, self._processor, self._encoder(), self._max_tokens)
         finally:
             self._model.train(training)
         name = type(self._model).__name__

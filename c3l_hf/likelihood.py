@@ -5,6 +5,7 @@ padded batch, as the model's own processor would. The packed path puts rows abou
 has the image and whatever else they begin with once (`packing.py`), and is what makes k answers to an image cheap.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ __all__ = ["AnswerLogprobs", "answer_logprobs"]
 
 # Most logits (answer tokens x vocabulary) of one pass: 256 MB in float32, 128 MB in bfloat16.
 _MAX_LOGITS = 2**26
-# Most logits that are in float64 at once: 32 MB for each of a handful of temporaries.
-_CHUNK = 2**22
+# Most logits that are in float64 at once, 4 MB for each of a handful of temporaries: they stay in a CPU's cache.
+_CHUNK = 2**19
 # Most tokens that a pack adds to its first sequence: attention within a pack is quadratic, so they should not grow
 # without limit; with this many the shared beginning is negligible already.
 _ROOM = 1024
@@ -172,9 +173,7 @@ def _answer_logits(
     if packed:
         inputs = [[rows[number].inputs for number in member.rows] for member in batch]
         pad_id = processor.tokenizer.pad_token_id or 0
-        positions = [[position_ids(model, row) for row in of_pack] for of_pack in inputs]
-        if positions[0][0] is None:
-            positions = None
+        positions = position_ids(model, itertools.chain(*inputs))
         tensors = collate_packs([member.pack for member in batch], inputs, pad_id, model.dtype, positions)
     else:
         tensors = collate(processor, [rows[member.rows[0]].inputs for member in batch], padding_side="right")
@@ -215,10 +214,15 @@ def _compare(
         *(tensor.split(max(1, _CHUNK // logits.shape[-1])) for tensor in (places, blind_places, target))
     ):
         x, y = logits[chunk].to(dtype), blind_logits[blind_chunk].to(dtype)
-        norm, blind_norm = x.logsumexp(-1), y.logsumexp(-1)
+        x, y = x - x.amax(-1, keepdim=True), y - y.amax(-1, keepdim=True)
+        p = x.exp()
+        total, blind_norm = p.sum(-1), y.exp().sum(-1).log()
+        norm = total.log()
         with_image, blind = x.gather(-1, chosen)[:, 0] - norm, y.gather(-1, chosen)[:, 0] - blind_norm
-        p = (x - norm[:, None]).exp_()
-        # a token that p rules out adds nothing, also where q rules it out too
-        difference = y.neg_().add_(x).masked_fill_(p == 0, 0)
-        parts.append((with_image, blind, difference.mul_(p).sum(-1) - norm + blind_norm))
+        difference = x.sub_(y)
+        expected = torch.einsum("nv,nv->n", p, difference)
+        if expected.isnan().any():
+            # A token that p rules out (-inf) adds nothing, also where q rules it out too.
+            expected = torch.einsum("nv,nv->n", p, difference.masked_fill_(p == 0, 0))
+        parts.append((with_image, blind, expected / total - norm + blind_norm))
     return tuple(torch.cat(part).cpu() for part in zip(*parts))

@@ -106,7 +106,7 @@ def collate_packs(
     inputs: Sequence[Sequence[dict[str, torch.Tensor]]],
     pad_id: int,
     dtype: torch.dtype,
-    positions: Sequence[Sequence[torch.Tensor]] | None = None,
+    positions: Sequence[torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
     """One batch from several packs.
 
@@ -114,9 +114,9 @@ def collate_packs(
         packs: The packs.
         inputs: For each pack the inputs of its sequences as a processor made them; all have the same images.
         pad_id: Fills `input_ids` up to the longest pack; no token attends to it.
-        dtype: The model's, for the mask that is added to the attention scores.
-        positions: For models whose positions have parts, as `processing.position_ids` gives them: for each pack those
-            of its sequences, (parts, sequence length).
+        dtype: The model's, for a mask that is added to the attention scores; or bool, for one of what is attended to.
+        positions: For models whose positions have parts, as `processing.position_ids` gives them: those of all
+            sequences, pack after pack, (parts, sequence length).
 
     Returns:
         `input_ids` (packs, length), `position_ids` (packs, length) or (parts, packs, length), `attention_mask`
@@ -125,18 +125,21 @@ def collate_packs(
     length = max(map(len, packs))
     batch = {"input_ids": [], "position_ids": [], "attention_mask": []}
     extra = [name for name in inputs[0][0] if name in PER_TOKEN and name not in ("input_ids", "attention_mask")]
-    for number, one in enumerate(packs):
+    parted = iter(positions or ())
+    for one in packs:
         missing = length - len(one)
         batch["input_ids"].append(F.pad(torch.from_numpy(one.ids), (0, missing), value=pad_id))
         places = torch.from_numpy(one.positions)
         if positions is not None:
-            places = torch.zeros(len(positions[number][0]), len(one), dtype=torch.long)
-            for where, of_sequence in zip(one.where, positions[number]):
+            places = torch.zeros(len(positions[0]), len(one), dtype=torch.long)
+            for where, of_sequence in zip(one.where, parted):
                 places[:, torch.from_numpy(where)] = of_sequence[:, : len(where)]
         batch["position_ids"].append(F.pad(places, (0, missing)))
         visible = torch.eye(length, dtype=torch.bool)  # padding sees itself: a row of nothing would be not a number
         visible[: len(one), : len(one)] = torch.from_numpy(one.visible())
-        mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype).masked_fill_(visible, 0)
+        mask = visible
+        if dtype != torch.bool:
+            mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype).masked_fill_(visible, 0)
         batch["attention_mask"].append(mask[None])
     for name in extra:
         batch[name] = []

@@ -9,7 +9,7 @@ begin/end-of-image tokens) differs by family.
 import copy
 import functools
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,16 +174,16 @@ def collate_images(rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torc
     return batch
 
 
-def position_ids(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-    """The positions of a row's tokens, (parts, length), where a model's positions have parts; else None.
+def position_ids(model: PreTrainedModel, rows: Iterable[Mapping[str, torch.Tensor]]) -> list[torch.Tensor] | None:
+    """The positions of each row's tokens, (parts, length), where a model's positions have parts; else None.
 
     Qwen-VL's M-RoPE has three (time, height, width), which depend on the images' shapes. Other models count 0, 1, ...
     """
     module = next((module for module in model.modules() if hasattr(module, "get_rope_index")), None)
     if module is None:
         return None
-    positions, _ = module.get_rope_index(**{name: value for name, value in inputs.items() if name != "pixel_values"})
-    return positions[:, 0]
+    texts_and_grids = ({name: value for name, value in row.items() if name != "pixel_values"} for row in rows)
+    return [module.get_rope_index(**tensors)[0][:, 0] for tensors in texts_and_grids]
 
 
 def _fill(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

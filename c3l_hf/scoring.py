@@ -1,6 +1,7 @@
 """Scores a whole dataset: in parts that survive an interruption, over several processes, and from the command line."""
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -21,6 +22,8 @@ from .pseudo_labels import format_table
 from .schema import SCORE_COLUMNS, SCORES, STATUS, STATUS_OK, RowError, layout_of
 
 __all__ = ["format_scores", "score_dataset"]
+
+logger = logging.getLogger(__name__)
 
 
 def score_dataset(
@@ -78,6 +81,9 @@ def score_dataset(
         )
     state.wait_for_everyone()
     scores = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+    missing = sum(status != STATUS_OK for status in scores[STATUS][:])
+    if missing and state.is_main_process:
+        logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", missing, len(scores))
     return concatenate_datasets([dataset, scores], axis=1)
 
 
@@ -137,7 +143,9 @@ class ScoreArguments:
         metadata={"help": "In the image's place in the pass without it: drop, blank, noise, or shuffle."},
     )
     path: str = field(default="auto", metadata={"help": "auto, or plain: answers about an image never share a pass."})
-    max_tokens: int = field(default=4096, metadata={"help": "Most tokens in a forward pass."})
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "Most tokens in a forward pass; by default 8192, on a CPU 1024."}
+    )
     batch_size: int = field(default=256, metadata={"help": "Rows whose images are in memory together."})
     revision: str | None = field(default=None, metadata={"help": "Revision of the model."})
     dtype: str = field(

@@ -43,7 +43,9 @@ class Paths:
     not_packed: str | None
 
 
-def check_paths(model: PreTrainedModel, processor: ProcessorMixin, encoder: PairEncoder, max_tokens: int) -> Paths:
+def check_paths(
+    model: PreTrainedModel, processor: ProcessorMixin, encoder: PairEncoder, max_tokens: int = 4096
+) -> Paths:
     """Scores some rows each way, and tells what agrees with the plain path, one row at a time.
 
     Raises:

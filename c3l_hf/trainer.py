@@ -7,11 +7,10 @@ project's choices, after CLAPS (Lee et al., ICLR 2021).
 """
 
 import functools
+import logging
 import os
 import textwrap
 import types
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,155 +19,27 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, TrainerCallback
-from transformers.data.data_collator import DataCollatorMixin
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
-from .image_io import open_image
+from .blind import PairEncoder
+from .collator import DataCollatorForC3L
 from .losses import contrastive_loss, cosine_similarities, masked_mean, sequence_nll
-from .processing import EncodedRow, RowError, collate, encode_row, with_image_cache
+from .self_check import check_paths
 from .trainer_config import C3LConfig, language_model_lora
 
-__all__ = ["C3LConfig", "C3LTrainer", "DataCollatorForC3L", "language_model_lora"]
+__all__ = ["C3LTrainer"]
+
+logger = logging.getLogger(__name__)
 
 # The projection head is a submodule of the model under this name; in checkpoints it is a file of its own.
 _HEAD = "contrastive_head"
 _HEAD_FILE = f"{_HEAD}.safetensors"
 
 
-@dataclass
-class DataCollatorForC3L(DataCollatorMixin):
-    """
-    Data collator for pseudo-label rows: one padded batch with all candidates of all rows.
-
-    Each row has an `"images"` list, a `"prompt"` (messages), the `"chosen"` answer (one assistant message) and a list
-    of `"rejected"` answers (each like `"chosen"`; their number may vary and be 0). Every candidate becomes one sequence
-    of images, prompt and answer; row after row, the chosen one first. B rows give R = Σ (1 + N_row) sequences:
-    - `"candidate_mask"`: `(B, 1 + N)` bool, which candidates each row has; its True values are the R sequences in
-    order. It comes first, because the `Trainer` takes the batch size from the first tensor.
-    - `"positive_index"`: `(B,)`, which of the R sequences is each row's chosen one.
-    - `"weight"`: `(B,)` float32, only with `weight_column`.
-    - `"prompt_mask"`: `(R, T)` bool, all before the answer: image, instruction and the template's tokens around them.
-    - `"answer_mask"`: `(R, T)` bool, the answer's content.
-    - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the end-of-turn token if the chat
-    template writes one, because a generator has to learn to stop.
-    - what the model takes, over R sequences: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`]):
-            The model's processor, with a chat template.
-        max_length (`int`, *optional*):
-            Longest allowed sequence. If `None`, there is no limit.
-        weight_column (`str`, *optional*):
-            Column with the weight of each row.
-        return_tensors (`str`, *optional*, defaults to `"pt"`):
-            Type of Tensor to return. Only `"pt"` is currently supported.
-
-    Raises:
-        ValueError: if a row cannot be encoded; names the row by its `pair_id` or `image_id`.
-
-    Example:
-    ```python
-    >>> from PIL import Image
-    >>> from transformers import AutoProcessor
-    >>> from c3l_hf.trainer import DataCollatorForC3L
-
-    >>> processor = AutoProcessor.from_pretrained("llava-hf/llava-1.5-7b-hf")
-    >>> collator = DataCollatorForC3L(processor)
-    >>> row = {
-    ...     "images": [Image.new("RGB", (64, 64), "red")],
-    ...     "image_id": "red",
-    ...     "prompt": [{"role": "user", "content": "Ask about a colour in this picture, and answer the question."}],
-    ...     "chosen": [{"role": "assistant", "content": "Question: What colour is it?\\nAnswer: red"}],
-    ...     "rejected": [[{"role": "assistant", "content": "Question: What colour is it?\\nAnswer: blue"}]],
-    ... }
-    >>> batch = collator([row, {**row, "image_id": "no negatives", "rejected": []}])
-    >>> batch["candidate_mask"]
-    tensor([[ True,  True],
-            [ True, False]])
-    >>> batch["positive_index"]
-    tensor([0, 2])
-    >>> print(processor.decode(batch["input_ids"][1][batch["answer_mask"][1]]))
-    Question: What colour is it?
-    Answer: blue
-    >>> batch["label_mask"].any(dim=1)
-    tensor([ True, False,  True])
-
-    ```
-    """
-
-    processor: ProcessorMixin
-    max_length: int | None = None
-    weight_column: str | None = None
-    return_tensors: str = "pt"
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        processor = with_image_cache(self.processor)  # the candidates of a row share its images
-        encoded, candidates = [], []
-        for row in examples:
-            column = "images"
-            try:
-                images = [open_image(image) for image in row["images"] or ()]
-                if not images:
-                    raise RowError("there is none")
-                answers = [row["chosen"], *row["rejected"]]
-                for number, answer in enumerate(answers):
-                    column = "chosen" if number == 0 else f"rejected[{number - 1}]"
-                    text = _answer_text(answer)
-                    encoded.append(encode_row(processor, row["prompt"], text, images, max_length=self.max_length))
-            except RowError as error:
-                raise ValueError(f"{_row_name(row)}, {column}: {error}") from error
-            candidates.append(len(answers))
-
-        inputs = collate(self.processor, [row.inputs for row in encoded], padding_side="right")
-        counts = torch.tensor(candidates)
-        positive_index = counts.cumsum(0) - counts
-        batch = {
-            "candidate_mask": torch.arange(max(candidates)) < counts[:, None],
-            "positive_index": positive_index,
-        }
-        if self.weight_column is not None:
-            batch["weight"] = torch.tensor([float(row[self.weight_column]) for row in examples])
-
-        position = torch.arange(inputs["input_ids"].shape[1])
-        start = torch.tensor([row.answer.start for row in encoded])[:, None]
-        stop = torch.tensor([row.answer.stop for row in encoded])[:, None]
-        learnt_stop = torch.zeros_like(stop)  # no NLL on rejected answers
-        for index in positive_index.tolist():
-            learnt_stop[index] = encoded[index].answer.stop + self._ends_with_special_token(encoded[index])
-        batch["prompt_mask"] = position < start
-        batch["answer_mask"] = (start <= position) & (position < stop)
-        batch["label_mask"] = (start <= position) & (position < learnt_stop)
-        return {**batch, **inputs}
-
-    def _ends_with_special_token(self, row: EncodedRow) -> bool:
-        after = row.inputs["input_ids"][0, row.answer.stop :]
-        token = self.processor.tokenizer.added_tokens_decoder.get(int(after[0])) if len(after) else None
-        return token is not None and token.special
-
-
-def _row_name(row: dict[str, Any]) -> str:
-    for column in ("pair_id", "image_id"):
-        if row.get(column) is not None:
-            return f"row with {column} {row[column]!r}"
-    return f"row without pair_id and image_id (prompt {str(row['prompt'])[:80]!r})"
-
-
-def _answer_text(messages: Sequence[dict[str, str]] | None) -> str:
-    """The text of an answer given as one assistant message."""
-    if messages is None or len(messages) != 1 or messages[0]["role"] != "assistant":
-        roles = None if messages is None else [message["role"] for message in messages]
-        raise RowError(f"found messages with the roles {roles}; give exactly one message, of the assistant")
-    if not isinstance(messages[0]["content"], str):
-        raise RowError(f"the content is of type {type(messages[0]['content']).__name__}; give a string")
-    if not messages[0]["content"].strip():
-        raise RowError("the text is empty")
-    return messages[0]["content"]
-
-
 def _add_contrastive_forward(model: PreTrainedModel) -> None:
-    """Let `model(**inputs, prompt_mask=…, answer_mask=…, label_mask=…, positive_index=…)` return the labels' logits and
-    the projected anchors and candidates; without these arguments the forward is the model's own.
+    """Let `model(**inputs, line=…, prompt_mask=…, answer_mask=…, predict_mask=…, positive_index=…)` return the labels'
+    logits and the projected anchors and candidates; without these arguments the forward is the model's own.
 
     All of it happens inside the forward, and the head is a submodule of the model, because wrappers such as DDP and
     FSDP only know of parameters that are used there. TRL adds its fused LM head in the same way; a module around the
@@ -177,19 +48,18 @@ def _add_contrastive_forward(model: PreTrainedModel) -> None:
     original = model.forward
 
     @functools.wraps(type(model).forward)  # `generate` checks its arguments against the signature
-    def forward(self, *args, prompt_mask=None, answer_mask=None, label_mask=None, positive_index=None, **kwargs):
-        if prompt_mask is None:
+    def forward(
+        self, *args, line=None, prompt_mask=None, answer_mask=None, predict_mask=None, positive_index=None, **kwargs
+    ):
+        if line is None:
             return original(*args, **kwargs)
-        # Logits at position t predict token t + 1, and are computed nowhere else.
-        predicts = torch.zeros_like(label_mask)
-        predicts[:, :-1] = label_mask[:, 1:]
-        outputs = original(*args, logits_to_keep=predicts, output_hidden_states=True, **kwargs)
+        outputs = original(*args, logits_to_keep=predict_mask, output_hidden_states=True, **kwargs)
         hidden = outputs.hidden_states[-1]  # the others live in training anyway, for the backward pass
         # The head is small and its outputs are compared with each other: float32, also under bf16 autocast.
         with torch.autocast(hidden.device.type, enabled=False):
             head = getattr(self, _HEAD)
-            anchor = head(masked_mean(hidden[positive_index], prompt_mask[positive_index]))
-            candidates = head(masked_mean(hidden, answer_mask))
+            anchor = head(masked_mean(hidden[line[positive_index]], prompt_mask[positive_index]))
+            candidates = head(masked_mean(hidden[line], answer_mask))
         return {"logits": outputs.logits, "anchor": anchor, "candidates": candidates}
 
     model.forward = types.MethodType(forward, model)
@@ -198,6 +68,9 @@ def _add_contrastive_forward(model: PreTrainedModel) -> None:
 class C3LTrainer(SFTTrainer):
     """
     Trainer for C3L: NLL of the positive pseudo-label plus a contrastive loss over positive and negatives.
+
+    All candidates of a row share one sequence that has its images and prompt once (`args.pack_candidates`), where a few
+    rows tried at the start show that this is exact for the model.
 
     With h the last hidden states of one forward over all candidates: anchor a = head(mean of h over image and
     instruction tokens), candidate = head(mean of h over its answer tokens), s = cosine. The NLL of a row is the mean
@@ -315,12 +188,35 @@ class C3LTrainer(SFTTrainer):
             vlm.get_output_embeddings().requires_grad_(True)
         if isinstance(data_collator, DataCollatorForC3L) and data_collator.max_length is None:
             data_collator.max_length = vlm.config.get_text_config().max_position_embeddings
+        if args.pack_candidates and isinstance(data_collator, DataCollatorForC3L):
+            data_collator.packed = self._can_pack(vlm)
         self._add_head(vlm)
         _add_contrastive_forward(vlm)
 
     @property
     def _vlm(self) -> PreTrainedModel:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def _can_pack(self, vlm: PreTrainedModel) -> bool:
+        """Whether one sequence for all candidates of a row is exact for this model, tried on a few rows; if not, says
+        why."""
+        training, problem = vlm.training, None
+        vlm.eval()
+        try:
+            if vlm.config.get_text_config()._attn_implementation != "sdpa":
+                problem = "it needs attn_implementation='sdpa'"
+            elif any(hasattr(module, "get_rope_index") for module in vlm.modules()):
+                problem = "its positions have parts"
+            else:
+                problem = check_paths(vlm, self.processing_class, PairEncoder(self.processing_class, None)).not_packed
+        except ValueError as error:
+            problem = str(error)
+        finally:
+            vlm.train(training)
+        if problem:
+            name = type(vlm).__name__
+            logger.warning("%s: each candidate gets a sequence with images and prompt of its own: %s", name, problem)
+        return problem is None
 
     def _add_head(self, vlm: PreTrainedModel) -> None:
         # Random numbers of its own: the head's first weights depend on the seed alone, and nothing depends on the head.
@@ -336,10 +232,11 @@ class C3LTrainer(SFTTrainer):
         """The loss of one micro-batch, see the class; with `return_outputs`, also what the forward returned."""
         inputs = dict(inputs)
         candidate_mask, weight = inputs.pop("candidate_mask"), inputs.pop("weight", 1.0)
-        positive_index, label_mask = inputs["positive_index"], inputs["label_mask"]
+        label_mask, num_tokens = inputs.pop("label_mask"), inputs.pop("num_tokens")
         outputs = model(**inputs, use_cache=False)
 
-        nll = sequence_nll(outputs["logits"], inputs["input_ids"][label_mask], label_mask[positive_index])
+        targets = inputs["input_ids"][inputs["line"]][label_mask]
+        nll = sequence_nll(outputs["logits"], targets, label_mask[inputs["positive_index"]])
         # Sequences come row after row, as the True values of `candidate_mask` do.
         projected = outputs["candidates"]
         candidates = projected.new_zeros(*candidate_mask.shape, projected.shape[-1])
@@ -351,7 +248,7 @@ class C3LTrainer(SFTTrainer):
 
         similarities = cosine_similarities(outputs["anchor"].detach(), candidates.detach())
         self._log_rows(similarities, candidate_mask, nll.detach(), contrastive.detach())
-        self._log_tokens(inputs["attention_mask"])
+        self._log_tokens(num_tokens)
         return (loss, outputs) if return_outputs else loss
 
     def _log_rows(self, similarities, candidate_mask, nll, contrastive) -> None:
@@ -372,9 +269,9 @@ class C3LTrainer(SFTTrainer):
             if not column.isnan().all():
                 self._metrics[self._mode][name].extend(column[~column.isnan()].tolist())
 
-    def _log_tokens(self, attention_mask) -> None:
+    def _log_tokens(self, num_tokens) -> None:
         if self._mode == "train":
-            self._total_train_tokens += self.accelerator.gather(attention_mask.sum()).sum().item()
+            self._total_train_tokens += self.accelerator.gather(num_tokens.sum()).sum().item()
         self._metrics[self._mode]["num_tokens"] = [self._total_train_tokens]
 
     @property

@@ -10,6 +10,7 @@ in one state. `of peak` is the share of the machine's measured matrix-product ra
 packed tokens through vision tower and language model, and the head at answer positions) amounts to.
 """
 
+import itertools
 import multiprocessing
 import resource
 import time
@@ -136,15 +137,15 @@ def worker(way: str, args: BenchmarkArguments, pipe: Connection) -> None:
         pipe.send((seconds, scores, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 
 
-def matrix_product_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 5) -> float:
-    """The most floating-point operations per second that a matrix product reached."""
+def matrix_product_rate(dtype: torch.dtype, size: int = 2048, seconds: float = 1.0) -> float:
+    """Floating-point operations per second of large matrix products, kept up for a second."""
     a, b = torch.randn(2, size, size).to(dtype)
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
+    a @ b
+    products, started = 0, time.perf_counter()
+    while (spent := time.perf_counter() - started) < seconds:
         a @ b
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / min(seconds)
+        products += 1
+    return products * 2 * size**3 / spent
 
 
 def least_work(model: LlavaForConditionalGeneration, processor, rows: list[dict]) -> float:
@@ -153,18 +154,15 @@ def least_work(model: LlavaForConditionalGeneration, processor, rows: list[dict]
     of_image: dict[tuple, list] = {}
     blind, answers = [], 0
     for row in rows:
-        seen, unseen = encoder.encode(to_pairs(row)[0])
+        seen, without = encoder.encode(to_pairs(row)[0])
         of_image.setdefault(seen.images, []).append(seen)
-        blind.append(unseen)
+        blind.append(without)
         answers += len(seen.answer_ids)
     ids = [[row.inputs["input_ids"][0].numpy()[: row.answer.stop - 1] for row in group] for group in of_image.values()]
     packs = [pack(group) for group in ids]
     # Blind rows of an image share a pack as its other rows do.
-    groups = iter(blind)
-    blind_packs = [
-        pack([row.inputs["input_ids"][0].numpy()[: row.answer.stop - 1] for row, _ in zip(groups, group)])
-        for group in ids
-    ]
+    unseen = iter([row.inputs["input_ids"][0].numpy()[: row.answer.stop - 1] for row in blind])
+    blind_packs = [pack(list(itertools.islice(unseen, len(group)))) for group in ids]
     text, vision = model.config.text_config, model.config.vision_config
     block = sum(p.numel() for p in model.model.language_model.layers.parameters() if p.ndim == 2)
     tower = sum(p.numel() for p in model.model.vision_tower.encoder.parameters() if p.ndim == 2)

@@ -67,13 +67,14 @@ def scores(scored):
     return list(scored.select_columns(list(SCORE_COLUMNS)))
 
 
-def test_score_columns_beside_the_others(scorer, dataset, expected, tmp_path):
+def test_score_columns_beside_the_others(scorer, dataset, expected, tmp_path, caplog):
     scored = score_dataset(dataset, scorer, part_size=4, batch_size=3, cache_dir=tmp_path)
     assert scored.features == Features({**dataset.features, **SCORE_FEATURES})
     assert_same(scores(scored), expected)
     assert scored["id"][:] == list(range(9))
     assert scored.cast_column("image", Image(decode=False))[7]["image"]["bytes"] == png(2)[:60]  # untouched
     assert [row["i2c"] is None for row in expected] == [i in (4, 7) for i in range(9)]
+    assert "2 of 9 rows have no score" in caplog.text
 
 
 def test_lists_of_images_and_of_rows_chosen_from_others(scorer, dataset, expected, tmp_path):
@@ -188,8 +189,9 @@ def test_command_on_llava_json(folder, llava, llava_json, tmp_path):
 def test_command_on_a_saved_dataset_to_jsonl(folder, dataset, expected, tmp_path):
     dataset.save_to_disk(tmp_path / "saved")
     output = tmp_path / "scored.jsonl"
-    options = {"--model": folder, "--dataset": tmp_path / "saved", "--output": output, "--limit": 5, "--path": "plain"}
-    result = run(*(part for pair in options.items() for part in pair), HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    config = tmp_path / "score.yaml"
+    config.write_text(f"model: {folder}\ndataset: {tmp_path / 'saved'}\nlimit: 5\npath: plain\n")
+    result = run("--config", config, "--output", output, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     assert result.returncode == 0, result.stderr
     assert "batched path" in result.stdout
     rows = [json.loads(line) for line in output.read_text().splitlines()]

@@ -12,14 +12,17 @@ from datasets import Dataset, Features, Image, List, Value
 from peft import LoraConfig, get_peft_model
 from PIL import Image as PILImage
 from safetensors import safe_open
+from tiny_families import tiny_internvl, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_smolvlm
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, TrlParser
 
-import c3l_hf.trainer
+import c3l_hf.collator
+from c3l_hf.collator import DataCollatorForC3L
 from c3l_hf.processing import encode_row
-from c3l_hf.trainer import C3LConfig, C3LTrainer, DataCollatorForC3L, language_model_lora
+from c3l_hf.trainer import C3LTrainer
+from c3l_hf.trainer_config import C3LConfig, language_model_lora
 
 METRICS = ["loss/nll", "loss/contrastive", "similarity/positive", "similarity/negative", "contrastive_accuracy"]
 
@@ -105,7 +108,7 @@ def assert_equal_weights(trainer, other):
 def reference_loss(trainer, processor, rows, temperature=0.1, contrastive_weight=1.0, row_weights=None):
     """The loss in float64 from one forward of its own per candidate, with full logits and no padding."""
     model = trainer.model
-    ending = processor.tokenizer.convert_tokens_to_ids(["</s>", "<end_of_turn>"])
+    ending = processor.tokenizer.convert_tokens_to_ids(["</s>", "<end_of_turn>", "<|im_end|>", "<end_of_utterance>"])
     losses = []
     for number, row in enumerate(rows):
         vectors = []
@@ -131,12 +134,18 @@ def reference_loss(trainer, processor, rows, temperature=0.1, contrastive_weight
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("build", [tiny_llava, tiny_llava_next, tiny_gemma3])
+FAMILIES = [tiny_llava, tiny_llava_next, tiny_gemma3]
+FAMILIES += [tiny_llava_onevision, tiny_qwen2_5_vl, tiny_smolvlm, tiny_internvl]
+
+
+@pytest.mark.parametrize("pack_candidates", [True, False], ids=["packed", "separate"])
+@pytest.mark.parametrize("build", FAMILIES)
 @pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
-def test_loss_and_gradients_equal_separate_float64_forwards(tmp_path, build, use_lora):
+def test_loss_and_gradients_equal_separate_float64_forwards(tmp_path, build, use_lora, pack_candidates):
     built = build()
     processor = built[1]
     options = {"temperature": 0.5, "contrastive_weight": 0.7, "weight_column": "weight"}
+    options["pack_candidates"] = pack_candidates
     trainer = make_trainer(tmp_path, built, use_lora=use_lora, **options)
     trainer.train()  # so that no adapter is zero
     rows = list(trainer.train_dataset)
@@ -193,16 +202,38 @@ def test_collator_masks(llava):
         else:
             assert not label.any()
     padding = batch["attention_mask"] == 0
-    assert padding.any()
-    for name in ("prompt_mask", "answer_mask", "label_mask"):
+    assert padding.any() and batch["line"].tolist() == list(range(len(texts)))
+    assert batch["num_tokens"].tolist() == batch["attention_mask"].sum(1).tolist()
+    for name in ("prompt_mask", "answer_mask", "label_mask", "predict_mask"):
         assert not (batch[name] & padding).any()
+    assert torch.equal(batch["predict_mask"][:, :-1], batch["label_mask"][:, 1:])
+
+
+def test_packed_collator(llava):
+    _, processor = llava
+    rows = list(pseudo_labels())
+    plain, packed = (DataCollatorForC3L(processor, packed=packed)(rows) for packed in (False, True))
+    assert packed["line"].tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
+    assert len(packed["input_ids"]) == 4 and packed["attention_mask"].dtype == torch.bool
+    assert packed["pixel_values"].shape[0] == 4 and plain["pixel_values"].shape[0] == 8
+    assert packed["num_tokens"].sum() < plain["num_tokens"].sum() / 1.5
+    assert packed["num_tokens"].max() == packed["input_ids"].shape[1]
+    for index, line in enumerate(packed["line"].tolist()):
+        for name in ("prompt_mask", "answer_mask", "label_mask"):
+            one, other = packed["input_ids"][line][packed[name][index]], plain["input_ids"][index][plain[name][index]]
+            assert one.tolist() == other.tolist(), name
+    # a token that predicts a label is the one before it in its sequence: it sees it, at the position before
+    for index, line in zip(packed["positive_index"].tolist(), range(4)):
+        labels, before = packed["label_mask"][index].nonzero()[:, 0], packed["predict_mask"][line].nonzero()[:, 0]
+        assert (packed["position_ids"][line][labels] == packed["position_ids"][line][before] + 1).all()
+        assert packed["attention_mask"][line, 0][labels, before].all()
 
 
 def test_collator_example(llava, monkeypatch):
     monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda name: llava[1])
     examples = [
         example
-        for example in doctest.DocTestFinder().find(DataCollatorForC3L, module=c3l_hf.trainer)
+        for example in doctest.DocTestFinder().find(DataCollatorForC3L, module=c3l_hf.collator)
         if example.examples
     ]
     flags = doctest.NORMALIZE_WHITESPACE
@@ -333,7 +364,7 @@ def test_what_is_published_reloads_and_has_no_head(tmp_path, use_lora):
     trainer.save_model(str(tmp_path / "saved"))
     assert saved_keys(tmp_path / "saved") and not any("head.0" in key for key in saved_keys(tmp_path / "saved"))
 
-    batch = trainer.data_collator(list(trainer.train_dataset))
+    batch = DataCollatorForC3L(trainer.processing_class)(list(trainer.train_dataset))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "pixel_values")}
     trainer.model.eval()
     with torch.no_grad():
@@ -362,7 +393,7 @@ def test_metrics_of_training_and_evaluation(tmp_path):
     for name in METRICS:
         assert name in training and f"eval_{name}" in evaluation
     assert training["loss"] == pytest.approx(training["loss/nll"] + 2 * training["loss/contrastive"], rel=1e-4)
-    assert training["num_tokens"] == trainer.data_collator(list(trainer.train_dataset))["attention_mask"].sum()
+    assert training["num_tokens"] == trainer.data_collator(list(trainer.train_dataset))["num_tokens"].sum()
 
     trainer.model.eval()
     collected = []
@@ -439,6 +470,29 @@ def test_all_is_inside_the_forward_for_ddp(tmp_path):
         dist.destroy_process_group()
     for name, parameter in trainer.model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_the_path_is_said_and_chosen(tmp_path, caplog):
+    assert make_trainer(tmp_path).data_collator.packed and not caplog.text
+    assert not make_trainer(tmp_path, pack_candidates=False).data_collator.packed and not caplog.text
+    assert not make_trainer(tmp_path, tiny_gemma3()).data_collator.packed
+    assert "Gemma3ForConditionalGeneration: each candidate gets a sequence" in caplog.text
+    assert "sliding_attention" in caplog.text
+    caplog.clear()
+    model, processor = tiny_llava()
+    model.set_attn_implementation("eager")
+    assert not make_trainer(tmp_path, (model, processor)).data_collator.packed
+    assert "attn_implementation='sdpa'" in caplog.text
+
+
+@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
+def test_packed_training_equals_separate(tmp_path, use_lora):
+    # several optimizer steps; in full training a row's image is seen once instead of once per candidate
+    trainers = [make_trainer(tmp_path, pack_candidates=pack, max_steps=4, use_lora=use_lora) for pack in (True, False)]
+    for trainer in trainers:
+        trainer.train()
+    packed, separate = ([log["loss"] for log in t.state.log_history if "loss" in log] for t in trainers)
+    assert packed == pytest.approx(separate, rel=1e-3) and packed[0] > packed[-1]
 
 
 def test_model_card(tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import TrlParser
 
+from c3l_hf.i2c import I2CScorer
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
 
@@ -249,3 +250,23 @@ def test_the_shipped_generator(tmp_path):
     model = model.float()
     answers = answer_questions(model, processor, ["Où est le château?"], [Image.new("RGB", (300, 200), "green")])
     assert isinstance(answers[0], str)
+
+
+@pytest.mark.slow
+def test_benchmark_compares_equal_scores():
+    benchmark = recipe("benchmark.py")
+    model, processor = benchmark["build"](0)
+    rows = benchmark["make_rows"](2, 2, 0)
+    scores = [row["pmi"] for row in I2CScorer(model, processor).score(rows)]
+    assert benchmark["obvious_script"](model, processor, rows) == pytest.approx(scores, abs=1e-4)
+    work = benchmark["least_work"](model, processor, rows)
+    # two images of 576 tokens through tower and language model, each weight used at least once per token
+    layers = [*model.model.vision_tower.parameters(), *model.model.language_model.layers.parameters()]
+    assert work > 2 * 576 * 2 * sum(p.numel() for p in layers if p.ndim == 2)
+    assert benchmark["least_work"](model, processor, rows[:2]) < work
+
+
+def test_streamed_rows():
+    rows = list(recipe("benchmark_memory.py")["stream"](12))
+    assert len(rows) == 15 and len({row["image"].tobytes() for row in rows}) == 3
+    assert all(row["question"] and row["answer"] for row in rows)

@@ -113,7 +113,7 @@ def format_scores(scored: Dataset) -> str:
 def _kind(reason: str) -> str:
     """A reason without what is particular to its row."""
     reason = re.sub(r"the image .*?(cannot be read|has mode|is not in)", r"the image \1", reason)
-    return re.sub(r"\d+", "N", reason)[:90]
+    return re.sub(r"\d+", "N", re.sub(r"'/[^']*'", "...", reason))[:90]
 
 
 @dataclass

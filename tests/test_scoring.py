@@ -132,6 +132,8 @@ def test_totals(scorer, dataset, tmp_path):
 
 def test_reasons_are_counted_by_kind():
     assert scoring._kind("the image /a/b.png cannot be read: X") == scoring._kind("the image c cannot be read: X")
+    missing = "the image {0} cannot be read: FileNotFoundError: [Errno 2] No such file: '{0}'"
+    assert scoring._kind(missing.format("/a/b.png")) == scoring._kind(missing.format("/c/another.png"))
     assert scoring._kind("700 tokens, but the model takes at most 512") == "N tokens, but the model takes at most N"
 
 

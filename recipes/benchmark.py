@@ -123,11 +123,13 @@ def worker(way: str, args: BenchmarkArguments, pipe: Connection) -> None:
     """Answers numbers of pairs to an image with (seconds, scores, peak memory in bytes)."""
     model, processor = build(args.seed)
     model.to(WAYS[way])
-    if way == SCRIPT:
-        run = lambda rows: obvious_script(model, processor, rows)  # noqa: E731
-    else:
-        scorer = I2CScorer(model, processor, path="plain" if way.startswith("plain") else "auto")
-        run = lambda rows: [row["pmi"] for row in scorer.score(rows)]  # noqa: E731
+    scorer = I2CScorer(model, processor, path="plain" if way.startswith("plain") else "auto")
+
+    def run(rows: list[dict]) -> list[float]:
+        if way == SCRIPT:
+            return obvious_script(model, processor, rows)
+        return [row["pmi"] for row in scorer.score(rows)]
+
     run(make_rows(1, 2, args.seed + 1))
     while (k := pipe.recv()) is not None:
         rows = make_rows(args.images, k, args.seed)

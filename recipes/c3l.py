@@ -27,7 +27,6 @@ import yaml
 from datasets import Dataset, Features
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
@@ -36,6 +35,7 @@ from c3l_hf.generation import PairGenerationConfig, generate_pairs, generation_c
 from c3l_hf.hub import RunFacts, dataset_card, model_card, versions, write_dataset, write_generator
 from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer
 from c3l_hf.images import images_digest, load_images
+from c3l_hf.loading import Source, load
 from c3l_hf.processes import process_state
 from c3l_hf.prompts import QUESTION_TYPES
 from c3l_hf.pseudo_labels import format_table, select_pseudo_labels
@@ -171,11 +171,8 @@ def find_model(name: str, revision: str, with_code: bool) -> tuple[Path, dict[st
     return folder, {"revision": folder.name}
 
 
-@functools.lru_cache(maxsize=1)
-def load_model(folder: Path, dtype: str, trust_remote_code: bool):
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-    return model.eval().to(process_state().device), processor
+# One after the other, stages use the same model.
+load_model = functools.lru_cache(maxsize=1)(load)
 
 
 def training_options(training: C3LConfig) -> dict:
@@ -333,7 +330,9 @@ class C3L:
         )
 
     def _load(self, folder: Path):
-        return load_model(folder, self.args.model_dtype, self.training.trust_remote_code)
+        return load_model(
+            Source(str(folder), dtype=self.args.model_dtype, trust_remote_code=self.training.trust_remote_code)
+        )
 
     def _generate(self, stage: str, folder: Path) -> Dataset:
         # Every random choice depends on (seed, stage, row).

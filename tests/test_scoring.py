@@ -1,17 +1,15 @@
 """A whole dataset: parts, interruption, several processes, and the command line on other people's files."""
 
-import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, List, Value, load_dataset
 from PIL import Image as PILImage
-from test_i2c import assert_same
+from test_i2c import assert_same, picture, png
 from tiny_models import tiny_llava
 
 from c3l_hf import scoring
@@ -21,16 +19,6 @@ from c3l_hf.scoring import format_scores, score_dataset
 
 QUESTIONS = ["Is there a dog?", "How many cats?", "What colour is the background?"]
 ANSWERS = ["Yes, there is.", "two", "It is red, and there is a dög 日."]
-
-
-def picture(seed):
-    return PILImage.fromarray(np.random.default_rng(seed).integers(0, 255, (32, 32, 3), dtype=np.uint8))
-
-
-def png(seed):
-    file = io.BytesIO()
-    picture(seed).save(file, "PNG")
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -259,21 +259,48 @@ def test_packed_has_each_image_and_each_beginning_once(llava):
     assert sum(inputs["input_ids"].numel() for inputs in packed) < sum(i["input_ids"].numel() for i in plain) / 2
 
 
+# Unlike LLaVA's, a template that leaves an image where the message has it.
+IN_ORDER = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] }}:{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %} <image>{% else %} {{ c['text'] }}{% endif %}{% endfor %}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
 def test_an_image_after_the_question_is_not_shared(llava):
     # `[question 1 | image]` and `[question 2 | image]` have no image in common at their beginning
-    model, processor = llava
-    items = [[{"type": "text", "text": question}, {"type": "image"}] for question, *_ in QUESTIONS[:3]]
+    model, _ = llava
+    _, processor = tiny_llava()
+    processor.chat_template = IN_ORDER
     rows, blind_rows = [], []
-    for content, (_, answer, image) in zip(items, MANY):
-        prompt = [{"role": "user", "content": content}]
+    for question, answer, image in [(*QUESTIONS[i], MANY[0][2]) for i in (0, 1, 3)]:
+        prompt = [{"role": "user", "content": [{"type": "text", "text": question}, {"type": "image"}]}]
         rows.append(encode_row(processor, prompt, answer, [image], end_of_turn=False, image_keys=["x"]))
         blind_rows.append(encode_row(processor, prompt, answer, [], end_of_turn=False))
-    assert torch.equal(rows[0].inputs["pixel_values"], rows[1].inputs["pixel_values"])
+    ids = rows[0].inputs["input_ids"][0].tolist()
+    assert ids.index(model.config.image_token_id) > 5  # the image does come after the question
     plain = answer_logprobs(model, processor, rows, blind_rows)
     packed = answer_logprobs(model, processor, rows, blind_rows, packed=True)
     for a, b in zip(plain, packed):
         np.testing.assert_allclose(a.with_image, b.with_image, rtol=1e-5)
         np.testing.assert_allclose(a.blind, b.blind, rtol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_with_different_numbers_of_images_are_not_mixed(llava, packed):
+    # in some models the images that fill up a batch change other rows
+    model, processor = llava
+    rows, blind_rows = [], []
+    for question, answer, image in MANY[:4]:
+        images = [image] * (1 + len(rows) % 2)
+        prompt = [{"role": "user", "content": question}]
+        keys = [(len(images), n) for n in range(len(images))]
+        rows.append(encode_row(processor, prompt, answer, images, end_of_turn=False, image_keys=keys))
+        blind_rows.append(encode_row(processor, prompt, answer, [], end_of_turn=False))
+    seen, _ = passes(model, lambda: answer_logprobs(model, processor, rows, blind_rows, packed=packed))
+    counts = [(inputs["input_ids"] == model.config.image_token_id).sum(1).unique().tolist() for inputs in seen]
+    assert sorted(counts) == [[0], [0], [16], [32]]
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .packing import Pack, collate_packs, pack, plan_packs
-from .processing import EncodedRow, collate, position_ids
+from .processing import EncodedRow, collate, image_token_id, position_ids
 
 __all__ = ["AnswerLogprobs", "answer_logprobs"]
 
@@ -148,8 +148,7 @@ def _image_end(model: PreTrainedModel, row: EncodedRow) -> int:
     """Where the last of a row's image tokens ends; the whole prompt if the model does not name its image token."""
     if not row.images:
         return 0
-    token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
-    places = np.flatnonzero(row.inputs["input_ids"][0].numpy() == token)
+    places = np.flatnonzero(row.inputs["input_ids"][0].numpy() == image_token_id(model.config))
     return int(places[-1]) + 1 if places.size else row.answer.start
 
 

@@ -1,4 +1,4 @@
-"""The mathematics of training as pure functions on tensors: pooling, the answer's likelihood, the contrastive loss.
+"""The mathematics of training as pure functions on tensors: pooling, the answer's likelihood, the contrastive losses.
 
 Everything is computed in float32 at least (float64 stays float64), whatever the precision of the inputs.
 """
@@ -6,7 +6,7 @@ Everything is computed in float32 at least (float64 stays float64), whatever the
 import torch
 import torch.nn.functional as F
 
-__all__ = ["contrastive_loss", "cosine_similarities", "masked_mean", "sequence_nll"]
+__all__ = ["CONTRASTIVE_LOSSES", "POOLINGS", "cosine_similarities", "infonce", "masked_mean", "pool", "sequence_nll"]
 
 
 def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
@@ -29,6 +29,30 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     if values.dim() == 2:
         return (values * weights).sum(dim=1)
     return torch.einsum("bt,btd->bd", weights, values)
+
+
+def pool(hidden: torch.Tensor, line: torch.Tensor, mask: torch.Tensor, pooling: str = "mean") -> torch.Tensor:
+    """One vector per sequence from the hidden states of the tokens that a mask selects.
+
+    Several sequences may be in one line of a batch (packed), where their tokens are gathered: no copy of a line is made
+    for each sequence in it.
+
+    Args:
+        hidden: `(L, T, D)`.
+        line: `(R,)`, the line of each sequence.
+        mask: `(R, T)` bool, where in its line a sequence has the tokens that count.
+        pooling: "mean" over these tokens, or the "last" of them.
+
+    Returns:
+        `(R, D)`, float32 or float64. A sequence whose mask is empty gives 0.
+    """
+    if pooling == "last":
+        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)
+        return _at_least_float32(hidden[line, last]) * mask.any(dim=1, keepdim=True)
+    sequence, place = mask.nonzero(as_tuple=True)
+    tokens = _at_least_float32(hidden[line[sequence], place])
+    total = tokens.new_zeros(len(line), tokens.shape[-1]).index_add(0, sequence, tokens)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def sequence_nll(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -62,14 +86,21 @@ def cosine_similarities(anchor: torch.Tensor, candidates: torch.Tensor) -> torch
     return torch.einsum("bd,bcd->bc", anchor, candidates)
 
 
-def contrastive_loss(
+def _scaled_similarities(anchor, positive, negatives, negative_mask, temperature) -> torch.Tensor:
+    """s(a, c)/τ with the positive first, `(B, 1 + N)`."""
+    # Padding is zeroed before the cosine, not only masked after it: backwards 0 · NaN would reach the anchor.
+    negatives = negatives.masked_fill(~negative_mask[..., None], 0.0)
+    return cosine_similarities(anchor, torch.cat([positive[:, None], negatives], dim=1)) / temperature
+
+
+def infonce(
     anchor: torch.Tensor,
     positive: torch.Tensor,
     negatives: torch.Tensor,
     negative_mask: torch.Tensor,
     temperature: float = 0.1,
 ) -> torch.Tensor:
-    """InfoNCE of each row, with s the cosine, a the anchor, p the positive, n the row's own negatives:
+    """InfoNCE of each row, with s the cosine, a the anchor, p the positive, n the row's negatives:
 
         -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ]
 
@@ -86,10 +117,34 @@ def contrastive_loss(
         `(B,)` ≥ 0, float32 or float64, in nats. A row without negatives gives 0, as the formula says; for τ → ∞, or
         for candidates that are all alike, a row with n negatives gives ln(1 + n).
     """
-    # Padding is zeroed before the cosine, not only masked after it: backwards 0 · NaN would reach the anchor.
-    negatives = negatives.masked_fill(~negative_mask[..., None], 0.0)
+    similarities = _scaled_similarities(anchor, positive, negatives, negative_mask, temperature)
     valid = torch.cat([negative_mask.new_ones(len(positive), 1), negative_mask], dim=1)
-    similarities = cosine_similarities(anchor, torch.cat([positive[:, None], negatives], dim=1)) / temperature
     similarities = similarities.masked_fill(~valid, -torch.inf)
     # log-sum-exp rather than the quotient of exponentials, which overflows for small τ.
     return similarities.logsumexp(dim=1) - similarities[:, 0]
+
+
+def sigmoid_loss(
+    anchor: torch.Tensor,
+    positive: torch.Tensor,
+    negatives: torch.Tensor,
+    negative_mask: torch.Tensor,
+    temperature: float = 0.1,
+) -> torch.Tensor:
+    """Every candidate judged by itself, with σ the logistic function and n negatives:
+
+        -( ln σ(s(a,p)/τ) + Σ_n ln σ(-s(a,n)/τ) ) / (1 + n)
+
+    the pairwise loss of SigLIP (Zhai et al., ICCV 2023) without its learned bias, as a mean over a row's candidates.
+
+    Args and returns as `infonce`. A row without negatives gives -ln σ(s(a,p)/τ); for τ → ∞ every row gives ln 2.
+    """
+    similarities = _scaled_similarities(anchor, positive, negatives, negative_mask, temperature)
+    sign = torch.ones_like(similarities)
+    sign[:, 1:] = -1
+    valid = torch.cat([negative_mask.new_ones(len(positive), 1), negative_mask], dim=1)
+    return -masked_mean(F.logsigmoid(sign * similarities), valid)
+
+
+POOLINGS = ("mean", "last")
+CONTRASTIVE_LOSSES = {"infonce": infonce, "sigmoid": sigmoid_loss}

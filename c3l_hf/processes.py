@@ -1,9 +1,10 @@
 """This process's place among those that a launcher started together."""
 
 import torch
+import torch.distributed.nn
 from accelerate import PartialState
 
-__all__ = ["process_state"]
+__all__ = ["gather_with_gradient", "process_state"]
 
 
 def process_state() -> PartialState:
@@ -13,3 +14,15 @@ def process_state() -> PartialState:
     what they run on.
     """
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensors of all processes, along the first dimension in the order of the processes; backwards the gradients
+    that all processes have for a tensor come together at its own.
+
+    Args:
+        tensor: Of the same shape on every process.
+    """
+    if process_state().num_processes == 1:
+        return tensor
+    return torch.cat(torch.distributed.nn.all_gather(tensor))

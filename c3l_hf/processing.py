@@ -16,7 +16,8 @@ from typing import Any
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from torch import nn
+from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from .schema import RowError
 
@@ -28,7 +29,9 @@ __all__ = [
     "collate_images",
     "encode_prompt",
     "encode_row",
+    "image_token_id",
     "position_ids",
+    "position_module",
     "token_texts",
     "with_image_cache",
 ]
@@ -174,7 +177,7 @@ def collate_images(rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torc
     return batch
 
 
-def position_ids(model: PreTrainedModel, rows: Iterable[Mapping[str, torch.Tensor]]) -> list[torch.Tensor] | None:
+def position_ids(model: nn.Module, rows: Iterable[Mapping[str, torch.Tensor]]) -> list[torch.Tensor] | None:
     """The positions of each row's tokens, (parts, length), where a model's positions have parts; else None.
 
     Qwen-VL's M-RoPE has three (time, height, width), which depend on the images' shapes. Other models count 0, 1, ...
@@ -184,6 +187,20 @@ def position_ids(model: PreTrainedModel, rows: Iterable[Mapping[str, torch.Tenso
         return None
     texts_and_grids = ({name: value for name, value in row.items() if name != "pixel_values"} for row in rows)
     return [module.get_rope_index(**tensors)[0][:, 0] for tensors in texts_and_grids]
+
+
+def position_module(model: nn.Module) -> nn.Module | None:
+    """What `position_ids` needs of a model, without its weights: it can go to other processes. None if nothing."""
+    module = next((module for module in model.modules() if hasattr(module, "get_rope_index")), None)
+    if module is None:
+        return None
+    with torch.device("meta"):
+        return type(module)(module.config)
+
+
+def image_token_id(config: PreTrainedConfig) -> int | None:
+    """The id of the tokens in whose places a model puts the image's features; None if it does not name it."""
+    return getattr(config, "image_token_id", getattr(config, "image_token_index", None))
 
 
 def _fill(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -1,30 +1,40 @@
 """Contrastive training of a vision-language model on pseudo-labels: an ordinary subclass of TRL's `SFTTrainer`.
 
-    L = NLL(positive) + λ · ( -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ] )
+    L = ν · NLL(positive) + λ · ( -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ] ),  ν = 1
 
 C3L as implemented here: the paper (arXiv 2405.12752) names the loss; pooling, projection head, τ and λ are this
 project's choices, after CLAPS (Lee et al., ICLR 2021).
 """
 
-import functools
 import logging
 import os
 import textwrap
-import types
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin, TrainerCallback
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    TrainerCallback,
+)
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from .blind import PairEncoder
 from .collator import DataCollatorForC3L
-from .losses import contrastive_loss, cosine_similarities, masked_mean, sequence_nll
+from .contrastive_forward import HEAD, add_contrastive_forward, add_head, remove_head
+from .losses import CONTRASTIVE_LOSSES, cosine_similarities, masked_mean, sequence_nll
+from .parameters import projector_modules, train_parts
+from .processes import gather_with_gradient
+from .processing import image_token_id, position_module
+from .row_checks import check_columns, check_rows, has_negatives
 from .self_check import check_paths
 from .trainer_config import C3LConfig, language_model_lora
 
@@ -32,37 +42,7 @@ __all__ = ["C3LTrainer"]
 
 logger = logging.getLogger(__name__)
 
-# The projection head is a submodule of the model under this name; in checkpoints it is a file of its own.
-_HEAD = "contrastive_head"
-_HEAD_FILE = f"{_HEAD}.safetensors"
-
-
-def _add_contrastive_forward(model: PreTrainedModel) -> None:
-    """Let `model(**inputs, line=…, prompt_mask=…, answer_mask=…, predict_mask=…, positive_index=…)` return the labels'
-    logits and the projected anchors and candidates; without these arguments the forward is the model's own.
-
-    All of it happens inside the forward, and the head is a submodule of the model, because wrappers such as DDP and
-    FSDP only know of parameters that are used there. TRL adds its fused LM head in the same way; a module around the
-    model would lose all that `Trainer` and `save_pretrained` do with a `PreTrainedModel`.
-    """
-    original = model.forward
-
-    @functools.wraps(type(model).forward)  # `generate` checks its arguments against the signature
-    def forward(
-        self, *args, line=None, prompt_mask=None, answer_mask=None, predict_mask=None, positive_index=None, **kwargs
-    ):
-        if line is None:
-            return original(*args, **kwargs)
-        outputs = original(*args, logits_to_keep=predict_mask, output_hidden_states=True, **kwargs)
-        hidden = outputs.hidden_states[-1]  # the others live in training anyway, for the backward pass
-        # The head is small and its outputs are compared with each other: float32, also under bf16 autocast.
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = getattr(self, _HEAD)
-            anchor = head(masked_mean(hidden[line[positive_index]], prompt_mask[positive_index]))
-            candidates = head(masked_mean(hidden[line], answer_mask))
-        return {"logits": outputs.logits, "anchor": anchor, "candidates": candidates}
-
-    model.forward = types.MethodType(forward, model)
+_HEAD_FILE = f"{HEAD}.safetensors"
 
 
 class C3LTrainer(SFTTrainer):
@@ -73,13 +53,15 @@ class C3LTrainer(SFTTrainer):
     rows tried at the start show that this is exact for the model.
 
     With h the last hidden states of one forward over all candidates: anchor a = head(mean of h over image and
-    instruction tokens), candidate = head(mean of h over its answer tokens), s = cosine. The NLL of a row is the mean
-    over the positive's tokens; the loss is the mean over rows. Under gradient accumulation and over several processes
-    all micro-batches count alike, so n micro-batches of b rows equal one batch of n · b rows.
+    instruction tokens), candidate = head(mean of h over its answer tokens), s = cosine; [`C3LConfig`] has the
+    alternatives. The NLL of a row is the mean over the positive's tokens; the loss is the mean over rows. Under
+    gradient accumulation and over several processes all micro-batches count alike, so n micro-batches of b rows equal
+    one batch of n · b rows (but for `in_batch_negatives`, which are those of one micro-batch on all processes).
 
     Logged beside what every `Trainer` logs: `num_tokens` seen in training and, as means over rows, `loss/nll`,
-    `loss/contrastive` (without λ), `similarity/positive`, and over the rows that have negatives `similarity/negative`
-    and `contrastive_accuracy`: how often the positive is closer to the anchor than every negative. In evaluation all
+    `loss/contrastive` (without λ), `similarity/positive`, `alignment` = ‖a/‖a‖ - p/‖p‖‖² = 2 - 2 s(a,p) of anchor and
+    positive (Wang and Isola, ICML 2020), and over the rows that have negatives of their own `similarity/negative` and
+    `contrastive_accuracy`: how often the positive is closer to the anchor than every one of these. In evaluation all
     have the prefix `eval_`.
 
     The projection head belongs to training: checkpoints hold it; `save_model`, `save_pretrained` and `push_to_hub`
@@ -103,11 +85,12 @@ class C3LTrainer(SFTTrainer):
         optimizers (`tuple`, *optional*):
             Optimizer and scheduler, instead of those that `args` describe.
         peft_config ([`~peft.PeftConfig`], *optional*):
-            Adapter configuration. If `None`, [`language_model_lora`] is used when `args.use_lora`.
+            Adapter configuration. If `None`, `args` say what is trained.
 
     Raises:
         TypeError: if `args` is not a `C3LConfig`.
-        ValueError: if a dataset lacks a column.
+        ValueError: if a dataset lacks a column, has rows that cannot be trained on (see `args.invalid_rows`), or no
+            row with a rejected answer though the contrastive loss needs them; if an option does not fit the model.
 
     Example:
     ```python
@@ -152,10 +135,11 @@ class C3LTrainer(SFTTrainer):
     ):
         if not isinstance(args, C3LConfig):
             raise TypeError(f"args is a {type(args).__name__}; C3LTrainer needs a C3LConfig")
-        eval_datasets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-        for name, dataset in {"train_dataset": train_dataset, **eval_datasets}.items():
-            if dataset is not None:
-                _check_columns(name, dataset, args.weight_column)
+        several = isinstance(eval_dataset, dict)
+        datasets = {"train_dataset": train_dataset, **(eval_dataset if several else {"eval_dataset": eval_dataset})}
+        datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
+        for name, dataset in datasets.items():
+            check_columns(name, dataset, args.weight_column)
 
         if processing_class is None:
             processing_class = AutoProcessor.from_pretrained(
@@ -163,17 +147,49 @@ class C3LTrainer(SFTTrainer):
                 revision=(args.model_init_kwargs or {}).get("revision"),
                 trust_remote_code=args.trust_remote_code,
             )
+        if isinstance(model, str):
+            kwargs = {"revision": (args.model_init_kwargs or {}).get("revision")}
+            config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **kwargs)
+        else:
+            config = model.config
+        layers = config.get_text_config().num_hidden_layers
+        if not -1 <= args.hidden_layer <= layers:
+            raise ValueError(f"hidden_layer is {args.hidden_layer}; the language model has 0 (embeddings) to {layers}")
         if data_collator is None:
-            data_collator = DataCollatorForC3L(processing_class, args.max_length, args.weight_column)
-        if peft_config is None and args.use_lora and not isinstance(model, PeftModel):
+            data_collator = DataCollatorForC3L(
+                processing_class,
+                max_length=args.max_length or config.get_text_config().max_position_embeddings,
+                weight_column=args.weight_column,
+                anchor=args.anchor,
+                image_token_id=image_token_id(config),
+            )
+        if isinstance(data_collator, DataCollatorForC3L):
+            for name, dataset in datasets.items():
+                drop = args.invalid_rows == "drop"
+                datasets[name] = check_rows(name, dataset, data_collator, drop=drop, num_proc=args.dataset_num_proc)
+        train_dataset = datasets.pop("train_dataset")
+        if args.contrastive_weight and not args.in_batch_negatives and not has_negatives(train_dataset):
+            raise ValueError(
+                "train_dataset has no row with a rejected answer, so there is nothing to contrast with: set "
+                "contrastive_weight=0 for plain fine-tuning, or in_batch_negatives=True"
+            )
+        if peft_config is not None or isinstance(model, PeftModel):
+            if args.train_projector or args.train_vision_tower or not args.train_language_model:
+                raise ValueError(
+                    "what is trained is said by the adapter: leave out train_projector, train_vision_tower and "
+                    "train_language_model, and name further modules in the modules_to_save of its configuration"
+                )
+        elif args.use_lora and args.train_language_model:
             peft_config = language_model_lora()
+            if args.train_projector:
+                peft_config.modules_to_save = projector_modules(_skeleton(config) if isinstance(model, str) else model)
 
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            eval_dataset=datasets if several else datasets.get("eval_dataset"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -182,16 +198,18 @@ class C3LTrainer(SFTTrainer):
 
         vlm = self._vlm
         if vlm is self.model:
-            # Full training. With adapters, PEFT has chosen what is trained.
-            vlm.requires_grad_(args.train_vision_tower)
-            vlm.get_decoder().requires_grad_(True)
-            vlm.get_output_embeddings().requires_grad_(True)
-        if isinstance(data_collator, DataCollatorForC3L) and data_collator.max_length is None:
-            data_collator.max_length = vlm.config.get_text_config().max_position_embeddings
+            # With adapters, PEFT has chosen what is trained.
+            train_parts(
+                vlm,
+                language_model=args.train_language_model,
+                projector=args.train_projector,
+                vision_tower=args.train_vision_tower,
+            )
         if args.pack_candidates and isinstance(data_collator, DataCollatorForC3L):
             data_collator.packed = self._can_pack(vlm)
-        self._add_head(vlm)
-        _add_contrastive_forward(vlm)
+            data_collator.position_module = position_module(vlm) if data_collator.packed else None
+        add_head(vlm, args.projection, args.projection_dim, args.seed)
+        add_contrastive_forward(vlm, args.hidden_layer, args.pooling)
 
     @property
     def _vlm(self) -> PreTrainedModel:
@@ -205,8 +223,6 @@ class C3LTrainer(SFTTrainer):
         try:
             if vlm.config.get_text_config()._attn_implementation != "sdpa":
                 problem = "it needs attn_implementation='sdpa'"
-            elif any(hasattr(module, "get_rope_index") for module in vlm.modules()):
-                problem = "its positions have parts"
             else:
                 problem = check_paths(vlm, self.processing_class, PairEncoder(self.processing_class, None)).not_packed
         except ValueError as error:
@@ -218,35 +234,31 @@ class C3LTrainer(SFTTrainer):
             logger.warning("%s: each candidate gets a sequence with images and prompt of its own: %s", name, problem)
         return problem is None
 
-    def _add_head(self, vlm: PreTrainedModel) -> None:
-        # Random numbers of its own: the head's first weights depend on the seed alone, and nothing depends on the head.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.args.seed)
-            linear = nn.Linear(vlm.config.get_text_config().hidden_size, self.args.projection_dim)
-        head = nn.Sequential(linear, nn.ReLU())
-        setattr(vlm, _HEAD, head.to(vlm.device))
-        # What `save_pretrained` leaves out; a transformers internal, guarded by a test of the saved files.
-        vlm._keys_to_ignore_on_save.update(f"{_HEAD}.{key}" for key in head.state_dict())
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The loss of one micro-batch, see the class; with `return_outputs`, also what the forward returned."""
         inputs = dict(inputs)
         candidate_mask, weight = inputs.pop("candidate_mask"), inputs.pop("weight", 1.0)
         label_mask, num_tokens = inputs.pop("label_mask"), inputs.pop("num_tokens")
+        answer_key = inputs.pop("answer_key")
         outputs = model(**inputs, use_cache=False)
 
         targets = inputs["input_ids"][inputs["line"]][label_mask]
         nll = sequence_nll(outputs["logits"], targets, label_mask[inputs["positive_index"]])
         # Sequences come row after row, as the True values of `candidate_mask` do.
-        projected = outputs["candidates"]
+        anchor, projected = outputs["anchor"], outputs["candidates"]
         candidates = projected.new_zeros(*candidate_mask.shape, projected.shape[-1])
         candidates = candidates.masked_scatter(candidate_mask[..., None], projected)
-        contrastive = contrastive_loss(
-            outputs["anchor"], candidates[:, 0], candidates[:, 1:], candidate_mask[:, 1:], self.args.temperature
-        )
-        loss = (weight * nll + self.args.contrastive_weight * contrastive).mean()
+        negatives, negative_mask = candidates[:, 1:], candidate_mask[:, 1:]
+        if self.args.in_batch_negatives:
+            others, keys = gather_with_gradient(candidates[:, 0]), self.accelerator.gather(answer_key)
+            negatives = torch.cat([negatives, others.expand(len(anchor), -1, -1)], dim=1)
+            # A text that is right for two images is no negative; this leaves out the row's own positive as well.
+            negative_mask = torch.cat([negative_mask, keys != answer_key[:, None]], dim=1)
+        loss_function = CONTRASTIVE_LOSSES[self.args.contrastive_loss]
+        contrastive = loss_function(anchor, candidates[:, 0], negatives, negative_mask, self.args.temperature)
+        loss = (self.args.nll_weight * weight * nll + self.args.contrastive_weight * contrastive).mean()
 
-        similarities = cosine_similarities(outputs["anchor"].detach(), candidates.detach())
+        similarities = cosine_similarities(anchor.detach(), candidates.detach())
         self._log_rows(similarities, candidate_mask, nll.detach(), contrastive.detach())
         self._log_tokens(num_tokens)
         return (loss, outputs) if return_outputs else loss
@@ -260,6 +272,7 @@ class C3LTrainer(SFTTrainer):
             "loss/nll": nll,
             "loss/contrastive": contrastive,
             "similarity/positive": positive,
+            "alignment": 2 - 2 * positive,
             "similarity/negative": masked_mean(negatives, negative_mask).masked_fill(none, torch.nan),
             "contrastive_accuracy": won.masked_fill(none, torch.nan),
         }
@@ -284,8 +297,7 @@ class C3LTrainer(SFTTrainer):
         Works in place: the trainer cannot train or evaluate afterwards.
         """
         model = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
-        delattr(model, _HEAD)
-        del model.forward  # also TRL's fused LM head; the class's own forward is back
+        remove_head(model)
         return model.eval()
 
     # The methods below are the only places that lean on how `Trainer` writes and reads checkpoints.
@@ -293,7 +305,7 @@ class C3LTrainer(SFTTrainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            head = getattr(self._vlm, _HEAD).state_dict()
+            head = getattr(self._vlm, HEAD).state_dict()
             save_file(head, os.path.join(self._get_output_dir(trial=trial), folder, _HEAD_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
@@ -303,12 +315,12 @@ class C3LTrainer(SFTTrainer):
         vlm, head = self._vlm, load_file(file)
         if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            getattr(vlm, _HEAD).load_state_dict(head)
+            getattr(vlm, HEAD).load_state_dict(head)
         else:
             # `save_pretrained` writes the weights of many vision-language models under the names of older releases,
             # which `from_pretrained` translates. `Trainer` would not find them and go on with the weights it has.
             saved = type(vlm).from_pretrained(resume_from_checkpoint, dtype=vlm.dtype).state_dict()
-            vlm.load_state_dict({**saved, **{f"{_HEAD}.{key}": value for key, value in head.items()}})
+            vlm.load_state_dict({**saved, **{f"{HEAD}.{key}": value for key, value in head.items()}})
 
     def _load_best_model(self) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
@@ -317,12 +329,7 @@ class C3LTrainer(SFTTrainer):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-def _check_columns(name: str, dataset: Dataset | IterableDataset, weight_column: str | None) -> None:
-    needed = ["images", "prompt", "chosen", "rejected", *([weight_column] if weight_column else [])]
-    missing = [column for column in needed if column not in (dataset.column_names or needed)]
-    if missing:
-        found = ", ".join(dataset.column_names)
-        raise ValueError(
-            f"{name} has no column {', '.join(map(repr, missing))}; it has {found}. C3LTrainer takes pseudo-label "
-            "rows, as c3l_hf.pseudo_labels.select_pseudo_labels makes them from scored pairs."
-        )
+def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model without weights: its modules and their names."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)

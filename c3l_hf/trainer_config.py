@@ -6,6 +6,10 @@ import torch
 from peft import LoraConfig
 from trl import SFTConfig
 
+from .collator import ANCHORS
+from .contrastive_forward import PROJECTIONS
+from .losses import CONTRASTIVE_LOSSES, POOLINGS
+
 __all__ = ["C3LConfig", "language_model_lora"]
 
 
@@ -36,11 +40,17 @@ class C3LConfig(SFTConfig):
     Parameters:
         > Parameters that control which weights are trained
 
+        train_language_model (`bool`, *optional*, defaults to `True`):
+            Train the language model. If `False` it is frozen, and something else has to be trained. Without effect on a
+            `PeftModel` or when a `peft_config` is given, as are the three that follow.
         use_lora (`bool`, *optional*, defaults to `True`):
-            Train LoRA adapters on the language model ([`language_model_lora`]) when no `peft_config` is given. If
-            `False`, all weights of the language model, with embeddings and LM head. Without effect on a `PeftModel`.
+            Train it by LoRA adapters ([`language_model_lora`]). If `False`, all its weights, with embeddings and LM
+            head.
+        train_projector (`bool`, *optional*, defaults to `False`):
+            Train all weights of the projector between vision tower and language model. With adapters, they are saved
+            and merged with them.
         train_vision_tower (`bool`, *optional*, defaults to `False`):
-            Together with `use_lora=False`: also train vision tower and projector, which else are frozen.
+            Train all weights of the vision tower. Not beside adapters.
 
         > Parameters that control the forward pass
 
@@ -53,19 +63,44 @@ class C3LConfig(SFTConfig):
 
         max_length (`int`, *optional*):
             Longest allowed sequence in tokens, image tokens included. Defaults to the language model's own limit.
-            Nothing is ever truncated: a longer row is an error that names it.
+            Nothing is ever truncated: a longer row is an invalid one.
         weight_column (`str`, *optional*):
-            Column with a number per row by which the row's NLL is multiplied (e.g. from its score). Weights with mean 1
-            keep the scale of the loss. If `None`, all rows weigh the same.
+            Column with a number per row by which the row's NLL is multiplied, as `"weight"` of pseudo-labels, which
+            comes from their scores and has mean 1. If `None`, all rows weigh the same.
+        invalid_rows (`str`, *optional*, defaults to `"raise"`):
+            What happens to rows that cannot be trained on (an image that is missing, an empty text, a rejected answer
+            equal to the chosen one, a sequence longer than `max_length`, ...): `"raise"` an error before the first
+            step, which names them, or `"drop"` them with a warning that says how many and why. Rows of an
+            `IterableDataset` are judged when they come.
 
-        > Parameters that control the loss
+    > Parameters that control the loss
 
+        contrastive_loss (`str`, *optional*, defaults to `"infonce"`):
+            `"infonce"`: -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ], or `"sigmoid"`, each candidate by
+            itself: -( ln σ(s(a,p)/τ) + Σ_n ln σ(-s(a,n)/τ) ) / (1 + N); s is the cosine of the projected vectors of
+            anchor a, positive p and negatives n.
         temperature (`float`, *optional*, defaults to `0.1`):
-            τ of the contrastive loss: cosine similarities are divided by it.
+            τ.
+        nll_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the NLL of the positive (mean per token). 0 trains by the contrastive loss alone.
         contrastive_weight (`float`, *optional*, defaults to `1.0`):
             λ: weight of the contrastive loss beside the NLL. 0 gives plain fine-tuning on the positives.
+        in_batch_negatives (`bool`, *optional*, defaults to `False`):
+            Use the positives of all other rows of the batch, over all processes, as further negatives n: all but those
+            with the same text as the row's own. The gradient goes through them too. They are those of one forward pass:
+            gradient accumulation does not add to them.
+        anchor (`str`, *optional*, defaults to `"prompt"`):
+            The tokens whose hidden states make the anchor: all before the answer (`"prompt"`, with the image),
+            `"text"`, those of them that are no image tokens, or `"image"`, the image tokens.
+        pooling (`str`, *optional*, defaults to `"mean"`):
+            The vector of anchor and candidates: the `"mean"` of h over their tokens, or h at the `"last"` of them.
+        hidden_layer (`int`, *optional*, defaults to `-1`):
+            h: 0 for the embeddings, i for the output of block i, -1 for the last, which is normalised.
+        projection (`str`, *optional*, defaults to `"linear_relu"`):
+            The projection head: `"none"` (h itself), `"linear"` (Wh + b), `"linear_relu"` (max(0, Wh + b)) or `"mlp"`
+            (W' max(0, Wh + b) + b', as wide within as h).
         projection_dim (`int`, *optional*, defaults to `256`):
-            Output size of the projection head (linear + ReLU) between pooled hidden states and similarities.
+            Output size of the projection head.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -91,15 +126,19 @@ class C3LConfig(SFTConfig):
     use_lora: bool = field(
         default=True,
         metadata={
-            "help": "Train LoRA adapters on the language model when no `peft_config` is given. If False, all weights "
-            "of the language model are trained."
+            "help": "Train the language model by LoRA adapters. If False, all its weights, with embeddings and LM head."
         },
+    )
+    train_language_model: bool = field(
+        default=True, metadata={"help": "Train the language model. If False, it is frozen."}
+    )
+    train_projector: bool = field(
+        default=False,
+        metadata={"help": "Train all weights of the projector between vision tower and language model."},
     )
     train_vision_tower: bool = field(
         default=False,
-        metadata={
-            "help": "Together with `use_lora=False`: also train vision tower and projector, which else are frozen."
-        },
+        metadata={"help": "Train all weights of the vision tower. Not beside adapters."},
     )
 
     # Parameters that control the forward pass
@@ -115,24 +154,49 @@ class C3LConfig(SFTConfig):
     weight_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column with a number per row by which the row's NLL is multiplied. If None, all rows weigh the "
-            "same."
+            "help": "Column with a number per row by which the row's NLL is multiplied, e.g. `weight`. If None, all "
+            "rows weigh the same."
         },
+    )
+    invalid_rows: str = field(
+        default="raise",
+        metadata={"help": "Rows that cannot be trained on: 'raise' an error before the first step, or 'drop' them."},
     )
 
     # Parameters that control the loss
+    contrastive_loss: str = field(
+        default="infonce", metadata={"help": "'infonce', or 'sigmoid': each candidate judged by itself."}
+    )
     temperature: float = field(
         default=0.1,
         metadata={"help": "Temperature of the contrastive loss: cosine similarities are divided by it."},
+    )
+    nll_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the NLL of the positive. 0 trains by the contrastive loss alone."},
     )
     contrastive_weight: float = field(
         default=1.0,
         metadata={"help": "Weight of the contrastive loss beside the NLL. 0 gives plain fine-tuning on the positives."},
     )
-    projection_dim: int = field(
-        default=256,
-        metadata={"help": "Output size of the projection head between pooled hidden states and similarities."},
+    in_batch_negatives: bool = field(
+        default=False,
+        metadata={"help": "The positives of all other rows of the batch, over all processes, as further negatives."},
     )
+    anchor: str = field(
+        default="prompt",
+        metadata={"help": "Tokens that make the anchor: the 'prompt' with its image, its 'text', or the 'image'."},
+    )
+    pooling: str = field(
+        default="mean", metadata={"help": "'mean' of the hidden states over the tokens, or that of the 'last' one."}
+    )
+    hidden_layer: int = field(
+        default=-1, metadata={"help": "Which hidden states: 0 the embeddings, i the output of block i, -1 the last."}
+    )
+    projection: str = field(
+        default="linear_relu", metadata={"help": "Projection head: 'none', 'linear', 'linear_relu' or 'mlp'."}
+    )
+    projection_dim: int = field(default=256, metadata={"help": "Output size of the projection head."})
 
     def __post_init__(self):
         if not torch.accelerator.is_available():
@@ -141,14 +205,29 @@ class C3LConfig(SFTConfig):
         super().__post_init__()
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
-        if not self.contrastive_weight >= 0:
-            raise ValueError(f"contrastive_weight is {self.contrastive_weight}; it must be 0 or more")
+        for name in ("nll_weight", "contrastive_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.nll_weight == self.contrastive_weight == 0:
+            raise ValueError("nll_weight and contrastive_weight are both 0: there is nothing to train by")
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim is {self.projection_dim}; it must be 1 or more")
-        if self.use_lora and self.train_vision_tower:
+        choices = {
+            "contrastive_loss": CONTRASTIVE_LOSSES,
+            "anchor": ANCHORS,
+            "pooling": POOLINGS,
+            "projection": PROJECTIONS,
+            "invalid_rows": ("raise", "drop"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        if self.use_lora and self.train_language_model and self.train_vision_tower:
             raise ValueError(
                 "train_vision_tower=True needs use_lora=False; for LoRA on the vision tower pass a peft_config instead"
             )
+        if not (self.train_language_model or self.train_projector or self.train_vision_tower):
+            raise ValueError("train_language_model=False leaves nothing to train; set train_projector=True")
         supported = {
             "remove_unused_columns": False,
             "packing": False,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from c3l_hf.losses import contrastive_loss, cosine_similarities, masked_mean, sequence_nll
+from c3l_hf.losses import cosine_similarities, infonce, masked_mean, sequence_nll
 
 B, N, D = 4, 3, 6
 COUNTS = (3, 1, 0, 2)  # negatives per row: full, ragged and none
@@ -21,7 +21,7 @@ def rows():
 
 
 def reference_loss(anchor, positive, negatives, counts, temperature):
-    """The formula of `contrastive_loss`, row by row, pair by pair."""
+    """The formula of `infonce`, row by row, pair by pair."""
 
     def similarity(a, b):
         return float(a @ b) / (math.sqrt(float(a @ a)) * math.sqrt(float(b @ b)))
@@ -35,13 +35,13 @@ def reference_loss(anchor, positive, negatives, counts, temperature):
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
-def test_contrastive_loss_equals_the_formula(rows, temperature):
+def test_infonce_equals_the_formula(rows, temperature):
     anchor, positive, negatives, mask = rows
     expected = reference_loss(anchor.numpy(), positive.numpy(), negatives.numpy(), COUNTS, temperature)
-    loss = contrastive_loss(anchor, positive, negatives, mask, temperature)
+    loss = infonce(anchor, positive, negatives, mask, temperature)
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-12, atol=1e-12)
 
-    single = contrastive_loss(anchor.float(), positive.float(), negatives.float(), mask, temperature)
+    single = infonce(anchor.float(), positive.float(), negatives.float(), mask, temperature)
     assert single.dtype == torch.float32
     np.testing.assert_allclose(single.numpy(), expected, rtol=1e-4, atol=1e-5)
 
@@ -49,7 +49,7 @@ def test_contrastive_loss_equals_the_formula(rows, temperature):
 def test_contrastive_gradients_equal_finite_differences_of_the_formula(rows):
     anchor, positive, negatives, mask = rows
     inputs = [tensor.clone().requires_grad_() for tensor in (anchor, positive, negatives)]
-    contrastive_loss(*inputs, mask, 0.5).sum().backward()
+    infonce(*inputs, mask, 0.5).sum().backward()
 
     step = 1e-6
     for which, tensor in enumerate(inputs):
@@ -74,7 +74,7 @@ def test_masked_negatives_have_no_influence(rows):
         inputs[2][~mask] = filler
         for tensor in inputs:
             tensor.requires_grad_()
-        loss = contrastive_loss(*inputs, mask, 0.1)
+        loss = infonce(*inputs, mask, 0.1)
         loss.sum().backward()
         results.append((loss.detach(), *(tensor.grad for tensor in inputs)))
     for other in results[1:]:
@@ -82,26 +82,26 @@ def test_masked_negatives_have_no_influence(rows):
             assert torch.equal(value, expected)
 
 
-def test_limits_of_the_contrastive_loss(rows):
+def test_limits_of_infonce(rows):
     anchor, positive, negatives, mask = rows
     by_count = torch.tensor([math.log(1 + count) for count in COUNTS], dtype=torch.float64)
 
-    torch.testing.assert_close(contrastive_loss(anchor, positive, negatives, mask, 1e9), by_count, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(infonce(anchor, positive, negatives, mask, 1e9), by_count, rtol=1e-6, atol=1e-8)
     alike = positive[:, None].expand(B, N, D)
-    torch.testing.assert_close(contrastive_loss(anchor, positive, alike, mask, 0.1), by_count)
-    assert contrastive_loss(anchor, positive, negatives, mask, 0.1)[2] == 0.0
+    torch.testing.assert_close(infonce(anchor, positive, alike, mask, 0.1), by_count)
+    assert infonce(anchor, positive, negatives, mask, 0.1)[2] == 0.0
     assert torch.equal(
-        contrastive_loss(anchor, positive, negatives[:, :0], mask[:, :0], 0.1), torch.zeros(B, dtype=torch.float64)
+        infonce(anchor, positive, negatives[:, :0], mask[:, :0], 0.1), torch.zeros(B, dtype=torch.float64)
     )
 
 
-def test_contrastive_loss_is_stable_where_exponentials_overflow(rows):
+def test_infonce_is_stable_where_exponentials_overflow(rows):
     anchor, _, _, _ = rows
     anchor = anchor.float().requires_grad_()
     opposite = -anchor.detach()
     mask = torch.ones(B, 1, dtype=torch.bool)
     # s(a,p) = -1 and s(a,n) = 1 at τ = 0.001: ln(1 + e^2000) = 2000.
-    loss = contrastive_loss(anchor, opposite, anchor.detach()[:, None], mask, 0.001)
+    loss = infonce(anchor, opposite, anchor.detach()[:, None], mask, 0.001)
     torch.testing.assert_close(loss, torch.full((B,), 2000.0))
     loss.sum().backward()
     assert anchor.grad.isfinite().all()
@@ -109,11 +109,11 @@ def test_contrastive_loss_is_stable_where_exponentials_overflow(rows):
 
 def test_low_precision_and_zero_vectors(rows):
     anchor, positive, negatives, mask = rows
-    assert contrastive_loss(anchor.bfloat16(), positive.bfloat16(), negatives.bfloat16(), mask).dtype == torch.float32
+    assert infonce(anchor.bfloat16(), positive.bfloat16(), negatives.bfloat16(), mask).dtype == torch.float32
 
     dead = torch.zeros(B, D, requires_grad=True)  # what a ReLU head may give
     assert torch.equal(cosine_similarities(dead, negatives.float()), torch.zeros(B, N))
-    contrastive_loss(dead, positive.float(), negatives.float(), mask).sum().backward()
+    infonce(dead, positive.float(), negatives.float(), mask).sum().backward()
     assert dead.grad.isfinite().all()
 
 

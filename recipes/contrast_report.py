@@ -1,0 +1,306 @@
+"""The results of `contrast_experiment.py` as Markdown tables and a plot.
+
+    python recipes/contrast_report.py --output_dir runs/contrast --report contrast.md --plot contrast.png
+
+Shares of generated pairs are type-balanced: every question type counts the same. A share is the mean over seeds. Two
+95 % intervals answer two questions:
+
+- over images: a bootstrap that resamples the test images within each seed (for a difference, the same images for both
+  arms). How sure is it for these trained models?
+- over seeds: Student's t of the differences, one for each seed. How sure is it for a new training with new images?
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import bootstrap, ttest_1samp
+from trl import TrlParser
+
+from c3l_hf.prompts import GENERAL, QUESTION_TYPES
+from c3l_hf.scenes.evaluation import Share
+
+SPLITS = ("usual", "shifted")
+NAN = float("nan")
+
+
+@dataclass
+class ReportArguments:
+    output_dir: str = field(default="runs/contrast", metadata={"help": "Folder of contrast_experiment.py."})
+    seeds: list[int] | None = field(default=None, metadata={"help": "Only these seeds."})
+    arms: list[str] | None = field(default=None, metadata={"help": "Only these arms, in this order."})
+    differences: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Further differences, as arm:control. Each arm is compared with `before` and its control."},
+    )
+    report: str | None = field(default=None, metadata={"help": "File for the tables; else they are printed."})
+    plot: str | None = field(default=None, metadata={"help": "File for the plot."})
+
+
+Results = dict[str, dict[int, dict]]
+
+
+def read_results(folder: Path, seeds: Sequence[int] | None, arms: Sequence[str] | None) -> Results:
+    """Results by arm and seed, arms in the order of their first result, or as given.
+
+    Raises:
+        ValueError: If there are none, an arm is missing, or they were made with different options.
+    """
+    files = sorted(folder.glob("results/*.json"), key=lambda file: file.stat().st_mtime)
+    found: Results = {}
+    options, first = None, None
+    for file in files:
+        result = json.loads(file.read_text())
+        if seeds is not None and result["seed"] not in seeds:
+            continue
+        if options is None:
+            options, first = result["options"], file
+        if result["options"] != options:
+            raise ValueError(f"{file} and {first} were made with different options; they cannot be compared")
+        found.setdefault(result["name"], {})[result["seed"]] = result
+    if not found:
+        raise ValueError(f"{folder} has no results (of these seeds); run contrast_experiment.py first")
+    names = list(found) if arms is None else list(arms)
+    if missing := [name for name in names if name not in found]:
+        raise ValueError(f"{folder} has no result of {', '.join(missing)}; it has {', '.join(found)}")
+    return {name: found[name] for name in names}
+
+
+# Statistics
+
+
+def counts_of(result: Mapping, split: str, hit: str, kind: str = "pairs") -> np.ndarray:
+    """(hits, pairs) of each image and question type: float array of shape (2, images, types)."""
+    columns = result[split][kind]["by_image"]
+    types = QUESTION_TYPES if kind == "pairs" else (GENERAL,)
+    images = {image: number for number, image in enumerate(dict.fromkeys(columns["image"]))}
+    counts = np.zeros((2, len(images), len(types)))
+    place = [images[image] for image in columns["image"]], [types.index(type) for type in columns["type"]]
+    np.add.at(counts, (0, *place), columns[hit])
+    np.add.at(counts, (1, *place), columns["pairs"])
+    return counts
+
+
+def _balanced(counts: np.ndarray) -> np.ndarray:
+    """The mean over types of hits / pairs, from (2, ..., types); types without pairs do not count."""
+    with np.errstate(invalid="ignore"):
+        share = counts[0] / counts[1]
+    known = ~np.isnan(share)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, share, 0).sum(-1) / known.sum(-1)
+
+
+def mean_over_seeds(arms: Sequence[Sequence[np.ndarray]]) -> tuple[float, float, float]:
+    """The mean over seeds of the type-balanced share, or of the first arm's minus the second's, and its 95 % interval
+    over images.
+
+    Args:
+        arms: One or two arms: of each the counts of each seed. With two, a seed's images are the same in both.
+    """
+    seeds = list(zip(*arms, strict=True))
+
+    def value(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+        total = 0.0
+        for sample, of_seed in zip(samples, seeds):
+            shares = [_balanced(counts[:, sample].sum(axis=-2)) for counts in of_seed]
+            total = total + (shares[0] - shares[1] if len(shares) == 2 else shares[0])
+        return total / len(seeds)
+
+    everything = [np.arange(of_seed[0].shape[1]) for of_seed in seeds]
+    estimate = float(value(*everything))
+    if min(map(len, everything)) < 2 or np.isnan(estimate):
+        return estimate, NAN, NAN
+    rng = np.random.default_rng(0)
+    found = bootstrap(everything, value, n_resamples=1000, batch=50, method="percentile", rng=rng).confidence_interval
+    return estimate, float(found.low), float(found.high)
+
+
+def over_seeds(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, float]:
+    """95 % interval of the mean difference with the seeds as the sample; NaN for a single seed."""
+    differences = [float(_balanced(a.sum(axis=1)) - _balanced(b.sum(axis=1))) for a, b in zip(first, second)]
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        return NAN, NAN
+    found = ttest_1samp(differences, 0).confidence_interval(0.95)
+    return float(found.low), float(found.high)
+
+
+# Tables
+
+
+def cell(estimate: float, low: float, high: float, sign: bool = False) -> str:
+    form = "{:+.3f}" if sign else "{:.3f}"
+    if np.isnan(estimate):
+        return "–"
+    return form.format(estimate) + ("" if np.isnan(low) else f" [{form.format(low)}, {form.format(high)}]")
+
+
+def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def of_arm(results: Results, name: str, split: str, hit: str, kind: str = "pairs") -> list[np.ndarray]:
+    return [counts_of(result, split, hit, kind) for _, result in sorted(results[name].items())]
+
+
+def overview(results: Results) -> str:
+    rows = []
+    for name, by_seed in results.items():
+        row = [name, len(by_seed)]
+        row += [cell(*mean_over_seeds([of_arm(results, name, split, "true")])) for split in SPLITS]
+        for hit in ("well_formed", "distinct"):
+            row.append(cell(*mean_over_seeds([of_arm(results, name, "shifted", hit)])))
+        distinct = [
+            r["shifted"]["pairs"]["distinct"] / sum(r["shifted"]["pairs"]["by_image"]["pairs"])
+            for r in by_seed.values()
+        ]
+        row.append(f"{np.mean(distinct):.3f}")
+        rows.append(row)
+    header = ["arm", "seeds", "true, usual", "true, shifted", "well-formed, shifted", "distinct of an image, shifted"]
+    return table([*header, "distinct of all, shifted"], rows)
+
+
+def differences(results: Results, further: Sequence[str]) -> str:
+    asked = [(name, control) for name, by_seed in results.items() for control in ("before", control_of(by_seed))]
+    asked += [tuple(item.split(":", 1)) for item in further]
+    rows = []
+    for name, control in dict.fromkeys(asked):
+        if name == control or control not in results or name not in results:
+            continue
+        common = sorted(results[name].keys() & results[control].keys())
+        if not common:
+            continue
+        row: list[object] = [f"{name} − {control}", len(common)]
+        for split in SPLITS:
+            both = [[counts_of(results[arm][seed], split, "true") for seed in common] for arm in (name, control)]
+            low, high = over_seeds(*both)
+            row += [
+                cell(*mean_over_seeds(both), sign=True),
+                "–" if np.isnan(low) else f"[{low:+.3f}, {high:+.3f}]",
+            ]
+        rows.append(row)
+    header = ["difference", "seeds"]
+    return table(header + [f"{split}{what}" for split in SPLITS for what in (" [over images]", " [over seeds]")], rows)
+
+
+def control_of(by_seed: Mapping[int, Mapping]) -> str:
+    return next(iter(by_seed.values()))["arm"]["control"]
+
+
+def by_type(results: Results, split: str) -> str:
+    rows = []
+    for name in results:
+        row = [name]
+        for type in range(len(QUESTION_TYPES)):
+            counts = [counts[..., [type]] for counts in of_arm(results, name, split, "true")]
+            # Only images that were asked about it: no resample is without any.
+            row.append(cell(*mean_over_seeds([[one[:, one[1, :, 0] > 0] for one in counts]])))
+        rows.append(row)
+    return table(["arm", *QUESTION_TYPES], rows)
+
+
+def answers(results: Results, split: str) -> str:
+    names = [*QUESTION_TYPES, "description precision", "description recall"]
+    rows = []
+    for name, by_seed in results.items():
+        found = {}
+        for type in names:
+            counts = [r[split]["answers"].get(type, [0, 0]) for r in by_seed.values()]
+            found[type] = Share(*map(sum, zip(*counts)))
+        mean = np.nanmean([found[type].value for type in QUESTION_TYPES])
+        shares = [cell(found[type].value, *found[type].interval) for type in names]
+        rows.append([name, f"{mean:.3f}", *shares])
+    return table(["arm", "mean of types", *names], rows)
+
+
+def open_type(results: Results, split: str) -> str:
+    rows = []
+    for name, by_seed in results.items():
+        found = [r[split][GENERAL]["types_found"] for r in by_seed.values()]
+        total = sum(sum(types.values()) for types in found)
+        shares = [f"{sum(types.get(type, 0) for types in found) / total:.2f}" for type in (*QUESTION_TYPES, "none")]
+        rows.append([name, cell(*mean_over_seeds([of_arm(results, name, split, "true", GENERAL)])), *shares])
+    return table(["arm", "true", *QUESTION_TYPES, "no known question"], rows)
+
+
+def training_rows(results: Results) -> str:
+    rows = []
+    for name, by_seed in results.items():
+        labels = [result["labels"] for result in by_seed.values() if result["labels"]]
+        if labels:
+            shares = [Share(*map(sum, zip(*(label[column] for label in labels)))) for column in ("chosen", "rejected")]
+            total = sum(label["rows"] for label in labels)
+            types = [f"{sum(label['types'].get(type, 0) for label in labels) / total:.2f}" for type in QUESTION_TYPES]
+            rows.append([name, f"{total / len(labels):.0f}", *(f"{share.value:.3f}" for share in shares), *types])
+    return table(["arm", "rows per seed", "chosen: true", "rejected: true", *QUESTION_TYPES], rows)
+
+
+def report(results: Results, further: Sequence[str] = ()) -> str:
+    """All tables, as Markdown."""
+    any_result = next(iter(next(iter(results.values())).values()))
+    options = ", ".join(f"{name} {value}" for name, value in any_result["options"].items() if name != "generator")
+    seeds = sorted({seed for by_seed in results.values() for seed in by_seed})
+    parts = [
+        f"Seeds {', '.join(map(str, seeds))}; {options}. Generator {any_result['options']['generator'][:12]}.",
+        "### Generated pairs, type-balanced\n\nShares, mean over seeds, [95 % bootstrap interval over images within "
+        f"seeds].\n\n{overview(results)}",
+        "### Differences of the share of true pairs\n\nPaired: same images, same random numbers. The first interval is "
+        "a bootstrap over images within seeds, the second Student's t over the seeds' differences.\n\n"
+        f"{differences(results, further)}",
+    ]
+    for split in SPLITS:
+        parts += [
+            f"### True pairs by the type asked for, {split} scenes\n\n{by_type(results, split)}",
+            f"### Greedy answers, {split} scenes\n\nTrue answers to given questions, pooled over seeds [95 % Wilson "
+            f"interval].\n\n{answers(results, split)}",
+            f"### Pairs of open type, {split} scenes\n\nThe instruction leaves the type open. Share of true pairs, and "
+            f"which types the questions are of.\n\n{open_type(results, split)}",
+        ]
+    parts.append(
+        "### Training rows\n\nShare of true pairs among the chosen and the rejected, and types of the rows.\n\n"
+        f"{training_rows(results)}"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def plot(results: Results, file: Path) -> None:
+    """Type-balanced share of true pairs of each arm with its interval over images, and each seed's as a small dot."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 1.2 + 0.32 * len(results)), sharey=True, layout="constrained")
+    for axis, split in zip(axes, SPLITS):
+        for place, name in enumerate(results):
+            seeds = of_arm(results, name, split, "true")
+            value, low, high = mean_over_seeds([seeds])
+            axis.plot([low, high], [place, place], color="C0", linewidth=2)
+            axis.plot(value, place, "o", color="C0")
+            each = [float(_balanced(counts.sum(axis=1))) for counts in seeds]
+            axis.plot(each, [place] * len(each), ".", color="0.5", markersize=4)
+        axis.set(title=f"{split} scenes", xlabel="true pairs, type-balanced")
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(results)), list(results))
+    axes[0].invert_yaxis()
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
+def main(args: ReportArguments) -> None:
+    try:
+        results = read_results(Path(args.output_dir), args.seeds, args.arms)
+    except ValueError as error:
+        sys.exit(f"contrast_report: {error}")
+    text = report(results, args.differences)
+    if args.report:
+        Path(args.report).write_text(text)
+    else:
+        print(text)
+    if args.plot:
+        plot(results, Path(args.plot))
+
+
+if __name__ == "__main__":
+    (arguments,) = TrlParser((ReportArguments,)).parse_args_and_config()
+    main(arguments)

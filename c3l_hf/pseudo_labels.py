@@ -106,8 +106,10 @@ def select_pseudo_labels(
 
     Returns:
         The rows (`images`, `image_id`, `prompt`: the instruction of the chosen pair's generation template, `chosen`,
-        `rejected`, `chosen_score`, `rejected_scores`, `type`, `template`), in the order in which the images first
-        appear, and the report.
+        `rejected`, `chosen_score`, `rejected_scores`, `weight`, `type`, `template`), in the order in which the images
+        first appear, and the report. `weight` is for those who want pairs of high score to count more in training
+        (`C3LConfig.weight_column`): twice the quantile of the chosen score among those of its type, so that it is in
+        (0, 2), with mean 1, whatever the scale of the scores.
 
     Raises:
         ValueError: If columns are missing, an option is out of range, or no image is left.
@@ -153,8 +155,12 @@ def select_pseudo_labels(
     report.quantiles = _quantiles(candidates)
     # `select` then joining columns copies the encoded images; nothing is decoded.
     rows = dataset.select([chosen.row for chosen, _ in candidates])
+    quantiles = quantile_ranks([chosen for chosen, _ in candidates])
     labels = Dataset.from_list(
-        [_label(*candidate, template) for candidate, template in zip(candidates, rows["template"])],
+        [
+            _label(chosen, rejected, template, 2 * quantiles[chosen.pair_id])
+            for (chosen, rejected), template in zip(candidates, rows["template"])
+        ],
         features=Features({name: type for name, type in PSEUDO_LABEL_FEATURES.items() if name != "images"}),
     )
     return concatenate_datasets([rows.select_columns(["images"]), labels], axis=1), report
@@ -260,7 +266,7 @@ def _assistant(pair: ScoredPair) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": format_pair(pair.question, pair.answer)}]
 
 
-def _label(chosen: ScoredPair, rejected: list[ScoredPair], template: str) -> dict:
+def _label(chosen: ScoredPair, rejected: list[ScoredPair], template: str, weight: float) -> dict:
     return {
         "image_id": chosen.image_id,
         "prompt": [{"role": "user", "content": get_template(template).text}],
@@ -268,6 +274,7 @@ def _label(chosen: ScoredPair, rejected: list[ScoredPair], template: str) -> dic
         "rejected": [_assistant(pair) for pair in rejected],
         "chosen_score": chosen.score,
         "rejected_scores": [pair.score for pair in rejected],
+        "weight": weight,
         "type": chosen.type,
         "template": template,
     }

@@ -73,6 +73,7 @@ PSEUDO_LABEL_FEATURES = Features(
         "rejected": List(_MESSAGES),
         "chosen_score": Value("float32"),
         "rejected_scores": List(Value("float32")),
+        "weight": Value("float32"),
         "type": Value("string"),
         "template": Value("string"),
     }

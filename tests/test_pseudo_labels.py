@@ -89,6 +89,14 @@ def test_within_type_compares_only_pairs_of_one_type():
     assert report.types == {"colour": 3}
 
 
+def test_weights_are_quantiles_within_the_type_with_mean_1():
+    # chosen scores of "count" 10, 20, 20, 40; of "where" 1
+    pairs = [pair(i, k, k * score) for i, score in zip("abcd", (10.0, 20.0, 20.0, 40.0)) for k in (0, 1)]
+    pairs += [pair("e", k, float(k), type="where") for k in (0, 1)]
+    labels, _ = select(*pairs)
+    assert [label["weight"] for label in labels] == [0.25, 1.0, 1.0, 1.75, 1.0]
+
+
 def test_a_type_with_a_single_pair_cannot_be_used():
     [label], _ = select(pair("a", 0, 9.0, type="where"), pair("a", 1, 0.1), pair("a", 2, 0.2))
     assert names(label) == (2, [1])

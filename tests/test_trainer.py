@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from datasets import Dataset
+from peft import PeftModel
 from safetensors import safe_open
 from tiny_families import tiny_internvl, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_smolvlm
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
@@ -165,6 +166,18 @@ def test_every_option_is_its_formula(tmp_path, options, pack_candidates):
     assert_loss_and_gradients_of_the_reference(tmp_path, tiny_llava(), rows, pack_candidates=pack_candidates, **options)
 
 
+@pytest.mark.parametrize("build", [tiny_llava, tiny_llava_next, tiny_qwen2_5_vl, tiny_smolvlm])
+def test_several_images_in_a_row(tmp_path, build):
+    rows = pseudo_labels().to_list()
+    rows = [
+        {**row, "images": (row["images"] + other["images"])[: 1 + n % 2]}
+        for n, (row, other) in enumerate(zip(rows, rows[1:] + rows))
+    ]
+    assert [len(row["images"]) for row in rows] == [1, 2, 1, 2]
+    rows = Dataset.from_list(rows, features=pseudo_labels().features)
+    assert_loss_and_gradients_of_the_reference(tmp_path, build(), rows, use_lora=False)
+
+
 def test_collator_masks(llava):
     _, processor = llava
     rows = list(pseudo_labels())
@@ -250,8 +263,16 @@ def test_gradient_accumulation_equals_one_batch(tmp_path, batch_size, steps):
         torch.testing.assert_close(runs[1][name], step, rtol=1e-3, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
-@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
-def test_resuming_continues_to_the_same_weights(tmp_path, use_lora):
+RESUMED = [
+    {"use_lora": True},
+    {"use_lora": False},
+    {"use_lora": True, "train_projector": True, "projection": "mlp"},
+    {"use_lora": False, "projection": "none", "in_batch_negatives": True},
+]
+
+
+@pytest.mark.parametrize("chosen", RESUMED, ids=["lora", "full", "lora+projector", "no head"])
+def test_resuming_continues_to_the_same_weights(tmp_path, chosen):
     model, processor = tiny_llava()
     model.save_pretrained(tmp_path / "start")
     processor.save_pretrained(tmp_path / "start")
@@ -259,7 +280,7 @@ def test_resuming_continues_to_the_same_weights(tmp_path, use_lora):
     def run(folder, resume=None, **options):
         trainer = C3LTrainer(
             str(tmp_path / "start"),
-            config(tmp_path / folder, use_lora=use_lora, per_device_train_batch_size=1, **options),
+            config(tmp_path / folder, per_device_train_batch_size=2, **chosen, **options),
             train_dataset=pseudo_labels(),
         )
         trainer.train(resume_from_checkpoint=resume)
@@ -304,6 +325,7 @@ def test_what_is_published_reloads_and_has_no_head(tmp_path, use_lora):
     trainer = make_trainer(tmp_path / "run", use_lora=use_lora)
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
+    adapter = PeftModel.from_pretrained(tiny_llava()[0], tmp_path / "saved") if use_lora else None
     assert saved_keys(tmp_path / "saved") and not any("head.0" in key for key in saved_keys(tmp_path / "saved"))
 
     batch = DataCollatorForC3L(trainer.processing_class)(list(trainer.train_dataset))
@@ -311,6 +333,8 @@ def test_what_is_published_reloads_and_has_no_head(tmp_path, use_lora):
     trainer.model.eval()
     with torch.no_grad():
         trained = trainer.model(**inputs).logits
+        if use_lora:  # the adapter as such, on the model it was trained on
+            torch.testing.assert_close(adapter(**inputs).logits, trained, rtol=1e-4, atol=1e-4)
 
     model = trainer.merged_model()
     assert not any("lora" in name or "contrastive" in name for name in model.state_dict())

@@ -68,6 +68,8 @@ def add_contrastive_forward(model: PreTrainedModel, hidden_layer: int, pooling: 
     ):
         if line is None:
             return original(*args, **kwargs)
+        if kwargs["attention_mask"].dtype == torch.bool:
+            kwargs["attention_mask"] = _additive(kwargs["attention_mask"], self.dtype)
         outputs = original(*args, logits_to_keep=predict_mask, output_hidden_states=True, **kwargs)
         hidden = outputs.hidden_states[hidden_layer]  # all of them live in training anyway, for the backward pass
         # The head is small and its outputs are compared with each other: float32, also under bf16 autocast.
@@ -78,3 +80,13 @@ def add_contrastive_forward(model: PreTrainedModel, hidden_layer: int, pooling: 
         return {"logits": outputs.logits, "anchor": anchor, "candidates": candidates}
 
     model.forward = types.MethodType(forward, model)
+
+
+def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A mask of what is attended to, as numbers that are added to the attention scores in their precision.
+
+    Attention would make them of a mask of booleans in every layer, and keep each for the backward pass: (lines, T, T).
+    """
+    if torch.is_autocast_enabled(mask.device.type):
+        dtype = torch.get_autocast_dtype(mask.device.type)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)

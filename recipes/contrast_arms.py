@@ -75,6 +75,10 @@ SETTINGS = {
     **{f"c3l_tau_{tau}": Arm(options={"temperature": tau}) for tau in (0.03, 0.3, 1.0)},
     **{f"c3l_lambda_{weight}": Arm(options={"contrastive_weight": weight}) for weight in (0.1, 0.3, 3.0)},
     **{f"c3l_negatives_{count}": Arm(max_rejected=count) for count in (1, 2)},
+    "c3l_layer_2": Arm(options={"hidden_layer": 2}),
+    "c3l_sigmoid": Arm(options={"contrastive_loss": "sigmoid"}),
+    "c3l_in_batch": Arm(options={"in_batch_negatives": True}),
+    "nll_weighted": Arm(options={**NLL, "weight_column": "weight"}),
     **{f"dpo_beta_{beta}": Arm(trainer="dpo", options={"beta": beta}) for beta in (0.03, 0.5)},
     # Options with controls of their own
     **{f"nll_lr_{lr}": Arm(control="before", options={**NLL, "learning_rate": lr}) for lr in (3e-5, 3e-4)},

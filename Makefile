@@ -3,6 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 IMAGES ?=
 OUTPUT ?= $(if $(IMAGES),runs/images,runs/demo)
+# The end of the demo: HUB=1 publishes on the real Hub (privately, with your token) instead of one of our own. Your own
+# pictures need LICENSE= of dataset and generator, and IMAGES_LICENSE=.
+HUB ?=
+NAMESPACE ?=
+LICENSE ?= $(if $(IMAGES),,apache-2.0)
+IMAGES_LICENSE ?=
+STATED := $(if $(IMAGES),$(and $(LICENSE),$(IMAGES_LICENSE)),yes)
+PUBLISH = $(if $(HUB),,$(BIN)/python tests/loopback_hub.py --) $(BIN)/python recipes/publish.py --folder $(OUTPUT) \
+	--license $(LICENSE) $(if $(IMAGES),--images_license $(IMAGES_LICENSE)) $(if $(NAMESPACE),--namespace $(NAMESPACE))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench style clean
@@ -20,8 +29,9 @@ help:  ## list the targets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-demo: .venv/installed  ## run the whole of C3L on the embedded world, or on your pictures: make demo IMAGES=folder/
+demo: .venv/installed  ## run the whole of C3L on the embedded world (or your pictures: IMAGES=folder/), push and pull it
 	$(BIN)/accelerate launch --quiet recipes/c3l.py --config recipes/configs/scenes.yaml --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
+	@$(if $(STATED),HF_HUB_DISABLE_PROGRESS_BARS=1 $(PUBLISH),echo "Not published: LICENSE= and IMAGES_LICENSE= are not stated.")
 
 test: .venv/installed-test  ## run all tests, with line coverage
 	$(BIN)/python -m pytest --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90

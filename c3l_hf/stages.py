@@ -11,7 +11,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets, load_from_disk
 
-from c3l_hf.hub import versions
+from c3l_hf.manifest import versions
 from c3l_hf.processes import process_state
 
 __all__ = ["Run", "RunError", "files_digest"]

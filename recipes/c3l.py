@@ -4,8 +4,8 @@
 
 Every stage is written to `<output_dir>/stages/` with the options that made it. The same command again goes on after an
 interruption and makes nothing twice; other options need another `--output_dir`. Results: `<output_dir>/dataset`
-(`load_dataset`) and `<output_dir>/generator` (`from_pretrained`), both with their cards. With several processes, each
-generates and scores its part of the images, and training is data-parallel.
+(`load_dataset`) and `<output_dir>/generator` (`from_pretrained`), with their cards; `--push_to_hub` publishes them.
+With several processes, each generates and scores its part of the images, and training is data-parallel.
 """
 
 import functools
@@ -21,28 +21,30 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import datasets
-import numpy as np
 import torch
 import yaml
-from datasets import Dataset, Features
+from datasets import Dataset, Features, Image, List
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
+from c3l_hf.cards import GENERATED_AGAIN, RunFacts
 from c3l_hf.curation import curate, random_selection
+from c3l_hf.export import write_dataset, write_generator
 from c3l_hf.generation import PairGenerationConfig, generate_pairs, generation_counts
-from c3l_hf.hub import RunFacts, dataset_card, model_card, versions, write_dataset, write_generator
+from c3l_hf.hub import HubError, Publication, check_access, push
 from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer
 from c3l_hf.images import images_digest, load_images
 from c3l_hf.loading import Source, load
+from c3l_hf.manifest import versions
 from c3l_hf.processes import process_state
 from c3l_hf.prompts import QUESTION_TYPES
 from c3l_hf.pseudo_labels import format_table, select_pseudo_labels
 from c3l_hf.scenes import GENERATOR
 from c3l_hf.schema import SCORES, STATUS
 from c3l_hf.stages import Run, RunError, files_digest
-from c3l_hf.summary import Pool, format_summary, middle_examples, pool_of_labels, pool_of_pairs, scenes_of
+from c3l_hf.summary import Pool, dataset_figures, format_summary, pool_of_labels, pool_of_pairs, scenes_of
 from c3l_hf.trainer import C3LTrainer
 from c3l_hf.trainer_config import C3LConfig, language_model_lora
 
@@ -66,7 +68,12 @@ class C3LArguments:
     # Images
     num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
     images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
-    images_license: str | None = field(default=None, metadata={"help": "Licence of the images, for the cards."})
+    images_license: str | None = field(
+        default=None, metadata={"help": "Licence of the images, for the cards; that of the scenes is known."}
+    )
+    images_source: str | None = field(
+        default=None, metadata={"help": "Where the images come from, in words or as an address, for the cards."}
+    )
 
     # Generator
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a generator on the Hub."})
@@ -107,6 +114,24 @@ class C3LArguments:
     near_duplicate_scope: str = field(default="image", metadata={"help": "'image', 'dataset' or 'none'."})
     near_duplicate_threshold: float = field(default=0.8, metadata={"help": "Jaccard similarity of a near-duplicate."})
 
+    # push_to_hub
+    hub_namespace: str | None = field(
+        default=None, metadata={"help": "User or organisation on the Hub; by default the token's user."}
+    )
+    hub_dataset_name: str = field(
+        default=Publication.dataset_name, metadata={"help": "Name of the dataset's repository."}
+    )
+    hub_generator_name: str = field(
+        default=Publication.generator_name, metadata={"help": "Name of the generator's repository."}
+    )
+    public: bool = field(default=False, metadata={"help": "Make the repositories public; else they are private."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace files of the same name in repositories that hold something else."}
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of dataset and generator (an identifier of the Hub), for the cards."}
+    )
+
     def options(self, *names: str) -> dict:
         return {name: getattr(self, name) for name in names}
 
@@ -139,6 +164,13 @@ _GENERATION = (
 )
 _RESULTS = ("dataset", "generator", "config.yaml")
 _CURATION = ("target_size", "near_duplicate_scope", "near_duplicate_threshold")
+# What the cards say and no stage reads.
+_WORDS = ("images_license", "images_source", "license")
+# What does not change the results, and so is not part of their configuration.
+_HOW = ("stages", "hub_namespace", "hub_dataset_name", "hub_generator_name", "public", "overwrite")
+# The trainer's own way to the Hub: a repository of checkpoints, and a token as an option.
+_TRAINERS_HUB = ("hub_token", "hub_model_id", "hub_revision", "hub_private_repo")
+_SCENES = ("scenes", "scenes-shifted")
 # Options of the trainer that do not change what is trained.
 _REPORTING = {
     "output_dir",
@@ -210,6 +242,9 @@ class C3L:
         self.args, self.training, self.config_file = args, training, config_file
         # All inputs are checked before any work.
         args.check()
+        if args.images in _SCENES:
+            args.images_license = args.images_license or "apache-2.0"  # of the artwork, see c3l_hf/scenes/NOTICE
+        self.publication = self._publication()
         self.generation = PairGenerationConfig(
             pairs_per_image=args.pairs_per_image,
             types=tuple(args.types),
@@ -226,7 +261,7 @@ class C3L:
         generate, score = args.options(*_GENERATION), args.options("ranking")
         trainer = training_options(training)
         # The run as a configuration file.
-        self.settings = asdict(args) | trainer
+        self.settings = {name: value for name, value in asdict(args).items() if name not in _HOW} | trainer
         self.run.plan(
             {
                 "generate": generate,
@@ -236,7 +271,7 @@ class C3L:
                 "regenerate": generate,
                 "rescore": score,
                 "curate": args.options(*_CURATION),
-                "write": args.options("images_license"),
+                "write": args.options(*_WORDS),
             },
             args.stages,
         )
@@ -257,7 +292,10 @@ class C3L:
             labels, report = select_pseudo_labels(
                 self.scored, **self.args.options("within", "max_rejected", "min_margin")
             )
-            return labels, {"table": str(report), "counts": [("images", report.images), ("labels", report.labels)]}
+            left_out = (report.images_dropped, report.pairs_left_out, report.rejected_left_out)
+            dropped = [(f"dropped: {rule}", count) for counts in left_out for rule, count in counts.items() if count]
+            counts = [("images", report.images), ("pairs", report.pairs), *dropped, ("pseudo-labels", report.labels)]
+            return labels, {"table": str(report), "counts": counts}
 
         self.labels, report = self.run.dataset("select", make)
         return report["table"]
@@ -301,9 +339,8 @@ class C3L:
     def curate(self) -> str:
         def make() -> tuple[Dataset, dict]:
             curated, report = self._curate(self.scored_again)
-            counts = [("pairs", report.pairs), *report.dropped.items(), ("kept", report.kept)]
-            length = report.length_after
-            return curated, {"table": str(report), "counts": counts, "length": (length.spearman, length.pairs)}
+            dropped = [(f"dropped: {rule}", count) for rule, count in report.dropped.items()]
+            return curated, {"table": str(report), "counts": [("pairs", report.pairs), *dropped, ("kept", report.kept)]}
 
         self.curated, self.curation_report = self.run.dataset("curate", make)
         return self.curation_report["table"]
@@ -314,9 +351,10 @@ class C3L:
                 return {}
             pools = self._pools()
             facts = self._facts(pools)
-            write_dataset(self.curated, folder / "dataset", card=dataset_card(facts))
+            configs = {"default": self.curated, "scored": self.scored_again, "pseudo_labels": self.labels}
+            write_dataset(configs, folder / "dataset", facts)
             model, processor = self._load(self.trained_folder)
-            write_generator(model, processor, folder / "generator", card=model_card(facts))
+            write_generator(model, processor, folder / "generator", facts, self.curated)
             (folder / "config.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
             # To their places when all are complete.
             for name in _RESULTS:
@@ -328,6 +366,33 @@ class C3L:
             f"{format_summary(pools, self.args.ranking)}\n\ndataset    {self.run.folder / 'dataset'}\n"
             f"generator  {self.run.folder / 'generator'}"
         )
+
+    def push(self) -> str:
+        return "\n".join(map(str, push(self.run.folder, self.publication)))
+
+    def _publication(self) -> Publication | None:
+        """Where the results are to be published, checked before any work; None if they are not."""
+        given = [name for name in _TRAINERS_HUB if getattr(self.training, name) is not None]
+        if given:
+            raise RunError(
+                f"--{given[0]} is not used here: see --hub_namespace, --hub_dataset_name, --hub_generator_name and "
+                "--public; the token comes from HF_TOKEN or `hf auth login`"
+            )
+        if not self.training.push_to_hub:
+            return None
+        # Else the trainer would push its checkpoints.
+        self.training.push_to_hub = False
+        args = self.args
+        for name in ("images_license", "license"):
+            if not getattr(args, name):
+                raise RunError(f"--push_to_hub needs --{name}: what is published says so on its cards")
+        if "write" not in args.stages:
+            raise RunError("--push_to_hub needs the stage write among --stages")
+        words = args.options(*_WORDS, "public", "overwrite")
+        publication = Publication(args.hub_namespace, args.hub_dataset_name, args.hub_generator_name, **words)
+        if process_state().is_main_process:
+            check_access(publication)
+        return publication
 
     def _load(self, folder: Path):
         return load_model(
@@ -344,10 +409,16 @@ class C3L:
             # Both rounds with the generator as it was before training: one measure for both.
             model, processor = self._load(self.model_folder)
             scorer = I2CScorer(model, processor, ranking=self.args.ranking, max_tokens=self.args.scoring_max_tokens)
-            features = Features({**part.features, **scorer.features})
-            return part.map(
-                scorer, batched=True, batch_size=self.args.scoring_batch_size, features=features, desc="Scoring pairs"
+            # Not decoded by `map`, which a damaged picture would stop: the scorer says so in its rows instead.
+            encoded = part.cast_column("images", List(Image(decode=False)))
+            made = encoded.map(
+                scorer,
+                batched=True,
+                batch_size=self.args.scoring_batch_size,
+                features=Features({**encoded.features, **scorer.features}),
+                desc="Scoring pairs",
             )
+            return made.cast_column("images", part.features["images"])
 
         return self.run.sharded(stage, pairs, scored)
 
@@ -364,25 +435,25 @@ class C3L:
             pool_of_labels("  pseudo-labels, rejected", self.labels, "rejected", scenes),
             pool_of_pairs("  curated from these", self._curate(self.scored)[0], scenes),
             pool_of_pairs("  random of that size", random_selection(self.scored, size, seed=seed), scenes),
-            pool_of_pairs("generated again", self.scored_again, scenes),
+            pool_of_pairs(GENERATED_AGAIN, self.scored_again, scenes),
             pool_of_pairs("  curated: the dataset", self.curated, scenes),
             pool_of_pairs("  random of that size", random_selection(self.scored_again, size, seed=seed), scenes),
         ]
 
     def _facts(self, pools: list[Pool]) -> RunFacts:
         args = self.args
-        synthetic = args.images in ("scenes", "scenes-shifted")
-        types = Counter(self.curated["type"])
-        quantiles = np.quantile(self.curated["i2c"][:], [0, 0.1, 0.5, 0.9, 1])
+        synthetic = args.images in _SCENES
         return RunFacts(
             title="C3L pairs about scenes" if synthetic else "C3L pairs",
             generator="c3l_hf scenes generator" if args.model == "scenes" else args.model,
             generator_revision=self.model_identity.get("revision"),
             generator_digest=self.model_identity.get("digest"),
             images=f"{args.images}, {len(self.images):,} images",
+            images_digest=self.run.inputs["images"],
             images_license=args.images_license,
+            images_source=args.images_source or ("the embedded world of c3l_hf" if synthetic else None),
+            license=args.license,
             synthetic_images=synthetic,
-            rows=len(self.curated),
             seed=self.training.seed,
             ranking=args.ranking,
             options=self.settings,
@@ -396,11 +467,8 @@ class C3L:
                 ("rescore", list(Counter(self.scored_again[STATUS]).items())),
                 ("curate", self.curation_report["counts"]),
             ],
-            type_shares={type: count / len(self.curated) for type, count in sorted(types.items())},
-            score_quantiles=dict(zip(("least", "10 %", "50 %", "90 %", "most"), quantiles.tolist())),
-            length_correlation=tuple(self.curation_report["length"]),
             truth=[(pool.name.strip(), pool.pairs, *pool.true) for pool in pools if pool.true] or None,
-            examples=middle_examples(self.curated),
+            **dataset_figures(self.curated, self.scored_again),
         )
 
 
@@ -414,6 +482,13 @@ def main(job: C3L) -> None:
     for stage in STAGES[: 1 + max(STAGES.index(stage) for stage in job.args.stages)]:
         state.print(f"\n== {stage}", flush=True)
         state.print(getattr(job, stage)(), flush=True)
+    if job.publication and state.is_main_process:
+        print("\n== push", flush=True)
+        try:
+            print(job.push(), flush=True)
+        except HubError as error:
+            folder = job.run.folder
+            sys.exit(f"c3l: {error}\nThe run is complete; `python -m c3l_hf.hub push {folder}` pushes it later.")
     state.print(f"\n{time.monotonic() - started:.0f} s")
 
 

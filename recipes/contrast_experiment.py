@@ -43,7 +43,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl import DPOConfig, DPOTrainer, TrlParser
 
 from c3l_hf.generation import PairGenerationConfig, generate_pairs
-from c3l_hf.hub import versions
+from c3l_hf.manifest import versions
 from c3l_hf.prompts import GENERAL, QUESTION_TYPES, format_pair
 from c3l_hf.scenes import GENERATOR, Scene, check_pair, load_scenes
 from c3l_hf.scenes.evaluation import answer_accuracy, judge_pairs

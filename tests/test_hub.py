@@ -1,450 +1,551 @@
-"""What a run writes: folders that load back, cards that hostile text cannot break and that say nothing unmeasured."""
+"""Pushing and fetching with the real client, on a Hub of our own that fails, drops connections, and has other users."""
 
-import dataclasses
+import contextlib
+import errno
+import io
 import json
-import re
+import logging
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
-import pyarrow.parquet as pq
+import huggingface_hub
 import pytest
-import torch
-import yaml
-from datasets import Dataset, Features, Image, List, load_dataset
-from huggingface_hub import DatasetCard, ModelCard
-from peft import LoraConfig, get_peft_model
-from tiny_models import tiny_llava
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from trl import SFTConfig, SFTTrainer
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
+from huggingface_hub.utils import close_session
+from loopback_hub import LoopbackHub
+from published import configs, facts, write_run
 
-import c3l_hf.hub as hub
-from c3l_hf.hub import RunFacts, dataset_card, model_card, versions, write_dataset, write_generator
-from c3l_hf.schema import PAIR_FEATURES, SCORE_FEATURES, SCORES
+from c3l_hf.export import write_dataset
+from c3l_hf.hub import HubError, Publication, main, push, verify
+from c3l_hf.manifest import MANIFEST, Manifest
 
-FEATURES = Features({**PAIR_FEATURES, **SCORE_FEATURES})
-
-HOSTILE = (
-    "a | b\n---\nlicense: evil\n# heading </script><img src=x onerror=alert(1)> {{ 7 * 7 }} {% raw %} `code` ```\n"
-    "[link](javascript:x) ![](https://evil.example/x.png) **bold** $$x$$ @user \\| \x00\u202e\u2028 \ud800"
-)
+TOKEN, OTHER = "hf_oursecret", "hf_theirsecret"
+DATASET, GENERATOR = "user/c3l-pairs", "user/c3l-generator"
 
 
-def picture(number: int) -> PIL.Image.Image:
-    return PIL.Image.fromarray(np.random.default_rng(number).integers(0, 256, (12, 10, 3), dtype=np.uint8))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run; do not change it."""
+    return write_run(tmp_path_factory.mktemp("run"))
 
 
-def row(number: int) -> dict:
+@pytest.fixture(scope="module")
+def another(tmp_path_factory):
+    """Another run, with other rows."""
+    return write_run(tmp_path_factory.mktemp("another"), n=4)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub which everything in this process takes for the real one, with `user` signed in and nothing cached."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    # The client and the push wait before they try again.
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    close_session()
+    with LoopbackHub({TOKEN: "user", OTHER: "other"}) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template[template.index("/{repo_id}") :]
+        )
+        yield hub
+    close_session()
+
+
+def commits(repo_id, repo_type="dataset"):
+    return [commit.commit_id for commit in HfApi().list_repo_commits(repo_id, repo_type=repo_type)]
+
+
+def files(repo_id, repo_type="dataset"):
+    """Path → content of what is in a repository now."""
+    api = HfApi()
+    names = [name for name in api.list_repo_files(repo_id, repo_type=repo_type) if name != ".gitattributes"]
+    sha = api.repo_info(repo_id, repo_type=repo_type).sha
     return {
-        "images": [picture(number)],
-        "image_id": str(number),
-        "pair_id": f"{number}/0",
-        "template": "count-1",
-        "type": "count",
-        "prompt": [{"role": "user", "content": "How many dogs are there?"}],
-        "completion": [{"role": "assistant", "content": "two"}],
-        "raw": "Question: How many dogs are there?\nAnswer: two",
-        "generation_status": "ok",
-        **dict.fromkeys(("i2c", *SCORES), number + 0.1),
-        "answer_tokens": ["t", "wo"],
-        **dict.fromkeys(("token_kl_per_token", "logprob_per_token", "logprob_blind_per_token"), [0.5, number / 3]),
-        "turns": [{**dict.fromkeys(("i2c", *SCORES), number + 0.1), "tokens": 2}],
-        "i2c_status": "ok",
+        name: Path(api.hf_hub_download(repo_id, name, repo_type=repo_type, revision=sha)).read_bytes() for name in names
     }
 
 
-def pairs(n: int) -> Dataset:
-    return Dataset.from_list([row(number) for number in range(n)], features=FEATURES)
+def commit(repo_id, contents, repo_type="dataset", private=True):
+    """Somebody writes into a repository by other means."""
+    api = HfApi()
+    api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+    operations = [CommitOperationAdd(path, content) for path, content in contents.items()]
+    return api.create_commit(repo_id, operations, commit_message="by hand", repo_type=repo_type).oid
 
 
-def facts(**changes) -> RunFacts:
-    full = RunFacts(
-        title="C3L pairs",
-        generator="org/vlm",
-        generator_revision="0123abc",
-        images="scenes world, 3,000 images",
-        images_license="Apache-2.0",
-        license="apache-2.0",
-        rows=5000,
-        seed=7,
-        ranking="pmi",
-        options={"images": "scenes", "types": ("count", "where"), "temperature": 1.0},
-        stages=[("generate", [("pairs", 15_000), ("ok", 14_801)]), ("curate", [("kept", 5000)])],
-        synthetic_images=True,
-        config_file="recipes/configs/scenes.yaml",
-        type_shares={"count": 0.25, "where": 0.75},
-        score_quantiles={"5 %": -0.5, "50 %": np.float32(1.25)},
-        length_correlation=(0.118, 5000),
-        truth=[("generated", 14_801, 0.8, 0.79, 0.81), ("kept", 5000, 0.9, 0.89, 0.91)],
-        examples=[("How many dogs?", "two", "count", 1.5)],
-    )
-    return dataclasses.replace(full, **changes)
+def writes(hub):
+    """Requests that could have changed something."""
+    harmless = ("/api/validate-yaml", "/preupload/")
+    return [r for r in hub.requests if r.method in ("POST", "PUT", "DELETE") and not any(h in r.path for h in harmless)]
 
 
-# Folders
+# Push
 
 
-def test_folders_of_one_name_load_their_own_rows(tmp_path):
-    for number in range(2):
-        folder = tmp_path / f"run{number}" / "dataset"
-        write_dataset(pairs(number + 1), folder, card=dataset_card(facts()))
-        assert len(load_dataset(str(folder), split="train")) == number + 1
-
-
-def test_dataset_loads_back(tmp_path):
-    dataset = pairs(5).select([4, 0, 2])
-    write_dataset(dataset, tmp_path / "run" / "dataset", card=dataset_card(facts(rows=3)))
-
-    loaded = load_dataset(str(tmp_path / "run" / "dataset"), cache_dir=str(tmp_path / "cache"))
-    assert list(loaded) == ["train"]
-    loaded = loaded["train"]
-    assert loaded.features == FEATURES
-    assert loaded["image_id"][:] == ["4", "0", "2"]
-    for name in FEATURES:
-        if name != "images":
-            assert loaded[name][:] == dataset[name][:]
-    assert loaded[0]["images"][0].tobytes() == picture(4).tobytes()
-    names = [str(path.relative_to(tmp_path / "run")) for path in sorted((tmp_path / "run").rglob("*"))]
-    assert names == ["dataset", "dataset/README.md", "dataset/data", "dataset/data/train-00000-of-00001.parquet"]
-
-
-def test_streaming_and_code_in_the_card(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    card = dataset_card(facts(rows=2))
-    write_dataset(pairs(2), tmp_path / "dataset", card=card)
-    assert [row["image_id"] for row in load_dataset(str(tmp_path / "dataset"), split="train", streaming=True)] == [
-        "0",
-        "1",
+def test_a_push_and_what_it_leaves(hub, finished, caplog):
+    caplog.set_level(logging.DEBUG)
+    pushed = push(finished, Publication())
+    assert [result.repo_id for result in pushed] == [DATASET, GENERATOR]
+    assert pushed[0].url == f"{hub.url}/datasets/{DATASET}" and pushed[1].url == f"{hub.url}/{GENERATOR}"
+    for result, part, repo_type in zip(pushed, ("dataset", "generator"), ("dataset", "model")):
+        info = HfApi().repo_info(result.repo_id, repo_type=repo_type)
+        assert info.private and info.sha == result.commit
+        # one commit on that with which the Hub begins
+        assert len(commits(result.repo_id, repo_type)) == 2
+        there = files(result.repo_id, repo_type)
+        assert len(there) == result.changed and result.removed == 0
+        local = {p.relative_to(finished / part).as_posix(): p for p in (finished / part).rglob("*") if p.is_file()}
+        assert there.keys() == local.keys()
+        # the card knows the names of both, and so the manifest its hash
+        assert {name for name in there if there[name] != local[name].read_bytes()} == {"README.md", MANIFEST}
+        assert DATASET.encode() in there["README.md"] and GENERATOR.encode() in there["README.md"]
+        assert Manifest.from_bytes(there[MANIFEST], "x").facts["dataset_repo"] == DATASET
+    assert ModelCard(files(GENERATOR, "model")["README.md"].decode()).data.datasets == [DATASET]
+    assert "arxiv" in HfApi().dataset_info(DATASET).card_data.to_dict().get("arxiv", "arxiv")
+    everything = [
+        path.read_bytes() for folder in (finished, hub.storage) for path in folder.rglob("*") if path.is_file()
     ]
-
-    monkeypatch.chdir(tmp_path)
-    exec(python_code(card), {})
-    assert "How many dogs are there?" in capsys.readouterr().out
+    for token in (TOKEN, OTHER):
+        assert token not in caplog.text and not any(token.encode() in content for content in everything)
 
 
-def test_images_given_as_files_are_embedded(tmp_path):
-    originals = tmp_path / "originals"
-    originals.mkdir()
-    rows = []
-    for number in range(3):
-        picture(number).save(originals / f"{number}.png")
-        rows.append({**row(number), "images": [str(originals / f"{number}.png")]})
-    dataset = Dataset.from_list(rows, features=FEATURES)
-    write_dataset(dataset, tmp_path / "dataset", card="")
-    shutil.rmtree(originals)
-
-    loaded = load_dataset(str(tmp_path / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert [row["images"][0].tobytes() for row in loaded] == [picture(number).tobytes() for number in range(3)]
-    # Nor does a path of this machine stay behind.
-    stored = pq.read_table(tmp_path / "dataset/data/train-00000-of-00001.parquet")["images"].to_pylist()
-    assert [images[0]["path"] for images in stored] == ["0.png", "1.png", "2.png"]
+def test_a_second_push_changes_nothing(hub, finished):
+    first = push(finished, Publication())
+    before = len(writes(hub))
+    again = push(finished, Publication())
+    assert [result.commit for result in again] == [result.commit for result in first]
+    assert not any(result.changed or result.removed for result in again)
+    assert "nothing to change" in str(again[0])
+    assert len(writes(hub)) == before and len(commits(DATASET)) == 2
 
 
-def test_a_missing_image_is_named_and_nothing_is_left(tmp_path):
-    rows = [row(0), {**row(1), "images": [str(tmp_path / "gone.png")]}]
-    dataset = Dataset.from_list([{"images": r["images"]} for r in rows], features=Features({"images": List(Image())}))
-    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        write_dataset(dataset, tmp_path / "out" / "dataset", card="")
-    assert list((tmp_path / "out").iterdir()) == []
+def test_words_given_to_the_push_are_on_the_cards(hub, tmp_path):
+    run = write_run(tmp_path / "run", license=None, images_license=None, images_source=None)
+    push(run, Publication(license="mit", images_license="cc-by-4.0", images_source="a flea market"))
+    for repo_id, repo_type in ((DATASET, "dataset"), (GENERATOR, "model")):
+        card = files(repo_id, repo_type)["README.md"].decode()
+        assert "\nlicense: mit\n" in card and "images:** cc-by-4.0\n" in card and "a flea market" in card
+        assert verify(repo_id)
 
 
-def test_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "_SHARD_BYTES", 1)
-    monkeypatch.setattr(hub, "_ROW_GROUP", 2)
-    write_dataset(pairs(5), tmp_path / "dataset", card="")
-    names = sorted(path.name for path in (tmp_path / "dataset/data").iterdir())
-    assert names == [f"train-{number:05d}-of-00003.parquet" for number in range(3)]
-    loaded = load_dataset(str(tmp_path / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert loaded["image_id"][:] == list("01234")
+def test_another_run_replaces_what_was_pushed_and_nothing_else(hub, finished, another, tmp_path, monkeypatch):
+    monkeypatch.setattr("c3l_hf.export._SHARD_BYTES", 1)
+    monkeypatch.setattr("c3l_hf.export._ROW_GROUP", 2)
+    many = write_run(tmp_path / "many")
+    push(many, Publication())
+    assert "data/train-00002-of-00003.parquet" in files(DATASET)
+    commit(DATASET, {"notes.txt": b"mine"})
+    (result, _) = push(another, Publication())
+    there = files(DATASET)
+    assert {name for name in there if name.startswith("data/")} == {"data/train-00000-of-00001.parquet"}
+    assert there["notes.txt"] == b"mine" and result.removed > 3
+    assert verify(DATASET) and len(commits(DATASET)) == 4
+    # what was there before is still there to be had
+    assert verify(DATASET, revision=commits(DATASET)[2])
 
 
-def test_same_dataset_same_bytes(tmp_path):
-    for name in ("a", "b"):
-        write_dataset(pairs(3), tmp_path / name, card=dataset_card(facts()))
-    files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
-    assert len(files) == 2
-    for path in files:
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+def test_revisions_and_tags(hub, finished, another, capsys):
+    push(finished, Publication())
+    HfApi().create_tag(DATASET, tag="v1", repo_type="dataset")
+    push(another, Publication())
+    for revision, rows in (("v1", 6), ("main", 4), (commits(DATASET)[1], 6)):
+        assert verify(DATASET, revision=revision)
+        assert f"default {rows} rows" in capsys.readouterr().out
+    with pytest.raises(HubError, match="no such revision"):
+        verify(DATASET, revision="v2")
 
 
-def test_nothing_is_overwritten(tmp_path, llava):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "precious.txt").write_text("x")
-    (tmp_path / "file").write_text("x")
-    for name in ("full", "file"):
-        with pytest.raises(FileExistsError, match=f"{name} exists and is not empty: remove it"):
-            write_dataset(pairs(1), tmp_path / name, card="")
-        with pytest.raises(FileExistsError, match=f"{name} exists and is not empty: remove it"):
-            write_generator(*llava, tmp_path / name, card="")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "precious.txt"]
+# Repositories of others
 
 
-def test_empty_folder_and_leftovers_of_a_killed_run(tmp_path):
-    (tmp_path / "dataset").mkdir()
-    (tmp_path / ".dataset.unfinished" / "data").mkdir(parents=True)
-    (tmp_path / ".dataset.unfinished" / "data" / "train-00000-of-00009.parquet").write_text("half")
-    write_dataset(pairs(1), tmp_path / "dataset", card="")
-    assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
-    assert len(list((tmp_path / "dataset/data").iterdir())) == 1
+def test_somebody_elses_repository_is_left_alone(hub, finished):
+    mine = {"thesis.txt": b"years of work", "README.md": b"# My thesis\n"}
+    commit(GENERATOR, mine, "model")
+    before = len(writes(hub))
+    with pytest.raises(HubError, match=f"{GENERATOR} holds something that c3l_hf has not made .README.md, thesis.txt."):
+        push(finished, Publication())
+    # nor is the other one made
+    assert len(writes(hub)) == before and files(GENERATOR, "model") == mine
+    push(finished, Publication(overwrite=True))
+    assert files(GENERATOR, "model")["thesis.txt"] == b"years of work" and verify(GENERATOR)
 
 
-def test_empty_dataset_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no rows"):
-        write_dataset(pairs(1).select([]), tmp_path / "dataset", card="")
-    assert list(tmp_path.iterdir()) == []
+def test_a_manifest_of_something_else_is_somebody_elses(hub, finished):
+    commit(DATASET, {MANIFEST: b'{"name": "my app"}'})
+    with pytest.raises(HubError, match="holds something that c3l_hf has not made"):
+        push(finished, Publication())
 
 
-def test_generator_loads_back(tmp_path, monkeypatch, capsys):
-    model, processor = tiny_llava()
-    model.generation_config.max_new_tokens = 11
-    # As in a run: read from a folder first, whose path must not be written on.
-    write_generator(model, processor, tmp_path / "first", card="")
-    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "first")
-    card = model_card(facts())
-    write_generator(again, AutoProcessor.from_pretrained(tmp_path / "first"), tmp_path / "generator", card=card)
-    shutil.rmtree(tmp_path / "first")
-
-    folder = tmp_path / "generator"
-    loaded = AutoModelForImageTextToText.from_pretrained(folder)
-    assert type(loaded) is type(model)
-    assert loaded.generation_config.max_new_tokens == 11
-    assert loaded.state_dict().keys() == model.state_dict().keys()
-    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
-    assert AutoProcessor.from_pretrained(folder).chat_template == processor.chat_template
-    assert {"model.safetensors", "generation_config.json", "README.md"} <= {path.name for path in folder.iterdir()}
-    for path in folder.glob("*.json"):
-        json.loads(path.read_text())
-        assert str(tmp_path) not in path.read_text(), path.name
-
-    monkeypatch.chdir(tmp_path)
-    picture(0).resize((32, 32)).save("picture.png")
-    exec(python_code(card), {})
-    assert capsys.readouterr().out
+def test_a_repository_made_on_the_website_is_free(hub, finished):
+    commit(DATASET, {"README.md": b"---\nlicense: mit\n---\n"})
+    commit(GENERATOR, {"README.md": b"---\nlicense: mit\n---\nMy plans for this model."}, "model")
+    with pytest.raises(HubError, match=f"{GENERATOR} holds"):
+        push(finished, Publication())
+    push(finished, Publication(overwrite=True))
+    assert verify(DATASET)
 
 
-def test_adapters_must_be_merged(tmp_path):
-    model, processor = tiny_llava()
-    adapted = get_peft_model(model, LoraConfig(target_modules=r".*language_model.*q_proj"))
-    with pytest.raises(TypeError, match="merge_and_unload"):
-        write_generator(adapted, processor, tmp_path / "generator", card="")
-    assert list(tmp_path.iterdir()) == []
+def test_edits_on_the_hub_are_not_lost(hub, finished, another):
+    push(finished, Publication())
+    card = files(DATASET)["README.md"] + b"\nFound a mistake in row 3.\n"
+    commit(DATASET, {"README.md": card})
+    for run in (finished, another):
+        with pytest.raises(HubError, match="README.md was not pushed so, somebody changed it on the Hub"):
+            push(run, Publication())
+    assert files(DATASET)["README.md"] == card
+    push(another, Publication(overwrite=True))
+    assert verify(DATASET)
 
 
-def test_dataset_goes_into_sft_trainer(tmp_path):
-    write_dataset(pairs(2), tmp_path / "dataset", card=dataset_card(facts(rows=2)))
-    model, processor = tiny_llava()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    config = SFTConfig(
-        output_dir=str(tmp_path / "sft"),
-        max_steps=1,
-        per_device_train_batch_size=2,
-        learning_rate=1e-2,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        max_length=None,
-        report_to="none",
-        save_strategy="no",
-    )
-    dataset = load_dataset(str(tmp_path / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
-    SFTTrainer(model, config, train_dataset=dataset, processing_class=processor).train()
-    assert any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+def test_private_unless_public(hub, finished, caplog):
+    push(finished, Publication())
+    push(finished, Publication(public=True))
+    assert HfApi().dataset_info(DATASET).private
+    push(finished, Publication(dataset_name="open", generator_name="open", public=True))
+    assert not HfApi().dataset_info("user/open").private
+    with pytest.raises(HubError, match="user/open is public: give --public"):
+        push(finished, Publication(dataset_name="open", generator_name="open"))
 
 
-# Cards
-
-
-def python_code(card: str) -> str:
-    return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
-
-
-def table(card: str, first_header: str) -> list[list[str]]:
-    """The cells of the table with this first header, as a Markdown reader splits them."""
-    lines = card.splitlines()
-    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first_header} |"))
-    rows = []
-    for line in lines[start:]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
-    return rows
-
-
-def test_dataset_card_metadata():
-    data = DatasetCard(dataset_card(facts())).data.to_dict()
-    assert data == {
-        "pretty_name": "C3L pairs",
-        "license": "apache-2.0",
-        "language": ["en"],
-        "task_categories": ["image-text-to-text", "visual-question-answering"],
-        "size_categories": ["1K<n<10K"],
-        "tags": ["c3l", "i2c", "vision-language-instruction-tuning"],
-    }
+# Failures on the way
 
 
 @pytest.mark.parametrize(
-    "rows, size", [(1, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10**5, "100K<n<1M"), (10**6, "n>1M")]
+    ("method", "path", "status"),
+    [
+        ("GET", "whoami", 429),
+        ("GET", "/api/datasets/user/c3l-pairs$", 500),
+        ("POST", "/api/repos/create", 503),
+        ("POST", "/preupload/", 500),
+        ("POST", "/lfs/objects/batch", 503),
+        ("PUT", "/lfs/", 500),
+        ("POST", "/api/validate-yaml", 503),
+        ("POST", "/commit/", 429),
+        ("POST", "/commit/", 500),
+        ("POST", "/commit/", 503),
+    ],
 )
-def test_size_category(rows, size):
-    assert DatasetCard(dataset_card(facts(rows=rows))).data.size_categories == [size]
+def test_passing_failures(hub, finished, method, path, status):
+    hub.fail(method, path, status=status)
+    pushed = push(finished, Publication())
+    assert any(r.status == status for r in hub.requests)
+    assert [len(commits(DATASET)), len(commits(GENERATOR, "model"))] == [2, 2]
+    assert files(DATASET)[MANIFEST] and pushed[0].changed == len(files(DATASET))
 
 
-def test_model_card_metadata():
-    data = ModelCard(model_card(facts())).data.to_dict()
-    assert data == {
-        "base_model": "org/vlm",
-        "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
-        "license": "apache-2.0",
-        "language": ["en"],
-        "tags": ["c3l", "i2c", "vision-language-instruction-tuning", "trl"],
-    }
-    local = facts(generator="/home/someone/models/mine", generator_revision=None, generator_digest="feed", license=None)
-    data = ModelCard(model_card(local)).data.to_dict()
-    assert "base_model" not in data and "license" not in data
+def test_a_commit_whose_answer_is_lost_is_made_once(hub, finished):
+    hub.drop("POST", "/commit/", after_bytes=0, answer=True)
+    (result, _) = push(finished, Publication())
+    assert len(commits(DATASET)) == 2 and result.commit == commits(DATASET)[0] and result.changed == len(files(DATASET))
 
 
-@pytest.mark.parametrize("render", [dataset_card, model_card])
-def test_what_every_card_says(render):
-    card = render(facts())
-    for text in (
-        "C3L as implemented here",
-        "*Chosen",
-        "arXiv:2405.12752",
-        "Ma, Ji and Suo, Wei and Wang, Peng and Zhang, Yanning",
-    ):
-        assert text in card
-    assert "says that the image *matters* to the answer, not that the answer is *true*" in card
-    assert "small synthetic world" in card
-    assert "`pmi`" in card and "(1/N) sum_t [ln p_t(a_t) - ln q_t(a_t)]" in card
-    assert "`org/vlm`, revision `0123abc`\n- **" in card
-    assert "**Seed:** `7`\n" in card
-    assert "| pairs | 15,000 |\n| ok | 14,801 |" in card
-    assert "| generated | 14,801 | 80.0 % | 79.0 % to 81.0 % |" in card
-    assert "`recipes/configs/scenes.yaml`" in card
-    options = yaml.safe_load(re.search(r"```yaml\n(.*?)```", card, re.DOTALL)[1])
-    assert options == {"images": "scenes", "types": ["count", "where"], "temperature": 1.0}
-    assert dict(table(card, "package")[2:]) == versions()
-    # Blank lines around every block: a table right under a text is not a table.
-    assert not re.search(r"\n\n\n", card)
-    assert not re.search(r"^[^|\n].*\n\|", card, re.MULTILINE)
+def test_a_dropped_upload_is_continued(hub, finished):
+    hub.drop("PUT", "/lfs/", after_bytes=1000, times=2)
+    push(finished, Publication())
+    assert any(r.status is None for r in hub.requests) and verify(DATASET) and verify(GENERATOR)
 
 
-def test_figures_of_the_dataset_card():
-    card = dataset_card(facts())
-    assert table(card, "quantile")[2:] == [["5 %", "-0.5"], ["50 %", "1.25"]]
-    assert table(card, "type asked for")[2:] == [["count", "25.0 %"], ["where", "75.0 %"]]
-    assert table(card, "question")[2:] == [["How many dogs?", "two", "count", "1.5"]]
-    assert [row[0] for row in table(card, "score")[2:]] == [f"`{name}`" for name in SCORES]
-    assert "answer's length in words: +0.12, over 5,000 pairs." in card
-    described = {name for row in table(card, "column")[2:] for name in re.findall(r"`(\w+)`", row[0])}
-    assert described == set(FEATURES)
+def test_an_interrupted_push_leaves_the_old_revision_and_continues(hub, finished, another):
+    push(finished, Publication())
+    before = files(DATASET)
+    hub.fail("POST", "/commit/", status=503, times=5)
+    with pytest.raises(HubError, match=f"{DATASET}: the Hub answered with 503"):
+        push(another, Publication())
+    assert files(DATASET) == before and len(commits(DATASET)) == 2 and verify(DATASET)
+    so_far = len(hub.requests)
+    assert any(r.method == "PUT" for r in hub.requests)
+    push(another, Publication())
+    # the dataset's files are there already, and the generator's weights are those of the first run
+    assert not [r for r in hub.requests[so_far:] if r.method == "PUT"]
+    assert verify(DATASET) and len(commits(DATASET)) == 3
 
 
-@pytest.mark.parametrize("render", [dataset_card, model_card])
-def test_what_was_not_measured_is_absent(render):
-    optional = {field.name: None for field in dataclasses.fields(RunFacts) if field.default is None}
-    card = render(facts(**optional, options={}, synthetic_images=False))
-    absent = (
-        "None",
-        "nan",
-        "revision",
-        "weights `",
-        "quantile",
-        "Spearman",
-        "## Types",
-        "## Truth",
-        "## Examples",
-        "yaml",
-        "synthetic",
-    )
-    for text in (*absent, "Configuration"):
-        assert text not in card, text
-    assert "**Licence of the images:** not stated" in card
-    assert "not stated." in card.split("## Known limits")[1]
-    assert not re.search(r"\n\n\n", card)
+def test_two_pushes_at_once(hub, finished, another):
+    push(finished, Publication())
+    hub.before("POST", "/commit/", lambda: push(another, Publication(), api=HfApi(endpoint=hub.url, token=TOKEN)))
+    changed = Publication(license="mit")
+    with pytest.raises(HubError, match=f"{DATASET} was changed by somebody else during this push, nothing of which"):
+        push(finished, changed)
+    assert "default 4 rows" in _printed(DATASET) and len(commits(DATASET)) == 3
+    push(finished, changed)
+    assert "default 6 rows" in _printed(DATASET) and len(commits(DATASET)) == 4
 
 
-def test_correlation_that_does_not_exist_is_absent():
-    assert "Spearman" not in dataset_card(facts(length_correlation=(float("nan"), 5)))
+def _printed(repo_id):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert verify(repo_id)
+    return out.getvalue()
 
 
-@pytest.mark.parametrize("render, reader", [(dataset_card, DatasetCard), (model_card, ModelCard)])
-def test_hostile_text_breaks_nothing(render, reader):
-    plain = render(facts())
-    card = render(
-        facts(
-            title=HOSTILE,
-            images=HOSTILE,
-            images_license=HOSTILE,
-            options={"prompt": HOSTILE + "\n```\n"},
-            stages=[(HOSTILE, [(HOSTILE, 1)])],
-            type_shares={HOSTILE: 1.0},
-            truth=[(HOSTILE, 1, 1.0, 1.0, 1.0)],
-            examples=[(HOSTILE, HOSTILE, HOSTILE, 1.0), ("long " * 10_000, "x" * 100_000, "count", 2.0)],
-        )
-    )
-    card.encode("utf-8")
-    data, expected = reader(card).data.to_dict(), reader(plain).data.to_dict()
-    assert data.pop("pretty_name", "").startswith("a | b --- license: evil") or render is model_card
-    expected.pop("pretty_name", None)
-    assert data == expected
-
-    # Without the two blocks of YAML, in which text stands as it was.
-    body = card.split("\n---\n", 1)[1].split("```yaml")[0] + card.split("## Citation")[1]
-    for evil in (
-        "<img",
-        "</script",
-        "**bold**",
-        "](javascript",
-        "![](",
-        "$$",
-        "@user",
-        "https://evil",
-        "\x00",
-        "\u202e",
-        "\u2028",
-    ):
-        assert evil not in body, evil
-    for line in card.splitlines():
-        assert line != "license: evil" and not line.startswith(("# heading", "<"))
-    assert "49" not in re.sub(r"&#\d+;", "", body.split("## How to load it")[0])
-
-    options = yaml.safe_load(re.search(r"^(`{3,})yaml\n(.*?)^\1$", card, re.DOTALL | re.MULTILINE)[2])
-    assert options["prompt"].startswith("a | b\n---\n")
-    if render is dataset_card:
-        examples = table(card, "question")
-        assert [len(row) for row in examples] == [4] * 4
-        assert len(examples[3][1]) == 300 and examples[3][1].endswith("…")
-        assert examples[2][0].startswith("a &#124; b --- license: evil &#35; heading &#60;/script&#62;&#60;img")
+def test_somebody_pushes_while_this_push_waits_to_try_again(hub, finished, another, monkeypatch):
+    push(finished, Publication())
+    others = [lambda: push(another, Publication())]
+    monkeypatch.setattr(time, "sleep", lambda seconds: others and others.pop()())
+    hub.fail("POST", "/commit/", status=503)
+    with pytest.raises(HubError, match=f"{DATASET} was changed by somebody else during this push"):
+        push(finished, Publication(license="mit"))
+    assert "default 4 rows" in _printed(DATASET)
 
 
-def test_no_path_of_this_machine():
-    changes = {
-        "generator": "/home/someone/models/mine",
-        "generator_revision": None,
-        "images": "/data/pictures",
-        "config_file": "/home/someone/my.yaml",
-        "options": {
-            "output_dir": Path("/home/someone/out"),
-            "nested": [{"a": "~/secret"}],
-            "b": r"C:\Users\someone\run",
-        },
-    }
-    for render in (dataset_card, model_card):
-        card = render(facts(**changes))
-        assert "`mine`" in card and "`my.yaml`" in card and "pictures" in card
-        assert "output_dir: out\n" in card and "a: secret\n" in card and "b: run\n" in card
-        assert "someone" not in card and "~" not in card and "/data" not in card.replace("data/train", "")
+def test_two_first_pushes_at_once(hub, finished, another):
+    hub.before("POST", "/commit/", lambda: push(another, Publication(), api=HfApi(endpoint=hub.url, token=TOKEN)))
+    with pytest.raises(HubError, match="was changed by somebody else during this push"):
+        push(finished, Publication())
+    assert "default 4 rows" in _printed(DATASET)
 
 
-def test_same_facts_same_card():
-    for render in (dataset_card, model_card):
-        assert render(facts()) == render(facts())
-    assert dataset_card(facts()) != dataset_card(facts(seed=8))
+# Bad input: one line, and nothing has happened
 
 
-def test_unknown_ranking_is_refused():
-    with pytest.raises(ValueError, match="one of answer_kl, token_kl, .* not 'clip'"):
-        facts(ranking="clip")
+def refused(hub, folder, says, **options):
+    before = len(writes(hub))
+    with pytest.raises(HubError, match=says) as error:
+        push(folder, Publication(**options))
+    assert "\n" not in str(error.value) and TOKEN not in str(error.value)
+    assert len(writes(hub)) == before and not [r for r in hub.requests if "/preupload/" in r.path]
+
+
+def test_tokens(hub, finished, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    refused(hub, finished, "does not know the token")
+    monkeypatch.delenv("HF_TOKEN")
+    refused(hub, finished, "no token: set HF_TOKEN, or log in")
+    monkeypatch.setenv("HF_TOKEN", OTHER)
+    refused(hub, finished, "no permission to write to user; it may write to other", namespace="user")
+    user = {"name": "user", "auth": {"accessToken": {"role": "read"}}}
+    monkeypatch.setattr(HfApi, "whoami", lambda self: user)
+    refused(hub, finished, "the token may only read")
+
+
+def test_no_permission_to_create(hub, finished):
+    hub.fail("POST", "/api/repos/create", status=403)
+    with pytest.raises(HubError, match="no permission to write there"):
+        push(finished, Publication())
+    assert not hub.repos
+
+
+@pytest.mark.parametrize("name", ["two/slashes", "with space", "..", "x" * 120, "-dash-", ""])
+def test_names(hub, finished, name):
+    refused(hub, finished, "cannot be the name of a repository", dataset_name=name)
+    refused(hub, finished, "cannot be the name of a repository", generator_name=name)
+
+
+def test_licences(hub, tmp_path):
+    run = write_run(tmp_path / "run", license=None, images_license=None)
+    refused(hub, run, "licence of the images is not stated: .* --images_license", license="mit")
+    refused(hub, run, "the card has no licence: .*--license", images_license="mit")
+
+
+def test_a_card_that_the_hub_refuses(hub, finished):
+    hub.fail("POST", "/api/validate-yaml", status=400)
+    with pytest.raises(HubError, match=f"{DATASET}: Invalid metadata in README.md"):
+        push(finished, Publication(license="a licence that there is not"))
+    assert not [r for r in hub.requests if r.method == "PUT"]
+
+
+def test_unfinished_runs(hub, finished, tmp_path):
+    refused(hub, tmp_path / "nowhere", "nowhere/dataset has no manifest.json: .*not finished: nothing to push")
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "generator")
+    refused(hub, run, "run/generator has no manifest.json")
+    (run / "dataset" / MANIFEST).write_text("{}")
+    refused(hub, run, "manifest.json is not one that c3l_hf has written")
+    manifest = json.loads((finished / "dataset" / MANIFEST).read_text())
+    (run / "dataset" / MANIFEST).write_text(json.dumps({**manifest, "facts": {"unknown": 1}}))
+    shutil.copytree(finished / "generator", run / "generator")
+    refused(hub, run, "is of another version of c3l_hf .*: nothing to push")
+
+
+def test_files_that_were_changed_or_cannot_be_read(hub, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    with (run / "dataset/README.md").open("a") as card:
+        card.write("more words")
+    refused(hub, run, "run/dataset: files: README.md is not the file of the manifest")
+    parts = configs()
+    broken = parts["default"].to_list()
+    broken[2]["images"] = [{"bytes": b"not a picture", "path": None}]
+    parts["default"] = parts["default"].from_list(broken, parts["default"].features)
+    shutil.rmtree(run / "dataset")
+    write_dataset(parts, run / "dataset", facts(examples=None))
+    refused(hub, run, "run/dataset: images: data/train-.*, row 2: the image cannot be read")
+
+
+def test_offline(hub, finished, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    refused(hub, finished, "offline mode is enabled")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    close_session()
+    refused(hub, finished, "the connection to the Hub failed .ConnectError.")
+
+
+# Fetching
+
+
+def test_verify_needs_permission(hub, finished, monkeypatch):
+    push(finished, Publication())
+    hidden = f"{DATASET} is neither a folder nor a repository that this token"
+    for token, says in ((OTHER, hidden), ("", hidden), ("hf_unknown", "the Hub does not know the token")):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises(HubError, match=says):
+            verify(DATASET)
+
+
+def test_verify_of_other_things(hub, finished):
+    commit("user/plain", {"data.txt": b"x"})
+    with pytest.raises(HubError, match="user/plain has no manifest.json: it was not made by c3l_hf"):
+        verify("user/plain")
+    with pytest.raises(HubError, match="neither a folder nor a repository"):
+        verify("user/nothing")
+    with pytest.raises(HubError, match="neither a folder nor a repository|cannot|must"):
+        verify("not a name at all/")
+    push(finished, Publication(dataset_name="same", generator_name="same"))
+    with pytest.raises(HubError, match="user/same is a dataset and a model: say which with --repo_type"):
+        verify("user/same")
+    assert verify("user/same", repo_type="model") and verify("user/same", repo_type="dataset")
+
+
+def test_verify_finds_what_was_changed_on_the_hub(hub, finished, capsys):
+    push(finished, Publication())
+    commit(DATASET, {"data/train-00007-of-00001.parquet": b"x"})
+    assert not verify(DATASET)
+    assert "FAIL  files      data/train-00007-of-00001.parquet lies among the data" in capsys.readouterr().out
+    commit(DATASET, {"\x1b[2Jnotes.txt": b"x"})
+    verify(DATASET)
+    assert "\x1b" not in capsys.readouterr().out
+    commit(DATASET, {"config.yaml": b"seed: 1\n"})
+    with pytest.raises(SystemExit) as end:
+        main(["verify", DATASET])
+    assert end.value.code == 1
+    assert "FAIL  files      config.yaml is not the file of the manifest" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "times"),
+    [
+        # for files more often than the client itself tries
+        ("HEAD", "manifest.json", 503, 8),
+        ("HEAD", "train-00000", 500, 8),
+        ("GET", "train-00000", None, 8),
+        ("GET", "/api/datasets/", 503, 3),
+        ("GET", "/api/datasets/", None, 3),
+    ],
+)
+def test_passing_failures_of_a_download(hub, finished, method, path, status, times):
+    push(finished, Publication())
+    if status:
+        hub.fail(method, path, status=status, times=times)
+    else:
+        hub.drop(method, path, after_bytes=100, times=times)
+    assert verify(DATASET, repo_type="dataset")
+    assert sum(r.status == status for r in hub.requests) == times
+
+
+def test_rescoring_by_a_model_on_the_hub(hub, tmp_path, llava, capsys):
+    for part in llava:
+        part.save_pretrained(tmp_path / "base")
+    HfApi().create_repo("user/base", private=True)
+    sha = HfApi().upload_folder(repo_id="user/base", folder_path=tmp_path / "base").oid
+    push(write_run(tmp_path / "run", generator="user/base", generator_revision=sha), Publication())
+    # It is fetched, and finds that the scores of these rows, which were made up, are not its own.
+    assert not verify(DATASET, rescore=2)
+    assert "the model gives" in capsys.readouterr().out
+
+
+def test_a_full_disk(hub, finished, monkeypatch):
+    """The disk fills up in the middle of the largest file; with room again, the rest is fetched."""
+    push(finished, Publication())
+    fetch, room = huggingface_hub.file_download.http_get, [True]
+
+    def http_get(url, temp_file, **options):
+        if room and "parquet" in url:
+            temp_file.write(b"PAR1")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return fetch(url, temp_file, **options)
+
+    monkeypatch.setattr(huggingface_hub.file_download, "http_get", http_get)
+    with pytest.raises(HubError, match=f"{DATASET}: no space left on the disk of the cache"):
+        verify(DATASET)
+    room.clear()
+    assert verify(DATASET)
+
+
+# The command, and the libraries of those who use what was published
+
+
+def test_the_command(hub, finished, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["push", str(finished), "--namespace", "other"])
+    assert end.value.code.startswith("hub: the token has no permission to write to other")
+    main(["push", str(finished), "--namespace", "user", "--dataset_name", "c3l-5k", "--generator_name", "gen"])
+    printed = capsys.readouterr().out
+    assert f"{hub.url}/datasets/user/c3l-5k" in printed and "new or changed" in printed
+    with pytest.raises(SystemExit) as end:
+        main(["verify", "user/c3l-5k"])
+    assert end.value.code == 0 and capsys.readouterr().out.count("\n  ok  ") == 8
+
+
+def test_a_folder_can_be_verified_without_a_hub(finished, capsys):
+    for part in ("dataset", "generator"):
+        assert verify(str(finished / part))
+    assert "all is as it should be" in capsys.readouterr().out
+
+
+USER = """
+import json, sys
+import torch
+from datasets import load_dataset
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+from trl import SFTConfig, SFTTrainer
+
+name, generator, folder = sys.argv[1:]
+rows = {}
+for config in (None, "default", "scored", "pseudo_labels"):
+    loaded, streamed = load_dataset(name, config), load_dataset(name, config, streaming=True)
+    assert list(loaded) == list(streamed) == ["train"]
+    assert loaded["train"].features == streamed["train"].features
+    ids = [row["image_id"] for row in streamed["train"]]
+    assert ids == loaded["train"]["image_id"][:]
+    rows[str(config)] = len(ids)
+train = load_dataset(name, split="train")
+assert train[0]["images"][0].size == (10, 12)
+model = AutoModelForImageTextToText.from_pretrained(generator, dtype=torch.float32)
+processor = AutoProcessor.from_pretrained(generator)
+before = model.lm_head.weight.clone()
+config = SFTConfig(folder, max_steps=1, per_device_train_batch_size=2, learning_rate=1e-2, bf16=False, use_cpu=True,
+                   max_length=None, report_to="none", save_strategy="no")
+SFTTrainer(model, config, train_dataset=train, processing_class=processor).train()
+assert not torch.equal(model.lm_head.weight, before)
+pipe = pipeline("image-text-to-text", model=generator)
+content = [{"type": "image", "image": Image.new("RGB", (32, 32))}, {"type": "text", "text": "Is there a dog?"}]
+(answer,) = pipe(text=[{"role": "user", "content": content}], max_new_tokens=3, return_full_text=False)
+assert isinstance(answer["generated_text"], str)
+print(json.dumps(rows))
+"""
+
+
+def test_the_libraries_load_it_by_name(finished, tmp_path):
+    with LoopbackHub({TOKEN: "user"}) as hub:
+        environment = {**os.environ, **hub.environment(TOKEN, tmp_path / "home")}
+        push_command = [sys.executable, "-m", "c3l_hf.hub", "push", str(finished)]
+        pushed = subprocess.run(push_command, env=environment, capture_output=True, text=True)
+        assert pushed.returncode == 0, pushed.stderr[-3000:]
+        assert TOKEN not in pushed.stdout + pushed.stderr
+        command = [sys.executable, "-c", USER, DATASET, GENERATOR, str(tmp_path / "sft")]
+        used = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert used.returncode == 0, used.stderr[-3000:]
+    rows = {"None": 6, "default": 6, "scored": 13, "pseudo_labels": 6}
+    assert json.loads(used.stdout.splitlines()[-1]) == rows

@@ -1,6 +1,7 @@
 """The recipes as a user runs them, at a very small size; every configuration file; what a wrong call says."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import pytest
 import torch
 import yaml
 from datasets import load_dataset, load_from_disk
+from loopback_hub import LoopbackHub
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import TrlParser
 
+from c3l_hf.hub import verify
 from c3l_hf.i2c import I2CScorer
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
@@ -31,7 +34,10 @@ SMALL = [
     "0",
     "--target_size",
     "20",
+    "--license",
+    "apache-2.0",
 ]
+TOKEN = "hf_recipesecret"
 
 
 def recipe(name):
@@ -46,12 +52,23 @@ def run(*args, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished small run and what it printed."""
+def hub():
+    with LoopbackHub({TOKEN: "user"}) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def finished(hub, tmp_path_factory):
+    """A finished small run, published, and what it printed."""
     folder = tmp_path_factory.mktemp("run") / "out"
     command = [sys.executable, str(ROOT / "recipes" / "c3l.py"), "--config", str(SCENES), *SMALL]
-    done = subprocess.run([*command, "--output_dir", str(folder)], capture_output=True, text=True)
+    command += ["--push_to_hub", "--hub_namespace", "user", "--hub_dataset_name", "c3l-20"]
+    environment = {**os.environ, **hub.environment(TOKEN, folder.parent / "home")}
+    done = subprocess.run(
+        [*command, "--output_dir", str(folder)], capture_output=True, text=True, env=environment, cwd=folder.parent
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert TOKEN not in done.stdout + done.stderr
     return folder, done.stdout
 
 
@@ -81,6 +98,48 @@ def test_a_run_ends_with_a_dataset_and_a_generator(finished):
     assert "true (type-balanced" in printed and "random" in printed
 
 
+def test_a_run_is_published(hub, finished):
+    folder, printed = finished
+    pushed = printed.split("== push")[1]
+    assert f"{hub.url}/datasets/user/c3l-20  commit" in pushed and f"{hub.url}/user/c3l-generator  commit" in pushed
+    # The trainer has not pushed checkpoints of its own.
+    assert set(hub.repos) == {("datasets", "user/c3l-20"), ("models", "user/c3l-generator")}
+    assert all(repo.private and len(repo.commits) == 2 for repo in hub.repos.values())
+    assert verify(str(folder / "dataset")) and verify(str(folder / "generator"))
+    written = [path for path in [*folder.rglob("*"), *hub.storage.rglob("*")] if path.is_file()]
+    assert len(written) > 30 and not any(TOKEN.encode() in path.read_bytes() for path in written)
+    # Publishing is no part of what made the results.
+    for record in (folder / "run.json", folder / "config.yaml", *folder.glob("stages/*/stage.json")):
+        assert "hub_" not in record.read_text()
+
+
+def test_the_end_of_the_demo(finished):
+    """As `make demo` has it: a Hub of its own, to which the run goes and from which it comes back."""
+    command = [sys.executable, str(ROOT / "tests" / "loopback_hub.py"), "--", sys.executable]
+    command += [str(ROOT / "recipes" / "publish.py"), "--folder", str(finished[0]), "--license", "apache-2.0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = len(load_dataset(str(finished[0] / "dataset"), split="train"))
+    for says in ("== push", "== verify", "== load", f'"default")  {rows} rows', '"scored")  42 rows', "streamed: "):
+        assert says in done.stdout
+    assert done.stdout.count("all is as it should be") == 2 and "FAIL" not in done.stdout
+    assert "about the same image: Question:" in done.stdout
+
+
+def test_the_published_configuration_is_that_of_the_run(finished, monkeypatch):
+    scope = recipe("c3l.py")
+
+    def parsed(*arguments):
+        return TrlParser((scope["C3LArguments"], scope["C3LConfig"])).parse_args_and_config(arguments)
+
+    published = finished[0] / "dataset" / "config.yaml"
+    again, first = parsed("--config", str(published)), parsed("--config", str(SCENES), *SMALL)
+    options = scope["training_options"]
+    assert again[0].images_license == "apache-2.0" and first[0].images_license is None  # that of the scenes is known
+    first[0].images_license = "apache-2.0"
+    assert again[0] == first[0] and options(again[1]) == options(first[1])
+
+
 def test_training_changed_the_language_model_only(finished):
     before = AutoModelForImageTextToText.from_pretrained(GENERATOR, dtype=torch.float32).state_dict()
     after = AutoModelForImageTextToText.from_pretrained(finished[0] / "generator", dtype=torch.float32).state_dict()
@@ -95,7 +154,7 @@ def test_a_finished_run_is_shown_again_without_work(finished, monkeypatch, capfd
     run(*SMALL, "--output_dir", folder, monkeypatch=monkeypatch)
     again = capfd.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("stages/*/*") if path.is_file()}
-    assert printed.split("== write")[1].rsplit("\n\n", 1)[0] == again.split("== write")[1].rsplit("\n\n", 1)[0]
+    assert printed.split("== write")[1].split("\n\n== push")[0] == again.split("== write")[1].rsplit("\n\n", 1)[0]
 
 
 def test_stages_one_by_one_give_the_same_dataset(finished, tmp_path, monkeypatch):
@@ -114,10 +173,20 @@ def test_a_folder_of_pictures(tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     for index, row in enumerate(load_scenes(6, seed=4, split="test")):
         row["images"][0].resize((90, 70)).save(tmp_path / "pictures" / f"{index}.png")
+    damaged = (tmp_path / "pictures" / "5.png").read_bytes()
+    (tmp_path / "pictures" / "6.png").write_bytes(damaged[: len(damaged) // 2])
+    # With the configuration of the scenes: what is said there of their images does not hold for these.
     arguments = ["--images", tmp_path / "pictures", "--output_dir", tmp_path / "out"]
     run(*SMALL, *arguments, monkeypatch=monkeypatch)
     rows = load_dataset(str(tmp_path / "out" / "dataset"), split="train")
     assert set(rows["image_id"]) <= {f"{index}.png" for index in range(6)} and rows[0]["images"][0].size == (90, 70)
+    # The damaged one stopped nothing, and is counted.
+    pool = load_dataset(str(tmp_path / "out" / "dataset"), "scored", split="train")
+    unscored = [row for row in pool if row["i2c_status"] != "ok" and row["image_id"] == "6.png"]
+    assert len(pool) == 21 and len(unscored) == 3 and not unscored[0]["images"]
+    card = (tmp_path / "out" / "dataset" / "README.md").read_text()
+    assert "| the image cannot be read (OSError) | 3 |" in card
+    assert "**Licence of the images:** not stated" in card and str(tmp_path) not in card
 
 
 def wrong_calls(tmp_path):
@@ -139,17 +208,27 @@ def wrong_calls(tmp_path):
         "unknown type": (["--types", "smell"], "smell"),
         "unknown ranking": (["--ranking", "beauty"], "beauty"),
         "other folder": (["--output_dir", tmp_path / "other"], "not made by this recipe"),
+        "push without the images' licence": (
+            ["--images", tmp_path / "texts", "--push_to_hub"],
+            "--push_to_hub needs --images_license",
+        ),
+        "push without a licence": (["--push_to_hub", "--license", ""], "--push_to_hub needs --license"),
+        "push of a part": (["--push_to_hub", "--stages", "generate"], "needs the stage write"),
+        "push offline": (["--push_to_hub"], "offline mode is enabled"),
+        "token as an option": (["--push_to_hub", "--hub_token", "hf_x"], "the token comes from HF_TOKEN"),
     }
 
 
 CASES = (
     "no such folder, empty folder, not a picture, no such model, not a model, unknown key, no such file, "
-    "unknown stage, unknown type, unknown ranking, other folder"
+    "unknown stage, unknown type, unknown ranking, other folder, push without the images' licence, "
+    "push without a licence, push of a part, push offline, token as an option"
 ).split(", ")
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_call_ends_with_one_clear_line(case, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     args, says = wrong_calls(tmp_path)[case]
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     if "--output_dir" not in args:
@@ -157,7 +236,9 @@ def test_a_wrong_call_ends_with_one_clear_line(case, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         run(*SMALL, *args, monkeypatch=monkeypatch)
     message = stop.value.code
-    assert isinstance(message, str) and says in message and "\n" not in message.strip(), message
+    assert isinstance(message, str) and says in message and "\n" not in message.strip() and TOKEN not in message, (
+        message
+    )
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 

@@ -9,7 +9,7 @@ from c3l_hf.prompts import format_pair
 from c3l_hf.scenes import Scene
 from c3l_hf.scenes.evaluation import Share, judge_pairs, type_balanced
 from c3l_hf.scenes.world import SceneObject
-from c3l_hf.summary import format_summary, pool_of_labels, pool_of_pairs, scenes_of
+from c3l_hf.summary import dataset_figures, format_summary, pool_of_labels, pool_of_pairs, scenes_of
 
 SCENE = Scene("a", (SceneObject("dog", 16, 16, 26),), "blue", "plain", 0)
 TRUE = ("Can you see a dog?", "Yes, there is a dog.")
@@ -65,6 +65,39 @@ def test_a_pool_of_pseudo_labels():
     chosen, rejected = (pool_of_labels(name, labels, name, {"a": SCENE}) for name in ("chosen", "rejected"))
     assert (chosen.pairs, chosen.true[0], chosen.quantiles[1]) == (1, 1.0, 2.0)
     assert (rejected.pairs, rejected.true[0], rejected.quantiles[1]) == (2, 0.5, 0.5)
+
+
+def test_figures_of_a_dataset():
+    def row(number, score, answer="yes"):
+        return pair_row("ab"[number % 2], ("q?", answer), score) | {"pair_id": str(number)}
+
+    # scores 0 … 99, answers of as many words as the tens of the score
+    pool = [row(n, float(n), "word " * (n // 10)) for n in range(1, 100)]
+    curated = pool[79:]
+    nothing = [row(100, None), row(101, float("nan"))]
+    figures = dataset_figures(Dataset.from_list(curated), Dataset.from_list(pool + nothing))
+    assert figures["rows"] == 20 and figures["type_shares"] == {"a": 0.5, "b": 0.5}
+    assert figures["score_quantiles"] == pytest.approx(
+        {"least": 80, "10 %": 81.9, "50 %": 89.5, "90 %": 97.1, "most": 99}
+    )
+    assert figures["length_correlation"][0] > 0.8 and figures["length_correlation"][1] == 20
+    assert figures["examples"] == [
+        ("q?", curated[10]["completion"][0]["content"], "a", 90.0, "90"),
+        *figures["examples"][1:],
+    ]
+    assert [example[2] for example in figures["examples"]] == ["a", "b"]
+    low, high, scored, kept = zip(*figures["histogram"])
+    assert (low[0], high[-1], low[1:]) == (1, 99, high[:-1]) and len(low) == 12
+    assert sum(scored) == 99 and sum(kept) == 20 and kept[:8] == (0,) * 8
+    edge = low[5]
+    assert sum(scored[:5]) == sum(row["i2c"] < edge for row in pool)
+
+
+def test_figures_that_do_not_exist():
+    same = Dataset.from_list([pair_row("a", ("q?", "yes"), 1.0) | {"pair_id": str(n)} for n in range(3)])
+    figures = dataset_figures(same, same)
+    assert figures["length_correlation"] is None
+    assert sum(scored for *_, scored, _ in figures["histogram"]) == 3
 
 
 def test_scenes_are_known_only_where_the_truth_is():

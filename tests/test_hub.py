@@ -18,6 +18,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.utils import close_session
 from loopback_hub import LoopbackHub
 from published import configs, facts, write_run
+from tiny_models import tiny_llava
 
 from c3l_hf.export import write_dataset
 from c3l_hf.hub import HubError, Publication, main, push, verify
@@ -453,8 +454,8 @@ def test_passing_failures_of_a_download(hub, finished, method, path, status, tim
     assert sum(r.status == status for r in hub.requests) == times
 
 
-def test_rescoring_by_a_model_on_the_hub(hub, tmp_path, llava, capsys):
-    for part in llava:
+def test_rescoring_by_a_model_on_the_hub(hub, tmp_path, capsys):
+    for part in tiny_llava():
         part.save_pretrained(tmp_path / "base")
     HfApi().create_repo("user/base", private=True)
     sha = HfApi().upload_folder(repo_id="user/base", folder_path=tmp_path / "base").oid

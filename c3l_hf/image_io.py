@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ __all__ = ["image_key", "open_image"]
 
 # Pillow's conversion of these to RGB clips instead of scaling.
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+_OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 
 
 def open_image(value: Any) -> PIL.Image.Image:
@@ -42,9 +45,9 @@ def open_image(value: Any) -> PIL.Image.Image:
     except RowError:
         raise
     except Exception as error:  # decoders raise errors of many types on damaged files
-        raise RowError(
-            f"{name} cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        ) from error
+        # Without an object's address, so that the same image gives the same reason.
+        reason = _OBJECT.sub("", " ".join(str(error).split()))[:160]
+        raise RowError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
 
 
 def image_key(value: Any) -> Any:

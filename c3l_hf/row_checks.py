@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset, List
 
 from .collator import DataCollatorForC3L, answer_text
@@ -75,17 +76,22 @@ def check_rows(
         ValueError: If there are such rows and `drop` is False, or if no row is left.
     """
     # Images come as they are stored: `datasets` would raise an error of its own about one that cannot be decoded.
-    stored = dataset
-    if dataset.features and dataset.features["images"] == List(Image()):
-        stored = dataset.cast_column("images", List(Image(decode=False)))
     if isinstance(dataset, IterableDataset):
-        return stored.filter(functools.partial(_passes, name=name, collator=collator)) if drop else stored
+        if dataset.features and dataset.features["images"] == List(Image()):
+            dataset = dataset.cast_column("images", List(Image(decode=False)))
+        return dataset.filter(functools.partial(_passes, name=name, collator=collator)) if drop else dataset
     with process_state().main_process_first():  # the others find the result in the cache
-        checked = stored.map(
-            functools.partial(_with_problem, collator=collator),
-            remove_columns=dataset.column_names,
-            num_proc=num_proc,
-            desc=f"Checking {name}",
+        checked = (
+            dataset.with_format("arrow")
+            .map(
+                functools.partial(_with_problem, collator=collator),
+                batched=True,
+                batch_size=50,  # their images are in memory together
+                remove_columns=dataset.column_names,
+                num_proc=num_proc,
+                desc=f"Checking {name}",
+            )
+            .with_format(None)
         )
     problems = {number: problem for number, problem in enumerate(checked["problem"]) if problem}
     if not problems:
@@ -107,8 +113,8 @@ def check_rows(
     )
 
 
-def _with_problem(row: Mapping[str, Any], collator: DataCollatorForC3L) -> dict[str, str]:
-    return {"problem": row_problem(row, collator) or ""}
+def _with_problem(table: pa.Table, collator: DataCollatorForC3L) -> dict[str, list[str]]:
+    return {"problem": [row_problem(row, collator) or "" for row in table.to_pylist()]}
 
 
 def _passes(row: Mapping[str, Any], name: str, collator: DataCollatorForC3L) -> bool:

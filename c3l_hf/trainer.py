@@ -136,9 +136,8 @@ class C3LTrainer(SFTTrainer):
         if not isinstance(args, C3LConfig):
             raise TypeError(f"args is a {type(args).__name__}; C3LTrainer needs a C3LConfig")
         several = isinstance(eval_dataset, dict)
-        datasets = {"train_dataset": train_dataset, **(eval_dataset if several else {"eval_dataset": eval_dataset})}
-        datasets = {name: dataset for name, dataset in datasets.items() if dataset is not None}
-        for name, dataset in datasets.items():
+        evaluated = eval_dataset if several else {} if eval_dataset is None else {"eval_dataset": eval_dataset}
+        for name, dataset in [("train_dataset", train_dataset), *evaluated.items()]:
             check_columns(name, dataset, args.weight_column)
 
         if processing_class is None:
@@ -155,6 +154,8 @@ class C3LTrainer(SFTTrainer):
         layers = config.get_text_config().num_hidden_layers
         if not -1 <= args.hidden_layer <= layers:
             raise ValueError(f"hidden_layer is {args.hidden_layer}; the language model has 0 (embeddings) to {layers}")
+        if args.anchor != "prompt" and image_token_id(config) is None:
+            raise ValueError(f"anchor={args.anchor!r} needs a model whose configuration names its image token")
         if data_collator is None:
             data_collator = DataCollatorForC3L(
                 processing_class,
@@ -164,10 +165,9 @@ class C3LTrainer(SFTTrainer):
                 image_token_id=image_token_id(config),
             )
         if isinstance(data_collator, DataCollatorForC3L):
-            for name, dataset in datasets.items():
-                drop = args.invalid_rows == "drop"
-                datasets[name] = check_rows(name, dataset, data_collator, drop=drop, num_proc=args.dataset_num_proc)
-        train_dataset = datasets.pop("train_dataset")
+            options = {"drop": args.invalid_rows == "drop", "num_proc": args.dataset_num_proc}
+            train_dataset = check_rows("train_dataset", train_dataset, data_collator, **options)
+            evaluated = {name: check_rows(name, rows, data_collator, **options) for name, rows in evaluated.items()}
         if args.contrastive_weight and not args.in_batch_negatives and not has_negatives(train_dataset):
             raise ValueError(
                 "train_dataset has no row with a rejected answer, so there is nothing to contrast with: set "
@@ -189,7 +189,7 @@ class C3LTrainer(SFTTrainer):
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
-            eval_dataset=datasets if several else datasets.get("eval_dataset"),
+            eval_dataset=evaluated if several else evaluated.get("eval_dataset"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,

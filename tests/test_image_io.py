@@ -136,3 +136,9 @@ def _turned():
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
+
+
+def test_a_reason_does_not_depend_on_the_run():
+    with pytest.raises(RowError) as error:
+        open_image({"bytes": b"not an image", "path": None})
+    assert str(error.value) == "the image cannot be read: UnidentifiedImageError: cannot identify image file"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from c3l_hf.losses import cosine_similarities, infonce, masked_mean, sequence_nll
+from c3l_hf.losses import CONTRASTIVE_LOSSES, cosine_similarities, infonce, masked_mean, pool, sequence_nll
 
 B, N, D = 4, 3, 6
 COUNTS = (3, 1, 0, 2)  # negatives per row: full, ragged and none
@@ -20,28 +20,34 @@ def rows():
     return draw(B, D), draw(B, D), draw(B, N, D), mask
 
 
-def reference_loss(anchor, positive, negatives, counts, temperature):
-    """The formula of `infonce`, row by row, pair by pair."""
+def reference_loss(anchor, positive, negatives, counts, temperature, kind="infonce"):
+    """The formulas of `infonce` and `sigmoid`, row by row, pair by pair."""
 
     def similarity(a, b):
         return float(a @ b) / (math.sqrt(float(a @ a)) * math.sqrt(float(b @ b)))
 
     losses = []
     for a, p, row, count in zip(anchor, positive, negatives, counts):
+        if kind == "sigmoid":
+            values = [similarity(a, p) / temperature, *(-similarity(a, n) / temperature for n in row[:count])]
+            losses.append(sum(math.log(1 + math.exp(-value)) for value in values) / len(values))
+            continue
         good = math.exp(similarity(a, p) / temperature)
         bad = sum(math.exp(similarity(a, n) / temperature) for n in row[:count])
         losses.append(-math.log(good / (good + bad)))
     return np.array(losses)
 
 
+@pytest.mark.parametrize("kind", CONTRASTIVE_LOSSES)
 @pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0])
-def test_infonce_equals_the_formula(rows, temperature):
+def test_contrastive_losses_equal_their_formulas(rows, temperature, kind):
     anchor, positive, negatives, mask = rows
-    expected = reference_loss(anchor.numpy(), positive.numpy(), negatives.numpy(), COUNTS, temperature)
-    loss = infonce(anchor, positive, negatives, mask, temperature)
+    function = CONTRASTIVE_LOSSES[kind]
+    expected = reference_loss(anchor.numpy(), positive.numpy(), negatives.numpy(), COUNTS, temperature, kind)
+    loss = function(anchor, positive, negatives, mask, temperature)
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-12, atol=1e-12)
 
-    single = infonce(anchor.float(), positive.float(), negatives.float(), mask, temperature)
+    single = function(anchor.float(), positive.float(), negatives.float(), mask, temperature)
     assert single.dtype == torch.float32
     np.testing.assert_allclose(single.numpy(), expected, rtol=1e-4, atol=1e-5)
 
@@ -66,7 +72,8 @@ def test_contrastive_gradients_equal_finite_differences_of_the_formula(rows):
         np.testing.assert_allclose(tensor.grad.numpy(), slopes, rtol=1e-6, atol=1e-8)
 
 
-def test_masked_negatives_have_no_influence(rows):
+@pytest.mark.parametrize("kind", CONTRASTIVE_LOSSES)
+def test_masked_negatives_have_no_influence(rows, kind):
     anchor, positive, negatives, mask = rows
     results = []
     for filler in (0.0, 1e6, torch.nan, torch.inf):
@@ -74,7 +81,7 @@ def test_masked_negatives_have_no_influence(rows):
         inputs[2][~mask] = filler
         for tensor in inputs:
             tensor.requires_grad_()
-        loss = infonce(*inputs, mask, 0.1)
+        loss = CONTRASTIVE_LOSSES[kind](*inputs, mask, 0.1)
         loss.sum().backward()
         results.append((loss.detach(), *(tensor.grad for tensor in inputs)))
     for other in results[1:]:
@@ -93,6 +100,18 @@ def test_limits_of_infonce(rows):
     assert torch.equal(
         infonce(anchor, positive, negatives[:, :0], mask[:, :0], 0.1), torch.zeros(B, dtype=torch.float64)
     )
+
+
+def test_limits_of_sigmoid(rows):
+    anchor, positive, negatives, mask = rows
+    sigmoid = CONTRASTIVE_LOSSES["sigmoid"]
+    ln2 = torch.full((B,), math.log(2), dtype=torch.float64)
+    torch.testing.assert_close(sigmoid(anchor, positive, negatives, mask, 1e9), ln2, rtol=1e-6, atol=1e-8)
+    # the anchor itself as the positive: -ln σ(1/τ); without negatives nothing else
+    alone = sigmoid(anchor, anchor, negatives[:, :0], mask[:, :0], 0.5)
+    torch.testing.assert_close(alone, torch.full((B,), math.log(1 + math.exp(-2)), dtype=torch.float64))
+    opposite = sigmoid(anchor.float(), -anchor.float(), anchor.float()[:, None], mask[:, :1] | True, 0.001)
+    torch.testing.assert_close(opposite, torch.full((B,), 1000.0))
 
 
 def test_infonce_is_stable_where_exponentials_overflow(rows):
@@ -124,6 +143,21 @@ def test_masked_mean():
     np.testing.assert_allclose(masked_mean(values, mask).numpy(), expected)
     np.testing.assert_allclose(masked_mean(values[..., 0], mask).numpy(), expected[:, 0])
     assert masked_mean(values.bfloat16(), mask).dtype == torch.float32
+
+
+def test_pool():
+    hidden = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    line = torch.tensor([0, 0, 1, 1])
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    array = hidden.numpy()
+    mean = [array[0, [0, 1]].mean(0), array[0, [0, 3]].mean(0), array[1, 4], np.zeros(3)]
+    last = [array[0, 1], array[0, 3], array[1, 4], np.zeros(3)]
+    for pooling, expected in (("mean", mean), ("last", last)):
+        found = pool(hidden, line, mask, pooling)
+        np.testing.assert_allclose(found.numpy(), np.stack(expected), rtol=1e-12)
+        assert pool(hidden.bfloat16(), line, mask, pooling).dtype == torch.float32
+        inputs = hidden.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda hidden, how=pooling: pool(hidden, line, mask, how), (inputs,))
 
 
 def test_sequence_nll_is_the_mean_per_token_of_each_row():

@@ -11,6 +11,7 @@ import types
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .losses import pool
 
@@ -40,7 +41,8 @@ def add_head(model: PreTrainedModel, projection: str, dim: int, seed: int) -> No
         else:
             layers = [nn.Linear(hidden, dim), nn.ReLU()][: 1 + (projection == "linear_relu")]
     head = nn.Sequential(*layers)
-    setattr(model, HEAD, head.to(model.device))
+    # In float32, but under ZeRO-3, which wants all weights of one dtype.
+    setattr(model, HEAD, head.to(model.device, model.dtype if is_deepspeed_zero3_enabled() else torch.float32))
     # What `save_pretrained` leaves out; a transformers internal, guarded by a test of the saved files.
     model._keys_to_ignore_on_save.update(f"{HEAD}.{key}" for key in head.state_dict())
 
@@ -75,8 +77,11 @@ def add_contrastive_forward(model: PreTrainedModel, hidden_layer: int, pooling: 
         # The head is small and its outputs are compared with each other: float32, also under bf16 autocast.
         with torch.autocast(hidden.device.type, enabled=False):
             head = getattr(self, HEAD)
-            anchor = head(pool(hidden, line[positive_index], anchor_mask, pooling))
-            candidates = head(pool(hidden, line, answer_mask, pooling))
+            anchor = pool(hidden, line[positive_index], anchor_mask, pooling)
+            candidates = pool(hidden, line, answer_mask, pooling)
+            # FSDP and DeepSpeed compute with all weights in bf16, the head's among them.
+            dtype = next(head.parameters(), anchor).dtype
+            anchor, candidates = head(anchor.to(dtype)), head(candidates.to(dtype))
         return {"logits": outputs.logits, "anchor": anchor, "candidates": candidates}
 
     model.forward = types.MethodType(forward, model)

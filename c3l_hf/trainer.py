@@ -19,7 +19,6 @@ from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
-    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     TrainerCallback,
@@ -36,6 +35,7 @@ from .processes import gather_with_gradient
 from .processing import image_token_id, position_module
 from .row_checks import check_columns, check_rows, has_negatives
 from .self_check import check_paths
+from .sharding import gathered_model, layers_to_shard, whole_weights, without_weights
 from .trainer_config import C3LConfig, language_model_lora
 
 __all__ = ["C3LTrainer"]
@@ -182,7 +182,9 @@ class C3LTrainer(SFTTrainer):
         elif args.use_lora and args.train_language_model:
             peft_config = language_model_lora()
             if args.train_projector:
-                peft_config.modules_to_save = projector_modules(_skeleton(config) if isinstance(model, str) else model)
+                with without_weights(args.deepspeed_plugin):
+                    skeleton = AutoModelForImageTextToText.from_config(config) if isinstance(model, str) else model
+                peft_config.modules_to_save = projector_modules(skeleton)
 
         super().__init__(
             model=model,
@@ -197,6 +199,9 @@ class C3LTrainer(SFTTrainer):
         )
 
         vlm = self._vlm
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layers_to_shard(vlm)
         if vlm is self.model:
             # With adapters, PEFT has chosen what is trained.
             train_parts(
@@ -224,7 +229,9 @@ class C3LTrainer(SFTTrainer):
             if vlm.config.get_text_config()._attn_implementation != "sdpa":
                 problem = "it needs attn_implementation='sdpa'"
             else:
-                problem = check_paths(vlm, self.processing_class, PairEncoder(self.processing_class, None)).not_packed
+                with whole_weights(vlm):
+                    encoder = PairEncoder(self.processing_class, None)
+                    problem = check_paths(vlm, self.processing_class, encoder).not_packed
         except ValueError as error:
             problem = str(error)
         finally:
@@ -291,11 +298,15 @@ class C3LTrainer(SFTTrainer):
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
 
-    def merged_model(self) -> PreTrainedModel:
+    def merged_model(self) -> PreTrainedModel | None:
         """The trained model as it is used and published: adapters merged, projection head and training forward removed.
 
-        Works in place: the trainer cannot train or evaluate afterwards.
+        Works in place: the trainer cannot train or evaluate afterwards. Under FSDP and DeepSpeed, where each process
+        may hold a part of the weights, all processes have to call it; the main process gets a copy with all weights, on
+        the CPU, the others get None.
         """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return gathered_model(self.accelerator, self.model, self.model_wrapped)
         model = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
         remove_head(model)
         return model.eval()
@@ -303,17 +314,21 @@ class C3LTrainer(SFTTrainer):
     # The methods below are the only places that lean on how `Trainer` writes and reads checkpoints.
     def _save_checkpoint(self, model, trial) -> None:
         super()._save_checkpoint(model, trial)
-        if self.args.should_save:
+        # What FSDP and DeepSpeed write of their own has the head.
+        if self.args.should_save and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             head = getattr(self._vlm, HEAD).state_dict()
             save_file(head, os.path.join(self._get_output_dir(trial=trial), folder, _HEAD_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         file = os.path.join(resume_from_checkpoint, _HEAD_FILE)
         if not os.path.isfile(file):
             raise ValueError(f"{resume_from_checkpoint} has no {_HEAD_FILE}: it is not a checkpoint of C3LTrainer")
         vlm, head = self._vlm, load_file(file)
-        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+        if isinstance(self.model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             getattr(vlm, HEAD).load_state_dict(head)
         else:
@@ -327,9 +342,3 @@ class C3LTrainer(SFTTrainer):
             super()._load_best_model()
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-
-def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """A model without weights: its modules and their names."""
-    with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)

@@ -76,4 +76,4 @@ def gathered_model(
             copy = PeftModel(copy, model.peft_config[model.active_adapter], model.active_adapter)
     copy.load_state_dict({name: weight for name, weight in weights.items() if f"{HEAD}." not in name}, assign=True)
     copy.tie_weights()
-    return copy.merge_and_unload() if isinstance(copy, PeftModel) else copy
+    return (copy.merge_and_unload() if isinstance(copy, PeftModel) else copy).eval()

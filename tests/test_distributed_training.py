@@ -14,7 +14,10 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from tiny_models import tiny_llava
+from tiny_training import make_trainer, pseudo_labels
 from transformers import AutoModelForImageTextToText
+
+from c3l_hf.sharding import gathered_model, layers_to_shard
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "recipes" / "accelerate_configs"
@@ -36,8 +39,13 @@ def launch(kind, folder, *names):
     command += ["--config_file", str(CONFIGS / f"{kind}.yaml"), "--num_processes", "2", "--mixed_precision", "no"]
     command += ["--main_process_port", "0", str(ROOT / "tests" / "distributed_script.py"), str(start(folder)), *names]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CI": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr[-5000:]
+    log = folder / "log.txt"
+    with open(log, "w") as file, subprocess.Popen(command, stdout=file, stderr=file, env=env) as started:
+        try:
+            code = started.wait(timeout=300)  # processes that wait for each other would not end
+        finally:
+            started.terminate()  # the launcher ends its processes
+    assert code == 0, log.read_text()[-5000:]
     return folder
 
 
@@ -132,6 +140,29 @@ def test_deepspeed_equals_one_process(single, tmp_path):
         assert_same_logs(folder, single, name)
         assert_same_training(folder, single, name)
     assert_same_logs(folder, single, "bf16", names=ROUGH, rel=0.05)
+
+
+@pytest.mark.parametrize("use_lora", [True, False], ids=["lora", "full"])
+def test_the_gathered_model_is_the_merged_one(tmp_path, use_lora):
+    trainer = make_trainer(tmp_path, use_lora=use_lora, train_projector=True)
+    trainer.train()
+    gathered = gathered_model(trainer.accelerator, trainer.model, trainer.model_wrapped)
+    assert trainer.evaluate(pseudo_labels())  # it is a copy
+    merged = trainer.merged_model()
+    expected = merged.state_dict()
+    assert type(gathered) is type(merged) and gathered.state_dict().keys() == expected.keys()
+    for name, weight in gathered.state_dict().items():
+        torch.testing.assert_close(weight, expected[name], msg=name)
+    buffers = dict(merged.named_buffers())
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in gathered.named_buffers())
+    assert gathered.generation_config is merged.generation_config and not gathered.training
+    assert gathered.lm_head.weight is gathered.get_input_embeddings().weight
+
+
+def test_layers_to_shard():
+    model, _ = tiny_llava()
+    assert layers_to_shard(model) == ["CLIPEncoderLayer", "CLIPVisionEmbeddings", "LlamaDecoderLayer"]
+    assert "CLIPTextEmbeddings" in model._no_split_modules
 
 
 def test_configurations_are_read_by_accelerate():

@@ -40,9 +40,10 @@ test: .venv/installed-test  ## run all tests, with line coverage
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-bench: .venv/installed-bench  ## compare the scorer with the obvious script: speed, memory, and memory against rows
+bench: .venv/installed-bench  ## compare the scorer with the obvious script, and the trainer's ways: speed and memory
 	$(BIN)/python recipes/benchmark.py
 	$(BIN)/python recipes/benchmark_memory.py
+	$(BIN)/python recipes/benchmark_training.py
 
 style: .venv/installed-test  ## check lint and formatting
 	$(BIN)/ruff check .

@@ -145,7 +145,6 @@ def test_every_arm_is_one_that_can_run(tmp_path):
     for name, arm in arms.ARMS.items():
         assert arm.control in arms.ARMS or name == "before", name
         assert arm.pool in arms.POOLS and arm.ranking in (*SCORES, "random", "true"), name
-        assert set(arm.options) <= {"nll_weight", "contrastive_weight", "temperature", "learning_rate", "beta"}
         config = {"c3l": C3LConfig, "dpo": DPOConfig}.get(arm.trainer)
         if config:
             config(str(tmp_path), report_to="none", bf16=False, **arm.options)
@@ -414,7 +413,6 @@ def write_one(folder):
 
 
 def test_report_and_plot_of_a_run(finished, tmp_path):
-    pytest.importorskip("matplotlib")
     files = {"report": str(tmp_path / "report.md"), "plot": str(tmp_path / "plot.png")}
     reports.main(reports.ReportArguments(output_dir=str(finished), differences=["c3l:before"], **files))
     text = Path(files["report"]).read_text()

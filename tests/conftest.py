@@ -4,8 +4,16 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import datasets
 import pytest
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
+
+
+@pytest.fixture(autouse=True)
+def caching():
+    """The recipes switch the cache of `datasets` off for their process, which here is that of all tests."""
+    yield
+    datasets.enable_caching()
 
 
 @pytest.fixture(scope="session")

@@ -86,11 +86,19 @@ def cosine_similarities(anchor: torch.Tensor, candidates: torch.Tensor) -> torch
     return torch.einsum("bd,bcd->bc", anchor, candidates)
 
 
-def _scaled_similarities(anchor, positive, negatives, negative_mask, temperature) -> torch.Tensor:
-    """s(a, c)/τ with the positive first, `(B, 1 + N)`."""
+def _scaled_similarities(
+    anchor: torch.Tensor,
+    positive: torch.Tensor,
+    negatives: torch.Tensor,
+    negative_mask: torch.Tensor,
+    temperature: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """s(a, c)/τ of every candidate, the positive first, and which candidates there are; both `(B, 1 + N)`."""
     # Padding is zeroed before the cosine, not only masked after it: backwards 0 · NaN would reach the anchor.
     negatives = negatives.masked_fill(~negative_mask[..., None], 0.0)
-    return cosine_similarities(anchor, torch.cat([positive[:, None], negatives], dim=1)) / temperature
+    candidates = torch.cat([positive[:, None], negatives], dim=1)
+    there = torch.cat([negative_mask.new_ones(len(positive), 1), negative_mask], dim=1)
+    return cosine_similarities(anchor, candidates) / temperature, there
 
 
 def infonce(
@@ -117,9 +125,8 @@ def infonce(
         `(B,)` ≥ 0, float32 or float64, in nats. A row without negatives gives 0, as the formula says; for τ → ∞, or
         for candidates that are all alike, a row with n negatives gives ln(1 + n).
     """
-    similarities = _scaled_similarities(anchor, positive, negatives, negative_mask, temperature)
-    valid = torch.cat([negative_mask.new_ones(len(positive), 1), negative_mask], dim=1)
-    similarities = similarities.masked_fill(~valid, -torch.inf)
+    similarities, there = _scaled_similarities(anchor, positive, negatives, negative_mask, temperature)
+    similarities = similarities.masked_fill(~there, -torch.inf)
     # log-sum-exp rather than the quotient of exponentials, which overflows for small τ.
     return similarities.logsumexp(dim=1) - similarities[:, 0]
 
@@ -139,11 +146,10 @@ def sigmoid_loss(
 
     Args and returns as `infonce`. A row without negatives gives -ln σ(s(a,p)/τ); for τ → ∞ every row gives ln 2.
     """
-    similarities = _scaled_similarities(anchor, positive, negatives, negative_mask, temperature)
+    similarities, there = _scaled_similarities(anchor, positive, negatives, negative_mask, temperature)
     sign = torch.ones_like(similarities)
     sign[:, 1:] = -1
-    valid = torch.cat([negative_mask.new_ones(len(positive), 1), negative_mask], dim=1)
-    return -masked_mean(F.logsigmoid(sign * similarities), valid)
+    return -masked_mean(F.logsigmoid(sign * similarities), there)
 
 
 POOLINGS = ("mean", "last")

@@ -6,6 +6,10 @@ Three phases, seeded and resumable (run the same command again after an interrup
 words of its patches; the whole model answers, describes and generates; then it is mostly asked for what is found last.
 Every checkpoint stays in `<output_dir>/joint` and `<output_dir>/hard`: earlier ones are weaker generators. The result,
 in `<output_dir>/final`, is what `c3l_hf/scenes/generator` ships; `recipes/evaluate_scenes.py` measures it.
+
+    python recipes/pretrain_scenes.py --descriptions_only --output_dir runs/student
+
+makes a student instead: the same architecture and tower, which only ever described pictures. Two phases, no last one.
 """
 
 import json
@@ -52,6 +56,10 @@ class PretrainArguments:
     )
     save_steps: int = field(default=500, metadata={"help": "Steps between checkpoints and evaluations."})
     eval_questions: int = field(default=60, metadata={"help": "Questions of each type in an evaluation on the way."})
+    descriptions_only: bool = field(
+        default=False,
+        metadata={"help": "Train on descriptions only: a student that has not learned to answer questions."},
+    )
     bf16: bool = field(default=True, metadata={"help": "bf16 autocast; the weights stay float32."})
 
 
@@ -141,11 +149,12 @@ def main(args: PretrainArguments) -> None:
     model.requires_grad_(True)
     evaluate = AnswerAccuracy(processor, args.eval_questions, output / "evaluations.jsonl")
     images, seed = args.images_per_step, args.seed
-    joint = PackedScenes(processor, args.steps, images, seed, ALL_TYPES, long_every=2, bridges=args.bridges)
-    hard = PackedScenes(
-        processor, args.hard_steps, images // 2, seed + 2, HARD_TYPES, long_every=4, bridges=args.bridges
-    )
-    for phase, dataset, learning_rate in (("joint", joint, args.learning_rate), ("hard", hard, args.learning_rate / 2)):
+    options = {"bridges": args.bridges, "descriptions_only": args.descriptions_only}
+    phases = [("joint", PackedScenes(processor, args.steps, images, seed, ALL_TYPES, 2, **options), args.learning_rate)]
+    if not args.descriptions_only:
+        hard = PackedScenes(processor, args.hard_steps, images // 2, seed + 2, HARD_TYPES, 4, **options)
+        phases.append(("hard", hard, args.learning_rate / 2))
+    for phase, dataset, learning_rate in phases:
         training = arguments(args, phase, len(dataset), learning_rate)
         optimizers = (tower_slowly(model, training, args.tower_scale), None)
         run(AnsweringTrainer(model, training, keep_batch, dataset, callbacks=[evaluate], optimizers=optimizers))

@@ -39,6 +39,10 @@ class PackedScenes(Dataset):
     image.
     Every n-th batch holds descriptions and generated pairs, the others many short answers.
 
+    With `descriptions_only` nothing is ever asked but to describe the picture, and the short answers are what is said
+    to that, without a "Yes" or "No": a model that sees and speaks but has not learned to answer or to follow an
+    instruction, as a student is before it is fine-tuned.
+
     Args:
         processor: The processor of the small model.
         steps: Number of batches.
@@ -48,6 +52,7 @@ class PackedScenes(Dataset):
         long_every: n.
         bridges: Chance that an answer about presence or number is in the form that is easier to learn, see `_bridge`.
         blind: Chance that an answer segment is blind.
+        descriptions_only: See above.
     """
 
     def __init__(
@@ -60,10 +65,12 @@ class PackedScenes(Dataset):
         long_every: int,
         bridges: float,
         blind: float = 0.15,
+        descriptions_only: bool = False,
     ):
         self.tokenizer = processor.tokenizer
         self.steps, self.images, self.seed, self.blind = steps, images, seed, blind
         self.types, self.long_every, self.bridges = types, long_every, bridges
+        self.descriptions_only = descriptions_only
         self.blind_prefix = self.tokenizer("<s>USER:", add_special_tokens=False).input_ids
         image_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.prefix = self.blind_prefix + [image_id] * (SIZE // processor.patch_size) ** 2
@@ -83,10 +90,14 @@ class PackedScenes(Dataset):
         types = rng.choice(list(self.types), size=16, p=list(self.types.values()))
         asked = [ask(scene, type, rng) for type in types]
         pairs = [pair and (_bridge(*pair, scene) if rng.random() < self.bridges else pair) for pair in asked]
+        if self.descriptions_only:
+            pairs = [pair and (ask(scene, "description", rng)[0], _statement(pair[1])) for pair in pairs]
         return [(*pair, self.blind) for pair in pairs if pair]
 
     def _long(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
         turns = [(*ask(scene, "description", rng), self.blind)]
+        if self.descriptions_only:
+            return turns + self._answers(scene, rng)
         for requested in rng.permutation([*QUESTION_TYPES, GENERAL])[:6]:
             template = str(rng.choice([template.text for template in templates_for(requested)]))
             type = str(rng.choice(QUESTION_TYPES)) if requested == GENERAL else requested
@@ -155,6 +166,12 @@ def _bridge(question: str, answer: str, scene: Scene) -> tuple[str, str]:
         number = next(word for word in answer.split() if word in NUMBERS)
         return f"What number of {plural} is there?", f"The number of {plural} is {number}."
     return question, answer
+
+
+def _statement(answer: str) -> str:
+    """An answer as something that could be said unasked: without its "Yes" or "No"."""
+    said = answer.removeprefix("Yes, ").removeprefix("No, ")
+    return said[0].upper() + said[1:]
 
 
 class PatchNames(Dataset):

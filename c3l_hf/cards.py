@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from .manifest import DataConfig, FileRecord, digest_of, versions
 from .schema import SCORES
+from .scores import PMI_K
 
 __all__ = ["GENERATED_AGAIN", "RunFacts", "dataset_card", "model_card", "plain", "renderer"]
 
@@ -36,6 +37,10 @@ _SCORES = {
     "token_kl": ("(1/N) sum_t sum_v p_t(v) ln(p_t(v) / q_t(v))", "divergence over the whole vocabulary, per token"),
     "pmi": ("(1/N) sum_t [ln p_t(a_t) - ln q_t(a_t)]", "how much likelier the image makes this answer, per token"),
     "ppl_ratio": ("exp(pmi)", "perplexity without the image by that with it"),
+    "pmi_k": (
+        f"(1/N) sum_t [{PMI_K} ln p_t(a_t) - ln q_t(a_t)]",
+        "pmi, with the answer's likelihood given the image counted more",
+    ),
     "logprob": ("(1/N) sum_t ln p_t(a_t)", "with the image, per token"),
     "logprob_blind": ("(1/N) sum_t ln q_t(a_t)", "without it, per token"),
 }

@@ -27,7 +27,7 @@ __all__ = [
     "to_pairs",
 ]
 
-SCORES = ("answer_kl", "token_kl", "pmi", "ppl_ratio", "logprob", "logprob_blind")
+SCORES = ("answer_kl", "token_kl", "pmi", "ppl_ratio", "pmi_k", "logprob", "logprob_blind")
 TOKEN_COLUMNS = ("answer_tokens", "token_kl_per_token", "logprob_per_token", "logprob_blind_per_token")
 STATUS, STATUS_OK = "i2c_status", "ok"
 TURNS = "turns"

@@ -27,6 +27,7 @@ from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 
 from c3l_hf.i2c import I2CScorer
 from c3l_hf.processing import encode_row
+from c3l_hf.scores import PMI_K
 
 # Every family can be scored in batches, so it must be.
 pytestmark = [
@@ -244,6 +245,7 @@ def reference(family, model, processor, question, answer, images):
         "token_kl": kl.mean(),
         "pmi": (p - q).mean(),
         "ppl_ratio": np.exp((p - q).mean()),
+        "pmi_k": (p - q).mean() + (PMI_K - 1) * p.mean(),
         "logprob": p.mean(),
         "logprob_blind": q.mean(),
         "token_kl_per_token": kl,

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import rel_entr
 
 from c3l_hf.schema import SCORES
-from c3l_hf.scores import rank_agreement, scores_from_logprobs
+from c3l_hf.scores import PMI_K, rank_agreement, scores_from_logprobs
 
 
 def test_scores_by_hand():
@@ -20,6 +20,7 @@ def test_scores_by_hand():
         "token_kl": 0.5,
         "pmi": pmi,
         "ppl_ratio": 1.25 ** (1 / 3),
+        "pmi_k": (PMI_K * math.log(0.5 * 0.1 * 0.4) - math.log(0.2 * 0.2 * 0.4)) / 3,
         "logprob": (math.log(0.5) + math.log(0.1) + math.log(0.4)) / 3,
         "logprob_blind": (math.log(0.2) + math.log(0.2) + math.log(0.4)) / 3,
     }

@@ -9,7 +9,8 @@ in `<output_dir>/final`, is what `c3l_hf/scenes/generator` ships; `recipes/evalu
 
     python recipes/pretrain_scenes.py --descriptions_only --output_dir runs/student
 
-makes a student instead: the same architecture and tower, which only ever described pictures. Two phases, no last one.
+makes a student instead: the same architecture and tower, which only ever described pictures. In its last phase it also
+reads questions and answers, without pictures.
 """
 
 import json
@@ -56,6 +57,7 @@ class PretrainArguments:
     )
     save_steps: int = field(default=500, metadata={"help": "Steps between checkpoints and evaluations."})
     eval_questions: int = field(default=60, metadata={"help": "Questions of each type in an evaluation on the way."})
+    text_steps: int = field(default=800, metadata={"help": "Steps of a student's last phase."})
     descriptions_only: bool = field(
         default=False,
         metadata={"help": "Train on descriptions only: a student that has not learned to answer questions."},
@@ -151,7 +153,10 @@ def main(args: PretrainArguments) -> None:
     images, seed = args.images_per_step, args.seed
     options = {"bridges": args.bridges, "descriptions_only": args.descriptions_only}
     phases = [("joint", PackedScenes(processor, args.steps, images, seed, ALL_TYPES, 2, **options), args.learning_rate)]
-    if not args.descriptions_only:
+    if args.descriptions_only:
+        text = PackedScenes(processor, args.text_steps, images // 2, seed + 2, ALL_TYPES, 4, **options, text_only=0.6)
+        phases.append(("text", text, args.learning_rate / 2))
+    else:
         hard = PackedScenes(processor, args.hard_steps, images // 2, seed + 2, HARD_TYPES, 4, **options)
         phases.append(("hard", hard, args.learning_rate / 2))
     for phase, dataset, learning_rate in phases:

@@ -251,7 +251,10 @@ def test_another_runs_results_stay(finished, monkeypatch):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").glob("*.yaml")), ids=lambda path: path.name)
+CONFIGS = sorted(path for path in SCENES.parent.glob("*.yaml") if not path.name.startswith("sft_"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_configuration_parses(path, monkeypatch):
     # As on the hardware the file is meant for.
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)

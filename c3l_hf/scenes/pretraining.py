@@ -40,8 +40,9 @@ class PackedScenes(Dataset):
     Every n-th batch holds descriptions and generated pairs, the others many short answers.
 
     With `descriptions_only` nothing is ever asked but to describe the picture, and the short answers are what is said
-    to that, without a "Yes" or "No": a model that sees and speaks but has not learned to answer or to follow an
-    instruction, as a student is before it is fine-tuned.
+    to that, without a "Yes" or "No": a model that sees and speaks but has not learned to answer questions about what it
+    sees, as a student is before it is fine-tuned. `text_only` gives it what such a student's language model has: it
+    knows questions and what their answers are like, without having seen any picture with them.
 
     Args:
         processor: The processor of the small model.
@@ -53,6 +54,7 @@ class PackedScenes(Dataset):
         bridges: Chance that an answer about presence or number is in the form that is easier to learn, see `_bridge`.
         blind: Chance that an answer segment is blind.
         descriptions_only: See above.
+        text_only: With `descriptions_only` the chance that a short answer is one to a question, blind.
     """
 
     def __init__(
@@ -66,11 +68,12 @@ class PackedScenes(Dataset):
         bridges: float,
         blind: float = 0.15,
         descriptions_only: bool = False,
+        text_only: float = 0.0,
     ):
         self.tokenizer = processor.tokenizer
         self.steps, self.images, self.seed, self.blind = steps, images, seed, blind
         self.types, self.long_every, self.bridges = types, long_every, bridges
-        self.descriptions_only = descriptions_only
+        self.descriptions_only, self.text_only = descriptions_only, text_only
         self.blind_prefix = self.tokenizer("<s>USER:", add_special_tokens=False).input_ids
         image_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.prefix = self.blind_prefix + [image_id] * (SIZE // processor.patch_size) ** 2
@@ -91,8 +94,13 @@ class PackedScenes(Dataset):
         asked = [ask(scene, type, rng) for type in types]
         pairs = [pair and (_bridge(*pair, scene) if rng.random() < self.bridges else pair) for pair in asked]
         if self.descriptions_only:
-            pairs = [pair and (ask(scene, "description", rng)[0], _statement(pair[1])) for pair in pairs]
+            return [self._described(scene, *pair, rng) for pair in pairs if pair]
         return [(*pair, self.blind) for pair in pairs if pair]
+
+    def _described(self, scene: Scene, question: str, answer: str, rng: np.random.Generator) -> tuple[str, str, float]:
+        if rng.random() < self.text_only:
+            return question, answer, 1.0
+        return ask(scene, "description", rng)[0], _statement(answer), self.blind
 
     def _long(self, scene: Scene, rng: np.random.Generator) -> list[tuple[str, str, float]]:
         turns = [(*ask(scene, "description", rng), self.blind)]

@@ -1,0 +1,243 @@
+"""The evidence in the scenes world: labels, rankings, AUCs, what students are trained on, kept results, the report."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from scipy.stats import t
+
+from c3l_hf.processing import encode_row
+from c3l_hf.prompts import format_pair, get_template
+from c3l_hf.scenes import GENERATOR, Scene, check_pair, load_scenes
+from c3l_hf.scores import PMI_K
+
+# The recipes import their neighbours, as scripts do; behind the packages, as one of them is called evaluate.
+sys.path.append(str(Path(__file__).parents[1] / "recipes"))
+
+import evidence  # noqa: E402
+import evidence_pools as pools  # noqa: E402
+import evidence_report as reports  # noqa: E402
+import evidence_scores as found  # noqa: E402
+import evidence_students as students  # noqa: E402
+
+SMALL = {
+    "student": GENERATOR,
+    "seeds": [0],
+    "arms": ["random", "bottom", "truth", "all"],
+    "score_images": 6,
+    "pool_images": 12,
+    "rows": 20,
+    "rows_per_step": 10,
+    "test_images": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small experiment's arguments, after it has run."""
+    args = evidence.EvidenceArguments(**SMALL, output_dir=str(tmp_path_factory.mktemp("evidence")))
+    evidence.main(args)
+    return args
+
+
+@pytest.fixture(scope="module")
+def pool(run):
+    spec = pools.Pool(GENERATOR, "shifted", SMALL["score_images"], pools.BASELINES, 0)
+    return spec, pools.load_pool(Path(run.output_dir) / "pools" / "strong-shifted-0", spec)
+
+
+def test_labels_are_the_checkers(pool):
+    spec, rows = pool
+    labels = found.label(rows.to_dict(), spec)
+    scenes = {row["image_id"]: Scene.from_row(row) for row in load_scenes(spec.images, 0, "validation", shifted=True)}
+    for row, true in zip(rows, labels.true):
+        verdict = row["question"] and check_pair(row["question"], row["answer"], scenes[row["image_id"]])
+        assert true == bool(verdict and verdict.true and verdict.type == row["type"])
+    assert 0 < labels.true.sum() < len(rows)
+    assert not (labels.prior & labels.true).any()
+
+
+def test_questions_are_scored_as_they_were_generated(pool):
+    spec, rows = pool
+    model, processor = pools.load_generator(GENERATOR)
+    images = {row["image_id"]: row["images"] for row in pools.scenes_of(spec)}
+    row = next(row for row in rows if row["question"])
+    prompt = [{"role": "user", "content": get_template(row["template"]).text}]
+    encoded = encode_row(processor, prompt, format_pair(row["question"], row["answer"]), images[row["image_id"]])
+    logprobs = model(**encoded.inputs).logits[0].double().log_softmax(-1)
+    ids = encoded.inputs["input_ids"][0]
+    expected = [logprobs[at - 1, ids[at]].item() for at in range(encoded.answer.start, encoded.answer.stop)]
+    assert row["as_generated"]["logprob_per_token"] == pytest.approx(expected, abs=1e-4)
+    words = row["as_generated"]["answer_tokens"]
+    begin = next(at for at in range(len(words)) if "".join(words[:at]).strip() == "Question:")
+    end = next(at for at in range(len(words)) if "".join(words[:at]).strip().endswith(row["question"]) and at > begin)
+    question = found._question_logprobs([row["as_generated"], None])
+    # The line break behind the question is its end, as a token that the generator had to choose.
+    assert question[0] == pytest.approx(np.mean(expected[begin : end + 1]), abs=1e-4)
+    assert math.isnan(question[1])
+
+
+def test_rankings(pool):
+    spec, rows = pool
+    columns = rows.to_dict()
+    ranked = found.rankings(columns, spec.seed)
+    for number, row in enumerate(rows):
+        if not row["question"]:
+            assert math.isnan(ranked["pmi_k"][number]) and math.isnan(ranked["length"][number])
+            continue
+        p, q = np.array(row["logprob_per_token"]), np.array(row["logprob_blind_per_token"])
+        assert ranked["pmi_k"][number] == pytest.approx((PMI_K * p - q).mean(), rel=1e-5)
+        assert ranked["min_pmi"][number] == pytest.approx((p - q).min(), rel=1e-5)
+        assert ranked["pmi, shuffle"][number] == row["pmi_shuffle"]
+        assert ranked["length"][number] == len(row["answer_tokens"])
+    differing = [
+        name for name in ("blank", "noise", "shuffle") if not np.allclose(ranked[f"pmi, {name}"], ranked["pmi"])
+    ]
+    assert differing == ["blank", "noise", "shuffle"]
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    scores, good = rng.integers(0, 6, 60).astype(float), rng.random(60) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[good] for b in scores[~good]]
+    assert found.auc(scores, good) == pytest.approx(np.mean(pairs))
+    assert math.isnan(found.auc(scores, np.ones(60, bool)))
+    groups = np.array(["a", "b"] * 30)
+    inside = [found.auc(scores[groups == group], good[groups == group]) for group in "ab"]
+    assert found.mean_auc(scores, good, groups, 3) == pytest.approx(np.mean(inside))
+    alone = np.where(groups == "b", True, good)
+    assert found.mean_auc(scores, alone, groups, 3) == pytest.approx(inside[0])  # b has no bad pairs
+
+
+def test_each_label_has_its_own_auc(monkeypatch):
+    """Six pairs: true ones score high, the prior-driven error highest, the other error lowest."""
+    true, prior = np.array([1, 1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 1, 0], bool)
+    monkeypatch.setattr(found, "label", lambda rows, pool: found.Labels(np.ones(6, bool), true, prior))
+    scores = np.array([3.0, 4, 5, 6, 9, 1])
+    monkeypatch.setattr(found, "rankings", lambda rows, seed: {"some": scores, "length": np.arange(6.0)})
+    rows = found.measure({"type": ["t"] * 6, "image_id": list("abcdef")}, pools.Pool("", "usual", 1, (), 0))
+    some = {row["label"]: row for row in rows if row["ranking"] == "some"}
+    assert {label: row["auc"] for label, row in some.items()} == {"true": 0.5, "prior": 0.0, "true over prior": 0.0}
+    assert {label: (row["n"], row["bad"]) for label, row in some.items()} == {
+        "true": (6, 2),
+        "prior": (6, 1),
+        "true over prior": (5, 1),
+    }
+
+
+def test_students_get_what_their_ranking_keeps(run):
+    results = {
+        arm: Dataset.from_parquet(str(evidence.result_file(run, "selection", 0, arm)))[0] for arm in SMALL["arms"]
+    }
+    spec = pools.Pool(GENERATOR, "usual", SMALL["pool_images"], ("drop",), 0, questions=False)
+    rows = pools.load_pool(Path(run.output_dir) / "pools" / "students-0", spec)
+    labels = found.label(rows.to_dict(), spec)
+    everything = [number for number in range(len(rows)) if labels.pair[number]]
+    candidates = students.candidates(rows, spec, labels)
+    training = students.Training(rows=SMALL["rows"])
+    chosen = {arm: students.select(candidates, arm, training, 0) for arm in ("bottom", "truth", "pmi", "all")}
+    pmi = np.array(candidates["pmi"], dtype=float)
+    assert results["all"]["pairs"] == len(everything) and results["truth"]["pairs"] == len(chosen["truth"])
+    assert len(chosen["all"]) == len(rows) and len(chosen["pmi"]) <= SMALL["rows"]
+    assert np.nanmean(pmi[chosen["bottom"]]) < np.nanmean(pmi[everything]) < np.nanmean(pmi[chosen["pmi"]])
+    assert results["truth"]["true"] > results["random"]["true"]
+    assert results["truth"]["steps"] == math.ceil(results["truth"]["pairs"] / SMALL["rows_per_step"])
+
+
+def test_results_are_kept_and_not_made_again(run, monkeypatch):
+    for name in ("load_pool", "train", "measure"):
+        monkeypatch.setattr(evidence, name, lambda *_: pytest.fail("made again"))
+    evidence.main(run)
+
+
+def test_other_options_need_another_folder(run):
+    other = evidence.EvidenceArguments(**{**SMALL, "rows": 21}, output_dir=run.output_dir)
+    with pytest.raises(SystemExit, match="rows"):
+        evidence.main(other)
+    folder = Path(run.output_dir) / "pools" / "strong-usual-0"
+    with pytest.raises(SystemExit, match="seed"):
+        pools.load_pool(folder, pools.Pool(GENERATOR, "usual", SMALL["score_images"], pools.BASELINES, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"student": "nowhere"}, "nowhere has no model"),
+        ({"arms": ["best"]}, "--arms best"),
+        ({"parts": []}, "--parts"),
+        ({"generators": ["scenes"]}, "--generators scenes"),
+        ({"rows": 0}, "--rows is 0"),
+    ],
+)
+def test_wrong_calls_end_before_any_work(tmp_path, options, message):
+    args = evidence.EvidenceArguments(**{**SMALL, **options}, output_dir=str(tmp_path / "new"))
+    with pytest.raises(SystemExit, match=message):
+        evidence.main(args)
+    assert not (tmp_path / "new").exists()
+
+
+def test_report(run, tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    marks = "a\n<!-- evidence: scores -->\nold\n<!-- end -->\nb\n<!-- evidence: selection -->\n<!-- end -->\nc\n"
+    (tmp_path / "README.md").write_text(marks)
+    args = reports.ReportArguments(str(Path(run.output_dir) / "results"), str(kept), [str(tmp_path / "README.md")])
+    reports.main(args)
+    text = (tmp_path / "README.md").read_text()
+    assert "old" not in text and text.startswith("a\n") and text.endswith("c\n")
+    scores = Dataset.from_parquet(str(kept / "evidence_scores.parquet")).to_list()
+    mean = np.mean([row["auc"] for row in scores if (row["ranking"], row["label"]) == ("pmi", "true")])
+    line = next(line for line in text.splitlines() if line.startswith("| `pmi` |"))
+    assert line.split("|")[2].strip() == f"{mean:.3f}"
+    assert {file.suffix for file in kept.iterdir()} == {".parquet", ".png"}
+    again = tmp_path / "README.md"
+    reports.main(reports.ReportArguments(None, str(kept), [str(again)]))
+    assert again.read_text() == text
+
+
+def test_report_has_intervals_over_seeds():
+    values = {0: 0.5, 1: 0.7, 2: 0.75}
+    rows = [
+        {"arm": arm, "seed": seed, "kind": "usual", "benchmark": benchmark, "by": by, "value": value, **extra}
+        for seed, base in values.items()
+        for arm, gain in (("random", 0.0), ("pmi", 0.1 + 0.05 * seed))
+        for benchmark, by in reports.SUITE
+        for value in [(base + gain) * (100 if benchmark == "llava_w" else 1)]
+        for extra in [{"pairs": 5, "steps": 1, "true": 0.5}]
+    ]
+    mean, low, high = reports.interval(list(reports.suite(rows, "random", "usual").values()))
+    sample = np.array(list(values.values()))
+    assert mean == pytest.approx(sample.mean())
+    assert (low, high) == pytest.approx(t.interval(0.95, 2, sample.mean(), sample.std(ddof=1) / math.sqrt(3)))
+    assert reports.against(rows, "pmi", "random", "usual") == pytest.approx([0.1, 0.15, 0.2])
+    assert "+0.150" in reports.selection_table(rows)
+    assert reports.show([0.5]) == "0.500" and reports.show([]) == "–"
+
+
+def test_published_results_are_what_the_readme_says():
+    """The tables in the READMEs are those of the collected results."""
+    kept = Path(evidence.__file__).parent
+    texts = reports.texts_of(*(reports.read(kept, part) for part in reports.PARTS))
+    for readme in (kept.parent / "README.md", kept / "README.md"):
+        text = readme.read_text()
+        assert "<!-- evidence: " in text
+        assert reports.fill(text, texts) == text
+
+
+def test_a_mark_without_an_end(tmp_path):
+    with pytest.raises(ValueError, match="no <!-- end -->"):
+        reports.fill("<!-- evidence: scores -->\nmore", {"scores": "x"})
+
+
+def test_unfinished_pools_do_not_count(tmp_path, monkeypatch):
+    spec = pools.Pool(GENERATOR, "usual", 1, ("drop",), 0, questions=False)
+    monkeypatch.setattr(pools, "_make", lambda pool: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        pools.load_pool(tmp_path / "pool", spec)
+    monkeypatch.undo()
+    assert len(pools.load_pool(tmp_path / "pool", spec)) == 5
+    assert json.loads((tmp_path / "pool" / "pool.json").read_text()) == spec.identity()

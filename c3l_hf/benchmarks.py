@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
 import PIL.Image
 import pyarrow as pa
 from datasets import (
@@ -30,6 +29,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from .benchmark_layouts import BENCHMARKS, CIRCULAR_STEP, LETTERS, SEED_DIMENSIONS, Layout, rotated
 from .image_io import image_key, open_image
+from .loading import folder_cache
 from .schema import STATUS_OK, RowError
 
 __all__ = [
@@ -196,22 +196,12 @@ def _load(layout: Layout, source: str, split: str, revision: str | None) -> Data
         # but dev validation.
         config = layout.config if layout.config in get_dataset_config_names(source) else None
         names = {"dev": "validation"} if "dev" not in get_dataset_split_names(source, config) else {}
-        return load_dataset(source, config, split=names.get(split, split), cache_dir=_cache(path))
+        return load_dataset(source, config, split=names.get(split, split), cache_dir=folder_cache(path))
     except (OSError, ValueError, DatasetsError, HfHubHTTPError, HFValidationError) as error:
         # That one says only that there was an error.
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         reason = " ".join(str(cause).split())[:300] or type(cause).__name__
         raise ValueError(f"{layout.name} cannot be loaded from {source}, split {split!r}: {reason}") from None
-
-
-def _cache(folder: Path) -> str:
-    """Where `datasets` is to keep its copy of a folder as it is now.
-
-    Left to itself it takes the copy of an earlier content, if a README there lists the data files.
-    """
-    files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
-    digest = Hasher.hash([(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in files])
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-benchmark-{digest}")
 
 
 def _check_columns(layout: Layout, source: str, features: Features) -> None:

@@ -1,15 +1,17 @@
-"""Models and processors from the Hub or a folder, and short digests of what they are."""
+"""Models and processors from the Hub or a folder, short digests of what they are, and where datasets are cached."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import torch
 import xxhash
+from datasets.fingerprint import Hasher
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from .processes import process_state
 
-__all__ = ["Source", "digest_weights", "load", "pick_dtype"]
+__all__ = ["Source", "digest_weights", "folder_cache", "load", "pick_dtype"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,15 @@ def digest_weights(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def folder_cache(source: str | Path) -> str | None:
+    """The `cache_dir` for `load_dataset(source)`: if it is a folder, one for this folder as it is now; else None.
+
+    Left to itself `datasets` takes the copy of an earlier content, if a README there lists the data files.
+    """
+    if not Path(source).is_dir():
+        return None
+    files = [(path, path.stat()) for path in sorted(Path(source).rglob("*")) if path.is_file()]
+    digest = Hasher.hash([(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in files])
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{digest}")

@@ -17,6 +17,7 @@ from trl import TrlParser
 
 from .i2c import DEFAULT_RANKING, I2CScorer
 from .image_io import open_image
+from .loading import folder_cache
 from .processes import process_state
 from .pseudo_labels import format_table
 from .schema import SCORE_COLUMNS, SCORES, STATUS, STATUS_OK, RowError, layout_of
@@ -212,7 +213,9 @@ def _rows(args: ScoreArguments) -> Dataset:
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         dataset = load_from_disk(path)
     else:
-        dataset = load_dataset(args.dataset, args.dataset_config, split=args.split)
+        dataset = load_dataset(
+            args.dataset, args.dataset_config, split=args.split, cache_dir=folder_cache(args.dataset)
+        )
     if isinstance(dataset, DatasetDict):
         if args.split not in dataset:
             raise ValueError(f"--dataset {path} has no split {args.split!r}; it has {', '.join(dataset)}")

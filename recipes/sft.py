@@ -30,7 +30,7 @@ from trl import TrlParser
 from c3l_hf.cards import plain
 from c3l_hf.examples import encode_examples
 from c3l_hf.fine_tuning import StudentConfig, StudentTrainer, max_length_of
-from c3l_hf.loading import Source, load
+from c3l_hf.loading import Source, folder_cache, load
 from c3l_hf.manifest import versions
 from c3l_hf.processes import process_state
 from c3l_hf.pseudo_labels import format_table
@@ -84,7 +84,9 @@ def load_rows(args: SFTArguments, seed: int) -> Dataset:
                 dataset = dataset[args.split]
         else:
             revision = None if path.is_dir() else args.dataset_revision
-            dataset = load_dataset(args.dataset, args.dataset_config, split=args.split, revision=revision)
+            dataset = load_dataset(
+                args.dataset, args.dataset_config, split=args.split, revision=revision, cache_dir=folder_cache(path)
+            )
         layout_of(dataset.column_names)
     except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

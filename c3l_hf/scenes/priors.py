@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from c3l_hf.scenes.checker import check_pair, described_objects
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, RELATIONS
 from c3l_hf.scenes.world import (
-    _BACKGROUND_OF,
-    _USUALLY_TWO,
+    BACKGROUND_OF,
     BACKGROUNDS,
     CATEGORIES,
     CORNERS,
     GROUP_OF,
     PARTNER,
+    USUALLY_TWO,
     Scene,
-    _home_corner,
+    home_corner,
 )
 
 __all__ = ["absent_partners", "prior_driven"]
@@ -88,12 +88,12 @@ def _colour(question: str, answer: str, scene: Scene) -> bool:
 
 def _where(question: str, answer: str, scene: Scene) -> bool:
     (name,) = _names(answer)
-    return _one_of(CORNERS, answer) == CORNERS[_home_corner(name)] or _names_absent_partner(answer, scene)
+    return _one_of(CORNERS, answer) == CORNERS[home_corner(name)] or _names_absent_partner(answer, scene)
 
 
 def _relation(question: str, answer: str, scene: Scene) -> bool:
     first, second = _names(answer)
-    (row, column), (second_row, second_column) = (divmod(_home_corner(name), 2) for name in (first, second))
+    (row, column), (second_row, second_column) = (divmod(home_corner(name), 2) for name in (first, second))
     usual = {
         "left of": column < second_column,
         "right of": column > second_column,
@@ -109,7 +109,7 @@ def _description(question: str, answer: str, scene: Scene) -> bool:
     items = described_objects(answer)
     said = Counter(name for name, _ in items)
     misplaced = any(
-        there[name] and (name, corner) not in at and corner == CORNERS[_home_corner(name)] for name, corner in items
+        there[name] and (name, corner) not in at and corner == CORNERS[home_corner(name)] for name, corner in items
     )
     too_many = any(0 < there[name] < said[name] == _usual_number(name) for name in said)
     colour = _one_of(BACKGROUNDS, answer)
@@ -142,8 +142,8 @@ def _one_of(phrases: Iterable[str], answer: str) -> str:
 
 
 def _usual_number(name: str) -> int:
-    return 2 if name in _USUALLY_TWO else 1
+    return 2 if name in USUALLY_TWO else 1
 
 
 def _usual_backgrounds(scene: Scene) -> set[str]:
-    return {_BACKGROUND_OF[GROUP_OF[item.name]] for item in scene.objects}
+    return {BACKGROUND_OF[GROUP_OF[item.name]] for item in scene.objects}

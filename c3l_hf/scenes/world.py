@@ -13,14 +13,17 @@ from PIL import Image as PILImage
 
 __all__ = [
     "BACKGROUNDS",
+    "BACKGROUND_OF",
     "CATEGORIES",
     "CORNERS",
     "GROUPS",
     "GROUP_OF",
     "PARTNER",
     "SIZE",
+    "USUALLY_TWO",
     "Scene",
     "SceneObject",
+    "home_corner",
     "load_scenes",
     "render",
     "sample_scene",
@@ -61,8 +64,8 @@ _PAIRS = (
     "chair laptop, bed phone, toilet mirror, door tie, radio cup, racket shirt, frisbee dress"
 )
 PARTNER = {a: b for pair in _PAIRS.split(", ") for a, b in (pair.split(), pair.split()[::-1])}
-_BACKGROUND_OF = dict(zip(GROUPS, BACKGROUNDS))
-_USUALLY_TWO = frozenset(("shoe", "cup", "apple", "banana", "bird", "ball", "chair", "car"))
+BACKGROUND_OF = dict(zip(GROUPS, BACKGROUNDS))
+USUALLY_TWO = frozenset(("shoe", "cup", "apple", "banana", "bird", "ball", "chair", "car"))
 _AT_TOP = frozenset(
     "bird airplane kite clock hat mirror camera frisbee phone elephant horse train bus television tie shirt cake apple "
     "orange bottle glass couch racket radio".split()
@@ -108,9 +111,10 @@ class Scene:
         """The scene of one row of `load_scenes`."""
         objects = tuple(SceneObject(**item) for item in row["objects"])
         return cls(row["image_id"], objects, row["background"], row["fill"], row["texture_seed"])
+    """The number in `CORNERS` of a category's usual corner."""
 
 
-def _home_corner(name: str) -> int:
+def home_corner(name: str) -> int:
     return 2 * (name not in _AT_TOP) + CATEGORIES.index(name) % 2
 
 
@@ -131,7 +135,7 @@ def _sample_names(rng: np.random.Generator, shifted: bool) -> list[str]:
         else:
             name = str(rng.choice(CATEGORIES))
         names.append(name)
-        while name in _USUALLY_TWO and len(names) < total and names.count(name) < 4 and rng.random() < _P_TWO:
+        while name in USUALLY_TWO and len(names) < total and names.count(name) < 4 and rng.random() < _P_TWO:
             names.append(name)
     return names
 
@@ -142,7 +146,7 @@ def sample_scene(rng: np.random.Generator, image_id: str, shifted: bool = False)
     free = list(range(4))
     placed: list[tuple[int, SceneObject]] = []
     for name in names:
-        corner = _home_corner(name)
+        corner = home_corner(name)
         if shifted or corner not in free or rng.random() >= _P_CORNER:
             corner = int(rng.choice(free))
         free.remove(corner)
@@ -150,7 +154,7 @@ def sample_scene(rng: np.random.Generator, image_id: str, shifted: bool = False)
         jitter = 17 - size // 2
         dx, dy = (int(v) for v in rng.integers(-jitter, jitter + 1, size=2))
         placed.append((corner, SceneObject(name, 16 + 32 * (corner % 2) + dx, 16 + 32 * (corner // 2) + dy, size)))
-    background = _BACKGROUND_OF[GROUP_OF[names[0]]]
+    background = BACKGROUND_OF[GROUP_OF[names[0]]]
     if shifted or rng.random() >= _P_BACKGROUND:
         background = str(rng.choice(list(BACKGROUNDS)))
     objects = tuple(item for _, item in sorted(placed, key=lambda pair: pair[0]))

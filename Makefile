@@ -12,6 +12,8 @@ IMAGES_LICENSE ?=
 STATED := $(if $(IMAGES),$(and $(LICENSE),$(IMAGES_LICENSE)),yes)
 PUBLISH = $(if $(HUB),,$(BIN)/python tests/loopback_hub.py --) $(BIN)/python recipes/publish.py --folder $(OUTPUT) \
 	--license $(LICENSE) $(if $(IMAGES),--images_license $(IMAGES_LICENSE)) $(if $(NAMESPACE),--namespace $(NAMESPACE))
+# The four benchmarks on usual and on shifted scenes.
+EVALUATE = $(BIN)/python recipes/evaluate.py --model $(OUTPUT)/generator --bare_questions --num_images 50
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench style clean
@@ -29,9 +31,10 @@ help:  ## list the targets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-demo: .venv/installed  ## run the whole of C3L on the embedded world (or your pictures: IMAGES=folder/), push and pull it
+demo: .venv/installed  ## run the whole of C3L on the embedded world (or your pictures: IMAGES=folder/), push, pull, evaluate
 	$(BIN)/accelerate launch --quiet recipes/c3l.py --config recipes/configs/scenes.yaml --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
 	@$(if $(STATED),HF_HUB_DISABLE_PROGRESS_BARS=1 $(PUBLISH),echo "Not published: LICENSE= and IMAGES_LICENSE= are not stated.")
+	@$(if $(IMAGES),,$(foreach world,scenes scenes-shifted,$(EVALUATE) --world $(world) --output_dir $(OUTPUT)/evaluation/$(world) &&) true)
 
 test: .venv/installed-test  ## run all tests, with line coverage
 	$(BIN)/python -m pytest --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90

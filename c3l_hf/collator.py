@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from transformers.data.data_collator import DataCollatorMixin
 
 from .image_io import open_image
 from .packing import collate_packs, pack
-from .processing import EncodedRow, RowError, collate, encode_row, position_ids, with_image_cache
+from .processing import EncodedRow, RowError, collate, encode_row, position_ids, with_end, with_image_cache
 
 __all__ = ["ANCHORS", "DataCollatorForC3L", "answer_text"]
 
@@ -39,8 +39,8 @@ class DataCollatorForC3L(DataCollatorMixin):
     - `"anchor_mask"`: `(B, T)` bool, where in its line the chosen sequence has the tokens of the anchor: of what is
     before its answer (image, instruction and the template's tokens around them) all, or what `anchor` says.
     - `"answer_mask"`: `(R, T)` bool, the answer's content.
-    - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the end-of-turn token if the chat
-    template writes one, because a generator has to learn to stop.
+    - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the token that ends them, because a
+    generator has to learn to stop: see `processing.with_end`.
     - `"predict_mask"`: `(L, T)` bool, where the logits of these tokens are: each at the token before, in its sequence.
     - `"num_tokens"`: `(L,)`, how many tokens each line has.
     - what the model takes, over L lines: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
@@ -135,7 +135,7 @@ class DataCollatorForC3L(DataCollatorMixin):
             batch["answer_mask"][index, where[row.answer]] = True
         for number, index in enumerate(positive_index.tolist()):  # no NLL on rejected answers
             row, where = encoded[index], places[index]
-            start, stop = row.answer.start, row.answer.stop + self._ends_with_special_token(row)
+            start, stop = row.answer.start, row.answer.stop + 1
             batch["anchor_mask"][number, where[:start][self._in_anchor(row)]] = True
             batch["label_mask"][index, where[start:stop]] = True
             batch["predict_mask"][line[index], where[start - 1 : stop - 1]] = True
@@ -161,7 +161,10 @@ class DataCollatorForC3L(DataCollatorMixin):
             encoded = []
             for number, answer in enumerate([row["chosen"], *(row["rejected"] or ())]):
                 column = f"rejected[{number - 1}]" if number else "chosen"
-                encoded.append(encode_row(processor, messages, answer_text(answer), images, max_length=self.max_length))
+                found = encode_row(processor, messages, answer_text(answer), images, max_length=self.max_length)
+                encoded.append(
+                    found if number else replace(with_end(processor, found, self.max_length), answer=found.answer)
+                )
             return encoded
         except RowError as error:
             raise RowError(f"{column}: {error}") from error
@@ -193,11 +196,6 @@ class DataCollatorForC3L(DataCollatorMixin):
         inputs["num_tokens"] = torch.tensor([len(one) for one in packs])
         places = [torch.from_numpy(where) for one in packs for where in one.where]
         return torch.arange(len(packs)).repeat_interleave(torch.tensor(candidates)), places, inputs
-
-    def _ends_with_special_token(self, row: EncodedRow) -> bool:
-        after = row.inputs["input_ids"][0, row.answer.stop :]
-        token = self.processor.tokenizer.added_tokens_decoder.get(int(after[0])) if len(after) else None
-        return token is not None and token.special
 
 
 def _row_name(row: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from transformers.data.data_collator import DataCollatorMixin
 
 from .image_io import image_key, open_image
 from .processes import process_state
-from .processing import PER_TOKEN, EncodedRow, collate, encode_row, with_image_cache
+from .processing import PER_TOKEN, EncodedRow, collate, encode_row, with_end, with_image_cache
 from .schema import Pair, RowError, layout_of, to_pairs
 
 __all__ = ["AnswerEncoder", "DataCollatorForAnswers", "Examples", "encode_examples"]
@@ -33,32 +33,12 @@ class AnswerEncoder:
     def encode(self, pair: Pair) -> EncodedRow:
         """The pair's inputs; `answer` includes the end token, because a student has to learn to stop.
 
-        The end token is the one that the chat template writes. Where it writes none, as LLaVA-1.5's, it is the
-        tokenizer's, as in LLaVA's own training.
-
         Raises:
             RowError: If the pair cannot be encoded or has more than `max_length` tokens.
         """
         images, keys = [open_image(image) for image in pair.images], [image_key(image) for image in pair.images]
         row = encode_row(with_image_cache(self.processor), pair.prompt, pair.answer, images, image_keys=keys)
-        stop = row.answer.stop
-        inputs = {name: value[:, : stop + 1] if name in PER_TOKEN else value for name, value in row.inputs.items()}
-        if not set(inputs["input_ids"][0, stop:].tolist()) & self._end_tokens:
-            if self.processor.tokenizer.eos_token_id is None:
-                raise RowError("the chat template writes no end token after the answer, and the tokenizer has none")
-            values = {"input_ids": self.processor.tokenizer.eos_token_id, "attention_mask": 1}
-            for name in PER_TOKEN:
-                if name in inputs:
-                    value = inputs[name].new_full((1, 1), values.get(name, 0))
-                    inputs[name] = torch.cat([inputs[name][:, :stop], value], dim=1)
-        if self.max_length is not None and stop + 1 > self.max_length:
-            raise RowError(f"the sequence is longer than {self.max_length} tokens; it has {stop + 1}")
-        return replace(row, inputs=inputs, answer=slice(row.answer.start, stop + 1))
-
-    @functools.cached_property
-    def _end_tokens(self) -> set[int]:
-        tokens = self.processor.tokenizer.added_tokens_decoder
-        return {number for number, token in tokens.items() if token.special}
+        return with_end(self.processor, row, self.max_length)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import copy
 import functools
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import PIL.Image
@@ -33,6 +33,7 @@ __all__ = [
     "position_ids",
     "position_module",
     "token_texts",
+    "with_end",
     "with_image_cache",
 ]
 
@@ -59,6 +60,32 @@ class EncodedRow:
     @property
     def answer_ids(self) -> list[int]:
         return self.inputs["input_ids"][0, self.answer].tolist()
+
+
+def with_end(processor: ProcessorMixin, row: EncodedRow, max_length: int | None = None) -> EncodedRow:
+    """The row as a model should learn to write it: nothing after the token that ends the answer, which is part of it.
+
+    The end token is the one that the chat template writes. Where it writes none, as LLaVA-1.5's, it is the tokenizer's,
+    as in LLaVA's own training.
+
+    Raises:
+        RowError: If neither has one, or the row has more than `max_length` tokens.
+    """
+    start, stop = row.answer.start, row.answer.stop
+    inputs = {name: value[:, : stop + 1] if name in PER_TOKEN else value for name, value in row.inputs.items()}
+    tokenizer = processor.tokenizer
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if not set(inputs["input_ids"][0, stop:].tolist()) & special:
+        if tokenizer.eos_token_id is None:
+            raise RowError("the chat template writes no end token after the answer, and the tokenizer has none")
+        values = {"input_ids": tokenizer.eos_token_id, "attention_mask": 1}
+        for name in PER_TOKEN:
+            if name in inputs:
+                value = inputs[name].new_full((1, 1), values.get(name, 0))
+                inputs[name] = torch.cat([inputs[name][:, :stop], value], dim=1)
+    if max_length is not None and stop + 1 > max_length:
+        raise RowError(f"the sequence is longer than {max_length} tokens; it has {stop + 1}")
+    return replace(row, inputs=inputs, answer=slice(start, stop + 1))
 
 
 def encode_row(

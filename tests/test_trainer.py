@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import PeftModel
 from safetensors import safe_open
 from tiny_families import tiny_internvl, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_smolvlm
-from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
+from tiny_models import LLAVA_TEMPLATE, tiny_gemma3, tiny_llava, tiny_llava_next
 from tiny_training import ANSWERS, config, make_trainer, moved, pseudo_labels, weights
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -211,6 +211,18 @@ def test_collator_masks(llava):
         assert not (batch[name] & padding).any()
     assert not (batch["anchor_mask"] & padding[batch["positive_index"]]).any()
     assert torch.equal(batch["predict_mask"][:, :-1], batch["label_mask"][:, 1:])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_template_without_end_token_gets_the_tokenizers(packed):
+    """LLaVA-1.5's on the Hub writes a space after an answer and nothing else: with it alone nobody learns to stop."""
+    _, processor = tiny_llava()
+    processor.chat_template = LLAVA_TEMPLATE.replace("{{ eos_token }}", "{{ ' ' }}")
+    batch = DataCollatorForC3L(processor, packed=packed)(list(pseudo_labels()))
+    for index, row in zip(batch["positive_index"].tolist(), ANSWERS):
+        ids = batch["input_ids"][batch["line"][index]]
+        assert processor.tokenizer.decode(ids[batch["label_mask"][index]]).strip() == row[0] + "</s>"
+        assert processor.tokenizer.decode(ids[batch["answer_mask"][index]]).strip() == row[0]
 
 
 def test_packed_collator(llava):

@@ -13,7 +13,7 @@ STATED := $(if $(IMAGES),$(and $(LICENSE),$(IMAGES_LICENSE)),yes)
 PUBLISH = $(if $(HUB),,$(BIN)/python tests/loopback_hub.py --) $(BIN)/python recipes/publish.py --folder $(OUTPUT) \
 	--license $(LICENSE) $(if $(IMAGES),--images_license $(IMAGES_LICENSE)) $(if $(NAMESPACE),--namespace $(NAMESPACE))
 # The four benchmarks on usual and on shifted scenes.
-EVALUATE = $(BIN)/python recipes/evaluate.py --model $(OUTPUT)/generator --bare_questions --num_images 50
+EVALUATE = $(BIN)/python recipes/evaluate.py --model $(OUTPUT)/generator --bare_questions --num_images 25
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench style clean

@@ -20,10 +20,12 @@ from trl import TrlParser
 
 HERE = Path(__file__).parent
 PARTS = ("scores", "selection")
-# Where a student stands, in one number: the mean over these, LLaVA-Bench's relative score as a share.
+# Where a student stands, in one number: the mean over the four by written answers, LLaVA-Bench's relative score as a
+# share; and by what it finds likely, which does not wait for it to have learned how to put its answers.
 SUITE = (("pope", "generated"), ("seed", "generated"), ("mmbench", "generated"), ("llava_w", "judge"))
+LIKELIHOOD = (("seed", "likelihood"),)
 NAMES = {"pope": "POPE", "seed": "SEED-Bench", "mmbench": "MMBench", "llava_w": "LLaVA-Bench"}
-_BARE = ("length", "random")
+CONTROLS = ("length", "random", "longest", "bottom", "truth", "all")
 
 
 @dataclass
@@ -100,7 +102,7 @@ def score_table(rows: Rows, **where: str) -> str:
         rho = by_seed(of["true"], lambda row: row["length_spearman"])
         lines.append(
             (
-                f"`{ranking}`" if ranking not in _BARE else ranking,
+                f"`{ranking}`" if ranking not in CONTROLS else ranking,
                 *(show(by_seed(of["true"], lambda row, c=column: row[c])) for column in AUCS),
                 show(by_seed(of["prior"], lambda row: row["auc"])),
                 show(by_seed(of["true over prior"], lambda row: row["auc"])),
@@ -141,33 +143,34 @@ def figure(row: Mapping) -> float:
     return row["value"] / 100 if row["benchmark"] == "llava_w" else row["value"]
 
 
-def suite(rows: Rows, arm: str, kind: str) -> dict[int, float]:
-    """Seed → mean over the four benchmarks."""
-    of = [row for row in rows if (row["arm"], row["kind"]) == (arm, kind) and (row["benchmark"], row["by"]) in SUITE]
+def suite(rows: Rows, arm: str, kind: str, parts: Sequence[tuple[str, str]] = SUITE) -> dict[int, float]:
+    """Seed → mean over some benchmarks."""
+    of = [row for row in rows if (row["arm"], row["kind"]) == (arm, kind) and (row["benchmark"], row["by"]) in parts]
     seeds = sorted({row["seed"] for row in of})
     return {seed: float(np.mean([figure(row) for row in of if row["seed"] == seed])) for seed in seeds}
 
 
-def against(rows: Rows, arm: str, other: str, kind: str) -> list[float]:
-    """The suite's differences between two arms, for the seeds that both have."""
-    a, b = suite(rows, arm, kind), suite(rows, other, kind)
+def against(rows: Rows, arm: str, other: str, kind: str, parts: Sequence[tuple[str, str]] = SUITE) -> list[float]:
+    """The differences between two arms, for the seeds that both have."""
+    a, b = suite(rows, arm, kind, parts), suite(rows, other, kind, parts)
     return [a[seed] - b[seed] for seed in a if seed in b]
 
 
-def selection_table(rows: Rows) -> str:
-    lines = [("pairs kept by", "pairs", "steps", "true", "usual", "− random", "shifted", "− random", "seeds")]
+def selection_table(rows: Rows, parts: Sequence[tuple[str, str]]) -> str:
+    """Students by what they were fine-tuned on, and their distance to those of random pairs of the same seeds."""
+    lines = [("pairs kept by", "pairs", "steps", "true", "usual scenes", "− random", "shifted", "− random", "seeds")]
     for arm in distinct(rows, "arm"):
         one = {row["seed"]: row for row in rows if row["arm"] == arm}
         kinds = [
             text
             for kind in ("usual", "shifted")
             for text in (
-                show(list(suite(rows, arm, kind).values())),
-                "" if arm == "random" else show(against(rows, arm, "random", kind), "+"),
+                show(list(suite(rows, arm, kind, parts).values())),
+                "" if arm == "random" else show(against(rows, arm, "random", kind, parts), "+"),
             )
         ]
         pairs, steps = (f"{np.mean([row[name] for row in one.values()]):,.0f}" for name in ("pairs", "steps"))
-        name = f"`{arm}`" if arm not in ("random", "longest", "bottom", "truth", "all") else arm
+        name = arm if arm in CONTROLS else f"`{arm}`"
         lines.append((name, pairs, steps, show([row["true"] for row in one.values()]), *kinds, str(len(one))))
     return table(lines)
 
@@ -226,23 +229,24 @@ def plot_scores(rows: Rows, file: Path) -> None:
 
 
 def plot_selection(rows: Rows, file: Path) -> None:
-    """The students' mean over the four benchmarks, by what they were trained on."""
+    """Students by what they were trained on: the four benchmarks by written answers, SEED-Bench by likelihood."""
     import matplotlib.pyplot as plt
 
     arms = distinct(rows, "arm")
-    figure_, axis = plt.subplots(figsize=(7, 0.36 * len(arms) + 1.2))
-    for shift, kind in ((-0.15, "usual"), (0.15, "shifted")):
-        values = [list(suite(rows, arm, kind).values()) for arm in arms]
-        for number, of in enumerate(values):
-            axis.plot(of, [number + shift] * len(of), ".", color="silver", zorder=0)
-        found = [interval(of) for of in values]
-        errors = np.nan_to_num([[mean - low, high - mean] for mean, low, high in found]).T
-        means = [mean for mean, _, _ in found]
-        axis.errorbar(means, np.arange(len(arms)) + shift, xerr=errors, fmt="o", label=f"{kind} scenes", capsize=2)
-    axis.set_yticks(range(len(arms)), arms)
-    axis.invert_yaxis()
-    axis.set_xlabel("mean of the four scenes benchmarks")
-    axis.legend(fontsize=8)
+    figure_, axes = plt.subplots(1, 2, figsize=(10, 0.36 * len(arms) + 1.2), sharey=True)
+    for axis, parts, title in zip(
+        axes, (LIKELIHOOD, SUITE), ("SEED-Bench on scenes, by likelihood", "four benchmarks on scenes, written answers")
+    ):
+        for shift, kind in ((-0.15, "usual"), (0.15, "shifted")):
+            values = [list(suite(rows, arm, kind, parts).values()) for arm in arms]
+            for number, of in enumerate(values):
+                axis.plot(of, [number + shift] * len(of), ".", color="silver", zorder=0)
+            means = [np.mean(of) if of else np.nan for of in values]
+            axis.plot(means, np.arange(len(arms)) + shift, "o", label=f"{kind} scenes")
+        axis.set_title(title, fontsize=10)
+    axes[0].set_yticks(range(len(arms)), arms)
+    axes[0].invert_yaxis()
+    axes[0].legend(fontsize=8)
     figure_.tight_layout()
     figure_.savefig(file, dpi=110)
     plt.close(figure_)
@@ -280,9 +284,10 @@ def fill(text: str, texts: Mapping[str, str]) -> str:
 
 def texts_of(scores: Rows, selection: Rows) -> dict[str, str]:
     """All tables by name."""
-    main = ("answer_kl", "token_kl", "pmi", "pmi_k", "min_pmi", "logprob", "pmi_k+question", *_BARE)
+    main = ("answer_kl", "token_kl", "pmi", "pmi_k", "min_pmi", "logprob", "pmi_k+question", "length", "random")
     few = [row for row in scores if row["ranking"] in main]
-    found = {"scores": score_table(few), "selection": selection_table(selection), "pools": pools_table(scores)}
+    found = {"scores": score_table(few), "pools": pools_table(scores)}
+    found |= {"likelihood": selection_table(selection, LIKELIHOOD), "selection": selection_table(selection, SUITE)}
     parts = [
         f"**{generator} generator, {kind} scenes**\n\n{score_table(scores, generator=generator, kind=kind)}"
         for generator in distinct(scores, "generator")

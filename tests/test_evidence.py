@@ -214,7 +214,7 @@ def test_report_has_intervals_over_seeds():
     assert mean == pytest.approx(sample.mean())
     assert (low, high) == pytest.approx(t.interval(0.95, 2, sample.mean(), sample.std(ddof=1) / math.sqrt(3)))
     assert reports.against(rows, "pmi", "random", "usual") == pytest.approx([0.1, 0.15, 0.2])
-    assert "+0.150" in reports.selection_table(rows)
+    assert "+0.150" in reports.selection_table(rows, reports.SUITE)
     assert reports.show([0.5]) == "0.500" and reports.show([]) == "–"
 
 

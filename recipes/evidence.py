@@ -60,9 +60,9 @@ class EvidenceArguments:
     pool_images: int = field(default=5000, metadata={"help": "Usual scenes, five pairs about each: `selection`."})
     rows: int = field(default=5000, metadata={"help": "Pairs that a ranking keeps of these."})
     epochs: int = field(default=1, metadata={"help": "Passes over them."})
-    rows_per_step: int = field(default=32, metadata={"help": "Pairs in a gradient step."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate, cosine decay."})
-    test_images: int = field(default=60, metadata={"help": "Scenes of either kind in each benchmark."})
+    rows_per_step: int = field(default=8, metadata={"help": "Pairs in a gradient step."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate, cosine decay."})
+    test_images: int = field(default=40, metadata={"help": "Scenes of either kind in each benchmark."})
 
     def sizes(self) -> dict[str, float]:
         """What must be equal for results to be compared."""

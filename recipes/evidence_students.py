@@ -61,9 +61,9 @@ class Training:
     """
 
     rows: int = 5000
-    epochs: int = 2
-    rows_per_step: int = 32
-    learning_rate: float = 1e-3
+    epochs: int = 1
+    rows_per_step: int = 8
+    learning_rate: float = 5e-4
 
 
 def candidates(rows: Dataset, pool: Pool, labels: Labels) -> Dataset:

@@ -111,6 +111,7 @@ class Scene:
         """The scene of one row of `load_scenes`."""
         objects = tuple(SceneObject(**item) for item in row["objects"])
         return cls(row["image_id"], objects, row["background"], row["fill"], row["texture_seed"])
+
     """The number in `CORNERS` of a category's usual corner."""
 
 

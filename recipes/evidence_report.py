@@ -139,6 +139,12 @@ def pools_table(rows: Rows) -> str:
 # Does selecting help?
 
 
+def arms_of(rows: Rows) -> list[str]:
+    """The arms, those with most true pairs first."""
+    shares = {arm: np.mean([row["true"] for row in rows if row["arm"] == arm]) for arm in distinct(rows, "arm")}
+    return sorted(shares, key=shares.get, reverse=True)
+
+
 def figure(row: Mapping) -> float:
     return row["value"] / 100 if row["benchmark"] == "llava_w" else row["value"]
 
@@ -159,7 +165,7 @@ def against(rows: Rows, arm: str, other: str, kind: str, parts: Sequence[tuple[s
 def selection_table(rows: Rows, parts: Sequence[tuple[str, str]]) -> str:
     """Students by what they were fine-tuned on, and their distance to those of random pairs of the same seeds."""
     lines = [("pairs kept by", "pairs", "steps", "true", "usual scenes", "− random", "shifted", "− random", "seeds")]
-    for arm in distinct(rows, "arm"):
+    for arm in arms_of(rows):
         one = {row["seed"]: row for row in rows if row["arm"] == arm}
         kinds = [
             text
@@ -179,7 +185,7 @@ def benchmark_table(rows: Rows, kind: str) -> str:
     ways = distinct(rows, "benchmark"), distinct(rows, "by")
     columns = [(b, w) for b in ways[0] for w in ways[1] if any((r["benchmark"], r["by"]) == (b, w) for r in rows)]
     lines = [("pairs kept by", *(f"{NAMES[benchmark]}, {way}" for benchmark, way in columns))]
-    for arm in distinct(rows, "arm"):
+    for arm in arms_of(rows):
         of = [row for row in rows if (row["arm"], row["kind"]) == (arm, kind)]
         cells = [
             show(by_seed([row for row in of if (row["benchmark"], row["by"]) == column], figure)) for column in columns
@@ -232,7 +238,7 @@ def plot_selection(rows: Rows, file: Path) -> None:
     """Students by what they were trained on: the four benchmarks by written answers, SEED-Bench by likelihood."""
     import matplotlib.pyplot as plt
 
-    arms = distinct(rows, "arm")
+    arms = arms_of(rows)
     figure_, axes = plt.subplots(1, 2, figsize=(10, 0.36 * len(arms) + 1.2), sharey=True)
     for axis, parts, title in zip(
         axes, (LIKELIHOOD, SUITE), ("SEED-Bench on scenes, by likelihood", "four benchmarks on scenes, written answers")

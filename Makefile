@@ -16,10 +16,10 @@ PUBLISH = $(if $(HUB),,$(BIN)/python tests/loopback_hub.py --) $(BIN)/python rec
 EVALUATE = $(BIN)/python recipes/evaluate.py --model $(OUTPUT)/generator --bare_questions --num_images 25
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench style clean
+.PHONY: help demo test bench crosscheck style clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1	/' | expand -t 16
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1	/' | expand -t 20
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=")'
@@ -48,10 +48,21 @@ bench: .venv/installed-bench  ## compare the scorer with the obvious script, and
 	$(BIN)/python recipes/benchmark_memory.py
 	$(BIN)/python recipes/benchmark_training.py
 
+CROSSCHECK := .venv-crosscheck/bin
+.venv-crosscheck/installed: pyproject.toml constraints.txt constraints-crosscheck.txt
+	$(PYTHON) -m venv .venv-crosscheck
+	$(CROSSCHECK)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--constraint constraints-crosscheck.txt --editable . 'lmms-eval[video-legacy]==0.7.3'
+	$(CROSSCHECK)/python -m pip uninstall --quiet --disable-pip-version-check --yes torchvision
+	@touch $@
+
+crosscheck: .venv-crosscheck/installed  ## compare the benchmarks' figures with lmms-eval's, answer for answer
+	$(CROSSCHECK)/python recipes/crosscheck.py
+
 style: .venv/installed-test  ## check lint and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:  ## remove .venv and caches; results in runs/ stay
-	rm -rf .venv .pytest_cache .ruff_cache .coverage build *.egg-info
+	rm -rf .venv .venv-crosscheck .pytest_cache .ruff_cache .coverage build *.egg-info
 	find c3l_hf recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -299,7 +299,7 @@ def test_two_processes_equal_one(base, tmp_path):
         f"config = PredictionConfig(max_new_tokens=6, part_size=2, batch_size=2)\n"
         f"made = predict(rows, model, processor, config, folder={str(tmp_path / 'run')!r})\n"
         f"open(f'{tmp_path}/{{process_state().process_index}}.json', 'w').write(json.dumps(list(made)))\n"
-        "print('PROCESSES', process_state().num_processes)\n"
+        "print(f'PROCESSES {process_state().num_processes}\\n', end='')\n"
     )
     # Without accelerators `accelerate launch` starts one process only; what it calls elsewhere starts two.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]

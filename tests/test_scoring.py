@@ -114,7 +114,7 @@ def test_totals(scorer, dataset, tmp_path):
     text = format_scores(score_dataset(dataset, scorer, cache_dir=tmp_path))
     assert "9 rows, 7 with scores, 2 without" in text
     assert "the answer is empty" in text and "the image cannot be read: " in text
-    assert [line.split()[0] for line in text.splitlines() if line.startswith(("i2c", "pmi"))] == ["i2c", "pmi"]
+    assert [line.split()[0] for line in text.splitlines() if line.startswith(("i2c", "pmi"))] == ["i2c", "pmi", "pmi_k"]
     bad = score_dataset(dataset.select([4, 7]), scorer, cache_dir=tmp_path)
     assert format_scores(bad).startswith("2 rows, 0 with scores, 2 without\n\nwithout a score, because")
 

@@ -462,7 +462,7 @@ def test_the_recipe(inputs, tmp_path, monkeypatch, capfd):
     made_by = json.loads((folder / "student" / "training.json").read_text())
     assert (made_by["model"], made_by["dataset"]) == ("model", "data")
     assert made_by["inputs"]["model"]["digest"] and made_by["versions"]["trl"]
-    assert made_by["options"]["learning_rate"] == 3e-4
+    assert made_by["options"]["learning_rate"] == 5e-4
     report = made_by["report"]
     assert report["steps"] == 4 and report["examples"] == 5 and report["rejected"] == 0
     assert 0 < report["trained_parameters"] < report["parameters"]

@@ -235,9 +235,8 @@ def test_the_stand_in_grades_the_same_answer_alike_for_both(tmp_path):
     assert set(judged["judge_status"][:]) == {"ok"} and len(set(replies)) > 1
     for answer, reply in zip(answers, replies):
         # lmms-eval's judge gets it without the blanks around.
-        asked = (
-            f"[Assistant 1]\na reference\n\n[End of Assistant 1]\n\n[Assistant 2]\n{answer}\n\n[End of Assistant 2]\n"
-        )
+        shown = f"[Assistant 2]\n{answer.strip()}\n\n[End of Assistant 2]\n\n[System]\n"
+        asked = f"[Assistant 1]\na reference\n\n[End of Assistant 1]\n\n{shown}"
         assert grade({"messages": [{"content": asked}]}, (WELL,)) == reply
     assert grade({"messages": [{"content": "Answer: a plum\nYour output: "}]}, REPLIES) == "E"
     with pytest.raises(ValueError, match="no longer fits"):

@@ -28,11 +28,11 @@ SMALL = {
     "student": GENERATOR,
     "seeds": [0],
     "arms": ["random", "bottom", "truth", "all"],
-    "score_images": 6,
-    "pool_images": 12,
-    "rows": 20,
+    "score_images": 5,
+    "pool_images": 10,
+    "rows": 15,
     "rows_per_step": 10,
-    "test_images": 2,
+    "test_images": 1,
 }
 
 
@@ -50,6 +50,7 @@ def pool(run):
     return spec, pools.load_pool(Path(run.output_dir) / "pools" / "strong-shifted-0", spec)
 
 
+@pytest.mark.slow  # with the small experiment
 def test_labels_are_the_checkers(pool):
     spec, rows = pool
     labels = found.label(rows.to_dict(), spec)
@@ -61,6 +62,7 @@ def test_labels_are_the_checkers(pool):
     assert not (labels.prior & labels.true).any()
 
 
+@pytest.mark.slow  # with the small experiment
 def test_questions_are_scored_as_they_were_generated(pool):
     spec, rows = pool
     model, processor = pools.load_generator(GENERATOR)
@@ -81,6 +83,7 @@ def test_questions_are_scored_as_they_were_generated(pool):
     assert math.isnan(question[1])
 
 
+@pytest.mark.slow  # with the small experiment
 def test_rankings(pool):
     spec, rows = pool
     columns = rows.to_dict()
@@ -129,6 +132,7 @@ def test_each_label_has_its_own_auc(monkeypatch):
     }
 
 
+@pytest.mark.slow  # with the small experiment
 def test_students_get_what_their_ranking_keeps(run):
     results = {
         arm: Dataset.from_parquet(str(evidence.result_file(run, "selection", 0, arm)))[0] for arm in SMALL["arms"]
@@ -148,12 +152,14 @@ def test_students_get_what_their_ranking_keeps(run):
     assert results["truth"]["steps"] == math.ceil(results["truth"]["pairs"] / SMALL["rows_per_step"])
 
 
+@pytest.mark.slow  # with the small experiment
 def test_results_are_kept_and_not_made_again(run, monkeypatch):
     for name in ("load_pool", "train", "measure"):
         monkeypatch.setattr(evidence, name, lambda *_: pytest.fail("made again"))
     evidence.main(run)
 
 
+@pytest.mark.slow  # with the small experiment
 def test_other_options_need_another_folder(run):
     other = evidence.EvidenceArguments(**{**SMALL, "rows": 21}, output_dir=run.output_dir)
     with pytest.raises(SystemExit, match="rows"):
@@ -180,6 +186,7 @@ def test_wrong_calls_end_before_any_work(tmp_path, options, message):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow  # with the small experiment
 def test_report(run, tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()

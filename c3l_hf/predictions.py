@@ -257,7 +257,6 @@ def _record(
 ) -> dict[str, Any]:
     """What the predictions depend on; model and processor by their contents."""
     asking = [processor.to_json_string(), processor.tokenizer.backend_tokenizer.to_str(), str(processor.chat_template)]
-    code = [Path(__file__)] + [Path(module.__file__) for module in _MODULES]
     return {
         **json.loads(json.dumps(dict(made_from or {}))),
         "rows": asked.count,
@@ -268,11 +267,18 @@ def _record(
         "processor": _digest(*asking).hex(),
         **{name: value for name, value in asdict(config).items() if name != "batch_size"},
         "transformers": transformers.__version__,
-        "code": _digest(*(path.read_text() for path in code)).hex(),
+        "code": _code_digest(),
     }
 
 
 _MODULES = (answering, blind, i2c, image_io, likelihood, packing, processing, sampling, schema, scores, self_check)
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Of the modules that answer, as they were when first asked for: what is edited later is not what answers."""
+    files = [Path(__file__)] + [Path(module.__file__) for module in _MODULES]
+    return _digest(*(path.read_text() for path in files)).hex()
 
 
 def _write(rows: Sequence[Mapping[str, Any]], features: Features, file: Path) -> None:

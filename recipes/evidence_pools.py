@@ -23,7 +23,7 @@ KINDS = ("usual", "shifted")
 # The first is what every pool is scored with.
 BASELINES = ("drop", "blank", "noise", "shuffle")
 _SHUFFLE_IMAGES = 64
-_KEPT = ("answer_tokens", "logprob_per_token", "logprob_blind_per_token", "token_kl_per_token")
+_KEPT = ("answer_tokens", "logprob_per_token")
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def load_pool(folder: Path, pool: Pool) -> Dataset:
     Returns:
         Rows of `generate_pairs` without the images: `image_id`, `pair_id`, `type`, `template`, `generation_status`,
         `question` and `answer` (null where there is no pair), the score columns of `I2CScorer` with the baseline
-        "drop", `<score>_<baseline>` for the others, and if asked for `as_generated`: per-token lists of the pair as
-        the generator wrote it (question and answer, given its instruction).
+        "drop", `<score>_<baseline>` for the others, and if asked for `as_generated`: tokens and log-probabilities of
+        the pair as the generator wrote it (question and answer, given its instruction).
 
     Raises:
         SystemExit: If the folder holds another pool.

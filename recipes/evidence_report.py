@@ -1,6 +1,6 @@
 """Tables and plots of `evidence.py`, written between their marks in the two READMEs.
 
-    python recipes/evidence_report.py --results_dir runs/evidence/results     # collect, then write
+    python recipes/evidence_report.py --results_dirs runs/evidence/results     # collect from these, then write
     python recipes/evidence_report.py                                         # write again from what was collected
 
 All results are kept in `evidence_scores.parquet` and `evidence_selection.parquet` beside this file. Intervals are 95 %
@@ -30,7 +30,9 @@ CONTROLS = ("length", "random", "longest", "bottom", "truth", "all")
 
 @dataclass
 class ReportArguments:
-    results_dir: str | None = field(default=None, metadata={"help": "Collect these results first."})
+    results_dirs: list[str] = field(
+        default_factory=list, metadata={"help": "Collect the results of these folders first."}
+    )
     kept: str = field(default=str(HERE), metadata={"help": "Folder of the collected results and of the plots."})
     readmes: list[str] = field(
         default_factory=lambda: [str(HERE.parent / "README.md"), str(HERE / "README.md")],
@@ -261,9 +263,9 @@ def plot_selection(rows: Rows, file: Path) -> None:
 # Files
 
 
-def collect(results: Path, kept: Path) -> None:
+def collect(folders: Sequence[str], kept: Path) -> None:
     for part in PARTS:
-        files = sorted(results.glob(f"{part}-*.parquet"))
+        files = [file for folder in folders for file in sorted(Path(folder).glob(f"{part}-*.parquet"))]
         rows = [row for file in files for row in Dataset.from_parquet(str(file), keep_in_memory=True)]
         if rows:
             Dataset.from_list(rows).to_parquet(kept / f"evidence_{part}.parquet")
@@ -272,7 +274,7 @@ def collect(results: Path, kept: Path) -> None:
 def read(kept: Path, part: str) -> Rows:
     file = kept / f"evidence_{part}.parquet"
     if not file.is_file():
-        sys.exit(f"evidence_report: {file} is missing; collect results with --results_dir")
+        sys.exit(f"evidence_report: {file} is missing; collect results with --results_dirs")
     return Dataset.from_parquet(str(file), keep_in_memory=True).to_list()
 
 
@@ -308,8 +310,8 @@ def texts_of(scores: Rows, selection: Rows) -> dict[str, str]:
 
 def main(args: ReportArguments) -> None:
     kept = Path(args.kept)
-    if args.results_dir:
-        collect(Path(args.results_dir), kept)
+    if args.results_dirs:
+        collect(args.results_dirs, kept)
     scores, selection = (read(kept, part) for part in PARTS)
     plot_scores(scores, kept / "evidence_scores.png")
     plot_selection(selection, kept / "evidence_selection.png")

@@ -96,6 +96,8 @@ def test_rankings(pool):
         assert ranked["pmi_k"][number] == pytest.approx((PMI_K * p - q).mean(), rel=1e-5)
         assert ranked["min_pmi"][number] == pytest.approx((p - q).min(), rel=1e-5)
         assert ranked["pmi, shuffle"][number] == row["pmi_shuffle"]
+        question = found._question_logprobs([row["as_generated"]])[0]
+        assert ranked["pmi_k+question"][number] == pytest.approx((PMI_K * p - q).mean() + 0.3 * question, rel=1e-5)
         assert ranked["length"][number] == len(row["answer_tokens"])
     differing = [
         name for name in ("blank", "noise", "shuffle") if not np.allclose(ranked[f"pmi, {name}"], ranked["pmi"])
@@ -192,7 +194,7 @@ def test_report(run, tmp_path):
     kept.mkdir()
     marks = "a\n<!-- evidence: scores -->\nold\n<!-- end -->\nb\n<!-- evidence: selection -->\n<!-- end -->\nc\n"
     (tmp_path / "README.md").write_text(marks)
-    args = reports.ReportArguments(str(Path(run.output_dir) / "results"), str(kept), [str(tmp_path / "README.md")])
+    args = reports.ReportArguments([str(Path(run.output_dir) / "results")], str(kept), [str(tmp_path / "README.md")])
     reports.main(args)
     text = (tmp_path / "README.md").read_text()
     assert "old" not in text and text.startswith("a\n") and text.endswith("c\n")
@@ -202,7 +204,7 @@ def test_report(run, tmp_path):
     assert line.split("|")[2].strip() == f"{mean:.3f}"
     assert {file.suffix for file in kept.iterdir()} == {".parquet", ".png"}
     again = tmp_path / "README.md"
-    reports.main(reports.ReportArguments(None, str(kept), [str(again)]))
+    reports.main(reports.ReportArguments([], str(kept), [str(again)]))
     assert again.read_text() == text
 
 

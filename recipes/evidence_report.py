@@ -266,6 +266,9 @@ def plot_selection(rows: Rows, file: Path) -> None:
 def collect(folders: Sequence[str], kept: Path) -> None:
     for part in PARTS:
         files = [file for folder in folders for file in sorted(Path(folder).glob(f"{part}-*.parquet"))]
+        names = [file.name for file in files]
+        if twice := [file for file in files if names.count(file.name) > 1]:
+            sys.exit(f"evidence_report: the same result is there more than once: {', '.join(map(str, twice))}")
         rows = [row for file in files for row in Dataset.from_parquet(str(file), keep_in_memory=True)]
         if rows:
             Dataset.from_list(rows).to_parquet(kept / f"evidence_{part}.parquet")

@@ -237,6 +237,14 @@ def test_published_results_are_what_the_readme_says():
         assert reports.fill(text, texts) == text
 
 
+def test_results_of_two_experiments_are_not_mixed(tmp_path):
+    for folder in ("one", "other"):
+        evidence.write(tmp_path / folder / "selection-0-random.parquet", [{"seed": 0}])
+    with pytest.raises(SystemExit, match="one/selection-0-random.parquet, .*other/selection-0-random.parquet"):
+        reports.collect([str(tmp_path / "one"), str(tmp_path / "other")], tmp_path)
+    assert not (tmp_path / "evidence_selection.parquet").exists()
+
+
 def test_a_mark_without_an_end(tmp_path):
     with pytest.raises(ValueError, match="no <!-- end -->"):
         reports.fill("<!-- evidence: scores -->\nmore", {"scores": "x"})

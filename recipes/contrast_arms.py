@@ -21,6 +21,8 @@ from c3l_hf.scenes.evaluation import judge_pairs
 from c3l_hf.schema import PAIR_FEATURES
 
 MAX_NEW_TOKENS = 96
+# Added to the seed where a trained generator writes: another draw than the first round's, as in `c3l.py`.
+SECOND_DRAW = 1_000_003
 # What `select_pseudo_labels` may choose between: pairs of one type, pairs of several types, answers to one question.
 POOLS = {
     "pairs": {"pairs_per_image": 5, "types_per_image": 1},
@@ -41,6 +43,9 @@ class Arm:
         pool: One of `POOLS`.
         within: As in `select_pseudo_labels`.
         max_rejected: As in `select_pseudo_labels`.
+        after: The arm whose trained model is trained further: a second round. "" for the shipped generator.
+        writer: The arm whose trained model writes the candidates. "" for the shipped generator. The scores are the
+            shipped generator's in any case.
         options: Options of the trainer that differ from those of the other arms.
     """
 
@@ -50,6 +55,8 @@ class Arm:
     pool: str = "pairs"
     within: str = "type"
     max_rejected: int = 4
+    after: str = ""
+    writer: str = ""
     options: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -65,6 +72,15 @@ MAIN = {
     "dpo": Arm(trainer="dpo"),
     "truth_nll": Arm(control="nll", ranking="true", options=NLL),
     "truth_c3l": Arm(control="truth_nll", ranking="true"),
+}
+
+# A second round: the trained generator is trained for as many steps again, on what it now writes about the same scenes;
+# its control has the same steps on the rows of the first round.
+SECOND = {
+    "nll_again": Arm(control="nll", after="nll", options=NLL),
+    "nll_second": Arm(control="nll_again", after="nll", writer="nll", options=NLL),
+    "c3l_again": Arm(control="c3l", after="c3l"),
+    "c3l_second": Arm(control="c3l_again", after="c3l", writer="c3l"),
 }
 
 SETTINGS = {
@@ -106,7 +122,7 @@ SETTINGS = {
         )
     },
 }
-ARMS = MAIN | SETTINGS
+ARMS = MAIN | SECOND | SETTINGS
 
 
 def generator():
@@ -127,7 +143,13 @@ def scenes_by_id(rows: Dataset) -> dict[str, Scene]:
     return {row["image_id"]: Scene.from_row(row) for row in rows.remove_columns("images")}
 
 
-def make_pool(name: str, rows: Dataset, seed: int, pairs: Dataset | None = None) -> Dataset:
+def make_pool(
+    name: str,
+    rows: Dataset,
+    seed: int,
+    pairs: Dataset | None = None,
+    writer: tuple[PreTrainedModel, ProcessorMixin] | None = None,
+) -> Dataset:
     """Scored candidates about the scenes in `rows`, with the further rankings `random` and `true` (1 or 0).
 
     Args:
@@ -135,13 +157,17 @@ def make_pool(name: str, rows: Dataset, seed: int, pairs: Dataset | None = None)
         rows: Scenes, from `load_scenes`.
         seed: Seed of all that is sampled.
         pairs: For the pool "answers": the pool "pairs", from which the questions are taken.
+        writer: Trained model and processor that write the candidates, with random numbers of their own; by default the
+            shipped generator. It is the shipped one that scores.
     """
     model, processor = generator()
+    draw = seed if writer is None else seed + SECOND_DRAW
     if name == "answers":
-        candidates = sample_answers(pairs, model, processor, seed)
+        candidates = sample_answers(pairs, *(writer or (model, processor)), draw)
     else:
-        config = PairGenerationConfig(**POOLS[name], max_new_tokens=MAX_NEW_TOKENS, seed=seed, batch_size=250)
-        candidates = generate_pairs(rows.select_columns(["images", "image_id"]), model, processor, config)
+        config = PairGenerationConfig(**POOLS[name], max_new_tokens=MAX_NEW_TOKENS, seed=draw, batch_size=250)
+        images = rows.select_columns(["images", "image_id"])
+        candidates = generate_pairs(images, *(writer or (model, processor)), config)
     scenes = scenes_by_id(rows)
     of_rows = [scenes[scene_id(image_id)] for image_id in candidates["image_id"]]
     _, true = judge_pairs(candidates["type"][:], texts_of(candidates), of_rows)

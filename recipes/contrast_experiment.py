@@ -3,7 +3,8 @@
     python recipes/contrast_experiment.py --seeds 0 1 2
     python recipes/contrast_report.py --report contrast.md --plot contrast.png
 
-Every arm starts from the shipped generator and takes the same number of steps with the same number of rows. A seed is
+Every arm starts from the shipped generator and takes the same number of steps with the same number of rows; the arms of
+a second round (`--arms nll_again nll_second c3l_again c3l_second`) take as many again from a trained one. A seed is
 everything random: the training scenes (split `validation`), the sampled pairs, the order of training and the test
 scenes, usual and shifted. Arms of a seed are measured on the same scenes with the same random numbers, so that they can
 be compared pair by pair.
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from contrast_arms import (
     ARMS,
     MAIN,
     MAX_NEW_TOKENS,
+    SECOND,
     SETTINGS,
     Arm,
     describe,
@@ -43,6 +45,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from trl import DPOConfig, DPOTrainer, TrlParser
 
 from c3l_hf.generation import PairGenerationConfig, generate_pairs
+from c3l_hf.loading import Source, load
 from c3l_hf.manifest import versions
 from c3l_hf.prompts import GENERAL, QUESTION_TYPES, format_pair
 from c3l_hf.scenes import GENERATOR, Scene, check_pair, load_scenes
@@ -58,7 +61,10 @@ class ExperimentArguments:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds, each with all arms."})
     arms: list[str] = field(
         default_factory=lambda: list(MAIN),
-        metadata={"help": f"Arms, in this order. Of the comparison: {' '.join(MAIN)}; settings: {' '.join(SETTINGS)}."},
+        metadata={
+            "help": f"Arms, in this order. Of the comparison: {' '.join(MAIN)}; of a second round: {' '.join(SECOND)}; "
+            f"settings: {' '.join(SETTINGS)}."
+        },
     )
 
     # All from here on is part of what a result is
@@ -84,18 +90,52 @@ class ExperimentArguments:
 # Training data
 
 
-def pool(name: str, args: ExperimentArguments, seed: int) -> Dataset:
-    """The pool from the output folder, made and kept there if it is not there yet."""
-    folder = Path(args.output_dir) / "pools" / f"{name}-{seed}"
+def kept(folder: Path, args: ExperimentArguments, arm: str, save: Callable[[Path], None]) -> Path:
+    """The folder, filled by `save` if it is not there yet; it appears only when it is complete.
+
+    Args:
+        arm: The trained model on which its content depends; "" for none.
+    """
     if not folder.exists():
-        pairs = pool("pairs", args, seed) if name == "answers" else None
-        made = make_pool(name, load_scenes(args.train_images, seed, "validation"), seed, pairs)
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        made.save_to_disk(unfinished)
-        (unfinished / "options.json").write_text(json.dumps(identity(args)))
+        save(unfinished)
+        made_with = {"options": identity(args), "name": arm, "arm": asdict(ARMS[arm])} if arm else identity(args)
+        (unfinished / "options.json").write_text(json.dumps(made_with))
         os.rename(unfinished, folder)
-    return load_from_disk(folder)
+    return folder
+
+
+def pool(name: str, args: ExperimentArguments, seed: int, writer: str = "") -> Dataset:
+    """The pool from the output folder, made and kept there if it is not there yet."""
+
+    def save(folder: Path) -> None:
+        pairs = pool("pairs", args, seed, writer) if name == "answers" else None
+        model = trained(writer, args, seed) if writer else None
+        make_pool(name, load_scenes(args.train_images, seed, "validation"), seed, pairs, model).save_to_disk(folder)
+
+    of = f"{name}-{writer}" if writer else name
+    return load_from_disk(kept(Path(args.output_dir) / "pools" / f"{of}-{seed}", args, writer, save))
+
+
+def trained(name: str, args: ExperimentArguments, seed: int) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The model and processor of an arm, trained and kept in the output folder if they are not there yet; of "" the
+    shipped generator."""
+    if not name:
+        return generator()
+
+    def save(folder: Path) -> None:
+        model, processor, _ = train(ARMS[name], labels_of(ARMS[name], args, seed), args, seed)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    folder = kept(Path(args.output_dir) / "models" / f"{name}-{seed}", args, name, save)
+    return load(Source(str(folder), dtype="float32"))
+
+
+def labels_of(arm: Arm, args: ExperimentArguments, seed: int) -> Dataset:
+    """The rows that an arm trains on."""
+    return select(arm, pool(arm.pool, args, seed, arm.writer))
 
 
 # Training
@@ -104,8 +144,8 @@ def pool(name: str, args: ExperimentArguments, seed: int) -> Dataset:
 def train(
     arm: Arm, labels: Dataset, args: ExperimentArguments, seed: int
 ) -> tuple[PreTrainedModel, ProcessorMixin, list[dict]]:
-    """The generator trained on these rows, its processor, and the log."""
-    model, processor = generator()
+    """The generator, or the model of the arm before, trained on these rows, its processor, and the log."""
+    model, processor = trained(arm.after, args, seed)
     with tempfile.TemporaryDirectory() as folder:
         options = {
             "output_dir": folder,
@@ -212,7 +252,7 @@ def run_arm(name: str, args: ExperimentArguments, seed: int) -> dict:
     arm, labels_found, log = ARMS[name], None, []
     started = time.monotonic()
     if arm.trainer:
-        labels = select(arm, pool(arm.pool, args, seed))
+        labels = labels_of(arm, args, seed)
         labels_found = describe(labels, scenes_by_id(load_scenes(args.train_images, seed, "validation")))
         model, processor, log = train(arm, labels, args, seed)
     else:
@@ -240,7 +280,7 @@ def check(args: ExperimentArguments) -> None:
         if value < 0 or value == 0 and name != "warmup_steps":
             sys.exit(f"contrast_experiment: --{name} is {value}; it must be above 0")
     folder, wanted = Path(args.output_dir), identity(args)
-    for file in sorted([*folder.glob("pools/*/options.json"), *folder.glob("results/*.json")]):
+    for file in sorted([*folder.glob("*/*/options.json"), *folder.glob("results/*.json")]):
         content = json.loads(file.read_text())
         there, expected = content.get("options", content), wanted
         if "arm" in content and content["name"] in ARMS:

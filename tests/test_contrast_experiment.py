@@ -11,6 +11,7 @@ import torch
 from scipy.stats import t
 from trl import DPOConfig, DPOTrainer
 
+from c3l_hf.i2c import I2CScorer
 from c3l_hf.parsing import parse_pair
 from c3l_hf.processing import encode_row
 from c3l_hf.prompts import QUESTION_TYPES, get_template
@@ -144,12 +145,13 @@ def test_the_description_of_rows_counts_truth(rows, candidates):
 def test_every_arm_is_one_that_can_run(tmp_path):
     for name, arm in arms.ARMS.items():
         assert arm.control in arms.ARMS or name == "before", name
+        assert {arm.after, arm.writer} <= {"", *arms.MAIN} - {"before"}, name
         assert arm.pool in arms.POOLS and arm.ranking in (*SCORES, "random", "true"), name
         config = {"c3l": C3LConfig, "dpo": DPOConfig}.get(arm.trainer)
         if config:
             config(str(tmp_path), report_to="none", bf16=False, **arm.options)
         control = arms.ARMS.get(arm.control)
-        if control and control.trainer and arm.options.get("contrastive_weight") != 0:
+        if control and control.trainer and not arm.after and arm.options.get("contrastive_weight") != 0:
             # What differs from the control is the loss: the rows and the learning rate are the same.
             assert rows_of(arm) == rows_of(control), name
             assert arm.options.get("learning_rate") == control.options.get("learning_rate"), name
@@ -157,6 +159,38 @@ def test_every_arm_is_one_that_can_run(tmp_path):
 
 def rows_of(arm):
     return arm.ranking, arm.pool, arm.within
+
+
+def test_a_second_round_goes_on_from_the_first(tmp_path):
+    """What is trained further is the first round's model; its rows are that model's new pairs, scored by the shipped
+    generator; the control's rows are those of the first round."""
+    args = arguments(tmp_path, arms=["nll", "nll_again", "nll_second"], train_images=12)
+    experiment.main(args)
+    again, second = (arms.ARMS[name] for name in args.arms[1:])
+    shipped, first = arms.generator()[0].state_dict(), experiment.trained("nll", args, 7)[0].state_dict()
+    assert any(not torch.equal(shipped[name], first[name]) for name in shipped)
+    assert experiment.trained("", args, 7)[0].state_dict().keys() == first.keys()
+
+    still = replace(again, options=again.options | {"learning_rate": 0.0})
+    unmoved, _, _ = experiment.train(still, experiment.labels_of(again, args, 7), args, 7)
+    assert all(torch.equal(value, first[name]) for name, value in unmoved.state_dict().items())
+
+    rows = [experiment.labels_of(arm, args, 7) for arm in (arms.ARMS["nll"], again, second)]
+    assert rows[0]["chosen"][:] == rows[1]["chosen"][:] != rows[2]["chosen"][:]
+    pairs, new = experiment.pool("pairs", args, 7), experiment.pool("pairs", args, 7, "nll")
+    assert pairs["image_id"][:] == new["image_id"][:] and pairs["raw"][:] != new["raw"][:]
+    scored = I2CScorer(*arms.generator()).score(new.select(range(10)).to_list())
+    assert [row["pmi"] for row in scored] == pytest.approx(new["pmi"][:10], abs=1e-4)
+    results = [json.loads((tmp_path / "results" / f"{name}-7.json").read_text()) for name in args.arms]
+    assert len({result["log"][-1]["train_loss"] for result in results}) == 3
+
+
+def test_a_model_of_an_arm_that_has_changed_is_not_trained_further(tmp_path, monkeypatch):
+    args = arguments(tmp_path, arms=["nll_again"], train_images=4)
+    experiment.trained("nll", args, 7)
+    monkeypatch.setitem(experiment.ARMS, "nll", replace(arms.ARMS["nll"], ranking="logprob"))
+    with pytest.raises(SystemExit, match="options.json was made with ranking 'pmi', not 'logprob'"):
+        experiment.main(args)
 
 
 @pytest.mark.parametrize("name", ["c3l", "contrastive", "dpo"])

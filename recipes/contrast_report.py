@@ -1,6 +1,14 @@
 """The results of `contrast_experiment.py` as Markdown tables and a plot.
 
-    python recipes/contrast_report.py --output_dir runs/contrast --report contrast.md --plot contrast.png
+    python recipes/contrast_report.py --results runs/contrast                 # prints the tables
+    python recipes/contrast_report.py --results runs/contrast --keep recipes/contrast.parquet
+
+What is published comes from the kept results:
+
+    python recipes/contrast_report.py --results recipes/contrast.parquet --plot recipes/contrast.png \
+        --readmes README.md recipes/contrast.md
+    python recipes/contrast_report.py --results recipes/contrast_settings.parquet --mark settings \
+        --readmes recipes/contrast.md
 
 Shares of generated pairs are type-balanced: every question type counts the same. A share is the mean over seeds. Two
 95 % intervals answer two questions:
@@ -17,6 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+from evidence_report import fill
+from pyarrow import parquet
 from scipy.stats import bootstrap, ttest_1samp
 from trl import TrlParser
 
@@ -29,43 +40,68 @@ NAN = float("nan")
 
 @dataclass
 class ReportArguments:
-    output_dir: str = field(default="runs/contrast", metadata={"help": "Folder of contrast_experiment.py."})
+    results: str = field(
+        default="runs/contrast", metadata={"help": "Folder of contrast_experiment.py, or a file made with --keep."}
+    )
     seeds: list[int] | None = field(default=None, metadata={"help": "Only these seeds."})
     arms: list[str] | None = field(default=None, metadata={"help": "Only these arms, in this order."})
     differences: list[str] = field(
         default_factory=list,
         metadata={"help": "Further differences, as arm:control. Each arm is compared with `before` and its control."},
     )
-    report: str | None = field(default=None, metadata={"help": "File for the tables; else they are printed."})
     plot: str | None = field(default=None, metadata={"help": "File for the plot."})
+    keep: str | None = field(default=None, metadata={"help": "Parquet file for the results themselves."})
+    readmes: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files with the marks <!-- evidence: name --> and <!-- end -->: contrast, second, --mark."},
+    )
+    mark: str = field(default="tables", metadata={"help": "Name of the mark that takes all tables."})
 
 
 Results = dict[str, dict[int, dict]]
 
 
-def read_results(folder: Path, seeds: Sequence[int] | None, arms: Sequence[str] | None) -> Results:
+def load_results(source: Path) -> list[dict]:
+    """The results in a folder, the oldest first, or in a file of `keep_results`."""
+    if source.suffix == ".parquet":
+        if not source.is_file():
+            raise ValueError(f"{source} is not there")
+        return [json.loads(text) for text in parquet.read_table(source)["result"].to_pylist()]
+    files = sorted(source.glob("results/*.json"), key=lambda file: file.stat().st_mtime)
+    return [json.loads(file.read_text()) for file in files]
+
+
+def keep_results(results: Results, file: Path) -> None:
+    """Everything that was read, as one small file: a row for each arm and seed."""
+    rows = [
+        {"name": name, "seed": seed, "result": json.dumps(result)}
+        for name, by_seed in results.items()
+        for seed, result in sorted(by_seed.items())
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file, compression="zstd")
+
+
+def read_results(source: Path, seeds: Sequence[int] | None, arms: Sequence[str] | None) -> Results:
     """Results by arm and seed, arms in the order of their first result, or as given.
 
     Raises:
         ValueError: If there are none, an arm is missing, or they were made with different options.
     """
-    files = sorted(folder.glob("results/*.json"), key=lambda file: file.stat().st_mtime)
     found: Results = {}
-    options, first = None, None
-    for file in files:
-        result = json.loads(file.read_text())
+    first = None
+    for result in load_results(source):
         if seeds is not None and result["seed"] not in seeds:
             continue
-        if options is None:
-            options, first = result["options"], file
-        if result["options"] != options:
-            raise ValueError(f"{file} and {first} were made with different options; they cannot be compared")
+        first = first or result
+        if result["options"] != first["options"]:
+            one, other = (f"{of['name']}, seed {of['seed']}" for of in (first, result))
+            raise ValueError(f"{source}: {one} and {other} were made with different options; they cannot be compared")
         found.setdefault(result["name"], {})[result["seed"]] = result
     if not found:
-        raise ValueError(f"{folder} has no results (of these seeds); run contrast_experiment.py first")
+        raise ValueError(f"{source} has no results (of these seeds); run contrast_experiment.py first")
     names = list(found) if arms is None else list(arms)
     if missing := [name for name in names if name not in found]:
-        raise ValueError(f"{folder} has no result of {', '.join(missing)}; it has {', '.join(found)}")
+        raise ValueError(f"{source} has no result of {', '.join(missing)}; it has {', '.join(found)}")
     return {name: found[name] for name in names}
 
 
@@ -266,6 +302,49 @@ def report(results: Results, further: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+# What the README shows: an arm in words, and the arm that it is compared with
+FIRST = {
+    "before": ("nothing: the shipped generator", ""),
+    "random_nll": ("random pairs, NLL", "before"),
+    "nll": ("positives (best by `pmi`), NLL", "before"),
+    "c3l": ("positives and negatives, NLL + contrast: **C3L** (τ = 0.1, λ = 1)", "before"),
+    "contrastive": ("positives and negatives, contrast alone", "before"),
+    "dpo": ("positive and worst negative, TRL's DPO (β = 0.1)", "before"),
+    "truth_nll": ("positives chosen by truth, NLL", "before"),
+    "truth_c3l": ("positives and negatives by truth, C3L", "before"),
+}
+SECOND = {
+    "nll": ("one round, NLL", ""),
+    "nll_again": ("one round, NLL, its rows once more", "nll"),
+    "nll_second": ("two rounds, NLL", "nll_again"),
+    "c3l": ("one round, C3L", ""),
+    "c3l_again": ("one round, C3L, its rows once more", "c3l"),
+    "c3l_second": ("two rounds, C3L", "c3l_again"),
+}
+
+
+def short(results: Results, arms: Mapping[str, tuple[str, str]]) -> str:
+    """Shares of true pairs, intervals over images; differences to the arm that is named, over seeds."""
+    header = ["trained on", *(text for split in SPLITS for text in (f"true, {split} scenes", "difference")), "seeds"]
+    rows = []
+    for name, (words, control) in arms.items():
+        if name not in results:
+            continue
+        row: list[object] = [words]
+        common = sorted(results[name].keys() & results.get(control, {}).keys())
+        for split in SPLITS:
+            row.append(cell(*mean_over_seeds([of_arm(results, name, split, "true")])))
+            both = [[counts_of(results[arm][seed], split, "true") for seed in common] for arm in (name, control) if arm]
+            row.append(cell(mean_over_seeds(both)[0], *over_seeds(*both), sign=True) if common else "")
+        rows.append([*row, len(results[name])])
+    return table(header, rows)
+
+
+def short_texts(results: Results) -> dict[str, str]:
+    """The README's tables by name."""
+    return {"contrast": short(results, FIRST), "second": short(results, SECOND)}
+
+
 def plot(results: Results, file: Path) -> None:
     """Type-balanced share of true pairs of each arm with its interval over images, and each seed's as a small dot."""
     from matplotlib import pyplot
@@ -289,14 +368,16 @@ def plot(results: Results, file: Path) -> None:
 
 def main(args: ReportArguments) -> None:
     try:
-        results = read_results(Path(args.output_dir), args.seeds, args.arms)
+        results = read_results(Path(args.results), args.seeds, args.arms)
     except ValueError as error:
         sys.exit(f"contrast_report: {error}")
-    text = report(results, args.differences)
-    if args.report:
-        Path(args.report).write_text(text)
-    else:
-        print(text)
+    texts = short_texts(results) | {args.mark: report(results, args.differences).rstrip()}
+    if args.keep:
+        keep_results(results, Path(args.keep))
+    for file in map(Path, args.readmes):
+        file.write_text(fill(file.read_text(), texts))
+    if not (args.keep or args.readmes or args.plot):
+        print(texts[args.mark])
     if args.plot:
         plot(results, Path(args.plot))
 

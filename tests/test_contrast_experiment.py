@@ -437,7 +437,7 @@ def test_results_of_other_options_are_not_mixed(tmp_path):
     with pytest.raises(ValueError, match="no result of dpo; it has before"):
         reports.read_results(write_one(tmp_path / "other"), None, ["dpo"])
     with pytest.raises(SystemExit, match="no results"):
-        reports.main(reports.ReportArguments(output_dir=str(tmp_path / "nowhere")))
+        reports.main(reports.ReportArguments(results=str(tmp_path / "nowhere")))
 
 
 def write_one(folder):
@@ -446,9 +446,49 @@ def write_one(folder):
     return folder
 
 
-def test_report_and_plot_of_a_run(finished, tmp_path):
-    files = {"report": str(tmp_path / "report.md"), "plot": str(tmp_path / "plot.png")}
-    reports.main(reports.ReportArguments(output_dir=str(finished), differences=["c3l:before"], **files))
-    text = Path(files["report"]).read_text()
+def test_report_and_plot_of_a_run(finished, tmp_path, capsys):
+    reports.main(reports.ReportArguments(results=str(finished), differences=["c3l:before"]))
+    text = capsys.readouterr().out
     assert "| c3l − nll |" in text and "| c3l − before |" in text and "nan" not in text
-    assert Path(files["plot"]).read_bytes().startswith(b"\x89PNG")
+    plot = tmp_path / "plot.png"
+    reports.main(reports.ReportArguments(results=str(finished), plot=str(plot)))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_kept_results_say_the_same(finished, tmp_path):
+    kept, readme = tmp_path / "contrast.parquet", tmp_path / "README.md"
+    reports.main(reports.ReportArguments(results=str(finished), keep=str(kept)))
+    results = reports.read_results(finished, None, None)
+    assert reports.read_results(kept, None, None) == results
+    readme.write_text("a\n<!-- evidence: contrast -->\n<!-- end -->\nb\n<!-- evidence: all -->\n<!-- end -->\n")
+    reports.main(reports.ReportArguments(results=str(kept), readmes=[str(readme)], mark="all"))
+    before, shown, after = readme.read_text().partition(reports.short(results, reports.FIRST))
+    assert before == "a\n<!-- evidence: contrast -->\n" and shown
+    assert after.partition("all -->\n") == (
+        "\n<!-- end -->\nb\n<!-- evidence: ",
+        "all -->\n",
+        reports.report(results).rstrip() + "\n<!-- end -->\n",
+    )
+    with pytest.raises(SystemExit, match="nothing.parquet is not there"):
+        reports.main(reports.ReportArguments(results=str(tmp_path / "nothing.parquet")))
+
+
+def test_the_short_tables_numbers(tmp_path):
+    write(tmp_path, made_up("nll", 1, [2, 2, 2, 2]), made_up("nll", 2, [2, 2, 2, 2]))
+    write(tmp_path, made_up("nll_again", 1, [3, 3, 3, 3], "nll"), made_up("nll_again", 2, [4, 4, 4, 4], "nll"))
+    lines = reports.short(reports.read_results(tmp_path, None, ["nll", "nll_again"]), reports.SECOND).splitlines()
+    assert numbers(lines[2])[1:3] == ["0.400 [0.400, 0.400]", ""] and numbers(lines[2])[-1] == "2"
+    half = t.ppf(0.975, 1) * 0.1
+    row = numbers(lines[3])
+    assert row[1] == "0.700 [0.700, 0.700]" and row[2] == f"+0.300 [{0.3 - half:+.3f}, {0.3 + half:+.3f}]" == row[4]
+
+
+def test_the_readme_shows_what_was_found():
+    folder = Path(arms.__file__).parent
+    found = {name: reports.read_results(folder / f"contrast{name}.parquet", None, None) for name in ("", "_settings")}
+    assert len(found[""]["c3l"]) > 1
+    texts = reports.short_texts(found[""])
+    texts |= {"tables": reports.report(found[""]).rstrip(), "settings": reports.report(found["_settings"]).rstrip()}
+    for readme, names in ((folder.parent / "README.md", ("contrast", "second")), (folder / "contrast.md", ("tables",))):
+        text = readme.read_text()
+        assert reports.fill(text, texts) == text and all(f"<!-- evidence: {name} -->" in text for name in names)

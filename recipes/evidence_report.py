@@ -165,18 +165,17 @@ def against(rows: Rows, arm: str, other: str, kind: str, parts: Sequence[tuple[s
 
 
 def selection_table(rows: Rows, parts: Sequence[tuple[str, str]]) -> str:
-    """Students by what they were fine-tuned on, and their distance to those of random pairs of the same seeds."""
-    lines = [("pairs kept by", "pairs", "steps", "true", "usual scenes", "− random", "shifted", "− random", "seeds")]
+    """Students by what they were fine-tuned on, and their distance to those of random pairs, and of all pairs, of the
+    same seeds."""
+    others = [other for other in ("random", "all") if any(row["arm"] == other for row in rows)]
+    distances = [f"− {other}" for other in others]
+    lines = [("pairs kept by", "pairs", "steps", "true", "usual scenes", *distances, "shifted", *distances, "seeds")]
     for arm in arms_of(rows):
         one = {row["seed"]: row for row in rows if row["arm"] == arm}
-        kinds = [
-            text
-            for kind in ("usual", "shifted")
-            for text in (
-                show(list(suite(rows, arm, kind, parts).values())),
-                "" if arm == "random" else show(against(rows, arm, "random", kind, parts), "+"),
-            )
-        ]
+        kinds = []
+        for kind in ("usual", "shifted"):
+            kinds.append(show(list(suite(rows, arm, kind, parts).values())))
+            kinds += ["" if arm == other else show(against(rows, arm, other, kind, parts), "+") for other in others]
         pairs, steps = (f"{np.mean([row[name] for row in one.values()]):,.0f}" for name in ("pairs", "steps"))
         name = arm if arm in CONTROLS else f"`{arm}`"
         lines.append((name, pairs, steps, show([row["true"] for row in one.values()]), *kinds, str(len(one))))

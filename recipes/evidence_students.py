@@ -24,11 +24,15 @@ from c3l_hf.schema import STATUS
 
 ALL = "all"
 # Arm → the ranking whose best pairs are kept, and its sign. `truth` is known here only; `all` keeps everything.
+# The best of a ranking are alike; `<ranking>_half` only drops the lower half of each type, and keeps any of the others.
+HALF = "_half"
 ARMS = {
     "random": ("random", 1),
     "pmi": ("pmi", 1),
     "pmi_k": ("pmi_k", 1),
     "logprob": ("logprob", 1),
+    "pmi_k_half": ("pmi_k", 1),
+    "logprob_half": ("logprob", 1),
     "token_kl": ("token_kl", 1),
     "answer_kl": ("answer_kl", 1),
     "min_pmi": ("min_pmi", 1),
@@ -96,6 +100,9 @@ def select(found: Dataset, arm: str, training: Training, seed: int) -> list[int]
     if sign < 0:
         values = (sign * np.array(found[ranking], dtype=float)).tolist()
         found = found.remove_columns(ranking).add_column(ranking, values)
+    if arm.endswith(HALF):
+        found, _ = curate(found, target_size=len(found), score=ranking, min_quantile=0.5, balance_types=False)
+        ranking = "random"
     chosen, _ = curate(found, target_size=training.rows, score=ranking, seed=seed)
     return chosen["row"][:]
 

@@ -145,12 +145,18 @@ def test_students_get_what_their_ranking_keeps(run):
     everything = [number for number in range(len(rows)) if labels.pair[number]]
     candidates = students.candidates(rows, spec, labels)
     training = students.Training(rows=SMALL["rows"])
-    chosen = {arm: students.select(candidates, arm, training, 0) for arm in ("bottom", "truth", "pmi", "all")}
+    arms = ("bottom", "truth", "pmi", "all", "pmi_k", "pmi_k_half")
+    chosen = {arm: students.select(candidates, arm, training, 0) for arm in arms}
     pmi = np.array(candidates["pmi"], dtype=float)
     assert results["all"]["pairs"] == len(everything) and results["truth"]["pairs"] == len(chosen["truth"])
     assert len(chosen["all"]) == len(rows) and len(chosen["pmi"]) <= SMALL["rows"]
     assert np.nanmean(pmi[chosen["bottom"]]) < np.nanmean(pmi[everything]) < np.nanmean(pmi[chosen["pmi"]])
     assert results["truth"]["true"] > results["random"]["true"]
+    # any of the better half of each type, not the best of it
+    types, pmi_k = np.array(rows["type"]), np.array(candidates["pmi_k"], dtype=float)
+    half, best = chosen["pmi_k_half"], chosen["pmi_k"]
+    assert len(half) == len(best) and set(half) != set(best) and pmi_k[half].mean() < pmi_k[best].mean()
+    assert all(pmi_k[row] >= np.nanmedian(pmi_k[types == types[row]]) for row in half)
     assert results["truth"]["steps"] == math.ceil(results["truth"]["pairs"] / SMALL["rows_per_step"])
 
 

@@ -94,6 +94,7 @@ def curate(
     within_type: bool = True,
     near_duplicate_scope: Literal["image", "dataset", "none"] = "image",
     near_duplicate_threshold: float = 0.8,
+    max_per_image: int | None = None,
     seed: int = 0,
 ) -> tuple[Dataset, CurationReport]:
     """Keep the best `target_size` pairs. Rules, in this order, each counted in the report:
@@ -103,7 +104,8 @@ def curate(
     3. the same instruction about the same image (words compared, not case or punctuation): the best one is kept;
     4. near-duplicates: the sets of neighbouring words of instruction and answer have a Jaccard similarity of at least
        the threshold: the better one is kept;
-    5. quota: per type, the best by score. Types share `target_size` equally; what a type lacks is shared by the others.
+    5. beyond the best `max_per_image` about an image;
+    6. quota: per type, the best by score. Types share `target_size` equally; what a type lacks is shared by the others.
 
     "Best" is by rank within the type of question (`within_type`) or by raw score; ties are broken by a hash of
     (seed, pair_id), so that no image is favoured by its name.
@@ -121,6 +123,8 @@ def curate(
             another image teaches something else. "dataset" compares all (MinHash LSH finds candidates, which are then
             compared exactly; a similar pair is missed with a small probability). "none" skips the rule.
         near_duplicate_threshold: In (0, 1].
+        max_per_image: Most pairs about one image. The best pairs are often about the same images; with 1 the dataset
+            has one image for each of its pairs, as far as there are enough.
         seed: For ties and MinHash.
 
     Returns:
@@ -133,6 +137,8 @@ def curate(
         raise ValueError(f"target_size must be at least 1, not {target_size}")
     if min_quantile is not None and not 0 <= min_quantile < 1:
         raise ValueError(f"min_quantile must be in [0, 1), not {min_quantile}")
+    if max_per_image is not None and max_per_image < 1:
+        raise ValueError(f"max_per_image must be at least 1, not {max_per_image}")
     if not 0 < near_duplicate_threshold <= 1:
         raise ValueError(f"near_duplicate_threshold must be in (0, 1], not {near_duplicate_threshold}")
     if near_duplicate_scope not in ("image", "dataset", "none"):
@@ -155,11 +161,13 @@ def curate(
     if min_quantile is not None and pairs:
         floors = _quantile_floors(scored, min_quantile, within_type)
         drop(f"score in the lowest {min_quantile:.0%}", lambda pair: pair.score >= floors[pair.type])
-    drop("same instruction about the same image", _first_of(lambda pair: (pair.image_id, _normal(pair.question))))
+    drop("same instruction about the same image", _first(1, lambda pair: (pair.image_id, _normal(pair.question))))
     if near_duplicate_scope == "image":
         drop("near-duplicate about the same image", _NearDuplicatesPerImage(near_duplicate_threshold))
     elif near_duplicate_scope == "dataset":
         drop("near-duplicate in the dataset", _NearDuplicates(near_duplicate_threshold, seed))
+    if max_per_image is not None:
+        drop(f"beyond {max_per_image} about the same image", _first(max_per_image, lambda pair: pair.image_id))
     available = _type_counts(pairs)
     if balance_types:
         quota = Counter(balanced_quotas(available, target_size))
@@ -278,14 +286,13 @@ def _quantile_floors(pairs: Sequence[ScoredPair], quantile: float, within_type: 
     return {type: float(np.quantile(values, quantile)) for type, values in scores.items()}
 
 
-def _first_of(key: Callable[[ScoredPair], object]) -> Callable[[ScoredPair], bool]:
-    seen = set()
+def _first(count: int, key: Callable[[ScoredPair], object]) -> Callable[[ScoredPair], bool]:
+    """Keeps the first `count` of each key."""
+    kept: Counter = Counter()
 
     def keep(pair: ScoredPair) -> bool:
-        if key(pair) in seen:
-            return False
-        seen.add(key(pair))
-        return True
+        kept[key(pair)] += 1
+        return kept[key(pair)] <= count
 
     return keep
 

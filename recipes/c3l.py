@@ -113,6 +113,9 @@ class C3LArguments:
     target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
     near_duplicate_scope: str = field(default="image", metadata={"help": "'image', 'dataset' or 'none'."})
     near_duplicate_threshold: float = field(default=0.8, metadata={"help": "Jaccard similarity of a near-duplicate."})
+    max_per_image: int | None = field(
+        default=None, metadata={"help": "Most pairs about one image in the compact dataset; by default any number."}
+    )
 
     # push_to_hub
     hub_namespace: str | None = field(
@@ -144,7 +147,7 @@ class C3LArguments:
         unknown = [stage for stage in self.stages if stage not in STAGES]
         if unknown or not self.stages:
             raise RunError(f"--stages has {', '.join(unknown) or 'nothing'}; the stages are {', '.join(STAGES)}")
-        for name in ("max_rejected", "target_size", "scoring_batch_size", "scoring_max_tokens"):
+        for name in ("max_rejected", "target_size", "max_per_image", "scoring_batch_size", "scoring_max_tokens"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise RunError(f"--{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.near_duplicate_threshold <= 1:
@@ -163,7 +166,7 @@ _GENERATION = (
     "model_dtype",
 )
 _RESULTS = ("dataset", "generator", "config.yaml")
-_CURATION = ("target_size", "near_duplicate_scope", "near_duplicate_threshold")
+_CURATION = ("target_size", "near_duplicate_scope", "near_duplicate_threshold", "max_per_image")
 # What the cards say and no stage reads.
 _WORDS = ("images_license", "images_source", "license")
 # What does not change the results, and so is not part of their configuration.

@@ -93,7 +93,8 @@ def selection_results(args: EvidenceArguments, seed: int, arms: list[str], keep:
     """Students of a seed, one after the other; `keep` is given an arm and its rows."""
     pool = Pool(next(iter(args.folders().values())), "usual", args.pool_images, BASELINES[:1], seed, questions=False)
     rows = load_pool(Path(args.output_dir) / "pools" / f"students-{seed}", pool)
-    labels = label(rows.to_dict(), pool)
+    columns = rows.to_dict()
+    labels = label(columns, pool)
     found = candidates(rows, pool, labels)
     _, processor = load_generator(args.student)
     examples = encode_examples(found, processor, keep=True)
@@ -102,7 +103,7 @@ def selection_results(args: EvidenceArguments, seed: int, arms: list[str], keep:
     for arm in arms:
         chosen = [row for row in select(found, arm, training, seed) if row not in examples.rejected]
         model, processor, steps = train(args.student, examples, chosen, training, seed)
-        about = {"arm": arm, "seed": seed, "steps": steps, **describe(chosen, labels, rows["type"])}
+        about = {"arm": arm, "seed": seed, "steps": steps, **describe(chosen, labels, columns)}
         keep(arm, [about | {"kind": kind, **row} for kind in KINDS for row in evaluate(model, processor, asked[kind])])
 
 

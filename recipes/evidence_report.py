@@ -169,16 +169,29 @@ def selection_table(rows: Rows, parts: Sequence[tuple[str, str]]) -> str:
     same seeds."""
     others = [other for other in ("random", "all") if any(row["arm"] == other for row in rows)]
     distances = [f"− {other}" for other in others]
-    lines = [("pairs kept by", "pairs", "steps", "true", "usual scenes", *distances, "shifted", *distances, "seeds")]
+    lines = [("pairs kept by", "steps", "true", "usual scenes", *distances, "shifted", *distances, "seeds")]
     for arm in arms_of(rows):
         one = {row["seed"]: row for row in rows if row["arm"] == arm}
         kinds = []
         for kind in ("usual", "shifted"):
             kinds.append(show(list(suite(rows, arm, kind, parts).values())))
             kinds += ["" if arm == other else show(against(rows, arm, other, kind, parts), "+") for other in others]
-        pairs, steps = (f"{np.mean([row[name] for row in one.values()]):,.0f}" for name in ("pairs", "steps"))
-        name = arm if arm in CONTROLS else f"`{arm}`"
-        lines.append((name, pairs, steps, show([row["true"] for row in one.values()]), *kinds, str(len(one))))
+        steps = f"{np.mean([row['steps'] for row in one.values()]):,.0f}"
+        true = f"{np.mean([row['true'] for row in one.values()]):.3f}"
+        lines.append((arm if arm in CONTROLS else f"`{arm}`", steps, true, *kinds, str(len(one))))
+    return table(lines)
+
+
+def kept_table(rows: Rows) -> str:
+    """What each ranking keeps: means over seeds."""
+    lines = [("pairs kept by", "pairs", "true", "prior-driven", "different texts", "images", "steps")]
+    for arm in arms_of(rows):
+        of = list({row["seed"]: row for row in rows if row["arm"] == arm}.values())
+        shares = (show([row[name] for row in of]) for name in ("true", "prior"))
+        pairs, texts, images, steps = (
+            f"{np.mean([row[name] for row in of]):,.0f}" for name in ("pairs", "texts", "images", "steps")
+        )
+        lines.append((arm if arm in CONTROLS else f"`{arm}`", pairs, *shares, texts, images, steps))
     return table(lines)
 
 
@@ -297,7 +310,11 @@ def texts_of(scores: Rows, selection: Rows) -> dict[str, str]:
     main = ("answer_kl", "token_kl", "pmi", "pmi_k", "min_pmi", "logprob", "pmi_k+question", "length", "random")
     few = [row for row in scores if row["ranking"] in main]
     found = {"scores": score_table(few), "pools": pools_table(scores)}
-    found |= {"likelihood": selection_table(selection, LIKELIHOOD), "selection": selection_table(selection, SUITE)}
+    found |= {
+        "kept": kept_table(selection),
+        "likelihood": selection_table(selection, LIKELIHOOD),
+        "selection": selection_table(selection, SUITE),
+    }
     parts = [
         f"**{generator} generator, {kind} scenes**\n\n{score_table(scores, generator=generator, kind=kind)}"
         for generator in distinct(scores, "generator")

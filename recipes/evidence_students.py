@@ -24,15 +24,16 @@ from c3l_hf.schema import STATUS
 
 ALL = "all"
 # Arm → the ranking whose best pairs are kept, and its sign. `truth` is known here only; `all` keeps everything.
-# The best of a ranking are alike; `<ranking>_half` only drops the lower half of each type, and keeps any of the others.
-HALF = "_half"
+# The best of a ranking are alike. `<ranking>_half` only drops the lower half of each type and keeps any of the others;
+# `<ranking>_image` keeps the best pair of each image, as pseudo-labels do.
+HALF, OF_IMAGE = "_half", "_image"
 ARMS = {
     "random": ("random", 1),
     "pmi": ("pmi", 1),
     "pmi_k": ("pmi_k", 1),
     "logprob": ("logprob", 1),
     "pmi_k_half": ("pmi_k", 1),
-    "logprob_half": ("logprob", 1),
+    "pmi_k_image": ("pmi_k", 1),
     "token_kl": ("token_kl", 1),
     "answer_kl": ("answer_kl", 1),
     "min_pmi": ("min_pmi", 1),
@@ -103,7 +104,8 @@ def select(found: Dataset, arm: str, training: Training, seed: int) -> list[int]
     if arm.endswith(HALF):
         found, _ = curate(found, target_size=len(found), score=ranking, min_quantile=0.5, balance_types=False)
         ranking = "random"
-    chosen, _ = curate(found, target_size=training.rows, score=ranking, seed=seed)
+    per_image = 1 if arm.endswith(OF_IMAGE) else None
+    chosen, _ = curate(found, target_size=training.rows, score=ranking, max_per_image=per_image, seed=seed)
     return chosen["row"][:]
 
 
@@ -165,12 +167,15 @@ def evaluate(model: PreTrainedModel, processor: ProcessorMixin, asked: Mapping[s
     return found
 
 
-def describe(rows: Sequence[int], labels: Labels, types: Mapping[int, str] | Sequence[str]) -> dict[str, float]:
-    """Of the pairs an arm trains on: how many, and which share is true, and prior-driven, types counting the same."""
+def describe(rows: Sequence[int], labels: Labels, pool: Mapping[str, Sequence]) -> dict[str, float]:
+    """Of the pairs an arm trains on: how many, which share is true, and prior-driven, types counting the same; how many
+    different texts, and images."""
     chosen = np.array(rows)
-    of = np.array([types[row] for row in rows])
+    of = np.array([pool["type"][row] for row in rows])
     balanced = {
         name: float(np.mean([values[chosen][of == type].mean() for type in np.unique(of)]))
         for name, values in (("true", labels.true), ("prior", labels.prior))
     }
-    return {"pairs": len(rows), **balanced}
+    texts = {(pool["question"][row], pool["answer"][row]) for row in rows}
+    images = {pool["image_id"][row] for row in rows}
+    return {"pairs": len(rows), **balanced, "texts": len(texts), "images": len(images)}

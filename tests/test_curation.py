@@ -124,6 +124,20 @@ def test_same_instruction_about_the_same_image_keeps_the_best():
     assert report.dropped[SAME] == 2
 
 
+def test_most_pairs_of_an_image_are_its_best():
+    pairs = [distinct(image, number, number / 10) for image in "abc" for number in range(4)]
+    ids, report = keep(*pairs, max_per_image=2)
+    assert ids == ["a/2", "a/3", "b/2", "b/3", "c/2", "c/3"]
+    assert report.dropped["beyond 2 about the same image"] == 6
+    # near-duplicates take no place, and types share what is left
+    pairs = [distinct("a", 0, 0.1), *(pair("a", n, 0.5 + n / 10, question=f"Is there a dog{'?' * n}") for n in (1, 2))]
+    assert keep(*pairs, max_per_image=2)[0] == ["a/0", "a/2"]
+    pairs = pool(300)
+    ids, report = keep(*pairs, max_per_image=1, target_size=40)
+    images = [id.rsplit("/", 1)[0] for id in ids]
+    assert len(images) == len(set(images)) == report.kept == 40
+
+
 def test_near_duplicates_of_an_image_keep_the_best():
     long = "a brown dog runs over the green lawn beside the old red house under a cloudy sky in the early evening"
     pairs = [
@@ -284,6 +298,7 @@ def test_wrong_input():
         "target_size": 0,
         "min_quantile": 1.0,
         "near_duplicate_threshold": 0.0,
+        "max_per_image": 0,
         "near_duplicate_scope": "all",
     }.items():
         with pytest.raises(ValueError, match=name):

@@ -145,7 +145,7 @@ def test_students_get_what_their_ranking_keeps(run):
     everything = [number for number in range(len(rows)) if labels.pair[number]]
     candidates = students.candidates(rows, spec, labels)
     training = students.Training(rows=SMALL["rows"])
-    arms = ("bottom", "truth", "pmi", "all", "pmi_k", "pmi_k_half")
+    arms = ("bottom", "truth", "pmi", "all", "pmi_k", "pmi_k_half", "pmi_k_image")
     chosen = {arm: students.select(candidates, arm, training, 0) for arm in arms}
     pmi = np.array(candidates["pmi"], dtype=float)
     assert results["all"]["pairs"] == len(everything) and results["truth"]["pairs"] == len(chosen["truth"])
@@ -156,6 +156,13 @@ def test_students_get_what_their_ranking_keeps(run):
     types, pmi_k = np.array(rows["type"]), np.array(candidates["pmi_k"], dtype=float)
     half, best = chosen["pmi_k_half"], chosen["pmi_k"]
     assert len(half) == len(best) and set(half) != set(best) and pmi_k[half].mean() < pmi_k[best].mean()
+    images = rows["image_id"]
+    for row in chosen["pmi_k_image"]:
+        others = [number for number in everything if images[number] == images[row]]
+        assert pmi_k[row] == max(pmi_k[others])
+    assert len({images[row] for row in chosen["pmi_k_image"]}) == len(chosen["pmi_k_image"])
+    texts = {(rows["question"][row], rows["answer"][row]) for row in chosen["truth"]}
+    assert (results["truth"]["texts"], results["all"]["images"]) == (len(texts), SMALL["pool_images"])
     assert all(pmi_k[row] >= np.nanmedian(pmi_k[types == types[row]]) for row in half)
     assert results["truth"]["steps"] == math.ceil(results["truth"]["pairs"] / SMALL["rows_per_step"])
 

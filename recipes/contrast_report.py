@@ -226,8 +226,8 @@ def short(results: Results, arms: Mapping[str, tuple[str, str]]) -> str:
     header = ["trained on", *(text for split in SPLITS for text in (f"true, {split} scenes", "difference")), "seeds"]
     rows = []
     for name, (words, control) in arms.items():
-        if name not in results:
-            continue
+        if name not in results or not control and not any(arms[other][1] == name for other in arms if other in results):
+            continue  # nothing is compared with it
         row: list[object] = [words]
         common = sorted(results[name].keys() & results.get(control, {}).keys())
         for split in SPLITS:

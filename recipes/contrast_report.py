@@ -232,7 +232,7 @@ def short(results: Results, arms: Mapping[str, tuple[str, str]]) -> str:
         common = sorted(results[name].keys() & results.get(control, {}).keys())
         for split in SPLITS:
             row.append(cell(*mean_over_seeds([of_arm(results, name, split, "true")])))
-            both = [[counts_of(results[arm][seed], split, "true") for seed in common] for arm in (name, control) if arm]
+            both = [[counts_of(results[arm][seed], split, "true") for seed in common] for arm in (name, control)]
             row.append(cell(mean_over_seeds(both)[0], *over_seeds(*both), sign=True) if common else "")
         rows.append([*row, len(results[name])])
     return table(header, rows)

@@ -236,7 +236,15 @@ def test_report_has_intervals_over_seeds():
     assert mean == pytest.approx(sample.mean())
     assert (low, high) == pytest.approx(t.interval(0.95, 2, sample.mean(), sample.std(ddof=1) / math.sqrt(3)))
     assert reports.against(rows, "pmi", "random", "usual") == pytest.approx([0.1, 0.15, 0.2])
-    assert "+0.150" in reports.selection_table(rows, reports.SUITE)
+    shown = reports.selection_table(rows, reports.SUITE)
+    assert "+0.150" in shown and "− all" not in shown
+    # the distance to the students of all pairs is over the seeds that have them
+    everything = [{**row, "arm": "all", "steps": 9} for row in rows if row["arm"] == "random" and row["seed"] < 2]
+    lines = [line.split("|") for line in reports.selection_table(rows + everything, reports.SUITE).splitlines()]
+    column = lines[0].index(" − all ")
+    of_arm = {line[1].strip(): line for line in lines[2:]}
+    assert of_arm["`pmi`"][column].split()[0] == "+0.125" and of_arm["all"][column].strip() == ""
+    assert of_arm["all"][2].strip() == "9" and of_arm["all"][-2].strip() == "2"
     assert reports.show([0.5]) == "0.500" and reports.show([]) == "–"
 
 

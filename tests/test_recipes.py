@@ -1,5 +1,6 @@
 """The recipes as a user runs them, at a very small size; every configuration file; what a wrong call says."""
 
+import inspect
 import json
 import os
 import runpy
@@ -16,6 +17,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import TrlParser
 
+from c3l_hf.curation import curate
 from c3l_hf.hub import verify
 from c3l_hf.i2c import I2CScorer
 from c3l_hf.scenes import GENERATOR, load_scenes
@@ -264,6 +266,12 @@ def test_every_configuration_parses(path, monkeypatch):
         ["--config", str(path), "--use_cpu", "true"]
     )
     assert args.target_size == 5000 and training.output_dir.startswith("runs/")
+
+
+def test_every_option_of_the_curation_reaches_it():
+    scope = recipe("c3l.py")
+    shared = inspect.signature(curate).parameters.keys() & scope["C3LArguments"].__dataclass_fields__.keys()
+    assert "max_per_image" in shared and set(scope["_CURATION"]) == shared
 
 
 def test_pretraining_continues_where_it_was_stopped(tmp_path):

@@ -128,7 +128,7 @@ class I2CScorer:
             processor: Its processor, with a chat template.
             ranking: Which of `schema.SCORES` goes into the column `i2c`.
             max_tokens: Most tokens in one forward pass, with padding; a longer row gets one of its own. By default
-                8,192, or 1,024 on a CPU, where more only leave its caches.
+                8,192; on a CPU 4,096, in float32 1,024, as more only leave its caches.
             path: "auto": rows with the same images share a sequence if a few rows, scored at once in either way, show
                 that this is exact for the model; else each has its own, and a warning says why. "plain": each its own.
             blind: What takes the image's place in the pass without it, one of `blind.BASELINES`: "drop" (nothing),
@@ -268,7 +268,10 @@ class I2CScorer:
 
     @property
     def _max_tokens(self) -> int:
-        return self._options.max_tokens or (1024 if self._loaded()[0].device.type == "cpu" else 8192)
+        model, _ = self._loaded()
+        # In bfloat16 a CPU rearranges the weights for every product: larger ones make it pay.
+        default = 8192 if model.device.type != "cpu" else 1024 if model.dtype == torch.float32 else 4096
+        return self._options.max_tokens or default
 
     def _encoder(self) -> PairEncoder:
         model, processor = self._loaded()

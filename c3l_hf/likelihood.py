@@ -20,8 +20,8 @@ __all__ = ["AnswerLogprobs", "answer_logprobs"]
 
 # Most logits (answer tokens x vocabulary) of one pass: 256 MB in float32, 128 MB in bfloat16.
 _MAX_LOGITS = 2**26
-# Most logits that are in float64 at once, 4 MB for each of a handful of temporaries: they stay in a CPU's cache.
-_CHUNK = 2**19
+# Most logits that are in float64 at once; on a CPU 1 MB for each of a handful of temporaries, which stay in its cache.
+_CHUNK, _CHUNK_CPU = 2**22, 2**17
 # Most tokens that a pack adds to its first sequence: attention within a pack is quadratic, so they should not grow
 # without limit; with this many the shared beginning is negligible already.
 _ROOM = 1024
@@ -207,11 +207,10 @@ def _compare(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """ln p(a), ln q(a) and KL(p || q) at N answer positions, from the (N, vocabulary) logits at these places."""
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64
+    chunk_size = max(1, (_CHUNK_CPU if logits.device.type == "cpu" else _CHUNK) // logits.shape[-1])
     target = torch.tensor(ids, device=logits.device)[:, None]
     parts = []
-    for chunk, blind_chunk, chosen in zip(
-        *(tensor.split(max(1, _CHUNK // logits.shape[-1])) for tensor in (places, blind_places, target))
-    ):
+    for chunk, blind_chunk, chosen in zip(*(tensor.split(chunk_size) for tensor in (places, blind_places, target))):
         x, y = logits[chunk].to(dtype), blind_logits[blind_chunk].to(dtype)
         x, y = x - x.amax(-1, keepdim=True), y - y.amax(-1, keepdim=True)
         p = x.exp()

@@ -145,7 +145,8 @@ class ScoreArguments:
     )
     path: str = field(default="auto", metadata={"help": "auto, or plain: answers about an image never share a pass."})
     max_tokens: int | None = field(
-        default=None, metadata={"help": "Most tokens in a forward pass; by default 8192, on a CPU 1024."}
+        default=None,
+        metadata={"help": "Most tokens in a forward pass; by default 8192, on a CPU 4096, or 1024 in float32."},
     )
     batch_size: int = field(default=256, metadata={"help": "Rows whose images are in memory together."})
     revision: str | None = field(default=None, metadata={"help": "Revision of the model."})

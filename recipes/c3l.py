@@ -97,7 +97,8 @@ class C3LArguments:
     ranking: str = field(default=DEFAULT_RANKING, metadata={"help": "Which score goes into the column i2c."})
     scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})
     scoring_max_tokens: int | None = field(
-        default=None, metadata={"help": "Most tokens in one scoring pass; by default 8192, on a CPU 1024."}
+        default=None,
+        metadata={"help": "Most tokens in a scoring pass; by default 8192, on a CPU 4096, or 1024 in float32."},
     )
 
     # select

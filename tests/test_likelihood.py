@@ -130,7 +130,7 @@ def test_logits_are_bounded(family, monkeypatch, tokens):
     plain = score(model, processor, ROWS)
     vocabulary = model.config.get_text_config().vocab_size
     monkeypatch.setattr(likelihood, "_MAX_LOGITS", tokens * vocabulary)
-    monkeypatch.setattr(likelihood, "_CHUNK", 2 * vocabulary)
+    monkeypatch.setattr(likelihood, "_CHUNK_CPU", 2 * vocabulary)
     seen = []
     hook = model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: seen.append(output.numel()))
     try:

@@ -30,7 +30,7 @@ import datasets
 from datasets import Dataset
 from evidence_pools import BASELINES, KINDS, Pool, load_generator, load_pool
 from evidence_scores import label, measure
-from evidence_students import ARMS, Training, candidates, describe, evaluate, questions, select, train
+from evidence_students import ALL, ARMS, Training, candidates, describe, evaluate, questions, select, steps_of, train
 from trl import TrlParser
 
 from c3l_hf.examples import encode_examples
@@ -100,9 +100,11 @@ def selection_results(args: EvidenceArguments, seed: int, arms: list[str], keep:
     examples = encode_examples(found, processor, keep=True)
     asked = {kind: questions(seed, kind, args.test_images) for kind in KINDS}
     training = Training(args.rows, args.epochs, args.rows_per_step, args.learning_rate)
+    usable = sum(row not in examples.rejected for row in select(found, ALL, training, seed))
     for arm in arms:
         chosen = [row for row in select(found, arm, training, seed) if row not in examples.rejected]
-        model, processor, steps = train(args.student, examples, chosen, training, seed)
+        steps = steps_of(arm, len(chosen), usable, training)
+        model, processor = train(args.student, examples, chosen, steps, training, seed)
         about = {"arm": arm, "seed": seed, "steps": steps, **describe(chosen, labels, columns)}
         keep(arm, [about | {"kind": kind, **row} for kind in KINDS for row in evaluate(model, processor, asked[kind])])
 

@@ -25,8 +25,9 @@ from c3l_hf.schema import STATUS
 ALL = "all"
 # Arm → the ranking whose best pairs are kept, and its sign. `truth` is known here only; `all` keeps everything.
 # The best of a ranking are alike. `<ranking>_half` only drops the lower half of each type and keeps any of the others;
-# `<ranking>_image` keeps the best pair of each image, as pseudo-labels do.
-HALF, OF_IMAGE = "_half", "_image"
+# `<ranking>_image` keeps the best pair of each image, as pseudo-labels do. `<arm>_steps` keeps what the arm keeps, and
+# goes over it again until it has had as many steps as `all`.
+HALF, OF_IMAGE, STEPS = "_half", "_image", "_steps"
 ARMS = {
     "random": ("random", 1),
     "pmi": ("pmi", 1),
@@ -40,6 +41,9 @@ ARMS = {
     "bottom": ("pmi", -1),
     "longest": ("length", 1),
     "truth": ("truth", 1),
+    "random_steps": ("random", 1),
+    "pmi_k_image_steps": ("pmi_k", 1),
+    "truth_steps": ("truth", 1),
     ALL: (None, 1),
 }
 
@@ -96,6 +100,7 @@ def candidates(rows: Dataset, pool: Pool, labels: Labels) -> Dataset:
 def select(found: Dataset, arm: str, training: Training, seed: int) -> list[int]:
     """The numbers of the pairs that an arm trains on: `curate`'s choice, types balanced; all pairs for `all`."""
     ranking, sign = ARMS[arm]
+    arm = arm.removesuffix(STEPS)
     if ranking is None:
         return [number for number, status in zip(found["row"], found[STATUS]) if status == "ok"]
     if sign < 0:
@@ -109,17 +114,22 @@ def select(found: Dataset, arm: str, training: Training, seed: int) -> list[int]
     return chosen["row"][:]
 
 
+def steps_of(arm: str, chosen: int, pool: int, training: Training) -> int:
+    """The gradient steps of an arm that trains on so many of the pool's pairs."""
+    return training.epochs * -(-(pool if arm.endswith(STEPS) else chosen) // training.rows_per_step)
+
+
 def train(
-    student: str | Path, examples: Examples, rows: Sequence[int], training: Training, seed: int
-) -> tuple[PreTrainedModel, ProcessorMixin, int]:
-    """(the student fine-tuned on some of the pool's pairs, its processor, gradient steps)."""
+    student: str | Path, examples: Examples, rows: Sequence[int], steps: int, training: Training, seed: int
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The student fine-tuned on some of the pool's pairs, and its processor."""
     model, processor = load_generator(student)
     chosen = examples.select(rows)
     with tempfile.TemporaryDirectory() as folder:
         args = StudentConfig(
             output_dir=folder,
             seed=seed,
-            num_train_epochs=training.epochs,
+            max_steps=steps,
             per_device_train_batch_size=training.rows_per_step,
             learning_rate=training.learning_rate,
             lr_scheduler_type="cosine",
@@ -133,8 +143,7 @@ def train(
             disable_tqdm=True,
         )
         model = fine_tune(model, processor, chosen, args)
-    steps = training.epochs * -(-len(chosen.index) // training.rows_per_step)
-    return model, processor, steps
+    return model, processor
 
 
 def questions(seed: int, kind: str, images: int) -> dict[str, Dataset]:

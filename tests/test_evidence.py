@@ -27,7 +27,7 @@ import evidence_students as students  # noqa: E402
 SMALL = {
     "student": GENERATOR,
     "seeds": [0],
-    "arms": ["random", "bottom", "truth", "all"],
+    "arms": ["random", "bottom", "truth", "truth_steps", "all"],
     "score_images": 5,
     "pool_images": 10,
     "rows": 15,
@@ -165,6 +165,9 @@ def test_students_get_what_their_ranking_keeps(run):
     assert (results["truth"]["texts"], results["all"]["images"]) == (len(texts), SMALL["pool_images"])
     assert all(pmi_k[row] >= np.nanmedian(pmi_k[types == types[row]]) for row in half)
     assert results["truth"]["steps"] == math.ceil(results["truth"]["pairs"] / SMALL["rows_per_step"])
+    same = ("pairs", "true", "texts", "images")
+    assert [results["truth_steps"][name] for name in same] == [results["truth"][name] for name in same]
+    assert results["truth_steps"]["steps"] == results["all"]["steps"] > results["truth"]["steps"]
 
 
 @pytest.mark.slow  # with the small experiment

@@ -413,3 +413,15 @@ def test_num_proc(folder, scorer, dataset, spawn):
     loaded = I2CScorer.from_pretrained(folder, max_tokens=100)
     scored = dataset.map(loaded, batched=True, with_rank=True, num_proc=2, remove_columns=dataset.column_names)
     assert_same(list(scored), scorer.score(list(dataset)))
+
+
+@pytest.mark.parametrize(("dtype", "tokens"), [(torch.float32, 1024), (torch.bfloat16, 4096)])
+def test_size_of_a_pass_on_a_cpu(dtype, tokens, monkeypatch):
+    model, processor = tiny_llava()
+    scorer, given = I2CScorer(model.to(dtype), processor), I2CScorer(model, processor, max_tokens=300)
+    seen = []
+    real = i2c.answer_logprobs
+    monkeypatch.setattr(i2c, "answer_logprobs", lambda *a, **k: seen.append(k["max_tokens"]) or real(*a, **k))
+    for one in (scorer, given):
+        assert one(row(*TEXTS[0], picture(0)))["i2c_status"] == "ok"
+    assert seen == [tokens, 300]

@@ -23,6 +23,7 @@ import evidence_pools as pools  # noqa: E402
 import evidence_report as reports  # noqa: E402
 import evidence_scores as found  # noqa: E402
 import evidence_students as students  # noqa: E402
+import evidence_tables as tables  # noqa: E402
 
 SMALL = {
     "student": GENERATOR,
@@ -230,25 +231,25 @@ def test_report_has_intervals_over_seeds():
         {"arm": arm, "seed": seed, "kind": "usual", "benchmark": benchmark, "by": by, "value": value, **extra}
         for seed, base in values.items()
         for arm, gain in (("random", 0.0), ("pmi", 0.1 + 0.05 * seed))
-        for benchmark, by in reports.SUITE
+        for benchmark, by in tables.SUITE
         for value in [(base + gain) * (100 if benchmark == "llava_w" else 1)]
         for extra in [{"pairs": 5, "steps": 1, "true": 0.5}]
     ]
-    mean, low, high = reports.interval(list(reports.suite(rows, "random", "usual").values()))
+    mean, low, high = tables.interval(list(tables.suite(rows, "random", "usual").values()))
     sample = np.array(list(values.values()))
     assert mean == pytest.approx(sample.mean())
     assert (low, high) == pytest.approx(t.interval(0.95, 2, sample.mean(), sample.std(ddof=1) / math.sqrt(3)))
-    assert reports.against(rows, "pmi", "random", "usual") == pytest.approx([0.1, 0.15, 0.2])
-    shown = reports.selection_table(rows, reports.SUITE)
+    assert tables.against(rows, "pmi", "random", "usual") == pytest.approx([0.1, 0.15, 0.2])
+    shown = tables.selection_table(rows, tables.SUITE)
     assert "+0.150" in shown and "− all" not in shown
     # the distance to the students of all pairs is over the seeds that have them
     everything = [{**row, "arm": "all", "steps": 9} for row in rows if row["arm"] == "random" and row["seed"] < 2]
-    lines = [line.split("|") for line in reports.selection_table(rows + everything, reports.SUITE).splitlines()]
+    lines = [line.split("|") for line in tables.selection_table(rows + everything, tables.SUITE).splitlines()]
     column = lines[0].index(" − all ")
     of_arm = {line[1].strip(): line for line in lines[2:]}
     assert of_arm["`pmi`"][column].split()[0] == "+0.125" and of_arm["all"][column].strip() == ""
     assert of_arm["all"][2].strip() == "9" and of_arm["all"][-2].strip() == "2"
-    assert reports.show([0.5]) == "0.500" and reports.show([]) == "–"
+    assert tables.show([0.5]) == "0.500" and tables.show([]) == "–"
 
 
 def test_published_results_are_what_the_readme_says():
@@ -261,12 +262,21 @@ def test_published_results_are_what_the_readme_says():
         assert reports.fill(text, texts) == text
 
 
-def test_results_of_two_experiments_are_not_mixed(tmp_path):
-    for folder in ("one", "other"):
-        evidence.write(tmp_path / folder / "selection-0-random.parquet", [{"seed": 0}])
-    with pytest.raises(SystemExit, match="one/selection-0-random.parquet, .*other/selection-0-random.parquet"):
-        reports.collect([str(tmp_path / "one"), str(tmp_path / "other")], tmp_path)
+def test_results_of_two_experiments(tmp_path):
+    """Two sizes have tables of their own; the same result twice is no result."""
+    row = {"pool_images": 10, "arm": "random", "seed": 0, "kind": "usual", "benchmark": "pope", "by": "generated"}
+    for folder, rows in (("one", 5), ("other", 8), ("copy", 8)):
+        evidence.write(tmp_path / folder / "selection-0-random.parquet", [{**row, "rows": rows, "value": rows / 10}])
+    with pytest.raises(SystemExit, match="other/selection-0-random.parquet, .*copy/selection-0-random.parquet"):
+        reports.collect([str(tmp_path / name) for name in ("other", "one", "copy")], tmp_path)
     assert not (tmp_path / "evidence_selection.parquet").exists()
+    reports.collect([str(tmp_path / name) for name in ("one", "other")], tmp_path)
+    found = tables.by_size(reports.read(tmp_path, "selection"))
+    assert {size: [row["value"] for row in rows] for size, rows in found.items()} == {
+        "8 of the pairs about 10 scenes": [0.8],
+        "5 of the pairs about 10 scenes": [0.5],
+    }
+    assert list(found)[0].startswith("8 of")
 
 
 def test_a_mark_without_an_end(tmp_path):

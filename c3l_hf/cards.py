@@ -121,7 +121,7 @@ class RunFacts:
         # A correlation that does not exist (all scores equal) was not measured.
         if self.length_correlation is not None and math.isnan(self.length_correlation[0]):
             object.__setattr__(self, "length_correlation", None)
-        for name in ("generator", "images", "images_source", "config_file", "options"):
+        for name in ("generator", "images", "images_source", "config_file", "options", "stages"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def add_contrastive_forward(model: PreTrainedModel, hidden_layer: int, pooling: 
             return original(*args, **kwargs)
         if kwargs["attention_mask"].dtype == torch.bool:
             kwargs["attention_mask"] = _additive(kwargs["attention_mask"], self.dtype)
-        outputs = original(*args, logits_to_keep=predict_mask, output_hidden_states=True, **kwargs)
+        kwargs["output_hidden_states"] = True  # a `PeftModel` with a task type passes None
+        outputs = original(*args, logits_to_keep=predict_mask, **kwargs)
         hidden = outputs.hidden_states[hidden_layer]  # all of them live in training anyway, for the backward pass
         # The head is small and its outputs are compared with each other: float32, also under bf16 autocast.
         with torch.autocast(hidden.device.type, enabled=False):

@@ -40,7 +40,7 @@ def open_image(value: Any) -> PIL.Image.Image:
         if not isinstance(value, PIL.Image.Image):
             raise RowError(f"the image is {type(value).__name__}, not a PIL image, bytes or a path")
         if value.mode in _DEEP_MODES:
-            raise RowError(f"{name} has mode {value.mode}; convert it to 8 bits per channel")
+            raise RowError(f"the image has mode {value.mode}; convert it to 8 bits per channel")
         return PIL.ImageOps.exif_transpose(value).convert("RGB")
     except RowError:
         raise

@@ -24,10 +24,12 @@ class RunError(Exception):
     """Something about the call that ends the run before any work: what, where, and what to do."""
 
 
-def files_digest(folder: str | Path, pattern: str = "*") -> str:
-    """SHA-256 over the names and contents of the files of a folder (not below it), sorted by name."""
+def files_digest(folder: str | Path, *patterns: str) -> str:
+    """SHA-256 over the names and contents of the files of a folder (not below it), sorted by name; of all its files
+    without patterns."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in Path(folder).glob(pattern) if path.is_file()):
+    found = {path for pattern in patterns or ("*",) for path in Path(folder).glob(pattern) if path.is_file()}
+    for path in sorted(found):
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

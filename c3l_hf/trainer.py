@@ -9,6 +9,7 @@ project's choices, after CLAPS (Lee et al., ICLR 2021).
 import logging
 import os
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -180,7 +181,7 @@ class C3LTrainer(SFTTrainer):
                     "train_language_model, and name further modules in the modules_to_save of its configuration"
                 )
         elif args.use_lora and args.train_language_model:
-            peft_config = language_model_lora()
+            peft_config = language_model_lora(args.lora_r, args.lora_alpha)
             if args.train_projector:
                 with without_weights(args.deepspeed_plugin):
                     skeleton = AutoModelForImageTextToText.from_config(config) if isinstance(model, str) else model
@@ -210,6 +211,17 @@ class C3LTrainer(SFTTrainer):
                 projector=args.train_projector,
                 vision_tower=args.train_vision_tower,
             )
+        # What is trained beside adapters is left by PEFT in the model's precision, in which small steps would be lost.
+        self._raised = []
+        if (
+            vlm is not self.model
+            and (args.bf16 or args.fp16)
+            and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        ):
+            trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+            self._raised = [(weight, weight.dtype) for weight in trained if weight.dtype != torch.float32]
+            for weight, _ in self._raised:
+                weight.data = weight.data.float()
         if args.pack_candidates and isinstance(data_collator, DataCollatorForC3L):
             data_collator.packed = self._can_pack(vlm)
             data_collator.position_module = position_module(vlm) if data_collator.packed else None
@@ -307,18 +319,21 @@ class C3LTrainer(SFTTrainer):
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return gathered_model(self.accelerator, self.model, self.model_wrapped)
+        for weight, dtype in self._raised:
+            weight.data = weight.data.to(dtype)
         model = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
         remove_head(model)
         return model.eval()
 
     # The methods below are the only places that lean on how `Trainer` writes and reads checkpoints.
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
-        # What FSDP and DeepSpeed write of their own has the head.
+        # Before the rest, which ends with the removal of older checkpoints. What FSDP and DeepSpeed write of their own
+        # has the head.
         if self.args.should_save and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            head = getattr(self._vlm, HEAD).state_dict()
-            save_file(head, os.path.join(self._get_output_dir(trial=trial), folder, _HEAD_FILE))
+            folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(getattr(self._vlm, HEAD).state_dict(), folder / _HEAD_FILE)
+        super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         if self.is_fsdp_enabled:

@@ -42,10 +42,14 @@ class C3LConfig(SFTConfig):
 
         train_language_model (`bool`, *optional*, defaults to `True`):
             Train the language model. If `False` it is frozen, and something else has to be trained. Without effect on a
-            `PeftModel` or when a `peft_config` is given, as are the three that follow.
+            `PeftModel` or when a `peft_config` is given, as are the five that follow.
         use_lora (`bool`, *optional*, defaults to `True`):
             Train it by LoRA adapters ([`language_model_lora`]). If `False`, all its weights, with embeddings and LM
             head.
+        lora_r (`int`, *optional*, defaults to `16`):
+            Rank of these adapters.
+        lora_alpha (`int`, *optional*, defaults to `32`):
+            Their scale: `lora_alpha / lora_r` times their product is added to the weights.
         train_projector (`bool`, *optional*, defaults to `False`):
             Train all weights of the projector between vision tower and language model. With adapters, they are saved
             and merged with them.
@@ -129,6 +133,8 @@ class C3LConfig(SFTConfig):
             "help": "Train the language model by LoRA adapters. If False, all its weights, with embeddings and LM head."
         },
     )
+    lora_r: int = field(default=16, metadata={"help": "Rank of the adapters."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters."})
     train_language_model: bool = field(
         default=True, metadata={"help": "Train the language model. If False, it is frozen."}
     )
@@ -203,6 +209,12 @@ class C3LConfig(SFTConfig):
             # It would come to that, but processes launched together find each other on CPUs only if told so.
             self.use_cpu = True
         super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"one process sees {self.n_gpu} GPUs, and `Trainer` would cut each batch into pieces for them "
+                f"(DataParallel), which breaks rows apart: start one process for each (`accelerate launch "
+                f"--num_processes {self.n_gpu} ...`), or let it see one (CUDA_VISIBLE_DEVICES=0)"
+            )
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
         for name in ("nll_weight", "contrastive_weight"):

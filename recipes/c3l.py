@@ -9,15 +9,13 @@ With several processes, each generates and scores its part of the images, and tr
 """
 
 import functools
-import json
 import logging
 import os
-import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -26,10 +24,10 @@ import yaml
 from datasets import Dataset, Features, Image, List
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from c3l_hf.cards import GENERATED_AGAIN, RunFacts
+from c3l_hf.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 from c3l_hf.curation import curate, random_selection
 from c3l_hf.export import write_dataset, write_generator
 from c3l_hf.generation import PairGenerationConfig, generate_pairs, generation_counts
@@ -46,7 +44,7 @@ from c3l_hf.schema import SCORES, STATUS
 from c3l_hf.stages import Run, RunError, files_digest
 from c3l_hf.summary import Pool, dataset_figures, format_summary, pool_of_labels, pool_of_pairs, scenes_of
 from c3l_hf.trainer import C3LTrainer
-from c3l_hf.trainer_config import C3LConfig, language_model_lora
+from c3l_hf.trainer_config import C3LConfig
 
 STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write")
 
@@ -105,10 +103,6 @@ class C3LArguments:
     within: str = field(default="type", metadata={"help": "Rank the pairs of an image within their 'type', or 'all'."})
     max_rejected: int = field(default=4, metadata={"help": "Negatives per image, at most."})
     min_margin: float = field(default=0.0, metadata={"help": "Smallest score of the best over the worst pair."})
-
-    # train
-    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA adapters (use_lora)."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the LoRA adapters (use_lora)."})
 
     # curate
     target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
@@ -175,29 +169,23 @@ _HOW = ("stages", "hub_namespace", "hub_dataset_name", "hub_generator_name", "pu
 # The trainer's own way to the Hub: a repository of checkpoints, and a token as an option.
 _TRAINERS_HUB = ("hub_token", "hub_model_id", "hub_revision", "hub_private_repo")
 _SCENES = ("scenes", "scenes-shifted")
-# Options of the trainer that do not change what is trained.
-_REPORTING = {
-    "output_dir",
-    "run_name",
-    "report_to",
-    "disable_tqdm",
-    "logging_steps",
-    "logging_strategy",
-    "save_steps",
-    "use_cpu",
-}
+# Files of a model beside its weights.
+_WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 
 
 def find_model(name: str, revision: str, with_code: bool) -> tuple[Path, dict[str, str]]:
-    """The generator's folder, and what identifies it: the commit on the Hub, or the digest of its weights."""
+    """The generator's folder, and what identifies it: the commit on the Hub, or digests of its files."""
     folder = Path(GENERATOR if name == "scenes" else name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise RunError(f"{name} has no config.json, so it is not a model; give a folder of save_pretrained")
-        return folder, {"digest": files_digest(folder, "*.safetensors")}
+        if not any(folder.glob("*.safetensors")):
+            raise RunError(f"{name} has no weights as *.safetensors; write it with save_pretrained")
+        # The weights, and what else says how they are used: configuration, processor, chat template.
+        return folder, {"digest": files_digest(folder, "*.safetensors"), "files": files_digest(folder, *_WITH_WEIGHTS)}
     try:
         # Weights as safetensors only; code only if asked for.
-        patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"] + ["*.py"] * with_code
+        patterns = ["*.safetensors", *_WITH_WEIGHTS[:-1]] + ["*.py"] * with_code
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -209,19 +197,6 @@ def find_model(name: str, revision: str, with_code: bool) -> tuple[Path, dict[st
 
 # One after the other, stages use the same model.
 load_model = functools.lru_cache(maxsize=1)(load)
-
-
-def training_options(training: C3LConfig) -> dict:
-    """The trainer's options that are not at their default and change what is trained."""
-    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(training)}
-    changed = {
-        name: getattr(training, name) for name, default in defaults.items() if getattr(training, name) != default
-    }
-    plain = {
-        name: value for name, value in changed.items() if isinstance(value, bool | int | float | str | list | dict)
-    }
-    # Through JSON: enumerations become their values.
-    return json.loads(json.dumps({name: value for name, value in plain.items() if name not in _REPORTING}))
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
@@ -271,7 +246,7 @@ class C3L:
                 "generate": generate,
                 "score": score,
                 "select": args.options("within", "max_rejected", "min_margin"),
-                "train": trainer | args.options("lora_r", "lora_alpha"),
+                "train": trainer,
                 "regenerate": generate,
                 "rescore": score,
                 "curate": args.options(*_CURATION),
@@ -305,30 +280,23 @@ class C3L:
         return report["table"]
 
     def train(self) -> str:
+        checkpoints = training_folder(self.run, "train")
+
         def make(folder: Path) -> dict:
             model, processor = self._load(self.model_folder)
             load_model.cache_clear()  # from here on it is another model
-            # Checkpoints stay until the stage is complete, under its digest, so that no other run's are continued.
-            checkpoints = self.run.folder / f"training-{self.run.digest('train')[:12]}"
             self.training.output_dir = str(checkpoints)
-            trainer = C3LTrainer(
-                model=model,
-                args=self.training,
-                train_dataset=self.labels,
-                processing_class=processor,
-                peft_config=language_model_lora(self.args.lora_r, self.args.lora_alpha)
-                if self.training.use_lora
-                else None,
-            )
-            trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+            trainer = C3LTrainer(model, self.training, self.labels, processing_class=processor)
+            trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
             trained = trainer.merged_model()
             if process_state().is_main_process:
                 trained.save_pretrained(folder / "generator")
                 processor.save_pretrained(folder / "generator")
-                shutil.rmtree(checkpoints, ignore_errors=True)
             return {"steps": trainer.state.global_step, "log": trainer.state.log_history}
 
         report = self.run.complete("train", make)
+        if process_state().is_main_process:
+            remove_checkpoints(checkpoints)
         self.trained_folder = self.run.path("train") / "generator"
         return format_training(report)
 

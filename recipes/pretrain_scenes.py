@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
+from c3l_hf.checkpoints import last_checkpoint
 from c3l_hf.scenes.architecture import build_model, build_processor
 from c3l_hf.scenes.evaluation import answer_accuracy
 from c3l_hf.scenes.pretraining import (
@@ -120,8 +120,7 @@ def tower_slowly(model, training: TrainingArguments, scale: float) -> torch.opti
 
 
 def run(trainer: Trainer) -> None:
-    folder = trainer.args.output_dir
-    checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    checkpoint = last_checkpoint(Path(trainer.args.output_dir))
     if checkpoint:
         # LLaVA checkpoints have other names for the weights than the model in memory. `from_pretrained` translates
         # them; `Trainer` alone would load none of them, and say so in a warning only.

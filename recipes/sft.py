@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import random
-import shutil
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,13 +20,13 @@ from pathlib import Path
 import torch
 import xxhash
 import yaml
-from c3l import find_model, training_options
+from c3l import find_model
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from c3l_hf.cards import plain
+from c3l_hf.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 from c3l_hf.examples import encode_examples
 from c3l_hf.fine_tuning import StudentConfig, StudentTrainer, max_length_of
 from c3l_hf.loading import Source, folder_cache, load
@@ -119,6 +118,7 @@ class SFT:
         self.options = {"model_dtype": args.model_dtype, "merge_adapters": args.merge_adapters}
         self.options |= training_options(training)
         self.run.plan({"train": self.options}, ["train"])
+        self.checkpoints = training_folder(self.run, "train")
         self.student = self.run.folder / "student"
         if self.student.exists() and not self.run.is_done("train"):
             raise RunError(f"{self.student} is in the way; move it, or give another --output_dir")
@@ -148,16 +148,14 @@ class SFT:
         for line in report["rejected_rows"]:
             process_state().print(f"  {line}")
 
-        # Checkpoints stay until the training is complete, under its digest, so that no other's are continued.
-        checkpoints = self.run.folder / f"training-{self.run.digest('train')[:12]}"
-        training.output_dir = str(checkpoints)
+        training.output_dir = str(self.checkpoints)
         trainer = StudentTrainer(model, examples, training)
         weights = list(trainer.model.parameters())
         report |= {
             "parameters": sum(weight.numel() for weight in weights),
             "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
         }
-        trainer.train_from(get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+        trainer.train_from(last_checkpoint(self.checkpoints))
         report |= {"steps": trainer.state.global_step, "log": trainer.state.log_history}
 
         # Save
@@ -175,7 +173,6 @@ class SFT:
             made_by |= {"versions": versions()}
             (made / "training.json").write_text(json.dumps(plain(made_by), indent=1) + "\n")
             os.rename(made, self.student)
-            shutil.rmtree(checkpoints, ignore_errors=True)
         return report
 
 
@@ -186,6 +183,8 @@ def main(job: SFT) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // state.num_processes))
     try:
         report = job.run.complete("train", job.train)
+        if state.is_main_process:
+            remove_checkpoints(job.checkpoints)
     except (RunError, ValueError) as error:
         sys.exit(f"sft: {error}")
     losses = [entry["loss"] for entry in report["log"] if "loss" in entry]

@@ -86,6 +86,14 @@ def test_open_image_reasons(value, reason):
     image_key(value)
 
 
+def test_reasons_that_are_kept_name_no_folder(tmp_path):
+    """They go into datasets and onto cards: see `generate_pairs`."""
+    Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")
+    with pytest.raises(RowError) as error:
+        open_image(tmp_path / "deep.png")
+    assert error.value.__cause__ is None and str(tmp_path) not in str(error.value)
+
+
 def test_an_animation_is_its_first_frame():
     frames = [picture(seed).quantize() for seed in range(3)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])

@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -197,6 +198,9 @@ def wrong_calls(tmp_path):
     (tmp_path / "texts" / "a.txt").write_text("x")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("mine")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text("{}")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_text("x")
     (tmp_path / "unknown.yaml").write_text(SCENES.read_text() + "colour_of_the_sky: blue\n")
     return {
         "no such folder": (["--images", tmp_path / "nowhere"], "nowhere"),
@@ -204,6 +208,7 @@ def wrong_calls(tmp_path):
         "not a picture": (["--images", tmp_path / "texts"], "a.txt is not a picture"),
         "no such model": (["--model", tmp_path / "no_model"], "no_model"),
         "not a model": (["--model", tmp_path / "texts"], "no config.json"),
+        "no safe weights": (["--model", tmp_path / "pickled"], "no weights as *.safetensors"),
         "unknown key": (["--config", tmp_path / "unknown.yaml"], "colour_of_the_sky"),
         "no such file": (["--config", tmp_path / "no.yaml"], "no.yaml"),
         "unknown stage": (["--stages", "bake"], "bake"),
@@ -222,8 +227,8 @@ def wrong_calls(tmp_path):
 
 
 CASES = (
-    "no such folder, empty folder, not a picture, no such model, not a model, unknown key, no such file, "
-    "unknown stage, unknown type, unknown ranking, other folder, push without the images' licence, "
+    "no such folder, empty folder, not a picture, no such model, not a model, no safe weights, unknown key, "
+    "no such file, unknown stage, unknown type, unknown ranking, other folder, push without the images' licence, "
     "push without a licence, push of a part, push offline, token as an option"
 ).split(", ")
 
@@ -242,6 +247,18 @@ def test_a_wrong_call_ends_with_one_clear_line(case, tmp_path, monkeypatch):
         message
     )
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_model_is_known_by_all_that_it_is_used_with(tmp_path):
+    find_model = recipe("c3l.py")["find_model"]
+    model = shutil.copytree(GENERATOR, tmp_path / "model")
+    first = find_model(str(model), "main", False)
+    assert first == (model, find_model("scenes", "main", False)[1])
+    (model / "notes.md").write_text("mine")
+    assert find_model(str(model), "main", False) == first
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    changed = find_model(str(model), "main", False)[1]
+    assert changed["digest"] == first[1]["digest"] and changed != first[1]
 
 
 def test_another_runs_results_stay(finished, monkeypatch):

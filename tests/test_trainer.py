@@ -19,6 +19,7 @@ from trl import SFTConfig, TrlParser
 
 import c3l_hf.collator
 from c3l_hf.collator import DataCollatorForC3L
+from c3l_hf.contrastive_forward import HEAD
 from c3l_hf.processing import encode_row
 from c3l_hf.trainer import C3LTrainer
 from c3l_hf.trainer_config import C3LConfig, language_model_lora
@@ -537,4 +538,36 @@ def test_model_can_be_trained_twice_and_copied(tmp_path):
     batch = again.data_collator(list(again.train_dataset))
     with torch.no_grad():
         assert torch.equal(again.compute_loss(clone, batch), again.compute_loss(again.model, batch))
-    assert language_model_lora(r=4).r == 4
+
+
+@pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])
+def test_adapters_of_the_callers(tmp_path, task_type):
+    """With a task type, PEFT's model has arguments of its own for the forward."""
+    adapters = language_model_lora(r=4)
+    adapters.task_type = task_type
+    trainer = make_trainer(tmp_path, peft_config=adapters)
+    assert all("lora_" in name or HEAD in name for name in moved(trainer)) and trainer.state.global_step == 2
+    assert trainer.model.peft_config["default"].r == 4
+
+
+def test_rank_and_scale_of_the_adapters(tmp_path):
+    chosen = make_trainer(tmp_path, lora_r=4, lora_alpha=12, train_projector=True).model.peft_config["default"]
+    assert (chosen.r, chosen.lora_alpha, chosen.modules_to_save) == (4, 12, ["model.multi_modal_projector"])
+
+
+def test_small_steps_of_a_projector_beside_adapters(tmp_path):
+    """bfloat16 has 8 bits: a step of 1e-5 would not change a weight of 0.1."""
+    model, processor = tiny_llava()
+    options = {"train_projector": True, "bf16": True, "learning_rate": 1e-5}
+    trainer = make_trainer(tmp_path, (model.bfloat16(), processor), **options)
+    names = moved(trainer)
+    assert any("multi_modal_projector" in name for name in names)
+    trained = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad]
+    assert {trainer.model.get_parameter(name).dtype for name in trained if HEAD not in name} == {torch.float32}
+    assert {weight.dtype for weight in trainer.merged_model().parameters()} == {torch.bfloat16}
+
+
+def test_one_process_with_several_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(C3LConfig, "n_gpu", 2)
+    with pytest.raises(ValueError, match="sees 2 GPUs.*accelerate launch --num_processes 2"):
+        config(tmp_path)

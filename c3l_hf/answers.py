@@ -23,9 +23,17 @@ _NO_ENDS = re.compile(
     r"(?!\.?\s*\d)(?:\s*(?:[^\w\s]|\n|$)|\s+(?:and|as|because|but|he|i|it|not|or|she|that|the|there|they|this|we|you)\b)",
     re.IGNORECASE,
 )
-_TAKEN_BACK = re.compile(r"\W+(?:wait|actually)\b", re.IGNORECASE)
+_TAKEN_BACK = re.compile(
+    r"\W+(?:(?:or\W+)?(?:wait|actually|maybe|perhaps)|is\W+(?:not|wrong|incorrect|false))\b", re.IGNORECASE
+)
+# Before "answer is": whether it is that, remains open or is denied.
+_OPEN = re.compile(
+    r"(?:\b(?:if|whether|unless|not|never|cannot|false|wrong|unsure|doubt)\b|n['’]t\b)[^.!?:;\n]*$", re.IGNORECASE
+)
 
-_LETTER_ENDS = r"(?=\s*(?:\Z|\n|[):\],;!?])|\.|[\"”'’](?!\w)|\s+[-–—]\s|\s+(?:because|since|as)\b)"  # not "A dog"
+_LETTER_ENDS = (
+    r"(?=\s*(?:\Z|\n|[):\],;!?。])|\.|[\"”'’](?!\w)|\s+[-–—]\s|\s+(?:because|since|as|which)\b)"  # not "A dog"
+)
 _LETTER = rf"(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Za-z]){_LETTER_ENDS})"
 _CUE = r"\b(?:answer|option|choice|choose|select|pick)(?:\s+(?:is|was|would\s+be|should\s+be))?\s*:?\s*"
 _LEADING = re.compile(
@@ -34,8 +42,21 @@ _LEADING = re.compile(
 _WITHIN = re.compile(r"(?<!\w)\(([A-Za-z])\)|(?<![\w'’])([A-Z])(?=\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b)")
 _LISTED = re.compile(r"(?<=\s)[(\[]?([A-Z])[.):\]]\s+\S")
 _FURTHER = re.compile(rf"(?:[\s,;/&+.):\]]|\b(?:and|or|nor|to)\b)+[(\[]?([A-Za-z]){_LETTER_ENDS}", re.IGNORECASE)
-_DENIED = re.compile(r"(?:\bnot|n['’]t)\s+(?:the\s+)?$", re.IGNORECASE)
-_CALLED_WRONG = re.compile(r"\W*\b(?:is|are|was)(?:\s+not|n['’]t|\s+(?:incorrect|wrong|false))\b", re.IGNORECASE)
+# Before a letter; "the one that is not a fruit is (B)" denies nothing.
+_DENIED = re.compile(
+    r"(?:(?:\b(?:not|cannot|never)|n['’]t)(?:\s+(?:a|an|the|that|it|is|be|would|think|believe|say|choose|select|pick|go|with"
+    r"|answer|option|choice|letter|correct|right|really|necessarily)\b)*"
+    r"|\b(?:incorrect|wrong|false)"
+    r"|\b(?:except(?:\s+for)?|(?:any|every)thing\s+but|all\s+but|rul(?:e|es|ed|ing)\s+out|eliminat(?:e|es|ed|ing)"
+    r"|exclud(?:e|es|ed|ing)|none\s+of|other\s+than)(?:\s+the)?(?:\s+(?:answer|option|choice))?)\s+$",
+    re.IGNORECASE,
+)
+_CALLED_WRONG = re.compile(
+    r"\W*\b(?:is|are|was|can?|could|does|do|should|would)(?:\s*not|\s+never|n['’]t|\s+(?:incorrect|wrong|false))\b",
+    re.IGNORECASE,
+)
+# "B (a dog)"; whether that is the text of B is asked later.
+_WITH_TEXT = re.compile(r"(?<![\w'’])([A-Za-z])[ \t]+\(([^()\n]{1,500})\)")
 _STATED = re.compile(r"\banswer(?:\s+(?:is|was)\s*:?|\s*:)\s*", re.IGNORECASE)
 
 
@@ -48,9 +69,11 @@ def yes_no(text: str) -> str | None:
     2. Only the English words "yes" and "no", in any case, are answers. "No" must stand for itself: "There is no dog",
        "No idea" and "No. 5" contain none. ("There is no dog" is not read as no just as "There is a dog" is not read as
        yes: without the question neither says what was answered.)
-    3. The answer is such a word at the start of the text, of a sentence, or after "answer is".
-    4. It is none if the other word stands for itself anywhere too ("Yes and no", "No, wait, yes"), or "wait" or
-       "actually" follows. A "no" inside the rest is harmless: "Yes, there is no cat on it" is yes.
+    3. The answer is such a word at the start of the text, of a sentence, or after "answer is", unless that is left open
+       or denied ("whether the answer is", "it is false that the answer is").
+    4. It is none if the other word stands for itself anywhere too ("Yes and no", "No, wait, yes"), or "wait",
+       "actually", "maybe" or "is wrong" follows. A "no" inside the rest is harmless: "Yes, there is no cat on it" is
+       yes.
 
     This differs from POPE's own script, which reads the first sentence, "no" if it has one of the words No, no, not,
     and else "yes" (an empty text too); and from lmms-eval, which wants the whole text to be "yes" or "no".
@@ -62,8 +85,10 @@ def yes_no(text: str) -> str | None:
     start = re.search(r"\w", text)
     answers, standing = set(), set()
     for found in _YES_NO.finditer(text):
-        word, before = found[1].lower(), text[max(0, found.start() - 40) : found.start()]
-        first = found.start() == start.start() or bool(_NEW_SENTENCE.search(before))
+        word, before = found[1].lower(), text[max(0, found.start() - 80) : found.start()]
+        opening = _NEW_SENTENCE.search(before)
+        left_open = opening and opening[0][0] in "aA" and _OPEN.search(before[: opening.start()])
+        first = found.start() == start.start() or bool(opening and not left_open)
         ends = word == "yes" or bool(_NO_ENDS.match(text, found.end()))
         if ends and first:
             answers.add(word)
@@ -88,7 +113,8 @@ def letter(text: str, options: Sequence[str]) -> str | None:
        "is correct". "A dog" names none. If what follows the letter is exactly the text of an option, the answer is this
        letter if it is its own text, and none if it is another's.
     4. Otherwise one letter must be named, and it must be the letter of an option. A second one ("B, C"; a list of all
-       options) or a denied one ("not (B)") makes it none.
+       options) or a denied one ("not (B)", "I don't think it is (B)", "anything but (B)", "(B) does not fit") makes it
+       none.
     5. Where no letter is named, "the answer is …" followed by the text of one option.
 
     This differs from lmms-eval: for SEED-Bench it takes the first character, whatever it is (so "A dog" is A), and for
@@ -115,7 +141,11 @@ def letter(text: str, options: Sequence[str]) -> str | None:
         key = _key(text) if len(text) <= longest else ""
         return [name for name, option in zip(allowed, keys) if key and option == key]
 
-    text = _plain(text)
+    def marked(found: re.Match) -> str:
+        name = found[1].upper()
+        return f"{name}. {found[2]}" if name in with_text(found[2]) else found[0]
+
+    text = _WITH_TEXT.sub(marked, _plain(text))
     same = with_text(text)
     leading = _LEADING.search(text)
     if same:
@@ -128,7 +158,7 @@ def letter(text: str, options: Sequence[str]) -> str | None:
             return _named(leading) if _named(leading) in same else None
     named = set()
     for found in (*_LEADING.finditer(text), *_WITHIN.finditer(text)):
-        if _DENIED.search(text[max(0, found.start() - 20) : found.start()]) or _CALLED_WRONG.match(text, found.end()):
+        if _DENIED.search(text[max(0, found.start() - 80) : found.start()]) or _CALLED_WRONG.match(text, found.end()):
             return None
         further = _FURTHER.match(text, found.end())
         named |= {_named(found)} | ({_named(further)} if further else set())

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Counted:
         unread: Id → what the answer was, where it cannot be read.
         metric: What the `evaluate` module makes of the same answers.
         mean: Whether the means over the groups of the first kind are figures too.
+        only: Figure → (n,): which of the questions it is about, where not about all.
     """
 
     by: str
@@ -68,6 +69,7 @@ class Counted:
     unread: Mapping[str, str]
     metric: Mapping[str, Any]
     mean: bool = False
+    only: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def measures(self) -> Iterator[Measure]:
         """All figures, of all questions and of each group."""
@@ -81,7 +83,9 @@ class Counted:
             for name in names:
                 # Of the readable answers: of interest where there are others, and not for every group.
                 shown = first and (name != "accuracy_parsed" or group == ALL and bool(self.unread))
-                yield Measure(group, name, rows, self.counts[rows], functools.partial(self._figure, name), shown)
+                of = rows[self.only[name][rows]] if name in self.only else rows
+                of = of if len(of) else rows
+                yield Measure(group, name, of, self.counts[of], functools.partial(self._figure, name), shown)
         if self.mean:
             kind, groups = next(iter(self.groups.items()))
             member = np.asarray(groups)[:, None] == np.asarray(sorted(set(groups)))
@@ -157,10 +161,13 @@ def _mmbench(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
             categories=categories,
         )
         groups = {"ability": abilities, "category": categories}
+        # All that a question's rotations say together stands in the first of its rows.
         result = [_counted("generated", asked, said, counts[:, 2] == 1, counts, mmbench.figures, metric, **groups)]
+        result = [replace(result[0], only={"circular_accuracy": counts[:, 3] == 1})]
         first = [row for row, values in zip(asked, meta) if not values["rotation"]]
         result += _letters("generated, first rotation", "ability", first)
-    return [*result, *_by_likelihood("ability", rows)]
+    # Likelihoods are asked for without a list of options: the rotations of a question all have the same.
+    return [*result, *_by_likelihood("ability", [row for row in rows if not json.loads(row["meta"])["rotation"]])]
 
 
 def _llava_w(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:

@@ -28,6 +28,8 @@ __all__ = [
 
 _SCENES = {"pope": scenes.pope, "seed": scenes.seed_bench, "mmbench": scenes.mmbench, "llava_w": scenes.llava_bench}
 
+# Start of a way's name → the column that says which questions have such an answer; else `status`.
+_STATES = {"likelihood": "option_status", "judge": "judge_status"}
 _SHOWN = 5
 _LONGEST = 120  # of a text that is shown
 
@@ -76,7 +78,8 @@ def evaluate_predictions(benchmark: str, predictions: Dataset) -> dict[str, Any]
 def compare_runs(benchmark: str, predictions_a: Dataset, predictions_b: Dataset) -> dict[str, Any]:
     """Does a benchmark's figure differ between two models? A paired test of each figure, see `intervals.paired_test`.
 
-    Within groups the first figure only is compared. Questions that either run lacks an answer to are left out of both.
+    Within groups the first figure only is compared. For each way to read the answers, questions to which one run alone
+    has such an answer are left out.
 
     Args:
         benchmark: A key of `benchmarks.BENCHMARKS`.
@@ -84,7 +87,8 @@ def compare_runs(benchmark: str, predictions_a: Dataset, predictions_b: Dataset)
         predictions_b: Those of the other, on the same questions.
 
     Returns:
-        `left_out` (how many questions, and the first of them), and `figures`: for each way, group and figure `value_a`,
+        `left_out` (for each way how many questions, and the first of them), `one_only` (ways that one run alone has),
+        and `figures`: for each way, group and figure `value_a`,
         `value_b`, `difference` (b - a), its interval from `low` to `high`, `p_value`, `test`, numbers of `questions`
         and `clusters`.
 
@@ -99,28 +103,41 @@ def compare_runs(benchmark: str, predictions_a: Dataset, predictions_b: Dataset)
             raise ValueError(f"the runs are not about the same questions: row {number} has {other} {a[other]!r} in one")
     if len(rows[0]) != len(rows[1]):
         raise ValueError(f"the runs are not about the same questions: one has {len(rows[0])}, one {len(rows[1])}")
+    found = predictions_a, predictions_b
+    ways = [{way.by: way for way in count_answers(benchmark, run)} for run in found]
     left_out, figures = {}, []
-    states = [name for name in ("status", "option_status", "judge_status") if name in predictions_a.column_names]
-    for state in states if set(states) <= set(predictions_b.column_names) else states[:2]:
-        pairs = zip(predictions_a["question_id"][:], predictions_a[state][:], predictions_b[state][:])
-        left_out |= {id: b if a == STATUS_OK else a for id, a, b in pairs if (a == STATUS_OK) != (b == STATUS_OK)}
-    both = [number for number, row in enumerate(rows[0]) if row["question_id"] not in left_out]
-    ways = [count_answers(benchmark, found.select(both)) for found in (predictions_a, predictions_b)]
-    for a in ways[0]:
-        b = next((way for way in ways[1] if way.by == a.by), None)
-        if b is None:
-            continue
+    for by in (by for by in ways[0] if by in ways[1]):
+        left_out[by] = _in_one_only(by, *found)
+        a, b = ways[0][by], ways[1][by]
+        if left_out[by]:
+            both = [number for number, row in enumerate(rows[0]) if row["question_id"] not in left_out[by]]
+            counted = [[way for way in count_answers(benchmark, run.select(both)) if way.by == by] for run in found]
+            if not all(counted):
+                continue
+            a, b = counted[0][0], counted[1][0]
         main = next(iter(a.figures(a.counts.sum(axis=0))))
         for one, other in zip(a.measures(), b.measures()):
             if one.figure != main and one.group != ALL:
                 continue
             clusters = _at(a.clusters, one.rows)
-            found = paired_test(
+            tested = paired_test(
                 _at(a.ids, one.rows), one.counts, _at(b.ids, other.rows), other.counts, clusters, one.statistic
             )
             named = {"by": a.by, "group": one.group, "figure": one.figure, "shown": one.shown}
-            figures.append(named | _plain(asdict(found)))
-    return {"left_out": _named(left_out), "figures": figures}
+            figures.append(named | _plain(asdict(tested)))
+    return {
+        "left_out": {by: _named(reasons) for by, reasons in left_out.items()},
+        "one_only": sorted(ways[0].keys() ^ ways[1].keys()),
+        "figures": figures,
+    }
+
+
+def _in_one_only(by: str, *runs: Dataset) -> dict[str, str]:
+    """Questions that one of two runs has an answer of this kind to → why the other has none."""
+    kind = next((name for start, name in _STATES.items() if by.startswith(start)), "status")
+    ids, states = runs[0]["question_id"][:], [run[kind][:] for run in runs]
+    pairs = [(id, a, b) for id, a, b in zip(ids, *states) if (a == STATUS_OK) != (b == STATUS_OK)]
+    return {id: b if a == STATUS_OK else a for id, a, b in pairs}
 
 
 def scenes_questions(
@@ -185,14 +202,17 @@ def format_results(results: Mapping[str, Any]) -> str:
         cells += [_short(found["difference"], "+"), interval, _short(found["p_value"])] if paired else [interval]
         lines.append((found["group"], found["by"], found["figure"], *cells, found["questions"], found["clusters"]))
     parts = [format_table(lines)] if figures else ["no figures"]
-    named = {"not asked": "not_asked", "options without likelihoods": "not_scored", "left out of both": "left_out"}
+    named = {"not asked": "not_asked", "options without likelihoods": "not_scored"}
     missing = {says: results[name] for says, name in named.items() if name in results}
-    missing |= {f"unreadable, {by}": found for by, found in results.get("unreadable", {}).items()}
+    for says, name in (("unreadable", "unreadable"), ("left out of both", "left_out")):
+        missing |= {f"{says}, {by}": found for by, found in results.get(name, {}).items()}
     for says, found in missing.items():
         if found["count"]:
             more = "; …" if found["count"] > len(found["first"]) else ""
             first = "; ".join(f"{one['question_id']}: {one['reason']!r}" for one in found["first"])
             parts.append(f"{says}: {found['count']:,} ({first}{more})")
+    if results.get("one_only"):
+        parts.append(f"in one of the runs only: {', '.join(results['one_only'])}")
     if results.get("cut_off"):
         parts.append(f"cut off at max_new_tokens: {results['cut_off']:,}")
     return "\n".join(parts)

@@ -22,6 +22,7 @@ from .answering import ANSWER_FEATURES, Answerer, PredictionConfig, stem
 from .benchmarks import QUESTION_FEATURES
 from .loading import digest_weights
 from .processes import process_state
+from .sampling import end_tokens
 from .schema import STATUS_OK
 from .stages import RunError
 
@@ -90,9 +91,10 @@ def predict(
     whole = predictions_file(folder)
     if not whole.is_file():
         files = [folder / _PARTS / f"{number:05d}-of-{len(starts):05d}.parquet" for number in range(len(starts))]
-        mine = [number for number in range(state.process_index, len(starts), state.num_processes)]
-        missing = [number for number in mine if not files[number].is_file()]
-        for number, part in zip(missing, answer([starts[number] for number in missing])):
+        missing = [number for number, file in enumerate(files) if not file.is_file()]
+        state.wait_for_everyone()  # all have seen the same
+        mine = missing[state.process_index :: state.num_processes]
+        for number, part in zip(mine, answer([starts[number] for number in mine])):
             _write(part, ANSWER_FEATURES, files[number])
         state.wait_for_everyone()
         if state.is_main_process:
@@ -265,6 +267,7 @@ def _record(
         "model_config": _digest(model.config.to_json_string()).hex(),
         "dtype": str(model.dtype),
         "processor": _digest(*asking).hex(),
+        "end_tokens": end_tokens(model, processor.tokenizer),
         **{name: value for name, value in asdict(config).items() if name != "batch_size"},
         "transformers": transformers.__version__,
         "code": _code_digest(),

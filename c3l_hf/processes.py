@@ -1,10 +1,16 @@
 """This process's place among those that a launcher started together."""
 
+from datetime import timedelta
+
 import torch
 import torch.distributed.nn
 from accelerate import PartialState
 
 __all__ = ["gather_with_gradient", "process_state"]
+
+
+# Of one process for the others, while it judges, curates or writes its part; torch's 10 minutes on GPUs end the run.
+_PATIENCE = timedelta(days=1)
 
 
 def process_state() -> PartialState:
@@ -13,7 +19,7 @@ def process_state() -> PartialState:
     `PartialState()` alone finds no other processes on a machine without accelerator: it has to be told that the CPU is
     what they run on.
     """
-    return PartialState(cpu=not torch.accelerator.is_available())
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
     StaticCache,
     TemperatureLogitsWarper,
@@ -20,7 +21,7 @@ from transformers import (
 from .parsing import IMAGE_MARKER
 from .processing import collate
 
-__all__ = ["SeededSampling", "TextSampler"]
+__all__ = ["SeededSampling", "TextSampler", "end_tokens"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,19 @@ class SeededSampling(LogitsProcessor):
         position = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * (1 - 2**-40) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, position, right=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of the tokens that end a text: those of the model's generation settings, else the tokenizer's.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    own = model.generation_config.eos_token_id
+    eos = tokenizer.eos_token_id if own is None else own
+    if eos is None:
+        raise ValueError("neither model.generation_config nor the tokenizer has an eos_token_id: no text would end")
+    return [eos] if isinstance(eos, int) else list(eos)
 
 
 class TextSampler:
@@ -82,10 +96,7 @@ class TextSampler:
         self.model = model.get_base_model() if isinstance(model, PeftModel) else model
         self.processor = processor
         own, tokenizer = self.model.generation_config, processor.tokenizer
-        eos = tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id
-        if eos is None:
-            raise ValueError("neither model.generation_config nor the tokenizer has an eos_token_id: no text would end")
-        self.eos = [eos] if isinstance(eos, int) else list(eos)
+        self.eos = end_tokens(self.model, tokenizer)
         pad = next((id for id in (own.pad_token_id, tokenizer.pad_token_id) if id is not None), self.eos[0])
         self.settings = GenerationConfig(
             bos_token_id=own.bos_token_id,

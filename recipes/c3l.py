@@ -173,11 +173,14 @@ _SCENES = ("scenes", "scenes-shifted")
 _WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 
 
-def find_model(name: str, revision: str, with_code: bool) -> tuple[Path, dict[str, str]]:
-    """The generator's folder, and what identifies it: the commit on the Hub, or digests of its files."""
+def find_model(name: str, revision: str, with_code: bool, adapters: bool = False) -> tuple[Path, dict[str, str]]:
+    """A model's folder, and what identifies it: the commit on the Hub, or digests of its files.
+
+    With `adapters`, a folder that has only these, and names their model, will do.
+    """
     folder = Path(GENERATOR if name == "scenes" else name)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not any((folder / file).is_file() for file in ["config.json"] + ["adapter_config.json"] * adapters):
             raise RunError(f"{name} has no config.json, so it is not a model; give a folder of save_pretrained")
         if not any(folder.glob("*.safetensors")):
             raise RunError(f"{name} has no weights as *.safetensors; write it with save_pretrained")
@@ -328,12 +331,14 @@ class C3L:
             model, processor = self._load(self.trained_folder)
             write_generator(model, processor, folder / "generator", facts, self.curated)
             (folder / "config.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False))
-            # To their places when all are complete.
-            for name in _RESULTS:
-                os.rename(folder / name, self.run.folder / name)
             return {"pools": [asdict(pool) for pool in pools]}
 
         pools = [Pool(**values) for values in self.run.complete("write", make)["pools"]]
+        if process_state().is_main_process:
+            # To their places, now that all are complete.
+            for name in _RESULTS:
+                if (self.run.path("write") / name).exists():
+                    os.rename(self.run.path("write") / name, self.run.folder / name)
         return (
             f"{format_summary(pools, self.args.ranking)}\n\ndataset    {self.run.folder / 'dataset'}\n"
             f"generator  {self.run.folder / 'generator'}"

@@ -45,11 +45,14 @@ from c3l_hf.manifest import versions
 from c3l_hf.predictions import PREDICTION_FEATURES, PredictionConfig, claim_folder, predict, predictions_file
 from c3l_hf.processes import process_state
 from c3l_hf.scenes.judge import judge_scene_answers
+from c3l_hf.schema import STATUS_OK
 from c3l_hf.stages import RunError
 
 WORLDS = ("published", "scenes", "scenes-shifted")
 # Long enough for an answer with its reason; a model that knows what is asked ends after a word.
 MAX_NEW_TOKENS = {"pope": 32, "seed": 32, "mmbench": 32, "llava_w": 1024}
+# Its 60 answers take as long as thousands of others: several processes share them, and an interruption loses few.
+_LONG_ANSWERS = {"part_size": 8}
 MAX_NEW_TOKENS_SCENES = dict.fromkeys(MAX_NEW_TOKENS, 96)
 
 
@@ -132,7 +135,7 @@ class Evaluation:
         self.described: dict[str, str] = {}
         self.questions = {name: self._questions(name) for name in self.names}
         self.folder = Path(args.output_dir)
-        folder, self.identity = find_model(args.model, args.model_revision, args.trust_remote_code)
+        folder, self.identity = find_model(args.model, args.model_revision, args.trust_remote_code, adapters=True)
         self.model, self.processor = load(
             Source(str(folder), dtype=args.model_dtype, trust_remote_code=args.trust_remote_code)
         )
@@ -166,7 +169,9 @@ class Evaluation:
                 notes.append("no --judge_base_url and --judge_model: answers only, no scores")
             else:
                 predictions = self._judged(predictions, folder)
-        if not any(predictions["answer"][:]):
+        if not any(predictions["answer"][:]) and (name != "mmbench" or STATUS_OK not in predictions["status"][:]):
+            notes.append("there is no question with an answer: no figures")
+        elif not any(predictions["answer"][:]):
             submission = folder / "submission.tsv"
             if not submission.exists():
                 write_submission(predictions, submission)
@@ -216,7 +221,10 @@ class Evaluation:
                 raise RunError(f"--max_new_tokens {item}: {number!r} is not a number")
             longest |= dict.fromkeys([names] if names else longest, int(number))
         shared = {name: getattr(self.args, name) for name in ("likelihood", "temperature", "seed", "batch_size")}
-        return {name: PredictionConfig(max_new_tokens=longest[name], **shared) for name in self.names}
+        parts = {"llava_w": _LONG_ANSWERS} if self.args.world == "published" else {}
+        return {
+            name: PredictionConfig(max_new_tokens=longest[name], **shared, **parts.get(name, {})) for name in self.names
+        }
 
     def _assignment(self, option: str, item: str) -> tuple[str, str]:
         name, equals, value = item.partition("=")
@@ -273,7 +281,8 @@ def compare(folder_a: Path, folder_b: Path) -> str:
     for name in names:
         a, b = (json.loads((path / name / "results.json").read_text()) for path in folders)
         try:
-            found = compare_runs(name, *(_predictions(path / name) for path in folders))
+            runs = zip(folders, (a, b))
+            found = compare_runs(name, *(_predictions(path / name, bool(results["judge"])) for path, results in runs))
         except ValueError as error:
             raise RunError(f"{name}: {error}") from None
         notes = []
@@ -284,10 +293,9 @@ def compare(folder_a: Path, folder_b: Path) -> str:
     return "\n\n".join(parts)
 
 
-def _predictions(folder: Path) -> Dataset:
-    judged = folder / "judged.parquet"
-    features = PREDICTION_FEATURES | JUDGE_FEATURES if judged.is_file() else PREDICTION_FEATURES
-    file = judged if judged.is_file() else predictions_file(folder)
+def _predictions(folder: Path, judged: bool) -> Dataset:
+    features = PREDICTION_FEATURES | JUDGE_FEATURES if judged else PREDICTION_FEATURES
+    file = folder / "judged.parquet" if judged else predictions_file(folder)
     return Dataset.from_parquet(str(file), features=Features(features), keep_in_memory=True)
 
 
@@ -311,7 +319,10 @@ def main(evaluation: Evaluation) -> None:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // state.num_processes))
     for name in evaluation.names:
         state.print(f"\n== {BENCHMARKS[name].name}", flush=True)
-        state.print(evaluation.run(name), flush=True)
+        try:
+            state.print(evaluation.run(name), flush=True)
+        except ValueError as error:
+            raise RunError(f"{name}: {error}") from error
     state.print(f"\n{time.monotonic() - started:.0f} s")
 
 

@@ -23,6 +23,7 @@ import yaml
 from c3l import find_model
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from peft import PeftModel
 from trl import TrlParser
 
 from c3l_hf.cards import plain
@@ -150,6 +151,8 @@ class SFT:
 
         training.output_dir = str(self.checkpoints)
         trainer = StudentTrainer(model, examples, training)
+        if not args.merge_adapters and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+            raise RunError("--merge_adapters false is not possible with FSDP or DeepSpeed: leave it out")
         weights = list(trainer.model.parameters())
         report |= {
             "parameters": sum(weight.numel() for weight in weights),
@@ -162,7 +165,7 @@ class SFT:
         student = trainer.trained_model(args.merge_adapters)
         if process_state().is_main_process:
             made = folder / "student"
-            if not args.merge_adapters and training.use_lora:
+            if isinstance(student, PeftModel):
                 # Where the adapters find their model: not this machine's copy of what is on the Hub.
                 student.peft_config["default"].base_model_name_or_path = args.model
             student.save_pretrained(made)
@@ -172,7 +175,6 @@ class SFT:
             made_by |= {"options": self.options, "report": {name: report[name] for name in _TOLD}}
             made_by |= {"versions": versions()}
             (made / "training.json").write_text(json.dumps(plain(made_by), indent=1) + "\n")
-            os.rename(made, self.student)
         return report
 
 
@@ -185,6 +187,9 @@ def main(job: SFT) -> None:
         report = job.run.complete("train", job.train)
         if state.is_main_process:
             remove_checkpoints(job.checkpoints)
+            made = job.run.path("train") / "student"
+            if made.exists():
+                os.rename(made, job.student)  # now that it is complete
     except (RunError, ValueError) as error:
         sys.exit(f"sft: {error}")
     losses = [entry["loss"] for entry in report["log"] if "loss" in entry]

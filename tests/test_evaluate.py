@@ -243,14 +243,54 @@ def test_comparison_leaves_out_what_either_lacks(data):
     questions = load_questions("seed", data["seed"])
     a = predicted(questions, **CHOSEN)
     lacking = {**CHOSEN, "status": lambda number, row: "too long" if number in (1, 4) else "ok"}
+    lacking["option_status"] = lambda number, row: "no options" if number == 7 else "ok"
     found = compare_runs("seed", a, predicted(questions, **lacking))
-    assert found["left_out"]["count"] == 2 and found["left_out"]["first"][0]["reason"] == "too long"
-    assert {figure["questions"] for figure in found["figures"] if figure["group"] == "all"} == {6}
-    assert "left out of both: 2" in format_results(found)
+    left_out = found["left_out"]
+    assert left_out["generated"]["count"] == 2 and left_out["generated"]["first"][0]["reason"] == "too long"
+    # Each way for itself.
+    assert left_out["likelihood"] == left_out["likelihood minus prior"]
+    assert left_out["likelihood"]["first"] == [{"question_id": questions["question_id"][7], "reason": "no options"}]
+    asked = {(f["by"], f["questions"]) for f in found["figures"] if f["group"] == "all" and f["figure"] == "accuracy"}
+    assert asked == {("generated", 6), ("likelihood", 7), ("likelihood minus prior", 7)}
+    assert "left out of both, generated: 2" in format_results(found)
     with pytest.raises(ValueError, match="row 0 has question_id '101' in one"):
         compare_runs("seed", a, a.select(range(1, 8)))
     with pytest.raises(ValueError, match="one has 8, one 7"):
         compare_runs("seed", a, a.select(range(7)))
+
+
+def test_comparison_of_a_run_without_likelihoods(data):
+    """What both have is compared as it is without the rest; what one lacks is named."""
+    questions = load_questions("seed", data["seed"])
+    a = predicted(questions, **CHOSEN)
+    without = predicted(questions, prediction=CHOSEN["prediction"])
+    found = compare_runs("seed", a, without)
+    assert [f["questions"] for f in found["figures"] if f["group"] == "all" and f["figure"] == "accuracy"] == [8]
+    assert {f["by"] for f in found["figures"]} == {"generated"}
+    assert found["one_only"] == ["likelihood", "likelihood minus prior"]
+    assert "in one of the runs only: likelihood, likelihood minus prior" in format_results(found)
+
+
+def test_mmbench_likelihoods_count_each_question_once(data):
+    """Its rotations have the same options, and the question itself no list of them: the same measurement."""
+    questions = load_questions("mmbench", data["mmbench"])
+    first = [json.loads(meta)["rotation"] == 0 for meta in questions["meta"]]
+    assert len({len(options) for options in questions["options"]}) > 1  # or this could not fail
+    right = {row["question_id"] for row in questions if len(row["options"]) == 4}
+
+    def likely(number, row):
+        place = "ABCD".index(row["answer"])
+        place = place if row["question_id"] in right else (place + 1) % len(row["options"])
+        return [0.0 if number == place else -1.0 for number in range(len(row["options"]))]
+
+    given = {"option_logprobs": likely, "option_status": lambda number, row: "ok"}
+    given["option_logprobs_blind"] = lambda number, row: [0.0] * len(row["options"])
+    found = evaluate_predictions("mmbench", predicted(questions, **given))
+    expected = sum(row["question_id"] in right for row, one in zip(questions, first) if one) / sum(first)
+    one = next(f for f in found["figures"] if (f["by"], f["group"], f["figure"]) == ("likelihood", "all", "accuracy"))
+    assert one["value"] == pytest.approx(expected) and one["questions"] == sum(first)
+    circular = next(f for f in found["figures"] if (f["group"], f["figure"]) == ("all", "circular_accuracy"))
+    assert circular["questions"] == sum(first)
 
 
 # --- questions

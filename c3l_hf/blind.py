@@ -1,6 +1,7 @@
 """What the model sees instead of the image in the blind pass, and rows encoded with and without their images."""
 
 import hashlib
+import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,12 @@ class PairEncoder:
     def _located(self, value: Any) -> Any:
         if self._folder is None or not isinstance(value, str | Path):
             return value
-        path = (self._folder / value).resolve()
-        if not path.is_relative_to(self._folder.resolve()):
+        # By name only: a link in the folder may lead to another disk.
+        folder = os.path.abspath(self._folder)
+        path = os.path.normpath(os.path.join(folder, value))
+        if not Path(path).is_relative_to(folder):
             raise RowError(f"the image {value} is not in the folder {self._folder}")
-        return str(path)
+        return path
 
     def _opened(self, key: Hashable, value: Any) -> PIL.Image.Image:
         if key not in self._images:

@@ -7,6 +7,7 @@ From the command line, with any dataset:
     python -m c3l_hf.i2c --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --split train --output scored.parquet
 """
 
+import dataclasses
 import functools
 import hashlib
 import warnings
@@ -92,7 +93,9 @@ class I2CScorer:
     scored = ds.map(scorer, batched=True, batch_size=256, features=Features({**ds.features, **scorer.features}))
     ```
 
-    `score_dataset` does the same without writing the images again, and continues after an interruption.
+    `score_dataset` does the same without writing the images again, and continues after an interruption. It also keeps
+    rows whose picture is damaged, at which `map` ends before the scorer sees it: `datasets` decodes a column of images
+    as it reads it, unless it is `ds.cast_column("image", Image(decode=False))`.
 
     The scores of a row do not depend on the other rows, their order, or how they are batched, but for rounding (float32
     models: 1e-5 on log-probabilities). Within what it is given at once it encodes and reads each image once, whatever
@@ -186,6 +189,11 @@ class I2CScorer:
         return dict(SCORE_FEATURES)
 
     @property
+    def image_folder(self) -> Path | None:
+        """Where images are that rows name by a relative path."""
+        return None if self._options.image_folder is None else Path(self._options.image_folder)
+
+    @property
     def path(self) -> str:
         """How this model's rows are scored: "packed", "batched" or "single" (each in a pass of its own)."""
         if self._paths.not_batched:
@@ -276,9 +284,8 @@ class I2CScorer:
     def _encoder(self) -> PairEncoder:
         model, processor = self._loaded()
         options = self._options
-        folder = None if options.image_folder is None else Path(options.image_folder)
         max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return PairEncoder(processor, max_length, options.blind, options.blind_images, folder)
+        return PairEncoder(processor, max_length, options.blind, options.blind_images, self.image_folder)
 
     def _checked(self) -> Paths:
         training = self._model.training
@@ -313,11 +320,14 @@ class I2CScorer:
         return self._model, self._processor
 
     def _to_accelerator(self, rank: int) -> None:
-        if torch.accelerator.is_available() and (self._source is None or self._source.device is None):
-            model, _ = self._loaded()
-            model.to(
-                torch.device(torch.accelerator.current_accelerator().type, rank % torch.accelerator.device_count())
-            )
+        if not torch.accelerator.is_available() or (self._source is not None and self._source.device is not None):
+            return
+        device = torch.device(torch.accelerator.current_accelerator().type, rank % torch.accelerator.device_count())
+        if self._model is None and self._source is not None:
+            # Straight there: all processes at once would not fit on the first accelerator.
+            self._model, self._processor = load(dataclasses.replace(self._source, device=str(device)))
+        else:
+            self._loaded()[0].to(device)
 
     @functools.cached_property
     def fingerprint(self) -> str:

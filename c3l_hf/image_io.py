@@ -3,7 +3,7 @@
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,16 @@ def open_image(value: Any) -> PIL.Image.Image:
         raise RowError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
 
 
-def image_key(value: Any) -> Any:
+def image_key(value: Any) -> Hashable:
     """A hashable key that is equal for rows with the same image, without decoding it where possible."""
     if isinstance(value, Mapping):
         content = value.get("bytes")
         return value.get("path") if content is None else hashlib.blake2b(content, digest_size=16).digest()
     if isinstance(value, PIL.Image.Image):
         try:
-            return value.mode, value.size, hashlib.blake2b(value.tobytes(), digest_size=16).digest()
-        except Exception:  # cannot be decoded: `open_image` says why
+            # As the model gets it: palette and orientation are not among the bytes of a PIL image.
+            image = open_image(value)
+        except RowError:
             return id(value)
+        return image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
     return str(value)

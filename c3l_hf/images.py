@@ -53,7 +53,12 @@ def load_images(source: str, *, split: str = "train", limit: int | None = None, 
 
 
 def _read_folder(folder: Path, limit: int | None) -> Dataset:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))[:limit]
+    shown = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    files = sorted(shown)[:limit]
     if not files:
         raise RunError(f"{folder} has no pictures in it; put some there, or give another folder")
     for file in tqdm(files, desc="Checking pictures", unit="file", leave=False):

@@ -109,7 +109,7 @@ class TextSampler:
         )
         self.temperature, self.top_p = temperature, top_p
         self.shares_prompts = True
-        self._verified_length = 0
+        self._verified = (0, 0)  # longest prompt, most prompts at once
 
     def __enter__(self) -> "TextSampler":
         with contextlib.ExitStack() as stack:
@@ -137,11 +137,19 @@ class TextSampler:
         """
         if self.shares_prompts and len(prompts) < len(which):
             longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
-            if longest > self._verified_length:
+            several = min(2, len(prompts))
+            if longest > self._verified[0] or several > self._verified[1]:
                 self._verify(prompts, which, uniforms)
-                self._verified_length = longest
-        write = self._shared if self.shares_prompts and len(prompts) < len(which) else self._plain
-        return [(self._decode(ids), ended) for ids, ended in map(self._cut, write(prompts, which, uniforms))]
+                self._verified = max(longest, self._verified[0]), max(several, self._verified[1])
+        written = None
+        if self.shares_prompts and len(prompts) < len(which):
+            try:
+                written = self._shared(prompts, which, uniforms)
+            except Exception as error:  # what went well for the prompts that were tried
+                self._share_no_longer(f"{type(error).__name__}: {error}")
+        if written is None:
+            written = self._plain(prompts, which, uniforms)
+        return [(self._decode(ids), ended) for ids, ended in map(self._cut, written)]
 
     def _plain(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[list[int]]:
         inputs = self._to_model(collate(self.processor, [prompts[number] for number in which], padding_side="left"))
@@ -160,6 +168,10 @@ class TextSampler:
                 raise RuntimeError(f"layer {number} keeps {layer.keys.shape[2]} of {length} tokens")
             # Without the last token: the first step needs something to compute.
             cache.update(layer.keys[:, :, : length - 1][rows], layer.values[:, :, : length - 1][rows], number)
+        # Qwen-VL keeps there how far the positions of each prompt's text are from its tokens' places.
+        for module in self.model.modules():
+            if isinstance(deltas := getattr(module, "rope_deltas", None), torch.Tensor):
+                module.rope_deltas = deltas[rows]
         return self._continue({**text_inputs, "past_key_values": cache}, uniforms)
 
     def _continue(self, inputs: dict, uniforms: torch.Tensor) -> list[list[int]]:
@@ -174,9 +186,10 @@ class TextSampler:
         return self.model.generate(**inputs, logits_processor=processors)[:, prompt_length:].tolist()
 
     def _verify(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> None:
-        """Compare both ways on the longest prompt and the first one."""
+        """Compare both ways on two prompts, the longest one and another."""
         longest = max(range(len(prompts)), key=lambda number: prompts[number]["input_ids"].shape[1])
-        rows = [row for row, number in enumerate(which) if number in (0, longest)]
+        other = next((number for number in range(len(prompts)) if number != longest), longest)
+        rows = [row for row, number in enumerate(which) if number in (other, longest)]
         tried = [prompts[number] for number in dict.fromkeys(which[row] for row in rows)]
         numbers = {number: position for position, number in enumerate(dict.fromkeys(which[row] for row in rows))}
         arguments = tried, [numbers[which[row]] for row in rows], uniforms[rows]
@@ -186,12 +199,15 @@ class TextSampler:
         except Exception as error:  # model families fail in many ways where they do not support this
             problem = f"{type(error).__name__}: {error}"
         if problem is not None:
-            self.shares_prompts = False
-            logger.warning(
-                "%s: computing each prompt once for all its texts does not work (%s); each text computes its own",
-                type(self.model).__name__,
-                problem,
-            )
+            self._share_no_longer(problem)
+
+    def _share_no_longer(self, problem: str) -> None:
+        self.shares_prompts = False
+        logger.warning(
+            "%s: computing each prompt once for all its texts does not work (%s); each text computes its own",
+            type(self.model).__name__,
+            problem,
+        )
 
     def _to_model(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         model = self.model

@@ -165,6 +165,8 @@ def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
     if not messages or messages[-1]["role"] != "assistant":
         roles = ", ".join(str(message["role"]) for message in messages)
         raise RowError(f"the last message is not the assistant's answer (roles: {roles or 'none'})")
+    for message in messages:
+        _check_content(message)
     places = [_places(message) for message in messages]
     if sum(places) not in (0, len(images)):
         raise RowError(f"the messages have places for {sum(places)} images, the row has {len(images)}")
@@ -180,6 +182,15 @@ def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
             raise RowError(f"{where}there is no image before the answer")
         pairs.append(Pair(prompt=prompt, answer=_answer(messages[number], where), images=shown))
     return pairs
+
+
+def _check_content(message: Mapping[str, Any]) -> None:
+    role, content = message["role"], message["content"]
+    if not isinstance(role, str):
+        raise RowError(f"a message has the role {role!r:.40}, not a text")
+    items = isinstance(content, list | tuple) and all(isinstance(item, Mapping) for item in content)
+    if not (content is None or isinstance(content, str) or items):
+        raise RowError(f"the content of a {role} message is {content!r:.60}, not a text or a list of items")
 
 
 def _places(message: Mapping[str, Any]) -> int:
@@ -212,7 +223,7 @@ def _llava_messages(row: Mapping[str, Any], images: int) -> list[dict[str, Any]]
     for turn in turns:
         if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
             raise RowError(f"conversations has a turn without from and value: {turn!r:.60}")
-        role = _LLAVA_ROLES.get(turn["from"])
+        role = _LLAVA_ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
         if role is None:
             raise RowError(f"conversations has a turn from {turn['from']!r}; known are {', '.join(_LLAVA_ROLES)}")
         value = turn["value"]

@@ -1,17 +1,21 @@
 """Scores a whole dataset: in parts that survive an interruption, over several processes, and from the command line."""
 
+import functools
 import hashlib
 import logging
 import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Image, List, concatenate_datasets, load_dataset, load_from_disk
 from trl import TrlParser
 
@@ -22,7 +26,7 @@ from .processes import process_state
 from .pseudo_labels import format_table
 from .schema import SCORE_COLUMNS, SCORES, STATUS, STATUS_OK, RowError, layout_of
 
-__all__ = ["format_scores", "score_dataset"]
+__all__ = ["format_scores", "score_dataset", "score_rows", "with_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +41,12 @@ def score_dataset(
 ) -> Dataset:
     """A dataset with the score columns beside its own.
 
-    Images are neither decoded twice nor written again. The scores are kept in parts, in a folder named by the content
-    of the dataset and the scorer's fingerprint: after an interruption the same call continues with the first part that
-    is missing, and a second call scores nothing. Under `accelerate launch` the processes take turns at the parts, and
-    each returns the whole; they need a `cache_dir` that all of them see.
+    Images are neither decoded twice nor written again, except that `datasets` writes a dataset in its new order that
+    was shuffled or filtered before. The scores are kept in parts, in a folder named by the content of the dataset (of
+    images that it names by their paths, the files' sizes and times) and the scorer's fingerprint: after an interruption
+    the same call continues with the first part that is missing, and a second call scores nothing. Under `accelerate
+    launch` the processes take turns at the parts, and each returns the whole; they need a `cache_dir` that all of them
+    see.
 
     Args:
         dataset: Rows in any layout of `schema.to_pairs`. The other columns stay as they are.
@@ -55,13 +61,11 @@ def score_dataset(
     columns = layout_of(dataset.column_names)
     if present := [name for name in SCORE_COLUMNS if name in dataset.column_names]:
         raise ValueError(f"the dataset has the columns {', '.join(present)} already; remove or rename them first")
-    if not len(dataset):  # `concatenate_datasets` drops the columns of datasets without rows
-        features = Features({**dataset.features, **scorer.features})
-        return Dataset.from_dict({name: [] for name in features}, features=features)
     needed = dataset.select_columns(list(columns))
-    needed = needed.cast(Features({name: _undecoded(feature) for name, feature in needed.features.items()}))
-    key = hashlib.blake2b(f"{needed._fingerprint} {scorer.fingerprint} {part_size}".encode(), digest_size=16)
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{key.hexdigest()}"
+    digest = hashlib.blake2b(f"{needed._fingerprint} {scorer.fingerprint} {part_size}".encode(), digest_size=16)
+    for state_of_file in _files(needed, columns[-1], scorer.image_folder):
+        digest.update(state_of_file.encode())
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{digest.hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)
 
     starts = range(0, len(needed), part_size)
@@ -69,23 +73,78 @@ def score_dataset(
     state = process_state()
     for number in range(state.process_index, len(starts), state.num_processes):
         rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
-        rows.map(
+        score_rows(
+            rows,
             scorer,
-            batched=True,
-            batch_size=batch_size,
-            remove_columns=rows.column_names,
-            features=Features(scorer.features),
+            batch_size,
             # Written under another name and moved when it is whole; used as it is if it is there.
             cache_file_name=str(files[number]),
             load_from_cache_file=True,
             desc=f"Scoring, part {number + 1} of {len(starts)}",
         )
     state.wait_for_everyone()
-    scores = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+    parts = [Dataset.from_file(str(file)) for file in files]
+    scores = concatenate_datasets(parts) if parts else score_rows(needed, scorer)
     missing = sum(status != STATUS_OK for status in scores[STATUS][:])
     if missing and state.is_main_process:
         logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", missing, len(scores))
-    return concatenate_datasets([dataset, scores], axis=1)
+    return with_scores(dataset, scores)
+
+
+def score_rows(rows: Dataset, scorer: I2CScorer, batch_size: int = 256, **options: Any) -> Dataset:
+    """The score columns alone, one row for each. The scorer gets images as they are stored: `datasets` would end at one
+    that it cannot decode.
+
+    Args:
+        rows: As for `score_dataset`.
+        scorer: The scorer.
+        batch_size: Rows given to it at once.
+        options: Further ones of `Dataset.map`.
+    """
+    needed = rows.select_columns(list(layout_of(rows.column_names)))
+    if not len(needed):  # `map` would leave out the columns
+        return Dataset.from_dict({name: [] for name in scorer.features}, features=Features(scorer.features))
+    stored = Features({name: _undecoded(feature) for name, feature in needed.features.items()})
+    scores = needed.with_format("arrow").map(
+        functools.partial(_score_table, scorer=scorer, features=stored),
+        batched=True,
+        batch_size=batch_size,
+        remove_columns=needed.column_names,
+        features=Features(scorer.features),
+        **options,
+    )
+    return scores.with_format(None)
+
+
+def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
+    """Rows with their score columns beside them."""
+    if len(rows):
+        return concatenate_datasets([rows, scores], axis=1)
+    # Of datasets without rows it would drop the columns.
+    features = Features({**rows.features, **scores.features})
+    return Dataset.from_dict({name: [] for name in features}, features=features)
+
+
+def _score_table(table: pa.Table, scorer: I2CScorer, features: Features) -> dict[str, list]:
+    return scorer(features.decode_batch(table.to_pydict()))
+
+
+def _files(rows: Dataset, column: str, folder: Path | None) -> Iterator[str]:
+    """What tells image files that rows name by their paths from earlier and later ones of that name."""
+    for table in rows.select_columns([column]).with_format("arrow").iter(1000):
+        images = table.column(0)
+        while pa.types.is_list(images.type) or pa.types.is_large_list(images.type):
+            images = pc.list_flatten(images)
+        if pa.types.is_struct(images.type):
+            images = pc.filter(pc.struct_field(images, "path"), pc.is_null(pc.struct_field(images, "bytes")))
+        if not (pa.types.is_string(images.type) or pa.types.is_large_string(images.type)):
+            continue
+        for path in images.drop_null().to_pylist():
+            try:
+                found = os.stat(Path(folder or "") / path)
+                yield f"{path} {found.st_size} {found.st_mtime_ns}"
+            except (OSError, ValueError):
+                yield f"{path} cannot be found"
 
 
 def _undecoded(feature):
@@ -227,8 +286,12 @@ def _rows(args: ScoreArguments) -> Dataset:
 def _some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterable:
     """Images of rows spread evenly over the dataset; those that cannot be read are left out."""
     column = layout_of(dataset.column_names)[-1]
+    # A damaged one among them would end the run, in an error of `datasets`.
+    dataset = dataset.select_columns([column])
+    stored = Features({column: _undecoded(dataset.features[column])})
+    dataset = dataset.with_format("arrow")
     for number in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)) if len(dataset) else ():
-        value = dataset[int(number)][column]
+        (value,) = stored.decode_batch(dataset[[int(number)]].to_pydict())[column]
         value = value[0] if isinstance(value, list) and value else value
         try:
             yield open_image(Path(folder) / value if folder and isinstance(value, str) else value)

@@ -21,7 +21,7 @@ from pathlib import Path
 import datasets
 import torch
 import yaml
-from datasets import Dataset, Features, Image, List
+from datasets import Dataset
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from trl import TrlParser
@@ -41,6 +41,7 @@ from c3l_hf.prompts import QUESTION_TYPES
 from c3l_hf.pseudo_labels import format_table, select_pseudo_labels
 from c3l_hf.scenes import GENERATOR
 from c3l_hf.schema import SCORES, STATUS
+from c3l_hf.scoring import score_rows, with_scores
 from c3l_hf.stages import Run, RunError, files_digest
 from c3l_hf.summary import Pool, dataset_figures, format_summary, pool_of_labels, pool_of_pairs, scenes_of
 from c3l_hf.trainer import C3LTrainer
@@ -386,16 +387,7 @@ class C3L:
             # Both rounds with the generator as it was before training: one measure for both.
             model, processor = self._load(self.model_folder)
             scorer = I2CScorer(model, processor, ranking=self.args.ranking, max_tokens=self.args.scoring_max_tokens)
-            # Not decoded by `map`, which a damaged picture would stop: the scorer says so in its rows instead.
-            encoded = part.cast_column("images", List(Image(decode=False)))
-            made = encoded.map(
-                scorer,
-                batched=True,
-                batch_size=self.args.scoring_batch_size,
-                features=Features({**encoded.features, **scorer.features}),
-                desc="Scoring pairs",
-            )
-            return made.cast_column("images", part.features["images"])
+            return with_scores(part, score_rows(part, scorer, self.args.scoring_batch_size, desc="Scoring pairs"))
 
         return self.run.sharded(stage, pairs, scored)
 

@@ -93,3 +93,11 @@ def test_relative_paths(llava, tmp_path):
             encoder.encode(pair(path))
     with pytest.raises(RowError, match="none.png cannot be read: FileNotFoundError"):
         encoder.encode(pair("none.png"))
+    # A link in the folder may lead to another disk.
+    (tmp_path / "disk").mkdir()
+    picture(2).save(tmp_path / "disk" / "c.png")
+    (tmp_path / "pictures" / "linked").symlink_to(tmp_path / "disk")
+    row, _ = encoder.encode(pair("linked/c.png"))
+    assert torch.equal(row.inputs["pixel_values"], pixels(processor, picture(2)))
+    with pytest.raises(RowError, match="cannot be read: ValueError"):
+        encoder.encode(pair("a\0.png"))

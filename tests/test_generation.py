@@ -11,7 +11,15 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from scipy.stats import chisquare
-from tiny_models import tiny_llava
+from tiny_families import (
+    tiny_idefics3,
+    tiny_internvl,
+    tiny_llava_onevision,
+    tiny_qwen2_5_vl,
+    tiny_qwen3_vl,
+    tiny_smolvlm,
+)
+from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 from transformers import TopPLogitsWarper
 
 from c3l_hf.generation import PairGenerationConfig, _uniforms, generate_pairs, generation_counts
@@ -54,6 +62,15 @@ def by_pair(dataset: Dataset) -> dict[str, tuple]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+
+
+FAMILIES = [tiny_llava, tiny_llava_next, tiny_gemma3, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl]
+FAMILIES += [tiny_idefics3, tiny_smolvlm, tiny_internvl]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda build: build.__name__)
+def every_family(request):
+    return request.param()
 
 
 @pytest.fixture(scope="module")
@@ -156,28 +173,39 @@ def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size
         assert row["raw"] == processor.tokenizer.decode(written, skip_special_tokens=True)
 
 
-def test_shared_prompts_give_the_plain_tokens_or_are_not_used(family, caplog):
-    model, processor = family
+@pytest.mark.parametrize("sizes", [(32, 48), (48, 32), (32, 32)], ids=str)
+def test_shared_prompts_give_the_plain_tokens_or_are_not_used(every_family, sizes, caplog):
+    model, processor = every_family
+    texts = ("Is there a dog?", "Describe this picture in every detail.")
     prompts = [
         encode_prompt(processor, [{"role": "user", "content": text}], [picture(i, size)])
-        for i, (text, size) in enumerate([("Is there a dog?", 32), ("Describe this picture in every detail.", 48)])
+        for i, (text, size) in enumerate(zip(texts, sizes))
     ]
-    which, uniforms = (
-        [0, 0, 1, 1, 1],
-        torch.rand(5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
-    )
+    uniforms = torch.rand(5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with TextSampler(model, processor, temperature=1.0, top_p=0.9, max_new_tokens=12) as sampler:
-        with caplog.at_level(logging.WARNING):
-            texts = sampler(prompts, which, uniforms)
-        plain = [
-            (sampler._decode(ids), ended) for ids, ended in map(sampler._cut, sampler._plain(prompts, which, uniforms))
-        ]
-    assert texts == plain
+        # One prompt, as it may come first; then two of them.
+        for asked, which in ((prompts[:1], [0, 0, 0, 0, 0]), (prompts, [0, 0, 1, 1, 1])):
+            with caplog.at_level(logging.WARNING):
+                texts = sampler(asked, which, uniforms)
+            plain = map(sampler._cut, sampler._plain(asked, which, uniforms))
+            assert texts == [(sampler._decode(ids), ended) for ids, ended in plain]
     assert sampler.shares_prompts == ("does not work" not in caplog.text)
-    if type(model).__name__.startswith("Llava"):
-        assert sampler.shares_prompts
-    else:  # its window is shorter than the prompt: found before anything is written past the end of a cache
+    if type(model).__name__.startswith("Gemma3"):
+        # Its window is shorter than the prompt: found before anything is written past the end of a cache.
         assert "layer 0 keeps 15 of " in caplog.text
+    else:
+        assert sampler.shares_prompts
+
+
+def test_what_fails_after_it_was_verified(llava, caplog, monkeypatch):
+    model, processor = llava
+    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
+    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
+        first = sampler([prompt], [0, 0, 0], uniforms)
+        monkeypatch.setattr(sampler, "_shared", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes differ")))
+        assert sampler([prompt], [0, 0, 0], uniforms) == first
+    assert not sampler.shares_prompts and "RuntimeError: sizes differ" in caplog.text
 
 
 def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch):

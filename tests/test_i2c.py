@@ -415,6 +415,18 @@ def test_num_proc(folder, scorer, dataset, spawn):
     assert_same(list(scored), scorer.score(list(dataset)))
 
 
+def test_each_process_loads_its_model_on_its_own_accelerator(folder, monkeypatch):
+    """Eight at once on the first one would not fit."""
+    scorer = pickle.loads(pickle.dumps(I2CScorer.from_pretrained(folder)))
+    asked = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
+    monkeypatch.setattr(i2c, "load", lambda source: asked.append(source.device) or tiny_llava())
+    scorer._to_accelerator(11)
+    assert asked == ["cuda:3"] and scorer._model is not None
+
+
 @pytest.mark.parametrize(("dtype", "tokens"), [(torch.float32, 1024), (torch.bfloat16, 4096)])
 def test_size_of_a_pass_on_a_cpu(dtype, tokens, monkeypatch):
     model, processor = tiny_llava()

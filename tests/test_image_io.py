@@ -86,6 +86,20 @@ def test_open_image_reasons(value, reason):
     image_key(value)
 
 
+def test_a_key_for_what_the_model_sees():
+    """The bytes of a PIL image have neither its palette nor its orientation."""
+    red, blue = (Image.new("RGB", (4, 6), colour).quantize(2) for colour in ("red", "blue"))
+    assert red.tobytes() == blue.tobytes()
+    turned = Image.new("RGB", (4, 6), "red")
+    turned.getexif()[0x0112] = 6
+    images = [red, blue, turned, Image.new("RGBA", (4, 6), "red"), Image.new("L", (4, 6))]
+    opened = [(open_image(image).size, open_image(image).tobytes()) for image in images]
+    keys = [image_key(image) for image in images]
+    for one in range(len(images)):
+        for other in range(len(images)):
+            assert (keys[one] == keys[other]) == (opened[one] == opened[other])
+
+
 def test_reasons_that_are_kept_name_no_folder(tmp_path):
     """They go into datasets and onto cards: see `generate_pairs`."""
     Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")

@@ -20,6 +20,8 @@ def folder(tmp_path):
     picture("blue").save(tmp_path / "pictures" / "a.jpg")
     picture("green").save(tmp_path / "pictures" / "more" / "c.png")
     (tmp_path / "pictures" / ".hidden").write_text("of the file manager")
+    (tmp_path / "pictures" / ".thumbnails").mkdir()
+    picture("red").save(tmp_path / "pictures" / ".thumbnails" / "b.png")
     return tmp_path / "pictures"
 
 

@@ -123,6 +123,22 @@ def test_a_row_of_a_dataset():
         ({"question": "?", "answer": "A dog.", "images": []}, "no image (column images)"),
         ({"question": "?", "answer": "A dog.", "images": [None]}, "no image"),
         ({"conversations": None, "image": IMAGE}, "conversations is null"),
+        (
+            {"messages": [{"role": "user", "content": ["?"]}, ASSISTANT], "image": IMAGE},
+            "content of a user message is [",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [None]}, ASSISTANT], "image": IMAGE},
+            "not a text or a list of items",
+        ),
+        ({"messages": [{"role": "user", "content": {"a": 1}}, ASSISTANT], "image": IMAGE}, "not a text or a list of"),
+        ({"messages": [{"role": "user", "content": 5}, ASSISTANT], "image": IMAGE}, "content of a user message is 5"),
+        (
+            {"messages": [{"role": ["user"], "content": "?"}, ASSISTANT], "image": IMAGE},
+            "a message has the role ['user']",
+        ),
+        ({"conversations": [{"from": "human", "value": 5}, GPT], "image": IMAGE}, "content of a user message is 5"),
+        ({"conversations": [{"from": ["human"], "value": "?"}, GPT], "image": IMAGE}, "a turn from ['human']"),
         ({"conversations": [{"from": "robot", "value": "x"}, GPT], "image": IMAGE}, "from 'robot'"),
         ({"conversations": [{"value": "x"}, GPT], "image": IMAGE}, "without from and value"),
         (

@@ -93,6 +93,49 @@ def test_continues_after_an_interruption(scorer, dataset, expected, tmp_path, mo
     assert_same(scores(score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)), expected)
 
 
+def test_files_that_come_later_or_change(scorer, tmp_path):
+    """Rows name their images by paths: one that was missing is scored when it is there, a new one anew."""
+    picture(0).save(tmp_path / "0.png")
+    rows = [{"question": QUESTIONS[0], "answer": ANSWERS[0], "image": str(tmp_path / f"{i}.png")} for i in range(2)]
+    for data in (Dataset.from_list(rows), Dataset.from_list(rows).cast_column("image", Image())):
+        picture(0).save(tmp_path / "0.png")
+        (tmp_path / "1.png").unlink(missing_ok=True)
+        first = score_dataset(data, scorer, cache_dir=tmp_path / "cache")
+        assert first["i2c_status"][0] == "ok" and "cannot be read" in first["i2c_status"][1]
+        picture(1).save(tmp_path / "1.png")
+        picture(3).save(tmp_path / "0.png")
+        again = score_dataset(data, scorer, cache_dir=tmp_path / "cache")
+        assert again["i2c_status"][:] == ["ok", "ok"]
+        now = [{**row, "image": picture(seed)} for row, seed in zip(rows, (3, 1))]
+        assert_same(scores(again), scorer.score(now))
+
+
+def test_images_are_not_written_again(scorer, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = dataset.cast_column("image", Image(decode=False)).to_list()
+    rows = [{**row, "image": {"bytes": row["image"]["bytes"] + bytes(200_000), "path": None}} for row in rows]
+    Dataset.from_list(rows, features=dataset.features).to_parquet(tmp_path / "rows.parquet")
+    data = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
+    before = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert score_dataset(data, scorer)["i2c_status"][:].count("ok") >= 6
+    after = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert after - before < 200_000 < before
+
+
+def test_rows_of_several_kinds_from_json(scorer, tmp_path):
+    """`datasets` keeps a column of several types as JSON."""
+    picture(0).save(tmp_path / "0.png")
+    image = str(tmp_path / "0.png")
+    contents = [QUESTIONS[0], [{"type": "text", "text": QUESTIONS[0]}], [QUESTIONS[0]], 5]
+    answer = {"role": "assistant", "content": ANSWERS[0]}
+    lines = [{"image": image, "messages": [{"role": "user", "content": content}, answer]} for content in contents]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), split="train")
+    found = score_dataset(data, scorer, cache_dir=tmp_path / "cache")
+    assert found["i2c_status"][:2] == ["ok", "ok"] and found["i2c"][0] == pytest.approx(found["i2c"][1])
+    assert all("not a text or a list of items" in status for status in found["i2c_status"][2:])
+
+
 def test_another_scorer_or_dataset_is_scored_anew(llava, scorer, dataset, tmp_path):
     pmi = score_dataset(dataset, scorer, cache_dir=tmp_path)["i2c"][:]
     kl = score_dataset(dataset, I2CScorer(*llava, ranking="token_kl"), cache_dir=tmp_path)
@@ -247,7 +290,7 @@ def test_help_is_readable():
 
 
 def test_shuffle_takes_its_images_from_the_rows(dataset):
-    images = list(scoring._some_images(dataset.cast_column("image", Image(decode=False)), None))
+    images = list(scoring._some_images(dataset, None))
     assert len(images) == 8 and all(isinstance(image, PILImage.Image) for image in images)  # one cannot be read
 
 

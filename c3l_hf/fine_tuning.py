@@ -13,7 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from .examples import DataCollatorForAnswers, Examples, encode_examples
 from .parameters import projector_modules, train_parts
 from .sharding import gathered_model
-from .trainer_config import language_model_lora
+from .trainer_config import language_model_lora, refuse_data_parallel
 
 __all__ = ["StudentConfig", "StudentTrainer", "fine_tune", "max_length_of"]
 
@@ -55,6 +55,7 @@ class StudentConfig(SFTConfig):
             # It would come to that, but processes launched together find each other on CPUs only if told so.
             self.use_cpu = True
         super().__post_init__()
+        refuse_data_parallel(self.n_gpu)
         # The dataset that the trainer gets holds no texts: see `StudentTrainer`.
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         supported = {

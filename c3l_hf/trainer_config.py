@@ -10,7 +10,7 @@ from .collator import ANCHORS
 from .contrastive_forward import PROJECTIONS
 from .losses import CONTRASTIVE_LOSSES, POOLINGS
 
-__all__ = ["C3LConfig", "language_model_lora"]
+__all__ = ["C3LConfig", "language_model_lora", "refuse_data_parallel"]
 
 
 def language_model_lora(r: int = 16, lora_alpha: int = 32, lora_dropout: float = 0.0) -> LoraConfig:
@@ -22,6 +22,16 @@ def language_model_lora(r: int = 16, lora_alpha: int = 32, lora_dropout: float =
         # `text_model` is its name in SmolVLM and Idefics3.
         target_modules=r".*\.?(language_model|text_model)\..*\.(q|k|v|o|gate|up|down)_proj",
     )
+
+
+def refuse_data_parallel(n_gpu: int) -> None:
+    """Raises `ValueError` if one process has several GPUs: `Trainer` would cut batches into pieces for them, along the
+    first dimension of every tensor, whatever that is."""
+    if n_gpu > 1:
+        raise ValueError(
+            f"one process sees {n_gpu} GPUs: start one for each (`accelerate launch --num_processes {n_gpu} ...`), or "
+            "let it see only one (CUDA_VISIBLE_DEVICES=0)"
+        )
 
 
 @dataclass
@@ -209,12 +219,7 @@ class C3LConfig(SFTConfig):
             # It would come to that, but processes launched together find each other on CPUs only if told so.
             self.use_cpu = True
         super().__post_init__()
-        if self.n_gpu > 1:
-            raise ValueError(
-                f"one process sees {self.n_gpu} GPUs, and `Trainer` would cut each batch into pieces for them "
-                f"(DataParallel), which breaks rows apart: start one process for each (`accelerate launch "
-                f"--num_processes {self.n_gpu} ...`), or let it see one (CUDA_VISIBLE_DEVICES=0)"
-            )
+        refuse_data_parallel(self.n_gpu)
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
         for name in ("nll_weight", "contrastive_weight"):

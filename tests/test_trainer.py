@@ -20,6 +20,7 @@ from trl import SFTConfig, TrlParser
 import c3l_hf.collator
 from c3l_hf.collator import DataCollatorForC3L
 from c3l_hf.contrastive_forward import HEAD
+from c3l_hf.fine_tuning import StudentConfig
 from c3l_hf.processing import encode_row
 from c3l_hf.trainer import C3LTrainer
 from c3l_hf.trainer_config import C3LConfig, language_model_lora
@@ -568,6 +569,7 @@ def test_small_steps_of_a_projector_beside_adapters(tmp_path):
 
 
 def test_one_process_with_several_gpus(tmp_path, monkeypatch):
-    monkeypatch.setattr(C3LConfig, "n_gpu", 2)
-    with pytest.raises(ValueError, match="sees 2 GPUs.*accelerate launch --num_processes 2"):
-        config(tmp_path)
+    for options in (C3LConfig, StudentConfig):
+        monkeypatch.setattr(options, "n_gpu", 2)
+        with pytest.raises(ValueError, match="sees 2 GPUs.*accelerate launch --num_processes 2"):
+            options(str(tmp_path), use_cpu=True, bf16=False)

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features
 from openai_server import OpenAIServer, Response
-from tiny_benchmarks import write_llava_bench, write_mmbench, write_pope, write_seed
+from peft import get_peft_model
+from tiny_benchmarks import pope_rows, write_llava_bench, write_mmbench, write_pope, write_seed
 from tiny_models import tiny_llava
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from c3l_hf import answering
 from c3l_hf.benchmarks import BENCHMARKS, load_questions
@@ -28,6 +30,7 @@ from c3l_hf.evaluation import (
 from c3l_hf.judge import JUDGE_FEATURES
 from c3l_hf.predictions import PREDICTION_FEATURES
 from c3l_hf.scenes.judge import judge_scene_answers
+from c3l_hf.trainer_config import language_model_lora
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 WRITERS = {"pope": write_pope, "seed": write_seed, "mmbench": write_mmbench, "llava_w": write_llava_bench}
@@ -433,6 +436,39 @@ def test_the_test_split_of_mmbench(call, tmp_path, capsys):
     lines = (folder / "submission.tsv").read_text().splitlines()
     assert len(lines) == 1 + len(pq.read_table(folder / "predictions.parquet")) > 6 and "prediction" in lines[0]
     assert json.loads((folder / "results.json").read_text())["figures"] == []
+
+
+def test_a_benchmark_without_answers_is_no_test_split(call, tmp_path, capsys):
+    """Only MMBench has a split that is asked without answers, for a file to submit."""
+    folder = write_pope(tmp_path / "pope", [{**row, "answer": None} for row in pope_rows(3)])
+    call("--data", f"pope={folder}", "--benchmarks", "pope")
+    assert "there is no question with an answer: no figures" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "pope" / "submission.tsv").exists()
+    assert json.loads((tmp_path / "run" / "pope" / "results.json").read_text())["figures"] == []
+
+
+def test_scores_of_an_earlier_judge_are_not_compared(call, tmp_path, monkeypatch):
+    """The last results of a are without a judge: the scores that it had before are no part of them."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with OpenAIServer(judged_by) as server:
+        judge = ["--judge_base_url", server.url, "--judge_model", "judge-1"]
+        for output in ("a", "b"):
+            call("--benchmarks", "llava_w", *judge, output=output)
+    compare = runpy.run_path(str(RECIPES / "evaluate.py"))["compare"]
+    assert "relative_score" in compare(tmp_path / "a", tmp_path / "b")
+    call("--benchmarks", "llava_w", output="a")
+    text = compare(tmp_path / "a", tmp_path / "b")
+    assert "relative_score" not in text and "the judges differ (None and {" in text
+
+
+def test_a_student_of_adapters_alone(call, model, tmp_path, capsys):
+    base = AutoModelForImageTextToText.from_pretrained(model)
+    get_peft_model(base, language_model_lora(4)).save_pretrained(tmp_path / "student")
+    config = tmp_path / "student" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(model)}))
+    AutoProcessor.from_pretrained(model).save_pretrained(tmp_path / "student")
+    call("--benchmarks", "pope", model=tmp_path / "student")
+    assert "accuracy" in capsys.readouterr().out
 
 
 def test_scenes_and_no_judge(call, model, tmp_path, capsys, monkeypatch):

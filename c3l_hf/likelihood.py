@@ -18,8 +18,9 @@ from .processing import EncodedRow, collate, image_token_id, position_ids
 
 __all__ = ["AnswerLogprobs", "answer_logprobs"]
 
-# Most logits (answer tokens x vocabulary) of one pass: 256 MB in float32, 128 MB in bfloat16.
-_MAX_LOGITS = 2**26
+# Most logits (answer tokens x vocabulary) of one pass: on a CPU 256 MB in float32; elsewhere 512 MB in bfloat16, where
+# the answers about an image are to stay together with a vocabulary of 150,000, too.
+_MAX_LOGITS, _MAX_LOGITS_CPU = 2**28, 2**26
 # Most logits that are in float64 at once; on a CPU 1 MB for each of a handful of temporaries, which stay in its cache.
 _CHUNK, _CHUNK_CPU = 2**22, 2**17
 # Most tokens that a pack adds to its first sequence: attention within a pack is quadratic, so they should not grow
@@ -84,7 +85,8 @@ def answer_logprobs(
     for number, (row, blind) in enumerate(zip(rows, blind_rows, strict=True)):
         if row.answer_ids != blind.answer_ids:
             raise ValueError(f"row {number} has other answer tokens with its image than without")
-    limit = max(1, _MAX_LOGITS // model.config.get_text_config().vocab_size)
+    most = _MAX_LOGITS_CPU if model.device.type == "cpu" else _MAX_LOGITS
+    limit = max(1, most // model.config.get_text_config().vocab_size)
     results: list[AnswerLogprobs | None] = [None] * len(rows)
     for batch in _batches(model, dict(enumerate(rows)), packed, max_tokens, limit):
         numbers = [number for member in batch for number in member.rows]

@@ -60,8 +60,8 @@ class EvidenceArguments:
     pool_images: int = field(default=5000, metadata={"help": "Usual scenes, five pairs about each: `selection`."})
     rows: int = field(default=5000, metadata={"help": "Pairs that a ranking keeps of these."})
     epochs: int = field(default=1, metadata={"help": "Passes over them."})
-    rows_per_step: int = field(default=8, metadata={"help": "Pairs in a gradient step."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate, cosine decay."})
+    rows_per_step: int = field(default=4, metadata={"help": "Pairs in a gradient step."})
+    learning_rate: float = field(default=4e-4, metadata={"help": "Highest learning rate, cosine decay."})
     test_images: int = field(default=40, metadata={"help": "Scenes of either kind in each benchmark."})
 
     def sizes(self) -> dict[str, float]:

@@ -71,8 +71,8 @@ class Training:
 
     rows: int = 5000
     epochs: int = 1
-    rows_per_step: int = 8
-    learning_rate: float = 5e-4
+    rows_per_step: int = 4
+    learning_rate: float = 4e-4
 
 
 def candidates(rows: Dataset, pool: Pool, labels: Labels) -> Dataset:

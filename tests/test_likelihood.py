@@ -129,7 +129,7 @@ def test_logits_are_bounded(family, monkeypatch, tokens):
     model, processor = family
     plain = score(model, processor, ROWS)
     vocabulary = model.config.get_text_config().vocab_size
-    monkeypatch.setattr(likelihood, "_MAX_LOGITS", tokens * vocabulary)
+    monkeypatch.setattr(likelihood, "_MAX_LOGITS_CPU", tokens * vocabulary)
     monkeypatch.setattr(likelihood, "_CHUNK_CPU", 2 * vocabulary)
     seen = []
     hook = model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: seen.append(output.numel()))
@@ -235,7 +235,7 @@ def test_packed_logits_are_bounded(llava, monkeypatch, tokens):
     model, processor = llava
     plain = score(model, processor, MANY)
     vocabulary = model.config.get_text_config().vocab_size
-    monkeypatch.setattr(likelihood, "_MAX_LOGITS", tokens * vocabulary)
+    monkeypatch.setattr(likelihood, "_MAX_LOGITS_CPU", tokens * vocabulary)
     seen = []
     hook = model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: seen.append(output.numel()))
     try:

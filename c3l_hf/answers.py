@@ -26,9 +26,11 @@ _NO_ENDS = re.compile(
 _TAKEN_BACK = re.compile(
     r"\W+(?:(?:or\W+)?(?:wait|actually|maybe|perhaps)|is\W+(?:not|wrong|incorrect|false))\b", re.IGNORECASE
 )
-# Before "answer is": whether it is that, remains open or is denied.
+# Before "answer is", if that is left open or denied; "it is not there, so the answer is no" denies nothing.
 _OPEN = re.compile(
-    r"(?:\b(?:if|whether|unless|not|never|cannot|false|wrong|unsure|doubt)\b|n['’]t\b)[^.!?:;\n]*$", re.IGNORECASE
+    r"(?:\b(?:if|whether|unless|not|never|cannot|false|wrong|unsure|doubt)|n['’]t)"
+    r"(?:\s+(?:a|certain|correct|if|it|know|right|say|sure|that|the|think|believe|true|whether)\b)*\s*$",
+    re.IGNORECASE,
 )
 
 _LETTER_ENDS = (

@@ -42,7 +42,7 @@ def training_folder(run: Run, stage: str) -> Path:
     """The folder of a training's checkpoints: under the stage's digest, so that no other training's are continued."""
     folder = run.folder / f"training-{run.digest(stage)[:12]}"
     others = [other.name for other in sorted(run.folder.glob("training-*")) if any(other.glob("checkpoint-*"))]
-    if others and not folder.exists():
+    if others and not folder.exists() and not run.is_done(stage):
         logger.warning(
             "training starts at its first step: the checkpoints in %s (%s) are of a training with other options. They "
             "stay there; with its options it goes on from them",

@@ -71,23 +71,23 @@ def score_dataset(
     starts = range(0, len(needed), part_size)
     files = [folder / f"{number:05d}-of-{len(starts):05d}.arrow" for number in range(len(starts))]
     state = process_state()
-    for number in range(state.process_index, len(starts), state.num_processes):
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    state.wait_for_everyone()  # all have seen the same
+    for number in missing[state.process_index :: state.num_processes]:
         rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
         score_rows(
             rows,
             scorer,
             batch_size,
-            # Written under another name and moved when it is whole; used as it is if it is there.
-            cache_file_name=str(files[number]),
-            load_from_cache_file=True,
+            cache_file_name=str(files[number]),  # written under another name and moved when it is whole
             desc=f"Scoring, part {number + 1} of {len(starts)}",
         )
     state.wait_for_everyone()
     parts = [Dataset.from_file(str(file)) for file in files]
     scores = concatenate_datasets(parts) if parts else score_rows(needed, scorer)
-    missing = sum(status != STATUS_OK for status in scores[STATUS][:])
-    if missing and state.is_main_process:
-        logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", missing, len(scores))
+    without = sum(status != STATUS_OK for status in scores[STATUS][:])
+    if without and state.is_main_process:
+        logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", without, len(scores))
     return with_scores(dataset, scores)
 
 

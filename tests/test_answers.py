@@ -49,6 +49,8 @@ NO = [
     "I looked at it. No.",
     "I was not sure at first. No.",
     "It is not there. The answer is no.",
+    "There is not a single dog, so the answer is no.",
+    "I don't see one and the answer is no",
     "<think>yes</think>No",
 ]
 NEITHER = [

@@ -72,6 +72,12 @@ def test_another_trainings_checkpoints_are_named(tmp_path, caplog):
     assert training_folder(planned(tmp_path, max_steps=3), "train") == first and not caplog.records
     other = training_folder(planned(tmp_path, max_steps=4), "train")
     assert other != first and first.name in caplog.text and str(tmp_path) in caplog.text
+    # Not where there is nothing to train any more.
+    caplog.clear()
+    done = planned(tmp_path, max_steps=4)
+    done.complete("train", lambda folder: {})
+    training_folder(done, "train")
+    assert not caplog.records
 
 
 def test_only_checkpoints_are_removed(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from .processes import process_state
 from .stages import Run
 
 __all__ = ["last_checkpoint", "remove_checkpoints", "training_folder", "training_options"]
@@ -42,7 +43,7 @@ def training_folder(run: Run, stage: str) -> Path:
     """The folder of a training's checkpoints: under the stage's digest, so that no other training's are continued."""
     folder = run.folder / f"training-{run.digest(stage)[:12]}"
     others = [other.name for other in sorted(run.folder.glob("training-*")) if any(other.glob("checkpoint-*"))]
-    if others and not folder.exists() and not run.is_done(stage):
+    if others and not folder.exists() and not run.is_done(stage) and process_state().is_main_process:
         logger.warning(
             "training starts at its first step: the checkpoints in %s (%s) are of a training with other options. They "
             "stay there; with its options it goes on from them",
@@ -54,7 +55,7 @@ def training_folder(run: Run, stage: str) -> Path:
 
 def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint in a folder that was written to its end; None if there is none."""
-    # The last of its files; what a process wrote that was ended before is left aside, and written over.
+    # The last of its files. A checkpoint that was cut short has none, and will be written over.
     ends = folder.glob("checkpoint-*/trainer_state.json")
     steps = {int(end.parent.name.rpartition("-")[2]): end.parent for end in ends}
     return str(steps[max(steps)]) if steps else None

@@ -171,7 +171,7 @@ _HOW = ("stages", "hub_namespace", "hub_dataset_name", "hub_generator_name", "pu
 _TRAINERS_HUB = ("hub_token", "hub_model_id", "hub_revision", "hub_private_repo")
 _SCENES = ("scenes", "scenes-shifted")
 # Files of a model beside its weights.
-_WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
+_WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
 def find_model(name: str, revision: str, with_code: bool, adapters: bool = False) -> tuple[Path, dict[str, str]]:
@@ -186,10 +186,11 @@ def find_model(name: str, revision: str, with_code: bool, adapters: bool = False
         if not any(folder.glob("*.safetensors")):
             raise RunError(f"{name} has no weights as *.safetensors; write it with save_pretrained")
         # The weights, and what else says how they are used: configuration, processor, chat template.
-        return folder, {"digest": files_digest(folder, "*.safetensors"), "files": files_digest(folder, *_WITH_WEIGHTS)}
+        beside = files_digest(folder, *_WITH_WEIGHTS, "*.py")
+        return folder, {"digest": files_digest(folder, "*.safetensors"), "files": beside}
     try:
         # Weights as safetensors only; code only if asked for.
-        patterns = ["*.safetensors", *_WITH_WEIGHTS[:-1]] + ["*.py"] * with_code
+        patterns = ["*.safetensors", *_WITH_WEIGHTS] + ["*.py"] * with_code
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]

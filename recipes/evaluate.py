@@ -52,7 +52,7 @@ WORLDS = ("published", "scenes", "scenes-shifted")
 # Long enough for an answer with its reason; a model that knows what is asked ends after a word.
 MAX_NEW_TOKENS = {"pope": 32, "seed": 32, "mmbench": 32, "llava_w": 1024}
 # Its 60 answers take as long as thousands of others: several processes share them, and an interruption loses few.
-_LONG_ANSWERS = {"part_size": 8}
+_LONG_ANSWERS = {"part_size": 16}
 MAX_NEW_TOKENS_SCENES = dict.fromkeys(MAX_NEW_TOKENS, 96)
 
 

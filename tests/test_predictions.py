@@ -203,6 +203,9 @@ def test_another_run_is_an_error_that_says_what_differs(llava, tmp_path):
     other = copy.copy(processor)
     other.chat_template = processor.chat_template.replace("USER", "HUMAN")
     refused(r"\(processor: '", processor=other)
+    ending = copy.deepcopy(model)
+    ending.generation_config.eos_token_id = [7, 9]
+    refused(r"end_tokens: \[\d+\] there, \[7, 9\] now", model=ending)
     assert predictions_file(folder).read_bytes() == before
     # How many are answered at once is no other run.
     predict(

@@ -160,6 +160,18 @@ def test_a_finished_run_is_shown_again_without_work(finished, monkeypatch, capfd
     assert printed.split("== write")[1].split("\n\n== push")[0] == again.split("== write")[1].rsplit("\n\n", 1)[0]
 
 
+def test_results_that_were_not_moved_yet_come_to_their_place(finished, tmp_path, monkeypatch):
+    """The process was ended after the last stage was complete."""
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    (stage,) = (folder / "stages").glob("*_write")
+    for name in ("dataset", "config.yaml"):
+        os.rename(folder / name, stage / name)
+    run(*SMALL, "--output_dir", folder, monkeypatch=monkeypatch)
+    assert not (stage / "dataset").exists()
+    for name in ("dataset/README.md", "config.yaml", "generator/model.safetensors"):
+        assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
 def test_stages_one_by_one_give_the_same_dataset(finished, tmp_path, monkeypatch):
     folder = tmp_path / "out"
     for stages in (["generate"], ["score", "select"], ["train", "regenerate", "rescore", "curate", "write"]):

@@ -542,6 +542,14 @@ def test_the_recipe_saves_adapters_alone(inputs, tmp_path, monkeypatch):
     assert not torch.allclose(merged, untrained, atol=1e-2)
 
 
+def test_the_recipe_without_adapters_to_save_alone(inputs, tmp_path, monkeypatch):
+    """Only the projector is trained, whatever is asked for of adapters."""
+    options = ["--use_lora", "true", "--train_language_model", "false", "--train_projector", "true"]
+    run(inputs, tmp_path / "out", *options, "--merge_adapters", "false", monkeypatch=monkeypatch)
+    assert (tmp_path / "out" / "student" / "model.safetensors").is_file()
+    assert not (tmp_path / "out" / "stages" / "1_train" / "student").exists()
+
+
 def test_the_recipe_counts_what_it_leaves_out(inputs, tmp_path, monkeypatch, capfd):
     run(inputs, tmp_path, "--dataset", inputs / "bad", "--max_length", 100, "--max_steps", 1, monkeypatch=monkeypatch)
     printed = capfd.readouterr().out

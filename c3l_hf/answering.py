@@ -18,7 +18,7 @@ from .blind import PairEncoder
 from .i2c import I2CScorer
 from .image_io import image_key, open_image
 from .processing import encode_prompt, with_image_cache
-from .sampling import TextSampler
+from .sampling import NON_FINITE, TextSampler
 from .schema import STATUS, STATUS_OK, RowError
 from .self_check import check_paths
 
@@ -131,7 +131,8 @@ class Answerer:
                 uniforms = self._uniforms([keys[number] for number in batch])
                 texts = self.sampler([prompts[number] for number in batch], range(len(batch)), uniforms)
                 for number, (text, ended) in zip(batch, texts):
-                    results[number] = {"prediction": text, "ended": ended, "status": STATUS_OK}
+                    found = {"prediction": text, "ended": ended, "status": STATUS_OK}
+                    results[number] = {"status": NON_FINITE} if ended is None else found
         return results
 
     def _batches(self, order: Sequence[int], kind: Callable[[int], Hashable]) -> Iterator[list[int]]:

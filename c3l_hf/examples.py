@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 
+from .image_files import check_key
 from .image_io import image_key, open_image
 from .processes import process_state
 from .processing import PER_TOKEN, EncodedRow, collate, encode_row, with_end, with_image_cache
@@ -113,7 +114,7 @@ def encode_examples(
         raise ValueError("the dataset has no rows")
     if kept is None:
         with process_state().main_process_first():  # the others find the result in the cache, if it is on
-            look = functools.partial(_look, encoder=encoder)
+            look = functools.partial(_look, encoder=encoder, made_from=check_key(rows, layout_of(columns)[-1]))
             options = {"batched": True, "batch_size": 50, "with_indices": True, "num_proc": num_proc}
             found = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)
         found = found.with_format(None).to_dict()
@@ -137,6 +138,7 @@ def _look(
     encoder: AnswerEncoder,
     kept: dict[tuple[int, int], EncodedRow] | None = None,
     shared: dict[tuple[Hashable, ...], dict[str, torch.Tensor]] | None = None,
+    made_from: str = "",  # for the cache of `datasets`, which looks at the arguments
 ) -> dict[str, list]:
     """The examples of some rows, or the problem of each row that has one; puts what is encoded into `kept`."""
     found = []

@@ -157,7 +157,8 @@ class StudentTrainer(SFTTrainer):
         if checkpoint and not (isinstance(self.model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled):
             # `save_pretrained` writes the weights of many vision-language models under the names of older releases,
             # which `from_pretrained` translates. `Trainer` would not find them and go on with the weights it has.
-            saved = type(self.model).from_pretrained(checkpoint, dtype="auto")
+            # In float32, as trained weights are kept: the dtype that a checkpoint names may be that of the frozen ones.
+            saved = type(self.model).from_pretrained(checkpoint, dtype=torch.float32)
             self.model.load_state_dict(saved.state_dict())
         self.train(resume_from_checkpoint=checkpoint)
 

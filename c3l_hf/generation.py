@@ -12,11 +12,12 @@ from datasets import Dataset, Image, List
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from .image_files import is_there
 from .image_io import open_image
 from .parsing import PairParseError, parse_pair
 from .processing import encode_prompt
 from .prompts import QUESTION_TYPES, Template, templates_for
-from .sampling import TextSampler
+from .sampling import NON_FINITE, TextSampler
 from .schema import PAIR_FEATURES, RowError
 
 __all__ = [
@@ -94,7 +95,8 @@ def generate_pairs(
         progress: Show a progress bar.
 
     Returns:
-        One row per pair, in the order of the images: `images` (as they were encoded), `image_id`, `pair_id`
+        One row per pair, in the order of the images: `images` (as they were encoded, without those whose file is
+        missing), `image_id`, `pair_id`
         ("<image_id>/<k>"), `template`, `type`, `prompt` and `completion` (messages), `raw` (the model's text) and
         `generation_status` ("ok", or the reason why there is no pair; `prompt` and `completion` are null then). The
         rows are written to the cache of `datasets`, not held in memory.
@@ -103,8 +105,8 @@ def generate_pairs(
         ValueError: If the columns are wrong, an image_id is missing or occurs twice, or the processor has no chat
             template.
     """
-    column = _image_column(dataset)
-    image_ids = _image_ids(dataset)
+    column = image_column(dataset)
+    ids = image_ids(dataset)
     if not processor.chat_template:
         raise ValueError(
             f"{type(processor).__name__} has no chat template, so instructions cannot be put to the model: "
@@ -114,7 +116,7 @@ def generate_pairs(
     encoded_images = dataset.select_columns([column]).with_format("arrow")
     pairs = [
         {"row": row, "image_id": image_id, "k": k, "template": template}
-        for row, image_id in enumerate(image_ids)
+        for row, image_id in enumerate(ids)
         for k, template in enumerate(_templates(config, image_id))
     ]
     # Batches of one template have prompts of one length and answers of similar length.
@@ -138,7 +140,7 @@ def generate_pairs(
             which = [pair["prompt"] for pair in written]
             texts = sampler(prompts, which, _uniforms(config, written)) if written else []
             for pair, (raw, ended) in zip(written, texts):
-                pair["raw"], pair["status"] = raw, None if ended else _CUT_OFF
+                pair["raw"], pair["status"] = raw, {True: None, False: _CUT_OFF, None: NON_FINITE}[ended]
             for pair in batch:
                 if isinstance(pair["prompt"], str):
                     pair["raw"], pair["status"] = "", pair["prompt"]
@@ -161,7 +163,8 @@ def generation_counts(dataset: Dataset) -> dict[str, int]:
     return {"pairs": len(dataset), "ok": ok, **dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
 
 
-def _image_column(dataset: Dataset) -> str:
+def image_column(dataset: Dataset) -> str:
+    """The name of the column with images, `images` or `image`; a ValueError if there is none."""
     for column, wanted in (("images", List(Image())), ("image", Image())):
         if column in dataset.column_names:
             found = dataset.features[column]
@@ -174,20 +177,21 @@ def _image_column(dataset: Dataset) -> str:
     raise ValueError(f"no column 'images' or 'image'; found {', '.join(dataset.column_names)}")
 
 
-def _image_ids(dataset: Dataset) -> list[str]:
+def image_ids(dataset: Dataset) -> list[str]:
+    """What to call each row's image; a ValueError if an id is missing or there twice, or there are no rows."""
     if not len(dataset):
         raise ValueError("the dataset has no rows: nothing to generate from")
     if "image_id" not in dataset.column_names:
         return [f"{row:06d}" for row in range(len(dataset))]
-    image_ids = dataset.with_format(None)["image_id"][:]
-    if None in image_ids:
-        raise ValueError(f"column 'image_id' is null in row {image_ids.index(None)}")
-    image_ids = [str(image_id) for image_id in image_ids]
-    repeated = [image_id for image_id, count in Counter(image_ids).items() if count > 1]
+    found = dataset.with_format(None)["image_id"][:]
+    if None in found:
+        raise ValueError(f"column 'image_id' is null in row {found.index(None)}")
+    found = [str(image_id) for image_id in found]
+    repeated = [image_id for image_id, count in Counter(found).items() if count > 1]
     if repeated:
         more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
         raise ValueError(f"column 'image_id' must be unique; more than once: {', '.join(repeated[:5])}{more}")
-    return image_ids
+    return found
 
 
 def _digest(*parts: object) -> bytes:
@@ -261,6 +265,7 @@ def _pair_rows(encoded_images: Dataset, pairs: Sequence[dict]) -> Iterator[dict]
     per_image = len(pairs) // len(encoded_images)
     for row in range(len(encoded_images)):
         found = encoded_images[row].column(0)[0].as_py()
-        images = [image for image in (found if isinstance(found, list) else [found]) if image is not None]
+        # Without those whose file is not there: `datasets` would end where it stores them.
+        images = [image for image in (found if isinstance(found, list) else [found]) if image and is_there(image)]
         for pair in pairs[row * per_image : (row + 1) * per_image]:
             yield {"images": images, **pair}

@@ -8,6 +8,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_da
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from tqdm.auto import tqdm
 
+from c3l_hf.generation import image_column, image_ids
 from c3l_hf.scenes import load_scenes
 from c3l_hf.stages import RunError
 
@@ -86,17 +87,21 @@ def _read_hub(source: str, split: str) -> Dataset:
 def _checked(dataset: Dataset, source: str) -> Dataset:
     if not len(dataset):
         raise RunError(f"{source} has no rows")
-    if "images" not in dataset.column_names and "image" not in dataset.column_names:
-        raise RunError(f"{source} has no column images or image; its columns are {', '.join(dataset.column_names)}")
+    try:
+        image_column(dataset)
+        # Here, where all rows are together: ids that occur twice may be in different processes' parts.
+        image_ids(dataset)
+    except ValueError as error:
+        raise RunError(f"{source}: {error}") from None
     if "image_id" not in dataset.column_names:
-        # Here, where all rows are together: a part of the dataset could not number them.
-        dataset = dataset.add_column("image_id", [f"{row:06d}" for row in range(len(dataset))])
+        # A part of the dataset could not number them.
+        dataset = dataset.add_column("image_id", image_ids(dataset))
     return dataset
 
 
 def images_digest(dataset: Dataset) -> str:
     """SHA-256 over the ids and encoded pictures, whatever the source: part of what identifies a run."""
-    column = "images" if "images" in dataset.column_names else "image"
+    column = image_column(dataset)
     plain = dataset.select_columns([column, "image_id"]).with_format("arrow")
     digest = hashlib.sha256()
     for row in range(len(plain)):

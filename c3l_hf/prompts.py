@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass
 
-__all__ = ["GENERAL", "QUESTION_TYPES", "TEMPLATES", "Template", "format_pair", "get_template", "templates_for"]
+__all__ = [
+    "GENERAL",
+    "QUESTION_TYPES",
+    "TEMPLATES",
+    "Template",
+    "format_pair",
+    "get_template",
+    "split_pair",
+    "templates_for",
+]
 
 QUESTION_TYPES = ("presence", "count", "colour", "where", "relation", "group", "description")
 GENERAL = "general"
@@ -77,3 +86,9 @@ def get_template(id: str) -> Template:
 def format_pair(question: str, answer: str) -> str:
     """A pair in the text format that the templates ask for, which `generation.parse_pair` reads back."""
     return f"Question: {question}\nAnswer: {answer}"
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """What `format_pair` was given, whatever words the texts contain; the question is on one line."""
+    question, _, answer = text.removeprefix("Question: ").partition("\nAnswer: ")
+    return question, answer

@@ -10,6 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, Image, IterableDataset, List
 
 from .collator import DataCollatorForC3L, answer_text
+from .image_files import check_key
 from .processes import process_state
 from .schema import RowError
 
@@ -84,7 +85,7 @@ def check_rows(
         checked = (
             dataset.with_format("arrow")
             .map(
-                functools.partial(_with_problem, collator=collator),
+                functools.partial(_with_problem, collator=collator, made_from=check_key(dataset, "images")),
                 batched=True,
                 batch_size=50,  # their images are in memory together
                 remove_columns=dataset.column_names,
@@ -113,7 +114,8 @@ def check_rows(
     )
 
 
-def _with_problem(table: pa.Table, collator: DataCollatorForC3L) -> dict[str, list[str]]:
+def _with_problem(table: pa.Table, collator: DataCollatorForC3L, made_from: str) -> dict[str, list[str]]:
+    # `made_from` is for the cache of `datasets`, which looks at the arguments.
     return {"problem": [row_problem(row, collator) or "" for row in table.to_pylist()]}
 
 

@@ -21,9 +21,14 @@ from transformers import (
 from .parsing import IMAGE_MARKER
 from .processing import collate
 
-__all__ = ["SeededSampling", "TextSampler", "end_tokens"]
+__all__ = ["NON_FINITE", "SeededSampling", "TextSampler", "end_tokens"]
 
 logger = logging.getLogger(__name__)
+
+NON_FINITE = "the model's predictions are not finite"  # the status of a text that breaks off
+
+# New tokens, and whether they end before the longest length; None if they break off.
+_Written = tuple[list[int], bool | None]
 
 
 class SeededSampling(LogitsProcessor):
@@ -33,7 +38,7 @@ class SeededSampling(LogitsProcessor):
     row's text does not depend on the rows beside it, as it does with one random stream for the batch.
 
     Args:
-        uniforms: Numbers in [0, 1), float64, shape (rows, new tokens).
+        uniforms: Numbers in [0, 1), float64, shape (rows, new tokens), on a device that knows float64.
         prompt_length: Length of the padded prompts.
     """
 
@@ -42,11 +47,35 @@ class SeededSampling(LogitsProcessor):
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        cumulative = scores.to(self.uniforms.device).double().softmax(dim=-1).cumsum(dim=-1)
         # A hair below 1: where sums run in parallel (GPU), tokens of probability 0 at the end may differ in a last bit.
         position = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * (1 - 2**-40) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, position, right=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token.to(scores.device), 0.0)
+
+
+class _EndsNonFinite(LogitsProcessor):
+    """Ends a text where the model's predictions are no numbers, as float16 gives when it overflows.
+
+    Args:
+        end: Id of the token that ends it.
+    """
+
+    def __init__(self, end: int):
+        self.end = end
+        self._broken: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        broken = ~scores.amax(dim=-1, keepdim=True).isfinite()  # one NaN is enough
+        self._broken.append(broken)
+        end = torch.full_like(scores, -torch.inf)
+        end[:, self.end] = 0.0
+        return torch.where(broken, end, scores)
+
+    def first(self) -> list[int]:
+        """For each row the number of the first new token that could not be predicted, or -1."""
+        broken = torch.cat(self._broken, dim=1)
+        return torch.where(broken.any(dim=1), broken.int().argmax(dim=1), -1).tolist()
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -123,7 +152,7 @@ class TextSampler:
 
     def __call__(
         self, prompts: Sequence[dict[str, torch.Tensor]], which: Sequence[int], uniforms: torch.Tensor
-    ) -> list[tuple[str, bool]]:
+    ) -> list[tuple[str, bool | None]]:
         """One text per row.
 
         Args:
@@ -132,8 +161,9 @@ class TextSampler:
             uniforms: Random numbers, float64, shape (rows, max_new_tokens); not used at temperature 0.
 
         Returns:
-            For each row its text, without special tokens, and whether it ended before `max_new_tokens`. Image tokens,
-            which make a text unusable, are left visible in it.
+            For each row its text, without special tokens, and whether it ended before `max_new_tokens`; None instead
+            if the text breaks off because the model's predictions were no numbers. Image tokens, which make a text
+            unusable, are left visible in it.
         """
         if self.shares_prompts and len(prompts) < len(which):
             longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
@@ -149,13 +179,13 @@ class TextSampler:
                 self._share_no_longer(f"{type(error).__name__}: {error}")
         if written is None:
             written = self._plain(prompts, which, uniforms)
-        return [(self._decode(ids), ended) for ids, ended in map(self._cut, written)]
+        return [(self._decode(ids), ended) for ids, ended in written]
 
-    def _plain(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[list[int]]:
+    def _plain(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[_Written]:
         inputs = self._to_model(collate(self.processor, [prompts[number] for number in which], padding_side="left"))
         return self._continue(inputs, uniforms)
 
-    def _shared(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[list[int]]:
+    def _shared(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[_Written]:
         inputs = self._to_model(collate(self.processor, prompts, padding_side="left"))
         prefix = self.model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True).past_key_values
         rows = torch.tensor(which, device=self.model.device)
@@ -174,16 +204,20 @@ class TextSampler:
                 module.rope_deltas = deltas[rows]
         return self._continue({**text_inputs, "past_key_values": cache}, uniforms)
 
-    def _continue(self, inputs: dict, uniforms: torch.Tensor) -> list[list[int]]:
+    def _continue(self, inputs: dict, uniforms: torch.Tensor) -> list[_Written]:
         prompt_length = inputs["input_ids"].shape[1]
-        processors = LogitsProcessorList()
+        non_finite = _EndsNonFinite(self.eos[0])
+        processors = LogitsProcessorList([non_finite])
         if self.temperature > 0:
             if self.temperature != 1:
                 processors.append(TemperatureLogitsWarper(float(self.temperature)))
             if self.top_p < 1:
                 processors.append(TopPLogitsWarper(self.top_p))
-            processors.append(SeededSampling(uniforms.to(self.model.device), prompt_length))
-        return self.model.generate(**inputs, logits_processor=processors)[:, prompt_length:].tolist()
+            device = self.model.device
+            uniforms = uniforms.to("cpu" if device.type == "mps" else device)  # there is no float64 on MPS
+            processors.append(SeededSampling(uniforms, prompt_length))
+        written = self.model.generate(**inputs, logits_processor=processors)[:, prompt_length:].tolist()
+        return list(map(self._cut, written, non_finite.first()))
 
     def _verify(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> None:
         """Compare both ways on two prompts, the longest one and another."""
@@ -194,8 +228,7 @@ class TextSampler:
         numbers = {number: position for position, number in enumerate(dict.fromkeys(which[row] for row in rows))}
         arguments = tried, [numbers[which[row]] for row in rows], uniforms[rows]
         try:
-            shared = list(map(self._cut, self._shared(*arguments)))
-            problem = None if shared == list(map(self._cut, self._plain(*arguments))) else "the tokens differ"
+            problem = None if self._shared(*arguments) == self._plain(*arguments) else "the tokens differ"
         except Exception as error:  # model families fail in many ways where they do not support this
             problem = f"{type(error).__name__}: {error}"
         if problem is not None:
@@ -216,9 +249,9 @@ class TextSampler:
             for name, tensor in inputs.items()
         }
 
-    def _cut(self, ids: list[int]) -> tuple[list[int], bool]:
+    def _cut(self, ids: list[int], broken: int) -> _Written:
         end = next((position for position, id in enumerate(ids) if id in self.eos), None)
-        return ids[:end], end is not None
+        return ids[:end], None if end == broken else end is not None
 
     def _decode(self, ids: list[int]) -> str:
         full = self.processor.tokenizer.decode(ids, skip_special_tokens=False)

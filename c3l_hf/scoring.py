@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, Image, List, concatenate_datasets, load_dataset, load_from_disk
 from trl import TrlParser
 
 from .i2c import DEFAULT_RANKING, I2CScorer
+from .image_files import files_state
 from .image_io import open_image
 from .loading import folder_cache
 from .processes import process_state
@@ -63,8 +63,7 @@ def score_dataset(
         raise ValueError(f"the dataset has the columns {', '.join(present)} already; remove or rename them first")
     needed = dataset.select_columns(list(columns))
     digest = hashlib.blake2b(f"{needed._fingerprint} {scorer.fingerprint} {part_size}".encode(), digest_size=16)
-    for state_of_file in _files(needed, columns[-1], scorer.image_folder):
-        digest.update(state_of_file.encode())
+    digest.update(files_state(needed, columns[-1], scorer.image_folder).encode())
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{digest.hexdigest()}"
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -127,24 +126,6 @@ def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
 
 def _score_table(table: pa.Table, scorer: I2CScorer, features: Features) -> dict[str, list]:
     return scorer(features.decode_batch(table.to_pydict()))
-
-
-def _files(rows: Dataset, column: str, folder: Path | None) -> Iterator[str]:
-    """What tells image files that rows name by their paths from earlier and later ones of that name."""
-    for table in rows.select_columns([column]).with_format("arrow").iter(1000):
-        images = table.column(0)
-        while pa.types.is_list(images.type) or pa.types.is_large_list(images.type):
-            images = pc.list_flatten(images)
-        if pa.types.is_struct(images.type):
-            images = pc.filter(pc.struct_field(images, "path"), pc.is_null(pc.struct_field(images, "bytes")))
-        if not (pa.types.is_string(images.type) or pa.types.is_large_string(images.type)):
-            continue
-        for path in images.drop_null().to_pylist():
-            try:
-                found = os.stat(Path(folder or "") / path)
-                yield f"{path} {found.st_size} {found.st_mtime_ns}"
-            except (OSError, ValueError):
-                yield f"{path} cannot be found"
 
 
 def _undecoded(feature):

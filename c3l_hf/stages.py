@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets, load_from_disk
+from filelock import FileLock, Timeout
 
 from c3l_hf.manifest import versions
 from c3l_hf.processes import process_state
@@ -18,6 +19,7 @@ __all__ = ["Run", "RunError", "files_digest"]
 
 _RECORD = "stage.json"
 _RUN = "run.json"
+_LOCK = ".lock"
 
 
 class RunError(Exception):
@@ -61,11 +63,12 @@ class Run:
 
         Raises:
             RunError: If the folder holds something else, a result of the same stage with other options, or not what a
-                wanted stage needs.
+                wanted stage needs; or if another run is working in it.
         """
         if self.folder.is_file():
             raise RunError(f"{self.folder} is a file; give another --output_dir")
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / _RUN).is_file():
+        names = {path.name for path in self.folder.iterdir()} - {_LOCK} if self.folder.is_dir() else ()
+        if names and _RUN not in names:
             raise RunError(f"{self.folder} is not empty and was not made by this recipe; give another --output_dir")
         made_before: dict[str, Any] = dict(self.inputs)
         for name, options in stages.items():
@@ -87,10 +90,21 @@ class Run:
             raise RunError(f"{self.folder} has no result of {', '.join(missing)} yet; add it to --stages")
         if process_state().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._claim()
             for leftover in self.folder.glob("stages/*.unfinished*"):
                 shutil.rmtree(leftover)
             _write_json(self.folder / _RUN, {"inputs": self.inputs, "stages": stages, "versions": versions()})
         process_state().wait_for_everyone()
+
+    def _claim(self) -> None:
+        """Keeps other runs out of the folder while this one lives: what looks left over may be what they are making."""
+        self._lock = FileLock(self.folder / _LOCK, timeout=0, thread_local=False, is_singleton=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"another run is working in {self.folder}; wait until it has ended, or give another --output_dir"
+            ) from None
 
     def path(self, name: str) -> Path:
         """The folder of a stage's result."""

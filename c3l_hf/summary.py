@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from .curation import length_correlation
-from .parsing import parse_pair
+from .prompts import split_pair
 from .pseudo_labels import format_table, message_text
 from .scenes import Scene
 from .scenes.evaluation import judge_pairs, type_balanced
@@ -71,7 +71,7 @@ def pool_of_labels(name: str, labels: Dataset, column: str, scenes: Mapping[str,
         name,
         [rows["image_id"][row] for row, _ in flat],
         [rows["type"][row] for row, _ in flat],
-        [parse_pair(message_text(messages, "assistant")) for _, messages in flat],
+        [split_pair(message_text(messages, "assistant")) for _, messages in flat],
         [score for several in scores for score in several],
         scenes,
     )

@@ -10,6 +10,7 @@ With several processes, each generates and scores its part of the images, and tr
 
 import functools
 import logging
+import math
 import os
 import sys
 import time
@@ -150,6 +151,15 @@ class C3LArguments:
             raise RunError(f"--near_duplicate_threshold is {self.near_duplicate_threshold}; it must be in (0, 1]")
         if self.min_margin < 0:
             raise RunError(f"--min_margin is {self.min_margin}; it must not be negative")
+        # Of one type there is one instruction, to which greedy generation gives one text again and again.
+        of_type = 1 if self.sampling_temperature == 0 else math.ceil(self.pairs_per_image / self.types_per_image)
+        types = 1 if self.within == "type" else min(self.types_per_image, self.pairs_per_image)
+        if min(of_type * types, self.pairs_per_image) < 2:
+            raise RunError(
+                f"with --pairs_per_image {self.pairs_per_image}, --types_per_image {self.types_per_image}, --within "
+                f"{self.within} and --sampling_temperature {self.sampling_temperature:g} no image has two different "
+                "pairs to compare, and so no pseudo-label"
+            )
 
 
 _GENERATION = (
@@ -316,6 +326,8 @@ class C3L:
     def curate(self) -> str:
         def make() -> tuple[Dataset, dict]:
             curated, report = self._curate(self.scored_again)
+            if not report.kept:
+                raise RunError(f"no pair is left for the dataset:\n{report}")
             dropped = [(f"dropped: {rule}", count) for rule, count in report.dropped.items()]
             return curated, {"table": str(report), "counts": [("pairs", report.pairs), *dropped, ("kept", report.kept)]}
 
@@ -398,17 +410,21 @@ class C3L:
     def _pools(self) -> list[Pool]:
         """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
         scenes = scenes_of(self.images)
-        size, seed = len(self.curated), self.training.seed
         return [
             pool_of_pairs("generated", self.scored, scenes),
             pool_of_labels("  pseudo-labels, chosen", self.labels, "chosen", scenes),
             pool_of_labels("  pseudo-labels, rejected", self.labels, "rejected", scenes),
             pool_of_pairs("  curated from these", self._curate(self.scored)[0], scenes),
-            pool_of_pairs("  random of that size", random_selection(self.scored, size, seed=seed), scenes),
+            pool_of_pairs("  random of that size", self._random(self.scored), scenes),
             pool_of_pairs(GENERATED_AGAIN, self.scored_again, scenes),
             pool_of_pairs("  curated: the dataset", self.curated, scenes),
-            pool_of_pairs("  random of that size", random_selection(self.scored_again, size, seed=seed), scenes),
+            pool_of_pairs("  random of that size", self._random(self.scored_again), scenes),
         ]
+
+    def _random(self, scored: Dataset) -> Dataset:
+        # The first round may have fewer usable pairs than were kept of the second.
+        size = min(len(self.curated), generation_counts(scored)["ok"])
+        return random_selection(scored, size, seed=self.training.seed)
 
     def _facts(self, pools: list[Pool]) -> RunFacts:
         args = self.args

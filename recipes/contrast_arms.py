@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.generation import PairGenerationConfig, generate_pairs
 from c3l_hf.i2c import I2CScorer
 from c3l_hf.loading import Source, load
-from c3l_hf.parsing import parse_pair
 from c3l_hf.processing import encode_prompt
+from c3l_hf.prompts import split_pair
 from c3l_hf.pseudo_labels import message_text, select_pseudo_labels
 from c3l_hf.sampling import TextSampler
 from c3l_hf.scenes import GENERATOR, Scene
@@ -265,7 +265,7 @@ def describe(labels: Dataset, scenes: Mapping[str, Scene]) -> dict:
         flat = [(row, messages) for row, several in enumerate(answers) for messages in several]
         _, true = judge_pairs(
             [rows["type"][row] for row, _ in flat],
-            [parse_pair(message_text(messages, "assistant")) for _, messages in flat],
+            [split_pair(message_text(messages, "assistant")) for _, messages in flat],
             [scenes[scene_id(rows["image_id"][row])] for row, _ in flat],
         )
         found[name] = [sum(true), len(true)]

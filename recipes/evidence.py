@@ -1,10 +1,11 @@
 """The paper's claims, tested where the truth is known: what do the scores find, and does selecting by them help?
 
     python recipes/pretrain_scenes.py --output_dir runs/generator
-    python recipes/pretrain_scenes.py --descriptions_only --output_dir runs/student
+    python recipes/pretrain_scenes.py --descriptions_only --bridges 0.5 --output_dir runs/student
     python recipes/evidence.py --generators strong=scenes middle=runs/generator/joint/checkpoint-2500 \
-        weak=runs/generator/joint/checkpoint-1500 --student runs/student/final --seeds 0 1 2 3 4
-    python recipes/evidence_report.py
+        weak=runs/generator/joint/checkpoint-1500 --student runs/student/final --seeds 0 1 2 3 4 \
+        --output_dir runs/evidence
+    python recipes/evidence_report.py --results_dirs runs/evidence/results
 
 Two parts. `scores`: pairs that generators of several strengths write about usual and shifted scenes, scored in every
 way against every blind baseline; how well does each ranking tell true pairs, and prior-driven errors? `selection`: from

@@ -126,6 +126,9 @@ def plot_selection(rows: Rows, file: Path) -> None:
 
 
 def collect(folders: Sequence[str], kept: Path) -> None:
+    for folder in folders:
+        if not any(file for part in PARTS for file in Path(folder).glob(f"{part}-*.parquet")):
+            sys.exit(f"evidence_report: {folder} has no results; give the folder results of an --output_dir")
     for part, names in PARTS.items():
         files = [file for folder in folders for file in sorted(Path(folder).glob(f"{part}-*.parquet"))]
         rows, found = [], {}
@@ -135,8 +138,18 @@ def collect(folders: Sequence[str], kept: Path) -> None:
                 if first != file:
                     sys.exit(f"evidence_report: the same result is there more than once: {first}, {file}")
                 rows.append(row)
-        if rows:
-            Dataset.from_list(rows).to_parquet(kept / f"evidence_{part}.parquet")
+        if not rows:
+            continue
+        target = kept / f"evidence_{part}.parquet"
+        before = read(kept, part) if target.is_file() else []
+        lost = [key for row in before if (key := tuple(row.get(name) for name in names)) not in found]
+        if lost:
+            what = ", ".join(f"{name} {value}" for name, value in zip(names, lost[0]))
+            sys.exit(
+                f"evidence_report: {target} has {len(lost)} results that are not in these folders (the first: {what}); "
+                "give theirs too, or another --kept"
+            )
+        Dataset.from_list(rows).to_parquet(target)
 
 
 def read(kept: Path, part: str) -> Rows:

@@ -7,7 +7,7 @@ words of its patches; the whole model answers, describes and generates; then it 
 Every checkpoint stays in `<output_dir>/joint` and `<output_dir>/hard`: earlier ones are weaker generators. The result,
 in `<output_dir>/final`, is what `c3l_hf/scenes/generator` ships; `recipes/evaluate_scenes.py` measures it.
 
-    python recipes/pretrain_scenes.py --descriptions_only --output_dir runs/student
+    python recipes/pretrain_scenes.py --descriptions_only --bridges 0.5 --output_dir runs/student
 
 makes a student instead: the same architecture and tower, which only ever described pictures. In its last phase it also
 reads questions and answers, without pictures.

@@ -30,6 +30,7 @@ from c3l_hf.cards import plain
 from c3l_hf.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 from c3l_hf.examples import encode_examples
 from c3l_hf.fine_tuning import StudentConfig, StudentTrainer, max_length_of
+from c3l_hf.image_files import files_state
 from c3l_hf.loading import Source, folder_cache, load
 from c3l_hf.manifest import versions
 from c3l_hf.processes import process_state
@@ -99,11 +100,12 @@ def load_rows(args: SFTArguments, seed: int) -> Dataset:
 
 
 def rows_digest(rows: Dataset) -> str:
-    """What tells these rows from others: a digest of their texts and encoded images."""
+    """What tells these rows from others: a digest of their texts and images, of files by their sizes and times."""
     columns = layout_of(rows.column_names)
     digest = xxhash.xxh3_128()
     for table in rows.select_columns(list(columns)).with_format("arrow").iter(50):
         digest.update(repr(table.select(columns).to_pylist()).encode())
+    digest.update(files_state(rows, columns[-1]).encode())
     return digest.hexdigest()
 
 

@@ -277,6 +277,11 @@ def test_results_of_two_experiments(tmp_path):
         "5 of the pairs about 10 scenes": [0.5],
     }
     assert list(found)[0].startswith("8 of")
+    with pytest.raises(SystemExit, match=r"has 1 results that are not in these folders \(the first: rows 5, .*--kept"):
+        reports.collect([str(tmp_path / "other")], tmp_path)
+    with pytest.raises(SystemExit, match="nowhere has no results"):
+        reports.collect([str(tmp_path / "one"), str(tmp_path / "nowhere")], tmp_path)
+    assert len(reports.read(tmp_path, "selection")) == 2
 
 
 def test_a_mark_without_an_end(tmp_path):

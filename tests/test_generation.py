@@ -187,7 +187,7 @@ def test_shared_prompts_give_the_plain_tokens_or_are_not_used(every_family, size
         for asked, which in ((prompts[:1], [0, 0, 0, 0, 0]), (prompts, [0, 0, 1, 1, 1])):
             with caplog.at_level(logging.WARNING):
                 texts = sampler(asked, which, uniforms)
-            plain = map(sampler._cut, sampler._plain(asked, which, uniforms))
+            plain = sampler._plain(asked, which, uniforms)
             assert texts == [(sampler._decode(ids), ended) for ids, ended in plain]
     assert sampler.shares_prompts == ("does not work" not in caplog.text)
     if type(model).__name__.startswith("Gemma3"):
@@ -216,7 +216,7 @@ def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch)
     monkeypatch.setattr(TextSampler, "_shared", lambda self, prompts, which, u: honest(self, prompts, which, 1 - u))
     with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
         texts = sampler([prompt], [0, 0, 0], uniforms)
-        plain = [sampler._decode(sampler._cut(ids)[0]) for ids in sampler._plain([prompt], [0, 0, 0], uniforms)]
+        plain = [sampler._decode(ids) for ids, _ in sampler._plain([prompt], [0, 0, 0], uniforms)]
     assert not sampler.shares_prompts and "the tokens differ" in caplog.text
     assert [text for text, _ in texts] == plain
 
@@ -280,6 +280,41 @@ def test_a_text_without_end_is_malformed(speaker, config):
     assert len(ended) < 4 and "ok" not in ended
     cut = next(row for row in pairs if row["generation_status"] == "cut off at max_new_tokens")
     assert cut["raw"] and cut["prompt"] is None
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_predictions_that_are_no_numbers_end_their_text_only(speaker, config, temperature, monkeypatch):
+    """As in float16, where a large value of one image overflows."""
+    model, processor = speaker
+    options = changed(config, temperature=temperature, top_p=0.9)
+    images = dataset_of([png(0), png(1)], ["a", "b"])
+    expected = by_pair(generate_pairs(images, model, processor, options, progress=False))
+    broken = encode_prompt(processor, [{"role": "user", "content": "?"}], [picture(1)])["pixel_values"]
+    tower = type(model.model.vision_tower)
+    forward = tower.forward
+
+    def overflowing(self, pixel_values, **kwargs):
+        wrong = [torch.equal(pixels, broken[0]) for pixels in pixel_values]
+        pixel_values = pixel_values.masked_fill(torch.tensor(wrong)[:, None, None, None], torch.nan)
+        return forward(self, pixel_values, **kwargs)
+
+    monkeypatch.setattr(tower, "forward", overflowing)
+    pairs = generate_pairs(images, model, processor, options, progress=False)
+    assert generation_counts(pairs)["the model's predictions are not finite"] == 4
+    for pair_id, row in by_pair(pairs).items():
+        assert (row == expected[pair_id]) == pair_id.startswith("a")
+
+
+def test_a_picture_that_is_gone_by_now(speaker, config, tmp_path):
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    images = Dataset.from_dict({"images": [[path] for path in paths]}, features=Features({"images": List(Image())}))
+    (tmp_path / "1.png").unlink()
+    pairs = generate_pairs(images, *speaker, config, progress=False)
+    assert generation_counts(pairs)["the image cannot be read (FileNotFoundError)"] == 4
+    pairs.save_to_disk(tmp_path / "pairs")  # embeds the files
+    assert [len(row["images"]) for row in Dataset.load_from_disk(tmp_path / "pairs")] == [1] * 4 + [0] * 4 + [1] * 4
 
 
 def test_image_tokens_in_the_text_stay_visible(llava):
@@ -349,7 +384,7 @@ def test_top_p_keeps_to_the_smallest_set(llava):
     seen = {}
     for top_p in (0.5, 1.0):
         with TextSampler(model, processor, temperature=1.0, top_p=top_p, max_new_tokens=1) as sampler:
-            seen[top_p] = Counter(ids[0] for ids in sampler._shared([prompt], [0] * 100, uniforms))
+            seen[top_p] = Counter(ids[0] for ids, _ in sampler._shared([prompt], [0] * 100, uniforms))
     assert set(seen[0.5]) <= smallest_set and not set(seen[1.0]) <= smallest_set
 
 

@@ -62,8 +62,15 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
     with pytest.raises(RunError, match="needs --num_images"):
         load_images("scenes")
     Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "texts")
-    with pytest.raises(RunError, match="no column images or image; its columns are text"):
+    with pytest.raises(RunError, match="texts: no column 'images' or 'image'; found text"):
         load_images(str(tmp_path / "texts"))
+    Dataset.from_dict({"image": ["a.png"]}).save_to_disk(tmp_path / "paths")
+    with pytest.raises(RunError, match="paths: column 'image' holds .* not images: dataset.cast_column"):
+        load_images(str(tmp_path / "paths"))
+    twice = Dataset.from_dict({"image": [picture("red")] * 3, "image_id": [1, 2, 1]})
+    twice.save_to_disk(tmp_path / "twice")
+    with pytest.raises(RunError, match="twice: column 'image_id' must be unique; more than once: 1"):
+        load_images(str(tmp_path / "twice"))
     Dataset.from_dict({"image": [picture("red")]}).save_to_disk(tmp_path / "one")
     with pytest.raises(RunError, match="has no rows"):
         load_images(str(tmp_path / "one"), limit=0)

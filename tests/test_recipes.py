@@ -226,6 +226,11 @@ def wrong_calls(tmp_path):
         "unknown stage": (["--stages", "bake"], "bake"),
         "unknown type": (["--types", "smell"], "smell"),
         "unknown ranking": (["--ranking", "beauty"], "beauty"),
+        "nothing to compare": (
+            ["--within", "type", "--types_per_image", "4", "--pairs_per_image", "4"],
+            "no pseudo-label",
+        ),
+        "greedy": (["--sampling_temperature", "0"], "--sampling_temperature 0 no image has two different pairs"),
         "other folder": (["--output_dir", tmp_path / "other"], "not made by this recipe"),
         "push without the images' licence": (
             ["--images", tmp_path / "texts", "--push_to_hub"],
@@ -240,8 +245,8 @@ def wrong_calls(tmp_path):
 
 CASES = (
     "no such folder, empty folder, not a picture, no such model, not a model, no safe weights, unknown key, "
-    "no such file, unknown stage, unknown type, unknown ranking, other folder, push without the images' licence, "
-    "push without a licence, push of a part, push offline, token as an option"
+    "no such file, unknown stage, unknown type, unknown ranking, nothing to compare, greedy, other folder, "
+    "push without the images' licence, push without a licence, push of a part, push offline, token as an option"
 ).split(", ")
 
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from datasets import Dataset
+from PIL import Image as PILImage
 from tiny_models import tiny_llava
 from tiny_training import config, make_trainer, message, moved, pseudo_labels
 
@@ -62,6 +63,16 @@ def test_bad_rows_are_dropped_and_counted(tmp_path, caplog):
         assert [row["image_id"] for row in rows] == [f"image-{number}" for number in range(4)]
     assert f"train_dataset: {len(BAD)} of {len(dataset)} rows are left out: 2 with images: there is none" in caplog.text
     assert moved(trainer)
+
+
+def test_a_picture_that_came_later(tmp_path, caplog):
+    """The rows stay the same, so the cache of `datasets` has to know of the file."""
+    file = tmp_path / "late.png"
+    rows = rows_with({"images": [str(file)]})
+    trainer = make_trainer(tmp_path, train_dataset=rows, invalid_rows="drop")
+    assert len(trainer.train_dataset) == len(rows) - 1 and "1 of 5 rows are left out" in caplog.text
+    PILImage.new("RGB", (32, 32), "red").save(file)
+    assert len(make_trainer(tmp_path, train_dataset=rows, invalid_rows="drop").train_dataset) == len(rows)
 
 
 def test_only_the_first_are_listed_and_an_empty_rest_is_an_error(tmp_path):

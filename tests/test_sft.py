@@ -235,6 +235,21 @@ REASONS = {
 }
 
 
+def test_a_picture_that_came_later(tmp_path):
+    """The rows stay the same, so the cache of `datasets`, and a run's identity, have to know of the file."""
+    from sft import rows_digest
+
+    _, processor = tiny_llava()
+    file = tmp_path / "late.png"
+    rows = Dataset.from_list([{"image": name, "question": "What?", "answer": "a"} for name in (str(file), str(file))])
+    picture(0).save(tmp_path / "there.png")
+    rows = rows.map(lambda row, number: {"image": str(tmp_path / "there.png")} if number else row, with_indices=True)
+    assert encode_examples(rows, processor).rejected.keys() == {0}
+    missing = rows_digest(rows)
+    picture(1).save(file)
+    assert not encode_examples(rows, processor).rejected and rows_digest(rows) != missing
+
+
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "encoded again"])
 def test_rows_that_cannot_be_trained_on_are_left_out_and_named(tmp_path, caplog, keep):
     model, processor = tiny_llava()
@@ -344,6 +359,24 @@ class Interrupted(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 5:
             raise KeyboardInterrupt
+
+
+def test_resuming_keeps_what_small_steps_have_changed(tmp_path):
+    """A checkpoint is said to be in the dtype of its first weights, frozen in bfloat16; those trained are in float32."""
+
+    def run(checkpoint=None):
+        model, processor = tiny_llava()
+        options = {"bf16": True, "use_lora": False, "learning_rate": 1e-6, "max_steps": 2}
+        options |= {"save_strategy": "steps", "save_steps": 1}
+        trainer = make_trainer(tmp_path, (model.to(torch.bfloat16), processor), **options)
+        trainer.train_from(checkpoint)
+        return weights(trainer.model)
+
+    whole = run()
+    resumed = run(str(tmp_path / "checkpoint-1"))
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    assert whole[name].dtype == torch.float32 and (whole[name] != whole[name].bfloat16()).any()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random"])

@@ -1,6 +1,9 @@
 """A run's folder: what is reused, what is refused, what survives an interruption."""
 
+import gc
 import json
+import subprocess
+import sys
 
 import pytest
 from datasets import Dataset
@@ -14,6 +17,33 @@ def make_run(folder, plan=PLAN, wanted=("first", "second"), **inputs):
     run = Run(folder, {"seed": 0, **inputs})
     run.plan(plan, wanted)
     return run
+
+
+def test_one_run_at_a_time(tmp_path):
+    """What a second one would clear away as left over is what the first is making."""
+    script = (
+        "import sys; from pathlib import Path; from c3l_hf.stages import Run, RunError\n"
+        "run = Run(Path(sys.argv[1]), {'seed': 0})\n"
+        "try: run.plan({'first': {'k': 5}, 'second': {'size': 3}}, ['first'])\n"
+        "except RunError as error: sys.exit(str(error))"
+    )
+
+    def other():
+        return subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+
+    run = make_run(tmp_path)
+    making = tmp_path / "stages" / "1_first.unfinished" / "weights"
+
+    def make(folder):
+        making.write_text("x")
+        assert "another run is working in" in other().stderr
+        assert making.is_file()
+
+    run.complete("first", make)
+    make_run(tmp_path)  # in this process the folder is its own
+    del run
+    gc.collect()
+    assert other().returncode == 0
 
 
 def numbers(n, calls):

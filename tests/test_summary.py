@@ -5,7 +5,7 @@ import math
 import pytest
 from datasets import Dataset
 
-from c3l_hf.prompts import format_pair
+from c3l_hf.prompts import format_pair, split_pair
 from c3l_hf.scenes import Scene
 from c3l_hf.scenes.evaluation import Share, judge_pairs, type_balanced
 from c3l_hf.scenes.world import SceneObject
@@ -65,6 +65,16 @@ def test_a_pool_of_pseudo_labels():
     chosen, rejected = (pool_of_labels(name, labels, name, {"a": SCENE}) for name in ("chosen", "rejected"))
     assert (chosen.pairs, chosen.true[0], chosen.quantiles[1]) == (1, 1.0, 2.0)
     assert (rejected.pairs, rejected.true[0], rejected.quantiles[1]) == (2, 0.5, 0.5)
+
+
+def test_label_words_in_the_texts_of_pseudo_labels():
+    """What was parsed once need not parse again."""
+    pairs = ("What does the sign say?", "Question: Authority"), ("What text is shown?", 'Answer: 42\nAnswer: "43"')
+    assert [split_pair(format_pair(*pair)) for pair in pairs] == list(pairs)
+    answers = [[{"role": "assistant", "content": format_pair(*pair)}] for pair in pairs]
+    row = {"image_id": "a", "type": "text", "chosen": answers[0], "rejected": answers[1:]}
+    labels = Dataset.from_list([{**row, "chosen_score": 2.0, "rejected_scores": [0.0]}])
+    assert [pool_of_labels(name, labels, name, None).usable for name in ("chosen", "rejected")] == [1, 1]
 
 
 def test_figures_of_a_dataset():

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,8 @@ class PairEncoder:
         return encode_row(self._processor, pair.prompt, pair.answer, images, **options)
 
     def _located(self, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path") is not None:
+            return {**value, "path": self._located(value["path"])}
         if self._folder is None or not isinstance(value, str | Path):
             return value
         # By name only: a link in the folder may lead to another disk.

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .processes import process_state
-from .stages import Run
+from .stages import Run, RunError
 
 __all__ = ["last_checkpoint", "remove_checkpoints", "training_folder", "training_options"]
 
@@ -25,7 +25,13 @@ _REPORTING = re.compile(
 
 
 def training_options(training: TrainingArguments) -> dict:
-    """The options of a trainer that are not at their default and change what is trained, as JSON reads them back."""
+    """The options of a trainer that are not at their default and change what is trained, as JSON reads them back.
+
+    Raises:
+        RunError: If the training could not go on after an interruption.
+    """
+    if training.save_only_model:
+        raise RunError("--save_only_model gives checkpoints from which a training cannot go on; leave it out")
     found = {}
     for field in fields(training):
         value = getattr(training, field.name)
@@ -40,13 +46,14 @@ def training_options(training: TrainingArguments) -> dict:
 
 
 def training_folder(run: Run, stage: str) -> Path:
-    """The folder of a training's checkpoints: under the stage's digest, so that no other training's are continued."""
-    folder = run.folder / f"training-{run.digest(stage)[:12]}"
+    """The folder of a training's checkpoints: under the stage's digest, so that no other training's are continued, and
+    the number of processes, on which it depends what a step is."""
+    folder = run.folder / f"training-{run.digest(stage)[:12]}-{process_state().num_processes}"
     others = [other.name for other in sorted(run.folder.glob("training-*")) if any(other.glob("checkpoint-*"))]
     if others and not folder.exists() and not run.is_done(stage) and process_state().is_main_process:
         logger.warning(
-            "training starts at its first step: the checkpoints in %s (%s) are of a training with other options. They "
-            "stay there; with its options it goes on from them",
+            "training starts at its first step: the checkpoints in %s (%s) are of a training with other options, or "
+            "another number of processes (the last number). They stay there; with the same it goes on from them",
             run.folder,
             ", ".join(others),
         )

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from .examples import DataCollatorForAnswers, Examples, encode_examples
 from .parameters import projector_modules, train_parts
-from .sharding import gathered_model
+from .sharding import gathered_model, layers_to_shard
 from .trainer_config import language_model_lora, refuse_data_parallel
 
 __all__ = ["StudentConfig", "StudentTrainer", "fine_tune", "max_length_of"]
@@ -67,6 +67,7 @@ class StudentConfig(SFTConfig):
             "load_best_model_at_end": False,
             "push_to_hub": False,
             "hub_token": None,
+            "chat_template_path": None,
         }
         for name, only in supported.items():
             if getattr(self, name) != only:
@@ -111,7 +112,7 @@ class StudentTrainer(SFTTrainer):
             raise ValueError(f"the model is in {self._dtype}: set bf16=True, or load it in float32")
         self._projector = projector_modules(model) if args.train_projector else []
         if args.train_language_model and args.use_lora:
-            adapters = language_model_lora(args.lora_r, args.lora_alpha, args.lora_dropout)
+            adapters = language_model_lora(model, args.lora_r, args.lora_alpha, args.lora_dropout)
             adapters.modules_to_save = self._projector or None
         else:
             train_parts(
@@ -128,6 +129,9 @@ class StudentTrainer(SFTTrainer):
             processing_class=examples.encoder.processor,
             peft_config=adapters,
         )
+        if self.is_fsdp_enabled:
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layers_to_shard(model)
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             # The steps of a small learning rate are lost in bfloat16.
             for parameter in self.model.parameters():
@@ -169,7 +173,8 @@ class StudentTrainer(SFTTrainer):
         gets a merged copy, the others None.
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return gathered_model(self.accelerator, self.model, self.model_wrapped)
+            copy = gathered_model(self.accelerator, self.model, self.model_wrapped)
+            return None if copy is None else copy.to(self._dtype)
         adapted = isinstance(self.model, PeftModel)
         del (self.model.get_base_model() if adapted else self.model).forward  # TRL's; the class's own is back
         model = self.model.merge_and_unload() if adapted and merge else self.model

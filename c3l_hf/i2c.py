@@ -178,7 +178,7 @@ class I2CScorer:
             OSError: If there is no such model.
             ValueError: As for `I2CScorer`.
         """
-        source = Source(str(model_id), revision, dtype, device, trust_remote_code)
+        source = Source(str(model_id), revision, dtype, device, trust_remote_code).pinned()
         scorer = cls(*load(source), **options)
         scorer._source = source
         return scorer
@@ -348,7 +348,7 @@ class I2CScorer:
             _code_version(),
         ]
         # A model passed in may have been trained since it was loaded: its weights count, whatever it says about itself.
-        parts += [digest_weights(model)] if self._source is None else self._source.digest(model)
+        parts += [digest_weights(model)] if self._source is None else self._source.digest()
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,13 +1,15 @@
 """Models and processors from the Hub or a folder, short digests of what they are, and where datasets are cached."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
 import torch
 import xxhash
+from accelerate.utils import align_module_device
 from datasets.fingerprint import Hasher
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import cached_file
 
 from .processes import process_state
 
@@ -32,15 +34,33 @@ class Source:
     device: str | None = None
     trust_remote_code: bool = False
 
-    def digest(self, model: PreTrainedModel) -> list[str]:
-        """What tells this model's weights from others, without reading them.
+    def pinned(self) -> "Source":
+        """The same with the commit that a branch or tag of a repository is at now; a folder as it is.
+
+        Raises:
+            OSError: If there is no such model.
+        """
+        if Path(self.model_id).is_dir():
+            return self
+        try:
+            file = cached_file(self.model_id, "adapter_config.json", revision=self.revision)
+        except OSError:  # not adapters alone
+            try:
+                file = cached_file(self.model_id, "config.json", revision=self.revision)
+            except OSError as error:
+                # Offline it would not be named.
+                reason = str(error).strip().splitlines()[0]
+                raise OSError(f"{self.model_id} is neither a folder here nor a model on the Hub: {reason}") from error
+        return replace(self, revision=Path(file).parent.name)
+
+    def digest(self) -> list[str]:
+        """What tells this model's weights from others, without reading them, if it is `pinned`.
 
         On the Hub its id and commit; in a folder the names, sizes and times of the files: equal after a copy that keeps
         times, other after any change.
         """
-        commit = getattr(model.config, "_commit_hash", None)
-        if commit:
-            return [self.model_id, commit]
+        if not Path(self.model_id).is_dir():
+            return [self.model_id, str(self.revision)]
         files = [(path, path.stat()) for path in sorted(Path(self.model_id).iterdir()) if path.is_file()]
         return [f"{path.name} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files]
 
@@ -67,11 +87,13 @@ def pick_dtype(device: torch.device) -> str:
 
 
 def digest_weights(model: PreTrainedModel) -> str:
-    """Digest of all weights of a model; about 0.1 s per gigabyte."""
+    """Digest of all weights of a model, offloaded ones too; about 0.1 s per gigabyte."""
     digest = xxhash.xxh3_128()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    for path, module in sorted(model.named_modules()):
+        with align_module_device(module):
+            for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+                digest.update(f"{path}.{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -129,7 +129,8 @@ def is_batch(rows: Mapping[str, Any]) -> bool:
     """Whether a mapping holds many rows (lists of values, as `map(batched=True)` gives) or one.
 
     Decided by the first text column of the layout. A row has a string there, or a list of messages (dicts); a batch has
-    a list of such values. An empty list counts as a batch of no rows when every column is empty.
+    a list of such values, or of dicts of lists, as `datasets` gives messages of the type `Sequence`. An empty list
+    counts as a batch of no rows when every column is empty.
 
     Raises:
         ValueError: If the columns are in none of the accepted layouts.
@@ -140,7 +141,7 @@ def is_batch(rows: Mapping[str, Any]) -> bool:
         return False
     if not value:
         return all(isinstance(rows[name], list | tuple) and not rows[name] for name in layout)
-    return not all(isinstance(item, Mapping) for item in value)
+    return not all(isinstance(item, Mapping) and not _is_columns(item) for item in value)
 
 
 def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
@@ -184,6 +185,21 @@ def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
     return pairs
 
 
+def _is_columns(value: Any) -> bool:
+    """Whether messages are given as a dict of lists instead of a list of dicts."""
+    return isinstance(value, Mapping) and any(isinstance(value.get(name), list | tuple) for name in ("role", "from"))
+
+
+def _as_list(value: Any) -> Any:
+    """Messages as a list of dicts, if they were a dict of lists of one length."""
+    if (
+        not _is_columns(value)
+        or len({len(column) if isinstance(column, list) else -1 for column in value.values()}) > 1
+    ):
+        return value
+    return [dict(zip(value, message)) for message in zip(*value.values())]
+
+
 def _check_content(message: Mapping[str, Any]) -> None:
     role, content = message["role"], message["content"]
     if not isinstance(role, str):
@@ -202,7 +218,7 @@ def _places(message: Mapping[str, Any]) -> int:
 
 
 def _messages(row: Mapping[str, Any], column: str, role: str) -> list[dict[str, Any]]:
-    value = row[column]
+    value = _as_list(row[column])
     if value is None:
         raise RowError(f"{column} is null")
     if isinstance(value, str):
@@ -216,7 +232,7 @@ def _messages(row: Mapping[str, Any], column: str, role: str) -> list[dict[str, 
 
 
 def _llava_messages(row: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
-    turns = row["conversations"]
+    turns = _as_list(row["conversations"])
     if not isinstance(turns, list | tuple):
         raise RowError(f"conversations is {'null' if turns is None else type(turns).__name__}, not a list of turns")
     messages, markers = [], 0

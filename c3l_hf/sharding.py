@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from accelerate import Accelerator, DeepSpeedPlugin, init_empty_weights
 from peft import PeftModel
 from torch import nn
@@ -26,11 +27,19 @@ def layers_to_shard(model: PreTrainedModel) -> list[str]:
 
 
 def whole_weights(model: PreTrainedModel) -> AbstractContextManager:
-    """A context in which a model can be called that ZeRO-3 has loaded in parts, and that is not wrapped yet."""
+    """A context in which a model can be called that ZeRO-3 has loaded in parts, and that is not wrapped yet.
+
+    Raises:
+        ValueError: If it has more weights than a GPU takes beside the rest.
+    """
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed  # not among our dependencies
 
+    size = sum(weight.ds_numel * weight.element_size() for weight in model.parameters())
+    # Of all memory, not of what is free: all processes have to come to the same.
+    if torch.cuda.is_available() and size > 0.6 * torch.cuda.get_device_properties(0).total_memory:
+        raise ValueError(f"its {size / 1e9:.0f} GB of weights do not fit into one GPU, where it would be tried")
     return deepspeed.zero.GatheredParameters(list(model.parameters()))
 
 

@@ -181,12 +181,18 @@ class C3LTrainer(SFTTrainer):
                     "train_language_model, and name further modules in the modules_to_save of its configuration"
                 )
         elif args.use_lora and args.train_language_model:
-            peft_config = language_model_lora(args.lora_r, args.lora_alpha)
-            if args.train_projector:
+            skeleton = model
+            if isinstance(model, str):
                 with without_weights(args.deepspeed_plugin):
-                    skeleton = AutoModelForImageTextToText.from_config(config) if isinstance(model, str) else model
+                    code = {"trust_remote_code": args.trust_remote_code}
+                    skeleton = AutoModelForImageTextToText.from_config(config, **code)
+            peft_config = language_model_lora(skeleton, args.lora_r, args.lora_alpha)
+            if args.train_projector:
                 peft_config.modules_to_save = projector_modules(skeleton)
 
+        if any(isinstance(rows, IterableDataset) for rows in evaluated.values()):
+            # As TRL does for a stream to train on: the main process would cut up the batches of all by their rows.
+            args.accelerator_config.dispatch_batches = False
         super().__init__(
             model=model,
             args=args,

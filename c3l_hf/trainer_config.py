@@ -1,9 +1,12 @@
 """Options of the contrastive training, and which weights it trains by default."""
 
+import re
 from dataclasses import dataclass, field
 
 import torch
 from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedModel
 from trl import SFTConfig
 
 from .collator import ANCHORS
@@ -13,14 +16,35 @@ from .losses import CONTRASTIVE_LOSSES, POOLINGS
 __all__ = ["C3LConfig", "language_model_lora", "refuse_data_parallel"]
 
 
-def language_model_lora(r: int = 16, lora_alpha: int = 32, lora_dropout: float = 0.0) -> LoraConfig:
-    """LoRA on all linear layers of the language model's blocks; nothing on vision tower, projector and LM head."""
+def language_model_lora(
+    model: PreTrainedModel, r: int = 16, lora_alpha: int = 32, lora_dropout: float = 0.0
+) -> LoraConfig:
+    """LoRA on all linear layers of the language model's blocks; nothing on vision tower, projector and LM head.
+
+    Args:
+        model: The vision-language model, or one without weights of the same configuration.
+        r: Rank of the adapters.
+        lora_alpha: Their scale, times r.
+        lora_dropout: Their dropout.
+
+    Raises:
+        ValueError: If its blocks have no linear layers, as where they are of a quantisation's own kind.
+    """
+    decoder = model.get_decoder()
+    path = next(name for name, module in model.named_modules() if module is decoder)
+    # Relative to the decoder, one of each kind: layers.<number>.self_attn.q_proj, ...
+    kinds = {
+        re.escape(re.sub(r"(?<=\.)\d+(?=\.)", "<number>", name)).replace("<number>", r"\d+")
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear) and re.search(r"\.\d+\.", name)
+    }
+    if not kinds:
+        raise ValueError(f"the blocks of {type(decoder).__name__} have no linear layers; pass a peft_config instead")
     return LoraConfig(
         r=r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        # `text_model` is its name in SmolVLM and Idefics3.
-        target_modules=r".*\.?(language_model|text_model)\..*\.(q|k|v|o|gate|up|down)_proj",
+        target_modules=rf"(.*\.)?{re.escape(path.rpartition('.')[2])}\.({'|'.join(sorted(kinds))})",
     )
 
 
@@ -41,7 +65,8 @@ class C3LConfig(SFTConfig):
 
     Only the parameters specific to C3L are listed; all of [`~trl.SFTConfig`] and [`~transformers.TrainingArguments`]
     apply as well, except those that `C3LTrainer` could not honour (`packing`, `padding_free`, `assistant_only_loss`,
-    `completion_only_loss`, `label_smoothing_factor`, other `loss_type`s): these raise an error, they are not ignored.
+    `completion_only_loss`, `label_smoothing_factor`, other `loss_type`s, `chat_template_path`): these raise an error,
+    they are not ignored.
 
     `per_device_train_batch_size` counts rows: one row is one image with its positive and N negatives. `bf16` and
     `gradient_checkpointing`, both on in TRL, are for large models; small models on CPU train faster, and reproducibly
@@ -253,6 +278,7 @@ class C3LConfig(SFTConfig):
             "completion_only_loss": None,
             "label_smoothing_factor": 0.0,
             "loss_type": "nll",
+            "chat_template_path": None,  # rows are encoded with the processor's own before TRL would change it
         }
         for name, only in supported.items():
             if getattr(self, name) != only:

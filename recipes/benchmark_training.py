@@ -110,7 +110,7 @@ def make_trainer(way: str, args: TrainingBenchmarkArguments, folder: str) -> SFT
         # `C3LTrainer` does so by itself.
         model.model.vision_tower.requires_grad_(False)
         model.model.multi_modal_projector.requires_grad_(False)
-    peft_config = language_model_lora() if args.use_lora else None
+    peft_config = language_model_lora(model) if args.use_lora else None
     trainer = kind(model, config, train_dataset=dataset, processing_class=processor, peft_config=peft_config)
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -13,7 +13,10 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from tiny_training import config, message, pseudo_labels
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from c3l_hf.examples import encode_examples
+from c3l_hf.fine_tuning import StudentConfig, StudentTrainer
 from c3l_hf.processes import process_state
 from c3l_hf.trainer import C3LTrainer
 
@@ -29,6 +32,8 @@ RUNS = {
     "lora_in_batch": {**LORA, "in_batch_negatives": True, "contrastive_loss": "sigmoid"},
     "bf16": {"use_lora": False, "learning_rate": 1e-3, "bf16": True, "gradient_checkpointing": True},
 }
+STUDENTS = ("student-float32", "student-bfloat16")
+ALL = [*RUNS, *STUDENTS, "stream"]
 SAVED, RESUMED = ("full", "lora"), ("lora", "bf16")
 
 
@@ -94,14 +99,45 @@ def run(folder: Path, name: str) -> None:
     (folder / f"{name}-{state.process_index}.json").write_text(json.dumps(result))
 
 
+def run_student(folder: Path, name: str) -> None:
+    """All weights of a student in bfloat16, and of one in float32."""
+    model = AutoModelForImageTextToText.from_pretrained(folder / "start", dtype=name.partition("-")[2])
+    examples = rows(bad=False).remove_columns(["rejected", "weight"]).rename_column("chosen", "completion")
+    examples = encode_examples(examples, AutoProcessor.from_pretrained(folder / "start"))
+    options = {**FULL, "max_steps": STEPS, "bf16": "bfloat16" in name, "train_sampling_strategy": "random"}
+    options |= {"report_to": "none", "save_strategy": "no", "gradient_checkpointing": False, "disable_tqdm": True}
+    batch = BATCH // process_state().num_processes
+    trainer = StudentTrainer(
+        model, examples, StudentConfig(str(folder / name), per_device_train_batch_size=batch, **options)
+    )
+    trainer.train()
+    if (trained := trainer.trained_model()) is not None:
+        torch.save(trained.state_dict(), folder / f"{name}-{process_state().process_index}.pt")
+
+
+def evaluate_stream(folder: Path) -> None:
+    trainer = make_trainer(folder, "full", "stream", rows(bad=False))
+    stream = pseudo_labels().to_iterable_dataset()
+    args = config(folder / "stream", per_device_eval_batch_size=2 // process_state().num_processes)
+    trainer = C3LTrainer(
+        trainer.model, args, rows(bad=False), eval_dataset=stream, processing_class=trainer.processing_class
+    )
+    (folder / f"stream-{process_state().process_index}.json").write_text(json.dumps(trainer.evaluate()))
+
+
 def main(folder: Path, names: list[str]) -> None:
     try:
         make_trainer(folder, "full", "bad", rows(bad=True), invalid_rows="raise")
     except ValueError as error:
         (folder / f"error-{process_state().process_index}.txt").write_text(str(error))
     for name in names:
-        run(folder, name)
+        if name.startswith("student"):
+            run_student(folder, name)
+        elif name == "stream":
+            evaluate_stream(folder)
+        else:
+            run(folder, name)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:] or list(RUNS))
+    main(Path(sys.argv[1]), sys.argv[2:] or ALL)

@@ -88,7 +88,9 @@ def test_relative_paths(llava, tmp_path):
     row, _ = encoder.encode(pair("a.png"))
     assert torch.equal(row.inputs["pixel_values"], pixels(processor, picture(0)))
     picture(1).save(tmp_path / "b.png")
-    for path in ("../b.png", str(tmp_path / "b.png")):
+    row, _ = encoder.encode(pair({"bytes": None, "path": "a.png"}))
+    assert torch.equal(row.inputs["pixel_values"], pixels(processor, picture(0)))
+    for path in ("../b.png", str(tmp_path / "b.png"), {"bytes": None, "path": str(tmp_path / "b.png")}):
         with pytest.raises(RowError, match="is not in the folder"):
             encoder.encode(pair(path))
     with pytest.raises(RowError, match="none.png cannot be read: FileNotFoundError"):

@@ -1,27 +1,31 @@
 """What a training goes on from, and which options tell it from another."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 from tiny_models import tiny_llava
 from tiny_training import config, make_trainer
 
+from c3l_hf import checkpoints
 from c3l_hf.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 from c3l_hf.fine_tuning import StudentConfig
-from c3l_hf.stages import Run
+from c3l_hf.stages import Run, RunError
 
 
 def test_options_that_change_what_is_trained(tmp_path):
     plain = training_options(config(tmp_path / "a", max_steps=3))
     assert plain["max_steps"] == 3 and not plain.keys() & {"output_dir", "report_to", "use_cpu", "save_strategy"}
     how = {"save_total_limit": 2, "dataset_num_proc": 4, "dataloader_num_workers": 2, "ddp_timeout": 99}
-    how |= {"save_strategy": "steps", "save_only_model": True, "logging_steps": 7, "log_level": "info"}
+    how |= {"save_strategy": "steps", "logging_steps": 7, "log_level": "info"}
     assert training_options(config(tmp_path / "b", max_steps=3, **how)) == plain
     for what in ({"temperature": 0.2}, {"lora_r": 4}, {"dataloader_drop_last": True}, {"optim": "sgd"}):
         assert training_options(config(tmp_path, max_steps=3, **what)) == {**plain, **what}
     split = {"accelerator_config": {"split_batches": True}}
     assert training_options(config(tmp_path, max_steps=3, **split)) == {**plain, **split}
     assert training_options(StudentConfig(str(tmp_path), lora_r=8))["lora_r"] == 8
+    with pytest.raises(RunError, match="--save_only_model gives checkpoints from which a training cannot go on"):
+        training_options(config(tmp_path, save_only_model=True))
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end(tmp_path, monkeypatch):
@@ -72,6 +76,11 @@ def test_another_trainings_checkpoints_are_named(tmp_path, caplog):
     assert training_folder(planned(tmp_path, max_steps=3), "train") == first and not caplog.records
     other = training_folder(planned(tmp_path, max_steps=4), "train")
     assert other != first and first.name in caplog.text and str(tmp_path) in caplog.text
+    # A step is another one with more processes.
+    caplog.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
+        assert training_folder(planned(tmp_path, max_steps=3), "train") != first and first.name in caplog.text
     # Not where there is nothing to train any more.
     caplog.clear()
     done = planned(tmp_path, max_steps=4)

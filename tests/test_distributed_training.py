@@ -54,7 +54,7 @@ def single(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CI", "1")  # TRL sends no telemetry then
         folder = start(tmp_path_factory.mktemp("single"))
-        distributed_script.main(folder, list(distributed_script.RUNS))
+        distributed_script.main(folder, distributed_script.ALL)
     return folder
 
 
@@ -112,6 +112,18 @@ def assert_same_files(folder, single, name):
     assert model.config.architectures == ["LlavaForConditionalGeneration"]
 
 
+def assert_same_student(folder, single):
+    before = AutoModelForImageTextToText.from_pretrained(single / "start").state_dict()
+    for name in distributed_script.STUDENTS:
+        expected, found = (weights(path / f"{name}-0.pt") for path in (single, folder))
+        dtype = torch.bfloat16 if "bfloat16" in name else torch.float32
+        assert found.keys() == expected.keys() and {weight.dtype for weight in found.values()} == {dtype}
+        assert sum(not torch.equal(before[key].to(dtype), expected[key]) for key in before) > 10
+        close = {"rtol": 1e-3, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
+        for key, weight in found.items():
+            torch.testing.assert_close(weight, expected[key], **close, msg=lambda text, k=key: f"{k}: {text}")
+
+
 def assert_same_error(folder, single):
     errors = [(folder / f"error-{process}.txt").read_text() for process in (0, 1)]
     assert errors[0] == errors[1] == (single / "error-0.txt").read_text()
@@ -130,6 +142,9 @@ def test_two_processes_equal_one(single, tmp_path, kind, wrapper):
             assert_same_files(folder, single, name)
     assert_same_logs(folder, single, "bf16", names=ROUGH, rel=0.05)
     assert_same_error(folder, single)
+    assert_same_student(folder, single)
+    losses = [result(path, "stream", process)["eval_loss"] for path, process in ((single, 0), (folder, 0), (folder, 1))]
+    assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-4)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed")

@@ -463,7 +463,7 @@ def test_scores_of_an_earlier_judge_are_not_compared(call, tmp_path, monkeypatch
 
 def test_a_student_of_adapters_alone(call, model, tmp_path, capsys):
     base = AutoModelForImageTextToText.from_pretrained(model)
-    get_peft_model(base, language_model_lora(4)).save_pretrained(tmp_path / "student")
+    get_peft_model(base, language_model_lora(base, 4)).save_pretrained(tmp_path / "student")
     config = tmp_path / "student" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(model)}))
     AutoProcessor.from_pretrained(model).save_pretrained(tmp_path / "student")

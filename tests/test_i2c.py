@@ -13,6 +13,7 @@ import multiprocess
 import numpy as np
 import pytest
 import torch
+from accelerate import disk_offload
 from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
@@ -20,6 +21,7 @@ from tiny_models import tiny_llava
 
 from c3l_hf import i2c
 from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer
+from c3l_hf.loading import digest_weights
 from c3l_hf.schema import PAIR_FEATURES, SCORE_COLUMNS, SCORE_FEATURES, SCORES, TOKEN_COLUMNS
 from c3l_hf.scores import scores_from_logprobs
 
@@ -326,14 +328,44 @@ def test_fingerprint_differs_with_every_part(llava, folder, monkeypatch):
     assert Hasher.hash(I2CScorer(*tiny_llava())) == hashes["base"]
 
 
-def test_fingerprint_of_a_model_from_the_hub_is_its_commit(folder, monkeypatch):
-    hashes = []
-    monkeypatch.setattr(i2c, "digest_weights", lambda *_: pytest.fail("the weights were read"))
-    for commit in ("a" * 40, "b" * 40, "a" * 40):
-        loaded = I2CScorer.from_pretrained(folder)
-        loaded._model.config._commit_hash = commit  # as `from_pretrained` sets it for a repository
-        hashes.append(Hasher.hash(loaded))
-    assert hashes[0] == hashes[2] != hashes[1]
+def test_a_model_from_the_hub(folder, dataset, tmp_path):
+    """By its id, from the Hub's cache: the scores, and a fingerprint by its commit, whatever the branch says later."""
+    repository = tmp_path / "home" / "hub" / "models--user--tiny"
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    dataset.select([4]).to_parquet(tmp_path / "rows.parquet")
+    env = {**os.environ, "HF_HUB_CACHE": str(repository.parent), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "c3l_hf.i2c", "--model", "user/tiny", "--dataset", tmp_path / "rows.parquet"]
+    subprocess.run([*command, "--output", tmp_path / "scored.parquet"], env=env, check=True)
+    (expected,) = I2CScorer.from_pretrained(folder).score(dataset.select([4]).to_list())
+    assert Dataset.from_parquet(str(tmp_path / "scored.parquet"))[0]["pmi"] == pytest.approx(expected["pmi"], rel=1e-6)
+    code = (
+        "import c3l_hf.i2c; c3l_hf.i2c.digest_weights = None\n"  # they are not read
+        "from pathlib import Path; import sys\n"
+        "main = c3l_hf.i2c.I2CScorer.from_pretrained('user/tiny')\n"
+        "Path(sys.argv[1]).write_text('b' * 40)\n"
+        "moved = c3l_hf.i2c.I2CScorer.from_pretrained('user/tiny')\n"
+        "named = c3l_hf.i2c.I2CScorer.from_pretrained('user/tiny', revision='a' * 40)\n"
+        "print(main.fingerprint, moved.fingerprint, named.fingerprint)"
+    )
+    command = [sys.executable, "-c", code, repository / "refs" / "main"]
+    output = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+    main, moved, named = output.split()
+    assert main == named != moved
+
+
+def test_a_repository_that_does_not_exist():
+    with pytest.raises(OSError, match="user/nothing"):
+        I2CScorer.from_pretrained("user/nothing")
+
+
+def test_offloaded_weights_count_too(tmp_path):
+    model, _ = tiny_llava()
+    whole = digest_weights(model)
+    disk_offload(model, tmp_path, execution_device="cpu")
+    assert model.lm_head.weight.device.type == "meta" and digest_weights(model) == whole
 
 
 def test_fingerprint_of_a_folder_is_its_files(folder, tmp_path, monkeypatch):

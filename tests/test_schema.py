@@ -171,6 +171,19 @@ def test_batches_that_look_like_rows():
     assert not is_batch({"prompt": None, "completion": None, "images": [IMAGE]})
 
 
+def test_messages_as_a_dict_of_lists():
+    """As `datasets` gives those of the type `Sequence`."""
+    turns = {"from": ["human", "gpt"], "value": ["<image>\nIs there a dog?", "No."]}
+    row = {"conversations": turns, "image": IMAGE}
+    assert not is_batch(row) and is_batch({"conversations": [turns], "image": [IMAGE]})
+    as_list = [dict(zip(turns, turn)) for turn in zip(*turns.values())]
+    assert to_pairs(row) == to_pairs({**row, "conversations": as_list})
+    messages = {"role": ["user", "assistant"], "content": ["Is there a dog?", "No."]}
+    assert to_pairs({"messages": messages, "images": [IMAGE]}) == to_pairs(row)
+    with pytest.raises(RowError, match="conversations is dict, not a list of turns"):
+        to_pairs({**row, "conversations": {**turns, "value": ["only one"]}})
+
+
 def test_feature_names():
     assert list(SCORE_FEATURES) == list(SCORE_COLUMNS)
     assert {"images", "prompt", "chosen", "rejected"} <= set(PSEUDO_LABEL_FEATURES)

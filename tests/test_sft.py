@@ -362,7 +362,7 @@ class Interrupted(TrainerCallback):
 
 
 def test_resuming_keeps_what_small_steps_have_changed(tmp_path):
-    """A checkpoint is said to be in the dtype of its first weights, frozen in bfloat16; those trained are in float32."""
+    """A checkpoint is said to be in the dtype of its first weights, frozen in bfloat16; trained ones are in float32."""
 
     def run(checkpoint=None):
         model, processor = tiny_llava()
@@ -443,6 +443,7 @@ def answered(model, processor, row):
 
 UNSUPPORTED = [
     ({"packing": True}, "packing"),
+    ({"chat_template_path": "t.jinja"}, "chat_template_path"),
     ({"completion_only_loss": False}, "completion_only_loss"),
     ({"push_to_hub": True}, "push_to_hub"),
     ({"hub_token": "hf_secret"}, "hub_token"),

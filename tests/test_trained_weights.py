@@ -4,11 +4,15 @@ import re
 
 import pytest
 import torch
+from accelerate import init_empty_weights
 from peft import LoraConfig, get_peft_model
 from tiny_families import tiny_internvl, tiny_qwen2_5_vl, tiny_qwen3_vl, tiny_smolvlm
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 from tiny_training import make_trainer, moved
-from transformers import AutoModelForImageTextToText
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+from c3l_hf.trainer_config import language_model_lora
 
 PROJECTIONS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 HEAD = {"contrastive_head.0.weight", "contrastive_head.0.bias"}
@@ -153,3 +157,17 @@ def test_no_projector_under_a_known_name(tmp_path):
     del model.model.multi_modal_projector
     with pytest.raises(ValueError, match="LlavaForConditionalGeneration has no projector under a known name"):
         make_trainer(tmp_path, (model, processor), train_projector=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["llava", "qwen2_5_vl", "idefics3", "internvl", "gemma3", "glm4v", "lfm2_vl", "qwen3_5"]
+)
+def test_adapters_are_on_every_linear_layer_of_the_language_model(name):
+    """Whatever its layers are called; models of the usual size, without weights."""
+    with init_empty_weights():
+        model = AutoModelForImageTextToText.from_config(CONFIG_MAPPING[name]())
+    pattern = language_model_lora(model).target_modules
+    blocks = model.get_decoder().get_submodule("layers")
+    of_blocks = {id(module) for module in blocks.modules() if isinstance(module, nn.Linear)}
+    matched = {id(module) for name, module in model.named_modules() if re.fullmatch(pattern, name)}
+    assert matched == of_blocks and len(of_blocks) >= 4 * len(blocks)

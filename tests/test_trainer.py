@@ -511,6 +511,7 @@ def test_bad_arguments(tmp_path):
         ({"projection": "cnn"}, "projection is 'cnn'; it must be one of none, linear, linear_relu, mlp"),
         ({"invalid_rows": "skip"}, "invalid_rows is 'skip'; it must be one of raise, drop"),
         ({"packing": True}, "packing is True; C3LTrainer supports False only"),
+        ({"chat_template_path": "t.jinja"}, "chat_template_path is 't.jinja'; C3LTrainer supports None only"),
         ({"remove_unused_columns": True}, "remove_unused_columns is True"),
         ({"loss_type": "dft"}, "loss_type is 'dft'"),
     ]:
@@ -544,7 +545,7 @@ def test_model_can_be_trained_twice_and_copied(tmp_path):
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])
 def test_adapters_of_the_callers(tmp_path, task_type):
     """With a task type, PEFT's model has arguments of its own for the forward."""
-    adapters = language_model_lora(r=4)
+    adapters = language_model_lora(tiny_llava()[0], r=4)
     adapters.task_type = task_type
     trainer = make_trainer(tmp_path, peft_config=adapters)
     assert all("lora_" in name or HEAD in name for name in moved(trainer)) and trainer.state.global_step == 2

@@ -32,6 +32,8 @@ def training_options(training: TrainingArguments) -> dict:
     """
     if training.save_only_model:
         raise RunError("--save_only_model gives checkpoints from which a training cannot go on; leave it out")
+    if training.resume_from_checkpoint:
+        raise RunError("--resume_from_checkpoint is not used here: the same command goes on by itself; leave it out")
     found = {}
     for field in fields(training):
         value = getattr(training, field.name)

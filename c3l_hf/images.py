@@ -1,6 +1,7 @@
 """Where the images come from: the scenes world, a folder of pictures, or a dataset; checked before any long work."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import PIL.Image
@@ -13,6 +14,8 @@ from c3l_hf.scenes import load_scenes
 from c3l_hf.stages import RunError
 
 __all__ = ["images_digest", "load_images"]
+
+logger = logging.getLogger(__name__)
 
 
 def load_images(source: str, *, split: str = "train", limit: int | None = None, seed: int = 0) -> Dataset:
@@ -48,9 +51,15 @@ def load_images(source: str, *, split: str = "train", limit: int | None = None, 
         raise RunError(f"{source} is a file; --images wants a folder of pictures or a dataset")
     else:
         dataset = _read_hub(source, split)
-    if limit is not None:
-        dataset = dataset.select(range(min(limit, len(dataset))))
+    dataset = dataset.select(range(_count(source, len(dataset), limit)))
     return _checked(dataset, source)
+
+
+def _count(source: str | Path, there: int, limit: int | None) -> int:
+    if limit is None or limit >= there:
+        return there
+    logger.warning("%s: the first %s of %s images are taken (--num_images)", source, f"{limit:,}", f"{there:,}")
+    return limit
 
 
 def _read_folder(folder: Path, limit: int | None) -> Dataset:
@@ -59,9 +68,10 @@ def _read_folder(folder: Path, limit: int | None) -> Dataset:
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-    files = sorted(shown)[:limit]
+    files = sorted(shown)
     if not files:
         raise RunError(f"{folder} has no pictures in it; put some there, or give another folder")
+    files = files[: _count(folder, len(files), limit)]
     for file in tqdm(files, desc="Checking pictures", unit="file", leave=False):
         # The header only: a picture that turns out to be damaged later keeps its rows, with the reason.
         try:

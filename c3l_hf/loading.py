@@ -8,12 +8,19 @@ import torch
 import xxhash
 from accelerate.utils import align_module_device
 from datasets.fingerprint import Hasher
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 from transformers.utils import cached_file
 
 from .processes import process_state
+from .scenes import GENERATOR
+from .stages import RunError, files_digest
 
-__all__ = ["Source", "digest_weights", "folder_cache", "load", "pick_dtype"]
+__all__ = ["Source", "digest_weights", "find_model", "folder_cache", "load", "pick_dtype"]
+
+# Files of a model beside its weights.
+_WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,40 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model, in eval mode, and its processor.
 
     Raises:
-        OSError: If there is no such model.
+        OSError: If there is no such model, or it has no weights as safetensors: others may hold code.
     """
     options = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     processor = AutoProcessor.from_pretrained(source.model_id, **options)
     device = torch.device(source.device) if source.device else process_state().device
     dtype = pick_dtype(device) if source.dtype == "auto" else source.dtype
-    model = AutoModelForImageTextToText.from_pretrained(source.model_id, dtype=dtype, **options)
+    model = AutoModelForImageTextToText.from_pretrained(source.model_id, dtype=dtype, use_safetensors=True, **options)
     return model.eval().to(device), processor
+
+
+def find_model(name: str, revision: str, with_code: bool, adapters: bool = False) -> tuple[Path, dict[str, str]]:
+    """A model's folder, and what identifies it: the commit on the Hub, or digests of its files.
+
+    With `adapters`, a folder that has only these, and names their model, will do.
+    """
+    folder = Path(GENERATOR if name == "scenes" else name)
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in ["config.json"] + ["adapter_config.json"] * adapters):
+            raise RunError(f"{name} has no config.json, so it is not a model; give a folder of save_pretrained")
+        if not any(folder.glob("*.safetensors")):
+            raise RunError(f"{name} has no weights as *.safetensors; write it with save_pretrained")
+        # The weights, and what else says how they are used: configuration, processor, chat template.
+        beside = files_digest(folder, *_WITH_WEIGHTS, "*.py")
+        return folder, {"digest": files_digest(folder, "*.safetensors"), "files": beside}
+    try:
+        # Weights as safetensors only; code only if asked for.
+        patterns = ["*.safetensors", *_WITH_WEIGHTS] + ["*.py"] * with_code
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"--model {name} is neither a folder here nor a model that could be fetched ({reason})"
+        ) from None
+    return folder, {"revision": folder.name}
 
 
 def pick_dtype(device: torch.device) -> str:

@@ -10,157 +10,39 @@ With several processes, each generates and scores its part of the images, and tr
 
 import functools
 import logging
-import math
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
 import torch
 import yaml
+from c3l_options import STAGES, C3LArguments
 from datasets import Dataset
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from trl import TrlParser
 
-from c3l_hf.cards import GENERATED_AGAIN, RunFacts
+from c3l_hf.cards import GENERATED_AGAIN, RunFacts, plain
 from c3l_hf.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 from c3l_hf.curation import curate, random_selection
 from c3l_hf.export import write_dataset, write_generator
 from c3l_hf.generation import PairGenerationConfig, generate_pairs, generation_counts
 from c3l_hf.hub import HubError, Publication, check_access, push
-from c3l_hf.i2c import DEFAULT_RANKING, I2CScorer
+from c3l_hf.i2c import I2CScorer
 from c3l_hf.images import images_digest, load_images
-from c3l_hf.loading import Source, load
+from c3l_hf.loading import Source, find_model, load
 from c3l_hf.manifest import versions
 from c3l_hf.processes import process_state
-from c3l_hf.prompts import QUESTION_TYPES
 from c3l_hf.pseudo_labels import format_table, select_pseudo_labels
-from c3l_hf.scenes import GENERATOR
-from c3l_hf.schema import SCORES, STATUS
+from c3l_hf.schema import STATUS
 from c3l_hf.scoring import score_rows, with_scores
-from c3l_hf.stages import Run, RunError, files_digest
+from c3l_hf.stages import Run, RunError
 from c3l_hf.summary import Pool, dataset_figures, format_summary, pool_of_labels, pool_of_pairs, scenes_of
 from c3l_hf.trainer import C3LTrainer
 from c3l_hf.trainer_config import C3LConfig
-
-STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write")
-
-
-@dataclass
-class C3LArguments:
-    """What is not about training: the training options are those of `C3LConfig`, `seed` and `output_dir` among them."""
-
-    images: str = field(
-        metadata={"help": "'scenes', 'scenes-shifted', a folder of pictures, a saved dataset, or a dataset on the Hub."}
-    )
-    model: str = field(
-        metadata={"help": "Generator: a folder, a Hub id, or 'scenes' for the small one that is shipped."}
-    )
-    stages: list[str] = field(
-        default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, of: {' '.join(STAGES)}."}
-    )
-
-    # Images
-    num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
-    images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
-    images_license: str | None = field(
-        default=None, metadata={"help": "Licence of the images, for the cards; that of the scenes is known."}
-    )
-    images_source: str | None = field(
-        default=None, metadata={"help": "Where the images come from, in words or as an address, for the cards."}
-    )
-
-    # Generator
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a generator on the Hub."})
-    model_dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
-
-    # generate, regenerate
-    pairs_per_image: int = field(default=5, metadata={"help": "Pairs per image, k."})
-    types: list[str] = field(
-        default_factory=lambda: list(QUESTION_TYPES),
-        metadata={"help": "Question types to ask for; 'general' lets the generator choose."},
-    )
-    types_per_image: int = field(
-        default=1, metadata={"help": "Question types over which the pairs of an image are spread."}
-    )
-    sampling_temperature: float = field(default=1.0, metadata={"help": "Temperature of generation; 0 is greedy."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus of generation."})
-    max_new_tokens: int = field(default=128, metadata={"help": "Longest generated text, in tokens."})
-    generation_batch_size: int = field(default=32, metadata={"help": "Pairs generated at once."})
-
-    # score, rescore
-    ranking: str = field(default=DEFAULT_RANKING, metadata={"help": "Which score goes into the column i2c."})
-    scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})
-    scoring_max_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Most tokens in a scoring pass; by default 8192, on a CPU 4096, or 1024 in float32."},
-    )
-
-    # select
-    within: str = field(default="type", metadata={"help": "Rank the pairs of an image within their 'type', or 'all'."})
-    max_rejected: int = field(default=4, metadata={"help": "Negatives per image, at most."})
-    min_margin: float = field(default=0.0, metadata={"help": "Smallest score of the best over the worst pair."})
-
-    # curate
-    target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
-    near_duplicate_scope: str = field(default="image", metadata={"help": "'image', 'dataset' or 'none'."})
-    near_duplicate_threshold: float = field(default=0.8, metadata={"help": "Jaccard similarity of a near-duplicate."})
-    max_per_image: int | None = field(
-        default=None, metadata={"help": "Most pairs about one image in the compact dataset; by default any number."}
-    )
-
-    # push_to_hub
-    hub_namespace: str | None = field(
-        default=None, metadata={"help": "User or organisation on the Hub; by default the token's user."}
-    )
-    hub_dataset_name: str = field(
-        default=Publication.dataset_name, metadata={"help": "Name of the dataset's repository."}
-    )
-    hub_generator_name: str = field(
-        default=Publication.generator_name, metadata={"help": "Name of the generator's repository."}
-    )
-    public: bool = field(default=False, metadata={"help": "Make the repositories public; else they are private."})
-    overwrite: bool = field(
-        default=False, metadata={"help": "Replace files of the same name in repositories that hold something else."}
-    )
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of dataset and generator (an identifier of the Hub), for the cards."}
-    )
-
-    def options(self, *names: str) -> dict:
-        return {name: getattr(self, name) for name in names}
-
-    def check(self) -> None:
-        """What the stages would refuse, before the first of them has worked for hours."""
-        choices = {"ranking": SCORES, "within": ("type", "all"), "near_duplicate_scope": ("image", "dataset", "none")}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise RunError(f"--{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        unknown = [stage for stage in self.stages if stage not in STAGES]
-        if unknown or not self.stages:
-            raise RunError(f"--stages has {', '.join(unknown) or 'nothing'}; the stages are {', '.join(STAGES)}")
-        for name in ("max_rejected", "target_size", "max_per_image", "scoring_batch_size", "scoring_max_tokens"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise RunError(f"--{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.near_duplicate_threshold <= 1:
-            raise RunError(f"--near_duplicate_threshold is {self.near_duplicate_threshold}; it must be in (0, 1]")
-        if self.min_margin < 0:
-            raise RunError(f"--min_margin is {self.min_margin}; it must not be negative")
-        # Of one type there is one instruction, to which greedy generation gives one text again and again.
-        of_type = 1 if self.sampling_temperature == 0 else math.ceil(self.pairs_per_image / self.types_per_image)
-        types = 1 if self.within == "type" else min(self.types_per_image, self.pairs_per_image)
-        if min(of_type * types, self.pairs_per_image) < 2:
-            raise RunError(
-                f"with --pairs_per_image {self.pairs_per_image}, --types_per_image {self.types_per_image}, --within "
-                f"{self.within} and --sampling_temperature {self.sampling_temperature:g} no image has two different "
-                "pairs to compare, and so no pseudo-label"
-            )
-
 
 _GENERATION = (
     "pairs_per_image",
@@ -180,36 +62,6 @@ _HOW = ("stages", "hub_namespace", "hub_dataset_name", "hub_generator_name", "pu
 # The trainer's own way to the Hub: a repository of checkpoints, and a token as an option.
 _TRAINERS_HUB = ("hub_token", "hub_model_id", "hub_revision", "hub_private_repo")
 _SCENES = ("scenes", "scenes-shifted")
-# Files of a model beside its weights.
-_WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model")
-
-
-def find_model(name: str, revision: str, with_code: bool, adapters: bool = False) -> tuple[Path, dict[str, str]]:
-    """A model's folder, and what identifies it: the commit on the Hub, or digests of its files.
-
-    With `adapters`, a folder that has only these, and names their model, will do.
-    """
-    folder = Path(GENERATOR if name == "scenes" else name)
-    if folder.is_dir():
-        if not any((folder / file).is_file() for file in ["config.json"] + ["adapter_config.json"] * adapters):
-            raise RunError(f"{name} has no config.json, so it is not a model; give a folder of save_pretrained")
-        if not any(folder.glob("*.safetensors")):
-            raise RunError(f"{name} has no weights as *.safetensors; write it with save_pretrained")
-        # The weights, and what else says how they are used: configuration, processor, chat template.
-        beside = files_digest(folder, *_WITH_WEIGHTS, "*.py")
-        return folder, {"digest": files_digest(folder, "*.safetensors"), "files": beside}
-    try:
-        # Weights as safetensors only; code only if asked for.
-        patterns = ["*.safetensors", *_WITH_WEIGHTS] + ["*.py"] * with_code
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(
-            f"--model {name} is neither a folder here nor a model that could be fetched ({reason})"
-        ) from None
-    return folder, {"revision": folder.name}
-
-
 # One after the other, stages use the same model.
 load_model = functools.lru_cache(maxsize=1)(load)
 
@@ -374,6 +226,8 @@ class C3L:
         # Else the trainer would push its checkpoints.
         self.training.push_to_hub = False
         args = self.args
+        if self.training.trust_remote_code:
+            raise RunError("--push_to_hub publishes no code, which the generator would need with --trust_remote_code")
         for name in ("images_license", "license"):
             if not getattr(args, name):
                 raise RunError(f"--push_to_hub needs --{name}: what is published says so on its cards")
@@ -434,7 +288,7 @@ class C3L:
             generator="c3l_hf scenes generator" if args.model == "scenes" else args.model,
             generator_revision=self.model_identity.get("revision"),
             generator_digest=self.model_identity.get("digest"),
-            images=f"{args.images}, {len(self.images):,} images",
+            images=f"{plain(args.images)}, {len(self.images):,} images",
             images_digest=self.run.inputs["images"],
             images_license=args.images_license,
             images_source=args.images_source or ("the embedded world of c3l_hf" if synthetic else None),
@@ -473,8 +327,7 @@ def main(job: C3L) -> None:
         try:
             print(job.push(), flush=True)
         except HubError as error:
-            folder = job.run.folder
-            sys.exit(f"c3l: {error}\nThe run is complete; `python -m c3l_hf.hub push {folder}` pushes it later.")
+            sys.exit(f"c3l: {error}\nThe run is complete; the same command again goes on with the push.")
     state.print(f"\n{time.monotonic() - started:.0f} s")
 
 

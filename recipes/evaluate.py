@@ -25,7 +25,6 @@ sys.path.sort(key=lambda path: Path(path).resolve() == Path(__file__).resolve().
 
 import torch
 import yaml
-from c3l import find_model
 from datasets import Dataset, Features
 from trl import TrlParser
 
@@ -40,7 +39,7 @@ from c3l_hf.evaluation import (
     select_some,
 )
 from c3l_hf.judge import JUDGE_FEATURES, PROMPT_VERSION, judge_answers
-from c3l_hf.loading import Source, load
+from c3l_hf.loading import Source, find_model, load
 from c3l_hf.manifest import versions
 from c3l_hf.predictions import PREDICTION_FEATURES, PredictionConfig, claim_folder, predict, predictions_file
 from c3l_hf.processes import process_state
@@ -110,6 +109,16 @@ class EvaluateArguments:
         default=None, metadata={"help": "An OpenAI-compatible endpoint, https://host/v1."}
     )
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name there."})
+    judge_temperature: float = field(
+        default=0.2,
+        metadata={"help": "Temperature of its replies; below 0: none is sent (some models have their own)."},
+    )
+    judge_max_tokens: int = field(default=1024, metadata={"help": "Its longest reply, in tokens; 0: none is sent."})
+    judge_extra_body: str | None = field(
+        default=None,
+        metadata={"help": "Further fields of requests to it, JSON: '{\"max_completion_tokens\": 4096}'; no secrets."},
+    )
+    judge_timeout: float = field(default=120.0, metadata={"help": "Seconds without a byte of its reply."})
     judge_both_orders: bool = field(default=False, metadata={"help": "Ask in both orders of the answers, and average."})
     judge_max_errors: float | None = field(
         default=None, metadata={"help": "Largest share of failed judgements; more end the run. By default they count."}
@@ -136,6 +145,7 @@ class Evaluation:
         self.questions = {name: self._questions(name) for name in self.names}
         self.folder = Path(args.output_dir)
         folder, self.identity = find_model(args.model, args.model_revision, args.trust_remote_code, adapters=True)
+        self._check_judge()
         self.model, self.processor = load(
             Source(str(folder), dtype=args.model_dtype, trust_remote_code=args.trust_remote_code)
         )
@@ -164,7 +174,9 @@ class Evaluation:
             return ""
         notes, judge = [], None
         if name == "llava_w":
-            judge = self._judged_by()
+            judge, earlier = self._judged_by(), self._earlier_judge()
+            if judge is None and earlier:
+                return f"the results there, judged by {earlier['judge']}, stay as they are: {folder / 'results.json'}"
             if judge is None:
                 notes.append("no --judge_base_url and --judge_model: answers only, no scores")
             else:
@@ -240,7 +252,35 @@ class Evaluation:
             return None
         if args.world != "published" or "llava_w" not in self.names:
             raise RunError("--judge_base_url is for the published llava_w; scenes are judged by their truth")
-        return ChatEndpoint(args.judge_base_url, args.judge_model)
+        try:
+            extra = json.loads(args.judge_extra_body or "{}")
+        except ValueError:
+            extra = None
+        if not isinstance(extra, dict):
+            raise RunError(f"--judge_extra_body is {args.judge_extra_body!r}; it must be an object in JSON")
+        return ChatEndpoint(
+            args.judge_base_url,
+            args.judge_model,
+            temperature=args.judge_temperature if args.judge_temperature >= 0 else None,
+            max_tokens=args.judge_max_tokens if args.judge_max_tokens > 0 else None,
+            extra_body=extra,
+            timeout=args.judge_timeout,
+        )
+
+    def _earlier_judge(self) -> dict | None:
+        """Who has given the scores that are there."""
+        file = self.folder / "llava_w" / "results.json"
+        results = json.loads(file.read_text()) if file.is_file() else {"figures": []}
+        scores = [figure["value"] for figure in results["figures"] if figure["by"] == "judge"]
+        return None if all(score is None for score in scores) else results["judge"]
+
+    def _check_judge(self) -> None:
+        earlier, judge = self._earlier_judge(), self._judged_by()
+        if "llava_w" in self.names and earlier and judge and earlier != judge:
+            raise RunError(
+                f"{self.folder / 'llava_w'} holds scores by another judge ({earlier} there, {judge} now); give another "
+                "--output_dir"
+            )
 
     def _judged_by(self) -> dict | None:
         if self.args.world != "published":
@@ -250,6 +290,9 @@ class Evaluation:
         return {
             "judge": self.judge.model,
             "base_url": self.judge.base_url,
+            "temperature": self.judge.temperature,
+            "max_tokens": self.judge.max_tokens,
+            "extra_body": self.judge.extra_body,
             "both_orders": self.args.judge_both_orders,
             "prompt_version": PROMPT_VERSION,
         }

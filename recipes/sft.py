@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 import xxhash
 import yaml
-from c3l import find_model
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
@@ -31,7 +30,7 @@ from c3l_hf.checkpoints import last_checkpoint, remove_checkpoints, training_fol
 from c3l_hf.examples import encode_examples
 from c3l_hf.fine_tuning import StudentConfig, StudentTrainer, max_length_of
 from c3l_hf.image_files import files_state
-from c3l_hf.loading import Source, folder_cache, load
+from c3l_hf.loading import Source, find_model, folder_cache, load
 from c3l_hf.manifest import versions
 from c3l_hf.processes import process_state
 from c3l_hf.pseudo_labels import format_table

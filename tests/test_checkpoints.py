@@ -26,6 +26,8 @@ def test_options_that_change_what_is_trained(tmp_path):
     assert training_options(StudentConfig(str(tmp_path), lora_r=8))["lora_r"] == 8
     with pytest.raises(RunError, match="--save_only_model gives checkpoints from which a training cannot go on"):
         training_options(config(tmp_path, save_only_model=True))
+    with pytest.raises(RunError, match="--resume_from_checkpoint is not used here"):
+        training_options(config(tmp_path, resume_from_checkpoint="last"))
 
 
 def test_a_checkpoint_that_was_not_written_to_its_end(tmp_path, monkeypatch):

@@ -447,18 +447,44 @@ def test_a_benchmark_without_answers_is_no_test_split(call, tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "pope" / "results.json").read_text())["figures"] == []
 
 
-def test_scores_of_an_earlier_judge_are_not_compared(call, tmp_path, monkeypatch):
-    """The last results of a are without a judge: the scores that it had before are no part of them."""
+def test_scores_of_an_earlier_judge_stay(call, tmp_path, monkeypatch, capsys):
+    """Neither a call without a judge nor one with another takes their place; those of two judges are not compared."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with OpenAIServer(judged_by) as server:
         judge = ["--judge_base_url", server.url, "--judge_model", "judge-1"]
-        for output in ("a", "b"):
-            call("--benchmarks", "llava_w", *judge, output=output)
-    compare = runpy.run_path(str(RECIPES / "evaluate.py"))["compare"]
-    assert "relative_score" in compare(tmp_path / "a", tmp_path / "b")
-    call("--benchmarks", "llava_w", output="a")
-    text = compare(tmp_path / "a", tmp_path / "b")
-    assert "relative_score" not in text and "the judges differ (None and {" in text
+        call("--benchmarks", "llava_w", *judge, output="a")
+        files = {path: path.read_bytes() for path in (tmp_path / "a" / "llava_w").iterdir()}
+        call("--benchmarks", "llava_w", output="a")
+        assert "judged by judge-1, stay as they are" in capsys.readouterr().out
+        with pytest.raises(
+            SystemExit, match="a/llava_w holds scores by another judge .*'temperature': None.* give anoth"
+        ):
+            call("--benchmarks", "llava_w", *judge, "--judge_temperature", "-1", output="a")
+        assert files == {path: path.read_bytes() for path in (tmp_path / "a" / "llava_w").iterdir()}
+        call("--benchmarks", "llava_w", *judge, output="b")
+        compare = runpy.run_path(str(RECIPES / "evaluate.py"))["compare"]
+        assert "relative_score" in compare(tmp_path / "a", tmp_path / "b")
+        call("--benchmarks", "llava_w", *judge, "--judge_both_orders", "true", output="c")
+    text = compare(tmp_path / "a", tmp_path / "c")
+    assert "relative_score" not in text and "the judges differ ({" in text
+
+
+def test_a_judge_that_takes_other_fields(call, tmp_path, monkeypatch):
+    """As models that reason: another name for the longest reply, and no temperature but their own."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    bodies = []
+
+    def strict(body):
+        bodies.append(body)
+        return judged_by(body)
+
+    options = ["--judge_temperature", "-1", "--judge_max_tokens", "0"]
+    options += ["--judge_extra_body", '{"max_completion_tokens": 4096}']
+    with OpenAIServer(strict) as server:
+        call("--benchmarks", "llava_w", "--judge_base_url", server.url, "--judge_model", "judge-1", *options)
+    assert {frozenset(body) for body in bodies} == {frozenset({"model", "messages", "max_completion_tokens"})}
+    results = json.loads((tmp_path / "run" / "llava_w" / "results.json").read_text())
+    assert results["judge"]["extra_body"] == {"max_completion_tokens": 4096} and results["judge"]["max_tokens"] is None
 
 
 def test_a_student_of_adapters_alone(call, model, tmp_path, capsys):
@@ -526,6 +552,10 @@ def test_a_judge_that_fails(call, tmp_path, monkeypatch, capsys):
         (["--limit", "0"], "limit is 0"),
         (["--judge_model", "judge-1"], "a judge needs both --judge_base_url and --judge_model"),
         (["--judge_model", "j", "--judge_base_url", "https://me:secret@host/v1"], "base_url must be http"),
+        (
+            ["--judge_model", "j", "--judge_base_url", "https://host/v1", "--judge_extra_body", "[1]"],
+            "--judge_extra_body is '[1]'; it must be an object in JSON",
+        ),
         (["--model", "/nowhere"], "--model /nowhere is neither a folder here nor a model"),
     ],
 )

@@ -361,6 +361,14 @@ def test_a_repository_that_does_not_exist():
         I2CScorer.from_pretrained("user/nothing")
 
 
+def test_pickled_weights_are_not_loaded(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(tiny_llava()[0].state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        I2CScorer.from_pretrained(tmp_path / "model")
+
+
 def test_offloaded_weights_count_too(tmp_path):
     model, _ = tiny_llava()
     whole = digest_weights(model)

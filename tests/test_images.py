@@ -25,11 +25,13 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
-def test_a_folder_of_pictures(folder):
+def test_a_folder_of_pictures(folder, caplog):
     rows = load_images(str(folder))
     assert rows["image_id"][:] == ["a.jpg", "b.png", "more/c.png"]
     assert rows[2]["images"][0].getpixel((0, 0)) == (0, 128, 0)
+    assert load_images(str(folder), limit=3)["image_id"][:] == rows["image_id"][:] and not caplog.records
     assert load_images(str(folder), limit=2)["image_id"][:] == ["a.jpg", "b.png"]
+    assert "pictures: the first 2 of 3 images are taken (--num_images)" in caplog.text
 
 
 def test_scenes_come_with_their_truth():

@@ -21,10 +21,13 @@ from trl import TrlParser
 from c3l_hf.curation import curate
 from c3l_hf.hub import verify
 from c3l_hf.i2c import I2CScorer
+from c3l_hf.loading import find_model
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
 
 ROOT = Path(__file__).parents[1]
+# As `python recipes/c3l.py` has it; the last, because of evaluate.py there.
+sys.path.append(str(ROOT / "recipes"))
 SCENES = ROOT / "recipes" / "configs" / "scenes.yaml"
 SMALL = [
     "--num_images",
@@ -191,7 +194,7 @@ def test_a_folder_of_pictures(tmp_path, monkeypatch):
     damaged = (tmp_path / "pictures" / "5.png").read_bytes()
     (tmp_path / "pictures" / "6.png").write_bytes(damaged[: len(damaged) // 2])
     # With the configuration of the scenes: what is said there of their images does not hold for these.
-    arguments = ["--images", tmp_path / "pictures", "--output_dir", tmp_path / "out"]
+    arguments = ["--images", f"{tmp_path / 'pictures'}/", "--output_dir", tmp_path / "out"]
     run(*SMALL, *arguments, monkeypatch=monkeypatch)
     rows = load_dataset(str(tmp_path / "out" / "dataset"), split="train")
     assert set(rows["image_id"]) <= {f"{index}.png" for index in range(6)} and rows[0]["images"][0].size == (90, 70)
@@ -201,7 +204,8 @@ def test_a_folder_of_pictures(tmp_path, monkeypatch):
     assert len(pool) == 21 and len(unscored) == 3 and not unscored[0]["images"]
     card = (tmp_path / "out" / "dataset" / "README.md").read_text()
     assert "| the image cannot be read (OSError) | 3 |" in card
-    assert "**Licence of the images:** not stated" in card and str(tmp_path) not in card
+    assert "**Licence of the images:** not stated" in card
+    assert "pictures, 7 images" in card and str(tmp_path) not in card
 
 
 def wrong_calls(tmp_path):
@@ -238,6 +242,7 @@ def wrong_calls(tmp_path):
         ),
         "push without a licence": (["--push_to_hub", "--license", ""], "--push_to_hub needs --license"),
         "push of a part": (["--push_to_hub", "--stages", "generate"], "needs the stage write"),
+        "push with code": (["--push_to_hub", "--trust_remote_code", "true"], "--push_to_hub publishes no code"),
         "push offline": (["--push_to_hub"], "offline mode is enabled"),
         "token as an option": (["--push_to_hub", "--hub_token", "hf_x"], "the token comes from HF_TOKEN"),
     }
@@ -246,7 +251,8 @@ def wrong_calls(tmp_path):
 CASES = (
     "no such folder, empty folder, not a picture, no such model, not a model, no safe weights, unknown key, "
     "no such file, unknown stage, unknown type, unknown ranking, nothing to compare, greedy, other folder, "
-    "push without the images' licence, push without a licence, push of a part, push offline, token as an option"
+    "push without the images' licence, push without a licence, push of a part, push with code, push offline, "
+    "token as an option"
 ).split(", ")
 
 
@@ -267,7 +273,6 @@ def test_a_wrong_call_ends_with_one_clear_line(case, tmp_path, monkeypatch):
 
 
 def test_a_model_is_known_by_all_that_it_is_used_with(tmp_path):
-    find_model = recipe("c3l.py")["find_model"]
     model = shutil.copytree(GENERATOR, tmp_path / "model")
     first = find_model(str(model), "main", False)
     assert first == (model, find_model("scenes", "main", False)[1])

@@ -555,7 +555,7 @@ def test_the_recipe_saves_adapters_alone(inputs, tmp_path, monkeypatch):
     run(inputs, tmp_path / "merged", *lora, monkeypatch=monkeypatch)
     # As with a student of the Hub: what is loaded is not where it is named.
     shutil.copytree(inputs / "model", tmp_path / "snapshot")
-    monkeypatch.setattr("c3l.find_model", lambda *args: (tmp_path / "snapshot", {"revision": "0"}))
+    monkeypatch.setattr("c3l_hf.loading.find_model", lambda *args: (tmp_path / "snapshot", {"revision": "0"}))
     run(inputs, tmp_path / "adapters", *lora, "--merge_adapters", "false", monkeypatch=monkeypatch)
     student = tmp_path / "adapters" / "student"
     assert not (student / "model.safetensors").exists()

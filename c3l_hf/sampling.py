@@ -20,6 +20,7 @@ from transformers import (
 
 from .parsing import IMAGE_MARKER
 from .processing import collate
+from .self_check import TOLERANCE
 
 __all__ = ["NON_FINITE", "SeededSampling", "TextSampler", "end_tokens"]
 
@@ -78,6 +79,17 @@ class _EndsNonFinite(LogitsProcessor):
         return torch.where(broken.any(dim=1), broken.int().argmax(dim=1), -1).tolist()
 
 
+class _Tops(LogitsProcessor):
+    """Keeps the highest log-probabilities of every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.steps.append(scores.float().log_softmax(dim=-1).topk(min(5, scores.shape[-1])).values)
+        return scores
+
+
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids of the tokens that end a text: those of the model's generation settings, else the tokenizer's.
 
@@ -100,7 +112,8 @@ class TextSampler:
 
     Several texts for one prompt share its computation: the prompt goes through the model once, and its key-value cache
     is copied to the rows. Where this does not give the same tokens as the plain way (tried on the first prompts, and
-    again on longer ones), the plain way is used and a warning says so.
+    again on longer ones), the plain way is used and a warning says so. In half precision, where equal ways differ by
+    rounding, the predictions up to the first other token have to be alike.
 
     Args:
         model: The model, or a PEFT model around it.
@@ -181,11 +194,15 @@ class TextSampler:
             written = self._plain(prompts, which, uniforms)
         return [(self._decode(ids), ended) for ids, ended in written]
 
-    def _plain(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[_Written]:
+    def _plain(
+        self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor, tops: _Tops | None = None
+    ) -> list[_Written]:
         inputs = self._to_model(collate(self.processor, [prompts[number] for number in which], padding_side="left"))
-        return self._continue(inputs, uniforms)
+        return self._continue(inputs, uniforms, tops)
 
-    def _shared(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> list[_Written]:
+    def _shared(
+        self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor, tops: _Tops | None = None
+    ) -> list[_Written]:
         inputs = self._to_model(collate(self.processor, prompts, padding_side="left"))
         prefix = self.model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True).past_key_values
         rows = torch.tensor(which, device=self.model.device)
@@ -202,12 +219,12 @@ class TextSampler:
         for module in self.model.modules():
             if isinstance(deltas := getattr(module, "rope_deltas", None), torch.Tensor):
                 module.rope_deltas = deltas[rows]
-        return self._continue({**text_inputs, "past_key_values": cache}, uniforms)
+        return self._continue({**text_inputs, "past_key_values": cache}, uniforms, tops)
 
-    def _continue(self, inputs: dict, uniforms: torch.Tensor) -> list[_Written]:
+    def _continue(self, inputs: dict, uniforms: torch.Tensor, tops: _Tops | None) -> list[_Written]:
         prompt_length = inputs["input_ids"].shape[1]
         non_finite = _EndsNonFinite(self.eos[0])
-        processors = LogitsProcessorList([non_finite])
+        processors = LogitsProcessorList([non_finite] if tops is None else [non_finite, tops])
         if self.temperature > 0:
             if self.temperature != 1:
                 processors.append(TemperatureLogitsWarper(float(self.temperature)))
@@ -228,11 +245,28 @@ class TextSampler:
         numbers = {number: position for position, number in enumerate(dict.fromkeys(which[row] for row in rows))}
         arguments = tried, [numbers[which[row]] for row in rows], uniforms[rows]
         try:
-            problem = None if self._shared(*arguments) == self._plain(*arguments) else "the tokens differ"
+            tops = _Tops(), _Tops()
+            shared, plain = self._shared(*arguments, tops[0]), self._plain(*arguments, tops[1])
+            problem = None if shared == plain or self._by_rounding(shared, plain, *tops) else "the tokens differ"
         except Exception as error:  # model families fail in many ways where they do not support this
             problem = f"{type(error).__name__}: {error}"
         if problem is not None:
             self._share_no_longer(problem)
+
+    def _by_rounding(self, one: list[_Written], other: list[_Written], tops_one: _Tops, tops_other: _Tops) -> bool:
+        """Whether texts part only where the same predictions were rounded in another way, as in bfloat16: up to there,
+        and there, the predictions are alike."""
+        if self.model.dtype not in (torch.float16, torch.bfloat16):
+            return False
+        for row, ((ids, _), (other_ids, _)) in enumerate(zip(one, other)):
+            parted = next((t for t, pair in enumerate(zip(ids, other_ids)) if pair[0] != pair[1]), None)
+            if parted is None and len(ids) == len(other_ids):
+                continue
+            steps = 1 + (min(len(ids), len(other_ids)) if parted is None else parted)
+            for top, other_top in zip(tops_one.steps[:steps], tops_other.steps[:steps]):
+                if not (top[row] - other_top[row]).abs().amax() < TOLERANCE[self.model.dtype]:
+                    return False
+        return True
 
     def _share_no_longer(self, problem: str) -> None:
         self.shares_prompts = False

@@ -213,12 +213,43 @@ def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch)
     prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
     uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     honest = TextSampler._shared
-    monkeypatch.setattr(TextSampler, "_shared", lambda self, prompts, which, u: honest(self, prompts, which, 1 - u))
+    monkeypatch.setattr(TextSampler, "_shared", lambda self, p, which, u, *tops: honest(self, p, which, 1 - u, *tops))
     with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
         texts = sampler([prompt], [0, 0, 0], uniforms)
         plain = [sampler._decode(ids) for ids, _ in sampler._plain([prompt], [0, 0, 0], uniforms)]
     assert not sampler.shares_prompts and "the tokens differ" in caplog.text
     assert [text for text, _ in texts] == plain
+
+
+def test_rounding_in_half_precision_is_no_reason_not_to_share(caplog, monkeypatch):
+    """A draw near the border between two tokens may fall on the other side."""
+    model, processor = tiny_llava()
+    model.to(torch.bfloat16)
+    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
+    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    honest, tokens = TextSampler._shared, []
+
+    def rounded(self, prompts, which, uniforms, tops=None):
+        tokens.append((honest(self, prompts, which, uniforms), honest(self, prompts, which, uniforms * 0.9, tops)))
+        return tokens[-1][1]
+
+    monkeypatch.setattr(TextSampler, "_shared", rounded)
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
+        sampler([prompt], [0, 0, 0], uniforms)
+    assert tokens[0][0] != tokens[0][1] and sampler.shares_prompts and not caplog.records
+
+    def wrong(self, prompts, which, uniforms, tops=None):
+        head = self.model.lm_head.weight
+        head.data *= 30
+        try:
+            return honest(self, prompts, which, uniforms, tops)
+        finally:
+            head.data /= 30
+
+    monkeypatch.setattr(TextSampler, "_shared", wrong)
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
+        sampler([prompt], [0, 0, 0], uniforms)
+    assert not sampler.shares_prompts and "the tokens differ" in caplog.text
 
 
 def test_the_models_own_generation_settings_do_not_interfere(speaker, config):

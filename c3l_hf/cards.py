@@ -6,7 +6,7 @@ import math
 import numbers
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -18,6 +18,7 @@ from markupsafe import Markup
 from .manifest import DataConfig, FileRecord, digest_of, versions
 from .schema import SCORES
 from .scores import PMI_K
+from .trainer_config import C3LConfig
 
 __all__ = ["GENERATED_AGAIN", "RunFacts", "dataset_card", "model_card", "plain", "renderer"]
 
@@ -47,6 +48,9 @@ _SCORES = {
 
 # The pool of pairs in `RunFacts.truth` that tells how good the trained generator is.
 GENERATED_AGAIN = "generated again"
+
+# The configuration of a run has of the training what is not at its default.
+_TRAINING = {option.name: option.default for option in fields(C3LConfig) if option.name in C3LConfig.__annotations__}
 
 _TAGS = ["c3l", "i2c", "vision-language-instruction-tuning"]
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -192,8 +196,9 @@ def model_card(facts: RunFacts) -> str:
 
 
 def renderer() -> str:
-    """Digest of what turns facts into a card: this file and the templates."""
+    """Digest of what turns facts into a card: this file, the templates, and the defaults of the training."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(json.dumps(_TRAINING).encode())
     for name in ("dataset_card.md", "model_card.md"):
         digest.update(_TEMPLATES.get_source(Environment(), name)[0].encode())
     return digest.hexdigest()[:16]
@@ -213,8 +218,8 @@ def _render(template: str, facts: RunFacts, metadata: DatasetCardData | ModelCar
     environment.filters |= {"code": _code, "python": lambda text: Markup(json.dumps(_one_line(text)))}
     # For words of the template itself.
     environment.filters |= {"markdown": Markup, "percent": lambda share: f"{100 * share:.1f} %"}
-    block = Markup(metadata.to_yaml())
-    return environment.get_template(template).render(facts=facts, scores=_SCORES, metadata=block, **values)
+    values |= {"facts": facts, "scores": _SCORES, "training": _TRAINING | facts.options}
+    return environment.get_template(template).render(metadata=Markup(metadata.to_yaml()), **values)
 
 
 def plain(value: Any) -> Any:

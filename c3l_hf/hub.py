@@ -84,13 +84,14 @@ def push(folder: str | Path, options: Publication, *, api: HfApi | None = None) 
         for check in verify_folder(folder / kind):
             if not check.ok:
                 raise HubError(f"{folder / kind}: {check.name}: {check.found}")
-    pushed = []
+    contents: dict[str, dict[str, Path | bytes]] = {}
+    for kind, manifest in manifests.items():
+        contents[kind] = {path: folder / kind / path for path in manifest.files}
+        contents[kind] |= card_and_manifest(manifest.kind, facts, manifest.files, manifest.configs)
+    # Both before the first push: a new dataset beside the generator of another run would be taken for its.
     for repository in repositories:
-        manifest = manifests[repository.kind]
-        contents: dict[str, Path | bytes] = {path: folder / repository.kind / path for path in manifest.files}
-        contents |= card_and_manifest(manifest.kind, facts, manifest.files, manifest.configs)
-        pushed.append(repository.push(contents))
-    return pushed
+        repository.check(contents[repository.kind])
+    return [repository.push(contents[repository.kind]) for repository in repositories]
 
 
 def check_access(options: Publication, *, api: HfApi | None = None) -> list[Repository]:
@@ -139,7 +140,8 @@ def verify(
     """Check a dataset or generator of this project and print every check with its result.
 
     Args:
-        name: A folder, or a repository on the Hub, which is downloaded.
+        name: A folder (of a dataset, a generator, or a run, which has both), or a repository on the Hub, which is
+            downloaded.
         revision: Branch, tag or commit.
         repo_type: "dataset" or "model", if there are both of that name.
         rescore: Score so many rows of a dataset again.
@@ -153,19 +155,25 @@ def verify(
     Raises:
         HubError: If there is nothing of this project there, or it cannot be downloaded.
     """
-    folder, extra, title = Path(name), set(), name
+    folder = Path(name)
+    parts: list[tuple[Path, set[str], str]] = [(folder, set(), name)]
     if not folder.is_dir():
         api = api or HfApi()
-        folder, extra, title = patiently(name, lambda: _download(name, revision, repo_type, api))
-    failed = []
-    print(title)
-    for check in verify_folder(folder, extra=extra, rescore=rescore, model=model, model_revision=model_revision):
-        # Texts and names of others must not reach the terminal as commands to it.
-        found = "".join(character if character.isprintable() else "?" for character in check.found)
-        print(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<10} {found}", flush=True)
-        failed += [check.name] * (not check.ok)
-    print(f"{title}: {'failed: ' + ', '.join(failed) if failed else 'all is as it should be'}")
-    return not failed
+        parts = [patiently(name, lambda: _download(name, revision, repo_type, api))]
+    elif not (folder / MANIFEST).exists() and (folder / "dataset" / MANIFEST).exists():
+        parts = [(folder / part, set(), str(folder / part)) for part in ("dataset", "generator")]
+    well = True
+    for folder, extra, title in parts:
+        failed = []
+        print(title)
+        for check in verify_folder(folder, extra=extra, rescore=rescore, model=model, model_revision=model_revision):
+            # Texts and names of others must not reach the terminal as commands to it.
+            found = "".join(character if character.isprintable() else "?" for character in check.found)
+            print(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<10} {found}", flush=True)
+            failed += [check.name] * (not check.ok)
+        print(f"{title}: {'failed: ' + ', '.join(failed) if failed else 'all is as it should be'}")
+        well = well and not failed
+    return well
 
 
 def _stated(facts: RunFacts, options: Publication) -> RunFacts:

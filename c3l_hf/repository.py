@@ -94,17 +94,23 @@ class Repository:
     def url(self) -> str:
         return f"{self.api.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
 
-    def check(self) -> None:
+    def check(self, contents: Mapping[str, Path | bytes] | None = None) -> None:
         """Whether a push to it could begin.
 
+        Args:
+            contents: As for `push`; without them nothing is known of the files that it would replace or remove.
+
         Raises:
-            HubError: If it holds something that this project has not made, or is public without being asked for so.
+            HubError: If it holds something that this project has not made, or is public without being asked for so, or
+                somebody changed files that the push would replace or remove.
         """
 
         def check() -> None:
             state = self._state()
             if state is not None:
                 self._check_owner(state)
+                if contents is not None:
+                    self._check_edits(state, *_changes(state, contents))
 
         patiently(self.id, check)
 
@@ -129,16 +135,15 @@ class Repository:
             nonlocal attempted
             state = self._state() or self._create()
             self._check_owner(state)
-            changed = [path for path, source in contents.items() if not _holds(state.files.get(path), source)]
-            pushed_before = state.manifest.files.keys() if state.manifest else set()
-            removed = sorted(pushed_before & state.files.keys() - contents.keys())
+            changed, removed = _changes(state, contents)
             if not changed and not removed:
                 # Also where an attempt was made whose answer was lost.
                 return Pushed(self.id, self.url, state.commit, *(attempted or (None, 0, 0))[1:])
             if attempted and attempted[0] != state.commit:
                 raise HubError(_CONFLICT.format(self.id))
             attempted = (state.commit, len(changed), len(removed))
-            self._check_edits(state, state.files.keys() & {*changed, *removed})
+            # Again: somebody may have changed something since `check`.
+            self._check_edits(state, changed, removed)
             done = self.api.create_commit(
                 self.id,
                 [CommitOperationAdd(path, contents[path]) for path in changed]
@@ -151,7 +156,7 @@ class Repository:
                 logger.warning("%s stays private: that of a repository is changed in its settings", self.id)
             return Pushed(self.id, self.url, done.oid, len(changed), len(removed))
 
-        return patiently(self.id, attempt)
+        return patiently(self.id, attempt, to="write")
 
     def fetch(self, path: str, commit: str) -> Path:
         """A file of a commit, in the cache."""
@@ -194,17 +199,24 @@ class Repository:
                 "replace files of the same name"
             )
 
-    def _check_edits(self, state: _State, paths: Collection[str]) -> None:
+    def _check_edits(self, state: _State, changed: Collection[str], removed: Collection[str]) -> None:
         """Stops if files that would be replaced or removed are not as they were pushed."""
         if self.overwrite or state.manifest is None:
             return
-        for path in sorted({*paths} - {MANIFEST}):
+        for path in sorted(state.files.keys() & {*changed, *removed} - {MANIFEST}):
             record, lfs = state.manifest.files.get(path), state.files[path].lfs
             found = lfs.sha256 if lfs else FileRecord.of(self.fetch(path, state.commit)).sha256
             if record is None or record.sha256 != found:
                 raise HubError(
                     f"{self.id}: {path} was not pushed so, somebody changed it on the Hub: --overwrite replaces it"
                 )
+
+
+def _changes(state: _State, contents: Mapping[str, Path | bytes]) -> tuple[list[str], list[str]]:
+    """(files that are new or others, files of an earlier push that are no longer there) of a push of these contents."""
+    changed = [path for path, source in contents.items() if not _holds(state.files.get(path), source)]
+    pushed_before = state.manifest.files.keys() if state.manifest else set()
+    return changed, sorted(pushed_before & state.files.keys() - contents.keys())
 
 
 def _holds(file: RepoFile | None, source: Path | bytes) -> bool:
@@ -216,15 +228,20 @@ def _holds(file: RepoFile | None, source: Path | bytes) -> bool:
     return file.blob_id == git_hash(source if isinstance(source, bytes) else source.read_bytes())
 
 
-def patiently(name: str, attempt: Callable[[], _Result]) -> _Result:
+def patiently(name: str, attempt: Callable[[], _Result], *, to: Literal["read", "write"] = "read") -> _Result:
     """What `attempt` returns. Where it failed for a passing reason it is begun again, several times.
+
+    Args:
+        name: The repository, for messages.
+        attempt: What to do there.
+        to: What it needs permission for, for messages.
 
     Raises:
         HubError: For the client's errors, see `_explained`.
     """
     for wait in (*_WAITS, None):
         try:
-            with _explained(name):
+            with _explained(name, to):
                 return attempt()
         except HubError as error:
             if wait is None or error.__cause__ is None or not _is_passing(error.__cause__):
@@ -235,7 +252,7 @@ def patiently(name: str, attempt: Callable[[], _Result]) -> _Result:
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, to: str) -> Iterator[None]:
     """A context that raises HubError for the client's errors: what happened to which repository, and what to do.
 
     Their addresses are left out: those of uploads are as good as a token.
@@ -252,10 +269,12 @@ def _explained(name: str) -> Iterator[None]:
         status = _status(error)
         if status == 412:
             raise HubError(_CONFLICT.format(name)) from error
+        # Also of a full storage or a gated repository, as the Hub's own words say. It answers 401 to those without a
+        # token for what they may not see.
+        if status == 403 or isinstance(_cause(error), RepositoryNotFoundError):
+            raise HubError(f"{name}: the Hub does not let you {to} there{_server_message(error)}") from error
         if status == 401:
             raise HubError(f"{name}: the Hub does not know the token; log in again with `hf auth login`") from error
-        if status == 403 or isinstance(error, RepositoryNotFoundError):
-            raise HubError(f"{name}: the token has no permission to write there") from error
         if status is not None:
             raise HubError(f"{name}: the Hub answered with {status}{_server_message(error)}") from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:

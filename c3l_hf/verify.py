@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from transformers import AutoConfig, AutoProcessor
 
-from .cards import RunFacts, renderer
+from .cards import GENERATED_AGAIN, RunFacts, renderer
 from .export import CARD, card_and_manifest
+from .generation import generation_counts
 from .image_io import image_key, open_image
 from .manifest import MANIFEST, DataConfig, FileRecord, FolderError, Manifest
 from .schema import PAIR_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
@@ -223,12 +225,37 @@ def _check_images(folder: Path, manifest: Manifest) -> str:
 
 def _check_figures(folder: Path, manifest: Manifest) -> str:
     pool = "scored" if "scored" in manifest.configs else "default"
-    figures = dataset_figures(*(_table(folder, manifest.configs[name]) for name in ("default", pool)))
-    figures = json.loads(json.dumps(figures))
-    for name, value in figures.items():
-        if not _close(manifest.facts.get(name), value):
-            raise _Mismatch(f"{name}: {manifest.facts.get(name)!r:.80} on the card, {value!r:.80} in the data")
-    return ", ".join(figures)
+    curated, pairs = (_table(folder, manifest.configs[name]) for name in ("default", pool))
+    figures = json.loads(json.dumps(dataset_figures(curated, pairs)))
+    found = [(name, manifest.facts.get(name), value) for name, value in figures.items()]
+    for name, stated, value in found + _counts(manifest, pairs):
+        if not _close(stated, value):
+            raise _Mismatch(f"{name}: {stated!r:.80} on the card, {value!r:.80} in the data")
+    return ", ".join([*figures, "counts that follow from the rows"])
+
+
+def _counts(manifest: Manifest, pairs: Dataset) -> list[tuple[str, Any, Any]]:
+    """(which, the count on the card, that of the rows) of every count of a stage or of judged pairs.
+
+    Of the first round only the pseudo-labels are among the rows: where nothing tells a count, it stands for itself.
+    """
+    rows = {name: config.rows for name, config in manifest.configs.items()}
+    told = {("curate", "kept"): rows["default"], ("truth", "curated: the dataset"): rows["default"]}
+    whole = {}
+    if "scored" in rows:
+        whole = {"regenerate": generation_counts(pairs), "rescore": Counter(pairs[STATUS])}
+        told |= {("curate", "pairs"): rows["scored"], ("truth", GENERATED_AGAIN): rows["scored"]}
+    if "pseudo_labels" in rows:
+        labels = rows["pseudo_labels"]
+        told |= {("select", "pseudo-labels"): labels, ("truth", "pseudo-labels, chosen"): labels}
+    judged = [[pool, number] for pool, number, *_ in manifest.facts["truth"] or ()]
+    counts = []
+    for name, stated in [*manifest.facts["stages"], ("truth", judged)]:
+        if name in whole:
+            counts.append((f"counts of {name}", sorted(label for label, _ in stated), sorted(whole[name])))
+            told |= {(name, label): number for label, number in whole[name].items()}
+        counts += [(f"{name}, {label}", number, told.get((name, label), number)) for label, number in stated]
+    return counts
 
 
 def _check_card(folder: Path, manifest: Manifest) -> str:
@@ -310,7 +337,7 @@ def _rows(folder: Path, config: DataConfig, columns: list[str]) -> Iterator[tupl
 
 def _table(folder: Path, config: DataConfig) -> Dataset:
     """A configuration without its images."""
-    columns = ["image_id", "pair_id", "type", "prompt", "completion", "i2c", STATUS]
+    columns = ["image_id", "pair_id", "type", "prompt", "completion", "i2c", STATUS, "generation_status"]
     tables = [pq.read_table(folder / path, columns=columns) for path in config.files]
     # The metadata describe columns that were not read.
     return Dataset(pa.concat_tables(tables).replace_schema_metadata(None))

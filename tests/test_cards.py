@@ -143,6 +143,69 @@ def test_what_every_card_says(render):
     assert not re.search(r"^[^|\n].*\n\|", card, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("options", "says", "does_not_say"),
+    [
+        (
+            {},
+            "trained contrastively|log-likelihood per token plus λ times|-ln [ exp(s(a,p)/τ)|\nwith λ = 1, τ = 0.1, and"
+            "|anchor a (image and instruction)|the last hidden states: their mean|head (`linear_relu`, 256 numbers)"
+            "|these learned: LoRA adapters of the language model's blocks (rank 16), which are merged.",
+            "weighted|σ|batch|the vision tower",
+        ),
+        (
+            {"contrastive_weight": 0.0, "weight_column": "weight"},
+            "fine-tuned on its own best pairs|per token (the rows weighted by `weight`); the negative ones took no",
+            "contrastively|λ|τ|cosine|representation",
+        ),
+        (
+            {"nll_weight": 0.0, "contrastive_weight": 0.5, "contrastive_loss": "sigmoid", "in_batch_negatives": True},
+            "The loss is λ times|-( ln σ(s(a,p)/τ) + sum_n|negatives, λ = 0.5, τ|among them the positives of the other",
+            "-ln [|likelihood per token",
+        ),
+        (
+            {"anchor": "image", "pooling": "last", "hidden_layer": 3, "projection": "none", "temperature": 0.2},
+            "anchor a (the image's tokens)|after block 3: that of the last token, without a projection head|τ = 0.2",
+            "their mean|last hidden states|through a projection",
+        ),
+        (
+            {"anchor": "text", "hidden_layer": 0, "use_lora": False, "train_projector": True, "nll_weight": 0.5},
+            "without the image's)|made of the embeddings|is 0.5 times the positive's|model; the projector.",
+            "LoRA|merged",
+        ),
+        (
+            {"train_language_model": False, "train_vision_tower": True},
+            "these learned: the vision tower.",
+            "LoRA|all weights of the language model",
+        ),
+    ],
+)
+def test_the_model_card_tells_the_training_that_there_was(options, says, does_not_say):
+    card = model_card(facts(options=options))
+    told = card[card.index("# Generator of") : card.index("```yaml") if options else None]
+    for text in says.split("|"):
+        assert text in told, text
+    for text in does_not_say.split("|"):
+        assert text not in told, text
+    assert not re.search(r"\n\n\n|[^\n]\n    -|^ ?[;.,]", told, re.MULTILINE)
+
+
+def test_the_dataset_card_tells_the_training_and_curation_that_there_were():
+    configs = {"default": DataConfig("data", 5000, 1), "pseudo_labels": DataConfig("pseudo_labels", 900, 1)}
+    files = {path: FileRecord("a" * 64, 1) for config in configs.values() for path in config.files}
+
+    def told(**options):
+        return dataset_card(facts(options=options), configs, files)
+
+    assert "by their likelihood and by a contrastive loss against" in told() and "which took no" not in told()
+    assert "labels, by a contrastive loss against the negative ones." in told(nll_weight=0.0)
+    card = told(contrastive_weight=0.0)
+    assert "by their likelihood; the negative ones take no part." in card and "contrastive loss" not in card
+    assert "one `chosen`, some `rejected`, which took no part, and their scores" in card
+    assert "without a score and near-duplicates leave" in told(near_duplicate_scope="image")
+    assert "without a score leave" in told(near_duplicate_scope="none")
+
+
 def test_figures_of_the_dataset_card():
     card = dataset_card(facts())
     assert table(card, "quantile")[2:] == [["5 %", "-0.5"], ["50 %", "1.25"]]

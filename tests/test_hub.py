@@ -17,7 +17,8 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.utils import close_session
 from loopback_hub import LoopbackHub
-from published import configs, facts, write_run
+from published import configs, facts
+from test_verify import finished_run
 from tiny_models import tiny_llava
 
 from c3l_hf.export import write_dataset
@@ -31,13 +32,13 @@ DATASET, GENERATOR = "user/c3l-pairs", "user/c3l-generator"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run; do not change it."""
-    return write_run(tmp_path_factory.mktemp("run"))
+    return finished_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
 def another(tmp_path_factory):
     """Another run, with other rows."""
-    return write_run(tmp_path_factory.mktemp("another"), n=4)
+    return finished_run(tmp_path_factory.mktemp("another"), n=4)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_second_push_changes_nothing(hub, finished):
 
 
 def test_words_given_to_the_push_are_on_the_cards(hub, tmp_path):
-    run = write_run(tmp_path / "run", license=None, images_license=None, images_source=None)
+    run = finished_run(tmp_path / "run", license=None, images_license=None, images_source=None)
     push(run, Publication(license="mit", images_license="cc-by-4.0", images_source="a flea market"))
     for repo_id, repo_type in ((DATASET, "dataset"), (GENERATOR, "model")):
         card = files(repo_id, repo_type)["README.md"].decode()
@@ -142,7 +143,7 @@ def test_words_given_to_the_push_are_on_the_cards(hub, tmp_path):
 def test_another_run_replaces_what_was_pushed_and_nothing_else(hub, finished, another, tmp_path, monkeypatch):
     monkeypatch.setattr("c3l_hf.export._SHARD_BYTES", 1)
     monkeypatch.setattr("c3l_hf.export._ROW_GROUP", 2)
-    many = write_run(tmp_path / "many")
+    many = finished_run(tmp_path / "many")
     push(many, Publication())
     assert "data/train-00002-of-00003.parquet" in files(DATASET)
     commit(DATASET, {"notes.txt": b"mine"})
@@ -206,6 +207,25 @@ def test_edits_on_the_hub_are_not_lost(hub, finished, another):
     assert files(DATASET)["README.md"] == card
     push(another, Publication(overwrite=True))
     assert verify(DATASET)
+
+
+@pytest.mark.parametrize(("repo_id", "repo_type"), [(DATASET, "dataset"), (GENERATOR, "model")])
+def test_edits_in_one_repository_keep_both_as_they_are(hub, finished, another, repo_id, repo_type):
+    push(finished, Publication())
+    commit(repo_id, {"README.md": files(repo_id, repo_type)["README.md"] + b"\nMy notes.\n"}, repo_type)
+    before = len(writes(hub))
+    with pytest.raises(HubError, match=f"{repo_id}: README.md was not pushed so, somebody changed it on the Hub"):
+        push(another, Publication())
+    assert len(writes(hub)) == before
+
+
+def test_edits_between_the_check_and_the_push(hub, finished, another):
+    push(finished, Publication())
+    card = files(GENERATOR, "model")["README.md"] + b"\nMy notes.\n"
+    hub.before("POST", f"/api/datasets/{DATASET}/commit/", lambda: commit(GENERATOR, {"README.md": card}, "model"))
+    with pytest.raises(HubError, match=f"{GENERATOR}: README.md was not pushed so"):
+        push(another, Publication())
+    assert files(GENERATOR, "model")["README.md"] == card
 
 
 def test_private_unless_public(hub, finished, caplog):
@@ -331,9 +351,18 @@ def test_tokens(hub, finished, monkeypatch):
 
 def test_no_permission_to_create(hub, finished):
     hub.fail("POST", "/api/repos/create", status=403)
-    with pytest.raises(HubError, match="no permission to write there"):
+    with pytest.raises(HubError, match=f"{DATASET}: the Hub does not let you write there: a failure that was"):
         push(finished, Publication())
     assert not hub.repos
+
+
+@pytest.mark.parametrize("path", ["/api/repos/create", "/lfs/objects/batch", "/commit/"])
+def test_a_full_storage(hub, finished, path):
+    full = "Private repository storage limit reached, please upgrade your plan"
+    hub.fail("POST", path, status=403, headers={"X-Error-Message": full})
+    with pytest.raises(HubError, match=f"{DATASET}: the Hub does not let you write there: {full}") as error:
+        push(finished, Publication())
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["two/slashes", "with space", "..", "x" * 120, "-dash-", ""])
@@ -343,7 +372,7 @@ def test_names(hub, finished, name):
 
 
 def test_licences(hub, tmp_path):
-    run = write_run(tmp_path / "run", license=None, images_license=None)
+    run = finished_run(tmp_path / "run", license=None, images_license=None)
     refused(hub, run, "licence of the images is not stated: .* --images_license", license="mit")
     refused(hub, run, "the card has no licence: .*--license", images_license="mit")
 
@@ -404,6 +433,15 @@ def test_verify_needs_permission(hub, finished, monkeypatch):
             verify(DATASET)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_verify_of_a_gated_repository(hub, finished, status):
+    push(finished, Publication())
+    gated = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted and you are not in the list"}
+    hub.fail("HEAD", MANIFEST, status=status, headers=gated)
+    with pytest.raises(HubError, match=f"{DATASET}: the Hub does not let you read there: Access is restricted and"):
+        verify(DATASET)
+
+
 def test_verify_of_other_things(hub, finished):
     commit("user/plain", {"data.txt": b"x"})
     with pytest.raises(HubError, match="user/plain has no manifest.json: it was not made by c3l_hf"):
@@ -459,7 +497,7 @@ def test_rescoring_by_a_model_on_the_hub(hub, tmp_path, capsys):
         part.save_pretrained(tmp_path / "base")
     HfApi().create_repo("user/base", private=True)
     sha = HfApi().upload_folder(repo_id="user/base", folder_path=tmp_path / "base").oid
-    push(write_run(tmp_path / "run", generator="user/base", generator_revision=sha), Publication())
+    push(finished_run(tmp_path / "run", generator="user/base", generator_revision=sha), Publication())
     # It is fetched, and finds that the scores of these rows, which were made up, are not its own.
     assert not verify(DATASET, rescore=2)
     assert "the model gives" in capsys.readouterr().out
@@ -502,6 +540,20 @@ def test_a_folder_can_be_verified_without_a_hub(finished, capsys):
     for part in ("dataset", "generator"):
         assert verify(str(finished / part))
     assert "all is as it should be" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_run_is_verified_in_both_parts(finished, tmp_path, capsys):
+    assert verify(str(finished))
+    printed = capsys.readouterr().out
+    for part in ("dataset", "generator"):
+        assert f"{finished / part}: all is as it should be" in printed
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "dataset" / "config.yaml").write_text("seed: 8")
+    assert not verify(str(run))
+    printed = capsys.readouterr().out
+    assert f"{run / 'dataset'}: failed: files" in printed and f"{run / 'generator'}: all is" in printed
+    shutil.rmtree(run / "generator")
+    assert not verify(str(run)) and "run/generator has no manifest.json" in capsys.readouterr().out
 
 
 USER = """

@@ -18,9 +18,25 @@ from c3l_hf.scores import scores_from_logprobs
 from c3l_hf.verify import verify_folder
 
 
+def finished_run(folder, n=6, **changes):
+    """`write_run` with the counts that follow from its rows, beside others that do not."""
+    stages = [
+        ("generate", [("pairs", 50), ("ok", 49), ("no answer", 1)]),
+        ("score", [("ok", 49), ("no pair", 1)]),
+        ("select", [("images", 10), ("pairs", 50), ("pseudo-labels", n)]),
+        ("train", [("steps", 3)]),
+        ("regenerate", [("pairs", 2 * n + 1), ("ok", 2 * n), ("no answer", 1)]),
+        ("rescore", [("ok", 2 * n), ("no pair", 1)]),
+        ("curate", [("pairs", 2 * n + 1), ("dropped: no pair", 1), ("dropped: beyond the quota", n), ("kept", n)]),
+    ]
+    pools = {"generated": 50, "pseudo-labels, chosen": n, "generated again": 2 * n + 1, "curated: the dataset": n}
+    truth = [(pool, pairs, 0.8, 0.7, 0.9) for pool, pairs in pools.items()]
+    return write_run(folder, n, **{"stages": stages, "truth": truth, **changes})
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run"))
+    return finished_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
@@ -196,6 +212,53 @@ def test_figures_of_the_card_are_those_of_the_data(dataset, fact, value):
     assert set(failures(dataset)) == {"figures"}
 
 
+@pytest.mark.parametrize(
+    ("stage", "label"),
+    [
+        ("select", "pseudo-labels"),
+        ("regenerate", "pairs"),
+        ("regenerate", "no answer"),
+        ("rescore", "ok"),
+        ("rescore", "no pair"),
+        ("curate", "pairs"),
+        ("curate", "kept"),
+    ],
+)
+def test_counts_that_follow_from_the_rows(dataset, stage, label):
+    stages = Manifest.read(dataset).facts["stages"]
+    counts = next(counts for name, counts in stages if name == stage)
+    counts[[name for name, _ in counts].index(label)][1] = 999
+    sign(dataset, stages=stages)
+    found = failures(dataset)
+    assert list(found) == ["figures"]
+    assert re.fullmatch(rf"{stage}, {label}: 999 on the card, \d+ in the data", found["figures"])
+
+
+@pytest.mark.parametrize("stage", ["regenerate", "rescore"])
+def test_a_status_that_no_row_has_and_one_that_is_left_out(dataset, stage):
+    stages = dict(Manifest.read(dataset).facts["stages"])
+    for changed in ([*stages[stage], ["invented", 3]], stages[stage][:-1], [*stages[stage], stages[stage][0]]):
+        sign(dataset, stages=list({**stages, stage: changed}.items()))
+        assert failures(dataset)["figures"].startswith(f"counts of {stage}: ")
+
+
+@pytest.mark.parametrize("pool", ["pseudo-labels, chosen", "generated again", "curated: the dataset"])
+def test_how_many_pairs_were_judged(dataset, pool):
+    truth = Manifest.read(dataset).facts["truth"]
+    next(values for values in truth if values[0] == pool)[1] = 999
+    sign(dataset, truth=truth)
+    assert failures(dataset)["figures"].startswith(f"truth, {pool}: 999 on the card")
+
+
+def test_the_cards_name_what_is_not_checked(dataset, generator):
+    card = (dataset / "README.md").read_text()
+    told = "Stated by the run, and not checked: "
+    assert f"{told}all other counts of the stages, and the shares of true pairs." in card
+    assert f"{told}the figures themselves." in (generator / "README.md").read_text()
+    sign(dataset, truth=None)
+    assert f"{told}all other counts of the stages. They" in (dataset / "README.md").read_text()
+
+
 def test_the_card_says_what_the_manifest_says(dataset):
     card = dataset / "README.md"
     card.write_text(card.read_text().replace("6 instruction", "9 instruction"))
@@ -244,7 +307,7 @@ def test_weights_are_weights(generator):
 
 def test_rescoring(tmp_path, llava):
     """The scores of a real, tiny model are found again; those of another, or changed ones, are not."""
-    run = write_run(tmp_path / "run")
+    run = finished_run(tmp_path / "run")
     model, processor = llava
     for part, seed in (("model", 0), ("other", 1)):
         tiny_llava(seed)[0].save_pretrained(tmp_path / part)

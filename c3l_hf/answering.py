@@ -14,17 +14,20 @@ import torch
 from datasets import Features, List, Value
 from transformers import PreTrainedModel, ProcessorMixin
 
-from .blind import PairEncoder
+from .answers import opened_thought
 from .i2c import I2CScorer
 from .image_io import image_key, open_image
 from .processing import encode_prompt, with_image_cache
 from .sampling import NON_FINITE, TextSampler
 from .schema import STATUS, STATUS_OK, RowError
-from .self_check import check_paths
+from .self_check import check_prompts
+from .stages import RunError
 
 __all__ = ["ANSWER_FEATURES", "Answerer", "PredictionConfig", "stem"]
 
 logger = logging.getLogger(__name__)
+
+_PROMPT_END = 16  # tokens at the end of a prompt that may open reasoning
 
 # What there is for each question; null where it was not asked for, or could not be had.
 ANSWER_FEATURES = Features(
@@ -78,6 +81,9 @@ class Answerer:
         model: Any image-text-to-text model.
         processor: Its processor, with a chat template.
         config: Options.
+
+    Raises:
+        ValueError: If the model answers no question at all.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, config: PredictionConfig):
@@ -87,20 +93,23 @@ class Answerer:
         )
         self.max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.batch_size = config.batch_size
-        training = model.training
-        model.eval()
-        try:
-            # Any picture does for the second pass of the check, which not every model can do without one.
-            paths = check_paths(model, processor, PairEncoder(processor, None, "blank"), max_tokens=4096)
-        finally:
-            model.train(training)
-        if paths.not_batched:
-            logger.warning("%s answers one question at a time: %s", type(model).__name__, paths.not_batched)
+        with self.sampler:
+            not_batched = check_prompts(self.sampler.model, processor)
+        if not_batched:
+            logger.warning("%s answers one question at a time: %s", type(model).__name__, not_batched)
             self.batch_size = 1
 
     @functools.cached_property
     def scorer(self) -> I2CScorer:
-        return I2CScorer(self.model, self.processor)
+        # Made when there are options: not every model that can write can be scored.
+        try:
+            return I2CScorer(self.model, self.processor)
+        except ValueError as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            raise RunError(
+                f"{type(self.model).__name__} has no likelihoods of options: {reason}; "
+                "to have its written answers only, set likelihood=False (--likelihood false)"
+            ) from error
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[bytes]) -> list[dict[str, Any]]:
         """The columns of `ANSWER_FEATURES` for each question. Their images are in memory together.
@@ -108,6 +117,9 @@ class Answerer:
         Args:
             rows: Question rows; images as `datasets` dicts, not decoded.
             keys: For each row what its random numbers come from, with the seed.
+
+        Raises:
+            RunError: If likelihoods are asked for, and the model has none.
         """
         likelihoods = self._likelihoods(rows) if self.config.likelihood else [{}] * len(rows)
         nothing = dict.fromkeys(ANSWER_FEATURES)
@@ -131,7 +143,8 @@ class Answerer:
                 uniforms = self._uniforms([keys[number] for number in batch])
                 texts = self.sampler([prompts[number] for number in batch], range(len(batch)), uniforms)
                 for number, (text, ended) in zip(batch, texts):
-                    found = {"prediction": text, "ended": ended, "status": STATUS_OK}
+                    end = self.processor.tokenizer.decode(prompts[number]["input_ids"][0, -_PROMPT_END:])
+                    found = {"prediction": opened_thought(end) + text, "ended": ended, "status": STATUS_OK}
                     results[number] = {"status": NON_FINITE} if ended is None else found
         return results
 

@@ -5,10 +5,11 @@ import string
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["letter", "yes_no"]
+__all__ = ["letter", "opened_thought", "yes_no"]
 
 _THINK_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _THINK_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_OPENED = re.compile(rf"(?:{_THINK_START.pattern})\s*$", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z|][^<>]{0,60}>")
 _BOXED = re.compile(r"\\boxed\{(?:\\(?:text|mathrm|textbf)\{)?([^{}]{0,200})\}{1,2}")
 _EMPHASIS = re.compile(r"(?<!\w)[*_`]+(?=\S)|(?<=\S)[*_`]+(?!\w)|^\s*#+\s+", re.MULTILINE)
@@ -170,6 +171,15 @@ def letter(text: str, options: Sequence[str]) -> str | None:
         for stated in _STATED.finditer(text):
             named |= set(with_text(text[stated.end() : stated.end() + longest + 1]))
     return named.pop() if len(named) == 1 and named <= set(allowed) else None
+
+
+def opened_thought(prompt: str) -> str:
+    """The tag that opens reasoning at the end of a prompt, with the blanks after it; "" if there is none.
+
+    What a model writes after such a prompt is to be read with it: else reasoning that was cut off is no reasoning.
+    """
+    found = _OPENED.search(prompt)
+    return found[0] if found else ""
 
 
 def _named(found: re.Match) -> str:

@@ -77,9 +77,11 @@ def _seed(row: Mapping[str, Any], split: str) -> dict[str, Any]:
     options, problem = _options([row[f"choice_{letter}"] for letter in LETTERS.lower()])
     if not problem and len(options) < len(LETTERS):
         problem = f"there are {len(options)} options, not {len(LETTERS)}"
-    answer, dimension = _text(row["answer"]).strip().upper(), row["question_type_id"]
+    answer, dimension = _text(row["answer"]).strip().upper(), _whole(row["question_type_id"])
+    name = _text(row["question_id"])
     return _question(
-        question_id=_text(row["question_id"]),
+        # Each dimension may number its questions for itself.
+        question_id=f"{_text(dimension)}-{name}" if name else "",
         stem=_text(row["question"]),
         options=options,
         request=_LETTER,
@@ -100,7 +102,7 @@ def _mmbench(row: Mapping[str, Any], split: str) -> dict[str, Any]:
     hint, text, answer = _text(row["hint"]), _text(row["question"]), _text(row["answer"]).strip().upper()
     if not problem and (answer or split != "test"):  # the published test split has no answers
         problem = _not_among(answer, options)
-    index = row["index"]
+    index = _whole(row["index"])
     numbered = isinstance(index, int) and index >= 0
     rotation, base = divmod(index, CIRCULAR_STEP) if numbered else (0, None)
     return _question(
@@ -234,6 +236,14 @@ def _prompt(stem: str, options: list[str], request: str) -> str:
 def _text(value: Any) -> str:
     """A published text; "" for null, blanks, and "nan", which pandas has made of empty cells."""
     return "" if value is None or str(value).strip() in ("", "nan", "NaN") else str(value)
+
+
+def _whole(value: Any) -> Any:
+    """A published whole number, also one that is a text or, as pandas has it beside empty cells, a float; else the
+    value as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
 def _options(values: list[Any]) -> tuple[list[str], str | None]:

@@ -72,8 +72,9 @@ def load_questions(
     """A benchmark's questions, in the published order.
 
     A row that cannot be asked stays, and `status` says why instead of "ok": an empty question, missing options, an
-    answer that is none of them, an id that was there before, a picture that is missing or that no decoder knows. A
-    picture damaged further on is found when it is decoded. Texts are given as they are: an "<image>" in one is text.
+    answer that is none of them, an id that was there before, a picture that is missing or that no decoder knows, a
+    rotation in another category than its question. A picture damaged further on is found when it is decoded.
+    Texts are given as they are: an "<image>" in one is text.
 
     The pictures are those of the source, neither decoded nor copied, also where several rows have the same one.
 
@@ -95,7 +96,8 @@ def load_questions(
         `info.description` says how many rows there are, and how many questions about videos were left out.
 
     Raises:
-        ValueError: If there is no such benchmark, or the source cannot be loaded, has other columns, or no questions.
+        ValueError: If there is no such benchmark, or the source cannot be loaded, has other columns, no questions, or
+            none that can be asked.
     """
     if benchmark not in BENCHMARKS:
         raise ValueError(f"no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
@@ -115,10 +117,17 @@ def load_questions(
     videos = len(rows) - len(numbers)
     if benchmark == "mmbench":
         _name_pictures(questions, (pictures[number] for number in numbers))
+        _mark_other_groups(questions)
         questions, numbers = _turned(questions, numbers, circular)
     if not questions:
         raise ValueError(f"{source} has no questions about images in split {split!r} ({len(rows)} rows)")
     _mark_repeated(questions)
+    if all(question["status"] != STATUS_OK for question in questions):
+        first = questions[0]
+        raise ValueError(
+            f"{layout.name}, {source}, split {split!r}: none of {len(questions)} questions can be asked; the first, "
+            f"{first['question_id'] or 'without an id'}: {first['status']}"
+        )
     _warn(layout, questions)
 
     description = f"{layout.name}, {source}, split {split}: {len(questions):,} rows"
@@ -228,6 +237,18 @@ def _name_pictures(questions: list[dict[str, Any]], pictures: Iterable[pa.ListSc
             key = keys[0] if keys else None
             names[base] = key.hex() if isinstance(key, bytes) else key or f"question {base}"
         question["cluster"] = names[base]
+
+
+def _mark_other_groups(questions: list[dict[str, Any]]) -> None:
+    """Marks MMBench's rotations in another category than their question, which they would count for only in part."""
+    kinds: dict[Any, tuple[str, str]] = {}
+    for question in sorted(questions, key=lambda question: question["meta"]["rotation"]):
+        if question["status"] == STATUS_OK:
+            meta = question["meta"]
+            kind = question["group"], meta["category"]
+            first = kinds.setdefault(meta["base"], kind)
+            if meta["rotation"] and kind != first:
+                question["status"] = f"its category is {' / '.join(kind)!r}, that of its question {' / '.join(first)!r}"
 
 
 def _turned(

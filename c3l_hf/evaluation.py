@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
+from datasets.fingerprint import Hasher
 
 from .benchmarks import QUESTION_FEATURES, load_questions
 from .counting import ALL, count_answers
@@ -166,10 +168,20 @@ def scenes_questions(
 def bare_questions(questions: Dataset) -> Dataset:
     """The questions without the list of options and the request about the form, for models that know neither.
 
-    What is written is then read as the text of an option. Likelihoods are the same in any case.
+    What is written is then read as the text of an option. Likelihoods are the same in any case. The pictures stay where
+    they are: copied together they may be more than an Arrow array holds (2 GB).
     """
-    rows = [{**row, "question": json.loads(row["meta"])["stem"]} for row in questions]
-    return Dataset.from_list(rows, features=QUESTION_FEATURES)
+    # Of the rows that are not selected, too: the table has them all.
+    table = questions.data.table
+    stems = [json.loads(meta)["stem"] for meta in table["meta"].to_pylist()]
+    place = table.column_names.index("question")
+    return Dataset(
+        table.set_column(place, table.schema.field(place), pa.array(stems, pa.string())),
+        info=questions.info,
+        indices_table=questions._indices,
+        # Given, because `datasets` would read all pictures to make one.
+        fingerprint=Hasher.hash([questions._fingerprint, "bare"]),
+    )
 
 
 def select_some(questions: Dataset, limit: int | None) -> Dataset:

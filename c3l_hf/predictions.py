@@ -66,7 +66,8 @@ def predict(
         One row per question, in their order, with the columns of `PREDICTION_FEATURES`:
 
         - `question_id`, `question`, `options`, `answer`, `group`, `cluster`, `meta`: as they were
-        - `prediction`: the written text; `ended`: whether it ended before `max_new_tokens`
+        - `prediction`: the written text, after the tag if the prompt opens a thought; `ended`: whether it ended before
+          `max_new_tokens`
         - `status`: "ok", or why there is no prediction (it is null then)
         - `option_logprobs`, `option_logprobs_blind`: for each option the mean log-probability, in nats, of the tokens
           of its text as the answer, with the images and without, see `i2c.I2CScorer`. The question is `stem` in `meta`,
@@ -75,8 +76,9 @@ def predict(
 
     Raises:
         ValueError: If a column is missing, a question_id occurs twice, the processor has no chat template, or the
-            model cannot be run without images (`likelihood=False` does not need it).
-        RunError: If the folder holds something else, or predictions that something else has made; it says what.
+            model answers no question.
+        RunError: If the folder holds something else, or predictions that something else has made; or if the options of
+            questions have no likelihoods with this model (`likelihood=False` needs none). It says what.
     """
     config = config or PredictionConfig()
     plain, asked = _prepared(questions, processor)

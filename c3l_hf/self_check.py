@@ -1,4 +1,5 @@
-"""Which path is right for a model: a few rows of our own scored alone, in a batch and packed, before any of the user's.
+"""Which path is right for a model: a few rows of our own scored alone, in a batch and packed, before any of the user's;
+and the same of prompts that are to be answered.
 
 Neither batching nor packing is exact for every architecture (sliding windows, two-way attention within images, position
 schemes of their own), and no list of families stays complete. So it is tried.
@@ -13,15 +14,17 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from .blind import PairEncoder
 from .likelihood import answer_logprobs
+from .processing import collate, encode_prompt
 from .schema import Pair
 
-__all__ = ["TOLERANCE", "Paths", "check_paths"]
+__all__ = ["TOLERANCE", "Paths", "check_paths", "check_prompts"]
 
 # Largest difference of a log-probability, in nats, that rounding explains: the logits are in the model's dtype, and of
 # the order of ten.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.25}
 
 _COMPARED = ("with_image", "blind")
+_LIKELIEST = 5  # next tokens that are compared: those that are hardly possible differ by more
 # Of different lengths, as a batch of equals would hide what padding does.
 _TEXTS = [
     ("What is in this picture?", "A dog and two cats on a red sofa, next to a window."),
@@ -76,6 +79,44 @@ def check_paths(
     not_batched = problem(packed=False)
     not_packed = not_batched or _partial_attention(model) or problem(packed=True)
     return Paths(not_batched, not_packed)
+
+
+def check_prompts(model: PreTrainedModel, processor: ProcessorMixin) -> str | None:
+    """Why prompts must not be answered in one batch; None if they may be.
+
+    The predictions of the first token that `generate` makes of a batch are compared with those of each prompt alone.
+    No answer is put into a template, as some have no place for one after the prompt. Call it as the model is to write:
+    in eval mode, with its generation settings.
+
+    Raises:
+        ValueError: If the model answers no prompt at all.
+    """
+
+    def predicted(rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        inputs = {
+            name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in collate(processor, rows, padding_side="left").items()
+        }
+        made = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
+        return made.logits[0].cpu().double().log_softmax(dim=-1)
+
+    try:
+        prompts = [encode_prompt(processor, pair.prompt, pair.images) for pair in _pairs()]
+        alone = torch.cat([predicted([prompt]) for prompt in prompts])
+    except Exception as error:  # from templates, processors and models of all kinds
+        raise ValueError(
+            f"{type(model).__name__} with {type(processor).__name__} cannot answer: {_line(error)}"
+        ) from error
+    try:
+        together = predicted(prompts)
+    except Exception as error:  # the model's own code: whatever it is, batches are not for it
+        return _line(error)
+    likeliest = alone.topk(min(_LIKELIEST, alone.shape[-1])).indices
+    difference = (together - alone).gather(-1, likeliest).abs().max().item()
+    # Not `>`, as it may be not a number.
+    if difference <= TOLERANCE.get(model.dtype, max(TOLERANCE.values())):
+        return None
+    return f"predictions of the next token differ by up to {difference:.1e} from those of single prompts"
 
 
 def _partial_attention(model: PreTrainedModel) -> str | None:

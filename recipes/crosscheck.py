@@ -95,6 +95,8 @@ def row_id(benchmark: str, row: Mapping[str, Any]) -> str:
     """The question_id that `load_questions` gives to a published row."""
     if benchmark == "pope":
         return f"{row['category']}-{row['question_id']}"
+    if benchmark == "seed":
+        return f"{row['question_type_id']}-{row['question_id']}"
     return str(row["index" if benchmark == "mmbench" else "question_id"])
 
 

@@ -50,6 +50,7 @@ from c3l_hf.stages import RunError
 WORLDS = ("published", "scenes", "scenes-shifted")
 # Long enough for an answer with its reason; a model that knows what is asked ends after a word.
 MAX_NEW_TOKENS = {"pope": 32, "seed": 32, "mmbench": 32, "llava_w": 1024}
+_WITH_OPTIONS = ("seed", "mmbench")
 # Its 60 answers take as long as thousands of others: several processes share them, and an interruption loses few.
 _LONG_ANSWERS = {"part_size": 16}
 MAX_NEW_TOKENS_SCENES = dict.fromkeys(MAX_NEW_TOKENS, 96)
@@ -99,7 +100,8 @@ class EvaluateArguments:
     # Answers
     likelihood: bool = field(default=True, metadata={"help": "Also answer by the likelihoods of the options."})
     max_new_tokens: list[str] = field(
-        default_factory=list, metadata={"help": "Longest answer, in tokens: a number, or benchmark=number."}
+        default_factory=list,
+        metadata={"help": "Longest answer, in tokens: a number, or benchmark=number. Models that reason need more."},
     )
     temperature: float = field(default=0.0, metadata={"help": "Sampling temperature; 0 is greedy."})
     batch_size: int = field(default=32, metadata={"help": "Answers written at once."})
@@ -232,10 +234,16 @@ class Evaluation:
             if not number.isdecimal():
                 raise RunError(f"--max_new_tokens {item}: {number!r} is not a number")
             longest |= dict.fromkeys([names] if names else longest, int(number))
-        shared = {name: getattr(self.args, name) for name in ("likelihood", "temperature", "seed", "batch_size")}
+        shared = {name: getattr(self.args, name) for name in ("temperature", "seed", "batch_size")}
         parts = {"llava_w": _LONG_ANSWERS} if self.args.world == "published" else {}
         return {
-            name: PredictionConfig(max_new_tokens=longest[name], **shared, **parts.get(name, {})) for name in self.names
+            name: PredictionConfig(
+                max_new_tokens=longest[name],
+                likelihood=self.args.likelihood and name in _WITH_OPTIONS,
+                **shared,
+                **parts.get(name, {}),
+            )
+            for name in self.names
         }
 
     def _assignment(self, option: str, item: str) -> tuple[str, str]:

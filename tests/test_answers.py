@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from c3l_hf.answers import letter, yes_no
+from c3l_hf.answers import letter, opened_thought, yes_no
 
 YES = [
     "Yes",
@@ -300,6 +300,23 @@ def test_no_place_is_read_more_easily_than_another(name):
         assert letter(form.format(name.lower(), own=own), options) in (name, None if "correct" in form else name), form
     for form in ("{} {own}", "{} thing", "{}{}", "Type {} thing", "{}. {other}", "{} and E"):
         assert letter(form.format(name, name, own=own, other=other), options) is None, form
+
+
+@pytest.mark.parametrize(
+    "prompt, opened",
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>\n"),
+        ("ASSISTANT: <Reasoning>", "<Reasoning>"),
+        ("ASSISTANT: <think>\n\n</think>\n\n", ""),
+        ("What is <think>? ASSISTANT:", ""),
+        ("", ""),
+    ],
+)
+def test_a_prompt_that_opens_a_thought(prompt, opened):
+    assert opened_thought(prompt) == opened
+    if opened:
+        assert yes_no(f"{opened}Yes. So the answer is yes.") is letter(f"{opened}A", ["red", "blue"]) is None
+        assert yes_no(f"{opened}No?</think>\n\nYes.") == "yes"
 
 
 @pytest.mark.parametrize("options", [[], ["x"] * 27])

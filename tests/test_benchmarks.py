@@ -13,11 +13,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import tiny_benchmarks
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, Value, load_dataset
 from loopback_hub import LoopbackHub
 
 from c3l_hf.benchmarks import BENCHMARKS, QUESTION_FEATURES, SEED_DIMENSIONS, load_questions, write_submission
+from c3l_hf.counting import count_answers
+from c3l_hf.evaluation import bare_questions
 from c3l_hf.image_io import open_image
+from c3l_hf.predictions import PREDICTION_FEATURES
 from c3l_hf.processing import encode_prompt
 from c3l_hf.schema import RowError, to_pairs
 
@@ -33,6 +36,7 @@ ROWS = {
     "mmbench": tiny_benchmarks.mmbench_rows,
     "llava_w": tiny_benchmarks.llava_bench_rows,
 }
+DIMENSIONS = ", ".join(map(str, SEED_DIMENSIONS))
 LETTER = "Answer with the option's letter from the given choices directly."
 
 
@@ -76,7 +80,7 @@ def test_seed_has_the_questions_about_images(tmp_path, caplog):
     assert len(questions) == 10 and set(questions["status"]) == {"ok"} and not caplog.records
     assert questions.info.description.endswith("split test: 10 rows; left out: 3 about videos")
     assert without_images(questions)[1] == {
-        "question_id": "102",
+        "question_id": "2-102",
         "question": f"What is the colour of this picture?\nA. Green\nB. Blue\nC. Yellow\nD. Red\n{LETTER}",
         "options": ["Green", "Blue", "Yellow", "Red"],
         "answer": "D",
@@ -226,6 +230,23 @@ def test_pictures_are_not_copied(tmp_path, monkeypatch):
         assert questions[-1]["images"][0]["bytes"] == content
 
 
+@pytest.mark.parametrize("places", [range(12), range(3, 9), [0, 7, 2, 11]])
+def test_bare_questions_have_the_pictures_of_the_source(tmp_path, places, monkeypatch):
+    """Published SEED-Bench has more of them than an Arrow array holds."""
+    content = tiny_benchmarks.picture(0)["bytes"] + bytes(500_000)
+    rows = [{**row, "image": [{"bytes": content, "path": None}]} for row in tiny_benchmarks.seed_rows(12)]
+    questions = load(tmp_path, "seed", rows).select(places)
+    before = pa.total_allocated_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets.arrow_dataset, "generate_fingerprint", lambda dataset: pytest.fail("read"))
+        bare = bare_questions(questions)
+    assert pa.total_allocated_bytes() - before < len(content)
+    assert bare.features == QUESTION_FEATURES and bare._fingerprint != questions._fingerprint
+    stem = "What is the colour of this picture?"
+    assert list(bare) == [{**row, "question": stem} for row in questions] and len(bare) == len(places)
+    assert bare["question"][:] == [stem] * len(places)
+
+
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_folders_of_save_to_disk(tmp_path, benchmark):
     questions = load(tmp_path, benchmark, 6)
@@ -321,6 +342,8 @@ GONE = {"bytes": None, "path": "/nowhere/gone.png"}
         ("seed", {"answer": ""}, "the answer is '', not among A, B, C, D"),
         ("seed", {"data_type": "sound"}, "data_type is 'sound', neither image nor video"),
         ("seed", {"question_type_id": 10}, "question_type_id is 10, none of 1, 2, 3"),
+        ("seed", {"question_type_id": None}, "question_type_id is None, none of 1, 2, 3"),
+        ("seed", {"question_id": None}, "the question has no id"),
         ("seed", {"data_id": None}, "data_id is empty"),
         ("mmbench", {"A": "nan", "B": "nan"}, "the number of options is 0"),
         ("mmbench", {"B": "nan"}, "the number of options is 1"),
@@ -357,7 +380,8 @@ def test_a_bad_row_stays_with_its_reason(tmp_path, caplog, benchmark, change, st
 @pytest.mark.parametrize("benchmark", BENCHMARKS)
 def test_an_id_that_was_there_before(tmp_path, benchmark):
     rows = ROWS[benchmark](4)
-    names = ["index"] if benchmark == "mmbench" else [name for name in ("question_id", "category") if name in rows[0]]
+    names = ["index"] if benchmark == "mmbench" else ["question_id", "category", "question_type_id"]
+    names = [name for name in names if name in rows[0]]
     rows[2] |= {name: rows[1][name] for name in names}
     questions = load(tmp_path, benchmark, rows, circular=False)
     assert [status == "ok" for status in questions["status"]] == [True, True, False, True]
@@ -368,10 +392,71 @@ def test_an_id_that_was_there_before(tmp_path, benchmark):
 
 def test_many_bad_rows_are_counted_and_some_named(tmp_path, caplog):
     rows = [{**row, "answer": "?"} for row in tiny_benchmarks.pope_rows(8)]
+    rows[7]["answer"] = "no"
     assert len(load(tmp_path, "pope", rows)) == 8
     (record,) = caplog.records
-    assert "POPE: 8 of 8 rows cannot be asked: adversarial-1: the answer is '?'" in record.message
+    assert "POPE: 7 of 8 rows cannot be asked: adversarial-1: the answer is '?'" in record.message
     assert record.message.count("neither") == 5 and record.message.endswith("; …")
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_a_source_of_bad_rows_only_is_an_error(tmp_path, benchmark):
+    rows = [{**row, "question": ""} for row in ROWS[benchmark](3)]
+    folder = WRITE[benchmark](tmp_path / "data", rows)
+    with pytest.raises(ValueError) as error:
+        load_questions(benchmark, folder)
+    layout = BENCHMARKS[benchmark]
+    assert str(error.value).startswith(f"{layout.name}, {folder}, split '{layout.split}': none of 3 questions can be")
+    assert str(error.value).endswith(": the question is empty") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [Value("string"), Value("float64")])
+@pytest.mark.parametrize(("benchmark", "column"), [("mmbench", "index"), ("seed", "question_type_id")])
+def test_numbers_may_be_texts_or_floats(tmp_path, benchmark, column, kind):
+    """As pandas reads a column that has an empty cell, and as some publish them."""
+    layout = BENCHMARKS[benchmark]
+    rows = [dict(row) for row in ROWS[benchmark](5)]
+    good = load(tmp_path, benchmark, rows)
+    rows[4][column] = None
+    odd = load_dataset(str(WRITE[benchmark](tmp_path / "odd", rows)), layout.config, split=layout.split)
+    odd.cast_column(column, kind).to_parquet(tmp_path / "data" / f"{layout.split}.parquet")
+    questions = load_questions(benchmark, tmp_path / "data")
+    found = [row for row in questions if row["status"] == "ok"]
+    assert len(questions) == len(found) + 1 and found == good.to_list()[: len(found)]
+    assert questions[-1]["status"] in ("the question has no id", "question_type_id is None, none of " + DIMENSIONS)
+
+
+@pytest.mark.parametrize(("value", "status"), [("two", "'two'"), ("-2", "'-2'"), ("2.5", "'2.5'"), (" ", "' '")])
+def test_texts_that_are_no_number_keep_their_reason(tmp_path, value, status):
+    rows = tiny_benchmarks.seed_rows(2)
+    odd = load_dataset(str(tiny_benchmarks.write_seed(tmp_path / "hub", rows)), split="test")
+    odd = odd.cast_column("question_type_id", Value("string"))
+    odd = Dataset.from_list([odd[0], {**odd[1], "question_type_id": value}], features=odd.features)
+    odd.to_parquet(tmp_path / "data" / "test.parquet")
+    questions = load_questions("seed", tmp_path / "data")
+    assert questions["status"][:] == ["ok", f"question_type_id is {status}, none of {DIMENSIONS}"]
+
+
+def test_seed_dimensions_may_number_their_questions_for_themselves(tmp_path, caplog):
+    rows = [{**row, "question_id": "7"} for row in tiny_benchmarks.seed_rows(4)]
+    questions = load(tmp_path, "seed", rows)
+    assert set(questions["status"]) == {"ok"} and not caplog.records
+    assert questions["question_id"][:] == ["1-7", "2-7", "3-7", "4-7"]
+
+
+@pytest.mark.parametrize("column", ["category", "L2-category"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_rotation_in_another_category_makes_its_question_incomplete(tmp_path, caplog, column, backwards):
+    rows = tiny_benchmarks.mmbench_rows(4, circular=True)
+    next(row for row in rows if row["index"] == 1_000_242)[column] = "elsewhere"
+    questions = load(tmp_path, "mmbench", rows[::-1] if backwards else rows)
+    (bad,) = (row for row in questions if row["status"] != "ok")
+    assert bad["question_id"] == "1000242" and "elsewhere" in bad["status"] and "that of its question" in bad["status"]
+    assert "1000242: its category is" in caplog.text
+    asked = {"prediction": "A", "ended": True, "option_logprobs": None, "option_logprobs_blind": None}
+    rows = [{**row, **asked, "option_status": None} for row in without_images(questions)]
+    ways = count_answers("mmbench", Dataset.from_list(rows, features=PREDICTION_FEATURES))
+    assert (ways[0].metric["incomplete_questions"], ways[0].metric["questions"]) == (["242"], 3)
 
 
 @pytest.mark.parametrize("benchmark", BENCHMARKS)

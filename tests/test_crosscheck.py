@@ -207,7 +207,7 @@ def test_videos_are_published_but_not_asked(tmp_path):
     published = crosscheck.with_videos(scenes.seed_bench(1))
     DatasetDict({"test": published}).save_to_disk(tmp_path)
     ids = {crosscheck.row_id("seed", row) for row in published.remove_columns("image")}
-    assert ids - set(load_questions("seed", tmp_path)["question_id"][:]) == {"video-0", "video-1"}
+    assert ids - set(load_questions("seed", tmp_path)["question_id"][:]) == {"10-video-0", "10-video-1"}
 
 
 def test_written_texts_are_about_the_question():

@@ -15,10 +15,10 @@ from tiny_models import tiny_llava
 
 from c3l_hf import answering
 from c3l_hf.answering import Answerer, PredictionConfig
+from c3l_hf.answers import yes_no
 from c3l_hf.benchmarks import QUESTION_FEATURES
 from c3l_hf.i2c import I2CScorer
 from c3l_hf.predictions import PREDICTION_FEATURES, predict, predictions_file
-from c3l_hf.self_check import Paths
 from c3l_hf.stages import RunError
 
 COLOURS = ["red", "green", "light blue", "black"]
@@ -272,9 +272,34 @@ def test_a_model_that_is_not_exact_in_batches_answers_one_at_a_time(llava, base,
     assert_same(predict(dataset(), *llava, SMALL), base)
     assert max(sizes) == 2 and not caplog.records
     sizes.clear()
-    monkeypatch.setattr(answering, "check_paths", lambda *_, **__: Paths("it mixes rows", None))
+    monkeypatch.setattr(answering, "check_prompts", lambda *_: "it mixes rows")
     assert_same(predict(dataset(), *llava, SMALL), base)
     assert set(sizes) == {1} and "answers one question at a time: it mixes rows" in caplog.text
+
+
+def test_a_prompt_that_opens_a_thought(llava, caplog):
+    """No answer has a place right after it, so there are no likelihoods; but the model can write, in batches too."""
+    model, processor = llava[0], copy.copy(llava[1])
+    processor.chat_template = processor.chat_template.replace("prompt %}ASSISTANT:", "prompt %}ASSISTANT: <think>\n")
+
+    def texts(**options):
+        made = predict(dataset(), model, processor, PredictionConfig(6, likelihood=False, **options), progress=False)
+        assert {row["status"] for row in made if row["question_id"] in "abde"} == {"ok"}
+        return [row["prediction"] for row in made if row["status"] == "ok"]
+
+    written = texts(batch_size=4)
+    assert written == texts(batch_size=1, part_size=1) and not caplog.records
+    # Cut off within the thought, which is no answer.
+    assert all(text.startswith("<think>\n") and text != "<think>\n" for text in written)
+    assert yes_no(f"{written[0]}Yes") is None and yes_no(f"{written[0]}</think>Yes") == "yes"
+
+    without_options = dataset([row for row in ROWS if not row["options"]])
+    assert "ok" in predict(without_options, model, processor, SMALL, progress=False)["status"]
+    with pytest.raises(RunError, match=r"^Llava\w+ has no likelihoods of options: the tokens of the prompt are not .*"):
+        predict(dataset(), model, processor, SMALL, progress=False)
+    with pytest.raises(RunError, match=r"set likelihood=False \(--likelihood false\)$") as error:
+        predict(dataset(), model, processor, SMALL, progress=False)
+    assert "blind" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_model_is_left_as_it_was(llava):

@@ -10,7 +10,7 @@ from c3l_hf import self_check
 from c3l_hf.blind import PairEncoder
 from c3l_hf.i2c import I2CScorer
 from c3l_hf.likelihood import answer_logprobs
-from c3l_hf.self_check import check_paths
+from c3l_hf.self_check import check_paths, check_prompts
 
 
 def check(model, processor, **options):
@@ -108,6 +108,47 @@ def test_a_model_without_a_blind_pass_is_refused():
     with pytest.raises(ValueError, match='LlavaProcessor cannot be scored: .*an image is needed.*blind="blank" may'):
         I2CScorer(model, processor)
     assert I2CScorer(model, processor, blind="blank").path == "packed"
+
+
+def test_prompts_can_be_answered_in_a_batch(family):
+    assert check_prompts(*family) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_prompts_can_be_answered_in_a_batch_in_other_precisions(dtype):
+    model, processor = tiny_llava()
+    assert check_prompts(model.to(dtype), processor) is None
+
+
+def test_prompts_that_change_each_other_in_a_batch_are_seen():
+    model, processor = tiny_llava()
+    hook = model.register_forward_hook(
+        lambda _, __, output: setattr(output, "logits", output.logits * (1 + len(output.logits)))
+    )
+    assert "predictions of the next token differ by up to" in check_prompts(model, processor)
+    hook.remove()
+
+    def refuse(_, __, kwargs):
+        if len(kwargs["input_ids"]) > 1:
+            raise NotImplementedError("one row only")
+
+    model.register_forward_pre_hook(refuse, with_kwargs=True)
+    assert check_prompts(model, processor) == "NotImplementedError: one row only"
+
+
+def test_padding_that_is_not_masked_is_seen():
+    model, processor = tiny_llava()
+    model.model.language_model.register_forward_pre_hook(
+        lambda _, a, k: (a, {**k, "attention_mask": None}), with_kwargs=True
+    )
+    assert "differ" in check_prompts(model, processor)
+
+
+def test_a_model_that_answers_no_prompt_is_refused():
+    model, processor = tiny_llava()
+    processor.chat_template = "{{ raise_exception('no such role') }}"
+    with pytest.raises(ValueError, match="LlavaProcessor cannot answer: RowError: .*no such role"):
+        check_prompts(model, processor)
 
 
 def test_the_scorer_says_which_path_and_why():

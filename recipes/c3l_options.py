@@ -113,9 +113,10 @@ class C3LArguments:
         if self.min_margin < 0:
             raise RunError(f"--min_margin is {self.min_margin}; it must not be negative")
         # Of one type there is one instruction, to which greedy generation gives one text again and again.
-        of_type = 1 if self.sampling_temperature == 0 else math.ceil(self.pairs_per_image / self.types_per_image)
+        of_type = 1 if self.sampling_temperature == 0 else math.ceil(self.pairs_per_image / max(1, self.types_per_image))
         types = 1 if self.within == "type" else min(self.types_per_image, self.pairs_per_image)
-        if min(of_type * types, self.pairs_per_image) < 2:
+        selects = any(STAGES.index(stage) >= STAGES.index("select") for stage in self.stages)
+        if selects and min(of_type * types, self.pairs_per_image) < 2:
             raise RunError(
                 f"with --pairs_per_image {self.pairs_per_image}, --types_per_image {self.types_per_image}, --within "
                 f"{self.within} and --sampling_temperature {self.sampling_temperature:g} no image has two different "

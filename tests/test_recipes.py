@@ -24,10 +24,14 @@ from c3l_hf.i2c import I2CScorer
 from c3l_hf.loading import find_model
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
+from c3l_hf.stages import RunError
 
 ROOT = Path(__file__).parents[1]
 # As `python recipes/c3l.py` has it; the last, because of evaluate.py there.
 sys.path.append(str(ROOT / "recipes"))
+
+from c3l_options import C3LArguments  # noqa: E402
+
 SCENES = ROOT / "recipes" / "configs" / "scenes.yaml"
 SMALL = [
     "--num_images",
@@ -281,6 +285,15 @@ def test_a_model_is_known_by_all_that_it_is_used_with(tmp_path):
     (model / "chat_template.jinja").write_text("{{ messages }}")
     changed = find_model(str(model), "main", False)[1]
     assert changed["digest"] == first[1]["digest"] and changed != first[1]
+
+
+def test_one_greedy_pair_of_an_image_is_enough_where_none_are_compared():
+    call = {"images": "scenes", "model": "scenes", "pairs_per_image": 1, "sampling_temperature": 0.0}
+    C3LArguments(**call, stages=["generate", "score"]).check()
+    for stages in (["select"], ["generate", "curate"]):
+        with pytest.raises(RunError, match="no image has two different pairs to compare"):
+            C3LArguments(**call, stages=stages).check()
+    C3LArguments(**{**call, "pairs_per_image": 2, "types_per_image": 2, "within": "all"}).check()
 
 
 def test_another_runs_results_stay(finished, monkeypatch):

@@ -192,10 +192,10 @@ def _is_columns(value: Any) -> bool:
 
 def _as_list(value: Any) -> Any:
     """Messages as a list of dicts, if they were a dict of lists of one length."""
-    if (
-        not _is_columns(value)
-        or len({len(column) if isinstance(column, list) else -1 for column in value.values()}) > 1
-    ):
+    if not _is_columns(value):
+        return value
+    lengths = {len(column) if isinstance(column, list | tuple) else None for column in value.values()}
+    if len(lengths) > 1:
         return value
     return [dict(zip(value, message)) for message in zip(*value.values())]
 

@@ -112,8 +112,9 @@ class C3LArguments:
             raise RunError(f"--near_duplicate_threshold is {self.near_duplicate_threshold}; it must be in (0, 1]")
         if self.min_margin < 0:
             raise RunError(f"--min_margin is {self.min_margin}; it must not be negative")
-        # Of one type there is one instruction, to which greedy generation gives one text again and again.
-        of_type = 1 if self.sampling_temperature == 0 else math.ceil(self.pairs_per_image / max(1, self.types_per_image))
+        of_type = math.ceil(self.pairs_per_image / max(1, self.types_per_image))
+        if self.sampling_temperature == 0:
+            of_type = 1  # one instruction, to which greedy generation gives one text again and again
         types = 1 if self.within == "type" else min(self.types_per_image, self.pairs_per_image)
         selects = any(STAGES.index(stage) >= STAGES.index("select") for stage in self.stages)
         if selects and min(of_type * types, self.pairs_per_image) < 2:

@@ -20,6 +20,8 @@ __all__ = ["Run", "RunError", "files_digest"]
 _RECORD = "stage.json"
 _RUN = "run.json"
 _LOCK = ".lock"
+_BEGUN = "begun.json"  # in the folder of a stage that is not complete: what `stage.json` will say of it
+_PIECES = "pieces-"
 
 
 class RunError(Exception):
@@ -91,8 +93,7 @@ class Run:
         if process_state().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._claim()
-            for leftover in self.folder.glob("stages/*.unfinished*"):
-                shutil.rmtree(leftover)
+            self._clear()
             _write_json(self.folder / _RUN, {"inputs": self.inputs, "stages": stages, "versions": versions()})
         process_state().wait_for_everyone()
 
@@ -134,14 +135,16 @@ class Run:
         state = process_state()
         path = self.path(name)
         if not self.is_done(name):
-            unfinished = path.with_name(path.name + ".unfinished")
+            unfinished = self._unfinished(name)
             if state.is_main_process:
-                unfinished.mkdir(parents=True)
+                unfinished.mkdir(parents=True, exist_ok=True)
+                _write_json(unfinished / _BEGUN, self.records[name])
             state.wait_for_everyone()
             report = make(unfinished)
             state.wait_for_everyone()
             if state.is_main_process:
                 _write_json(unfinished / _RECORD, {**self.records[name], "report": report or {}})
+                (unfinished / _BEGUN).unlink()
                 os.rename(unfinished, path)
             state.wait_for_everyone()
         return self.report(name)
@@ -159,26 +162,53 @@ class Run:
         report = self.complete(name, write)
         return load_from_disk(self.path(name) / "data"), report
 
-    def sharded(self, name: str, source: Dataset, make: Callable[[Dataset], Dataset]) -> Dataset:
-        """A stage in which every process makes its contiguous part of a dataset, rows in the source's order."""
+    def in_pieces(
+        self, name: str, source: Dataset, make: Callable[[Dataset], Dataset], piece_size: int = 500
+    ) -> Dataset:
+        """A stage that makes rows from rows, so many at a time, in their order. Processes take turns at the pieces; one
+        that is complete outlasts an interruption.
+
+        Args:
+            name: A planned stage.
+            source: What it is made from.
+            make: Some rows of the source → rows of the result, which do not depend on the other rows.
+            piece_size: Rows of the source in a piece; fewer where there are more processes than such pieces.
+        """
 
         def write(folder: Path) -> None:
             state = process_state()
-            part = source.shard(state.num_processes, state.process_index, contiguous=True)
-            made = make(part)
-            if state.num_processes == 1:
-                made.save_to_disk(folder / "data")
-                return
-            made.save_to_disk(folder / f"part-{state.process_index}")
+            size = max(1, min(piece_size, -(-len(source) // state.num_processes)))
+            starts = range(0, len(source), size)
+            pieces = [folder / f"{_PIECES}{size}" / f"{start:09d}" for start in starts]
+            for start, piece in list(zip(starts, pieces))[state.process_index :: state.num_processes]:
+                if not piece.is_dir():
+                    partial = piece.with_suffix(".partial")
+                    shutil.rmtree(partial, ignore_errors=True)
+                    make(source.select(range(start, min(start + size, len(source))))).save_to_disk(partial)
+                    os.rename(partial, piece)
             state.wait_for_everyone()
             if state.is_main_process:
-                parts = [folder / f"part-{index}" for index in range(state.num_processes)]
-                concatenate_datasets([load_from_disk(part) for part in parts]).save_to_disk(folder / "data")
-                for part in parts:
-                    shutil.rmtree(part)
+                shutil.rmtree(folder / "data", ignore_errors=True)
+                concatenate_datasets([load_from_disk(piece) for piece in pieces]).save_to_disk(folder / "data")
 
         self.complete(name, write)
+        if process_state().is_main_process:
+            for made in self.path(name).glob(f"{_PIECES}*"):
+                shutil.rmtree(made)
         return load_from_disk(self.path(name) / "data")
+
+    def _clear(self) -> None:
+        """Removes what interrupted stages have left, but for the pieces of the one that comes next."""
+        ahead = next((name for name in self.records if not self.is_done(name)), None)
+        for leftover in self.folder.glob("stages/*.unfinished*"):
+            begun = leftover / _BEGUN
+            if ahead and leftover == self._unfinished(ahead) and begun.is_file():
+                if json.loads(begun.read_text()) == self.records[ahead] and any(leftover.glob(f"{_PIECES}*")):
+                    continue
+            shutil.rmtree(leftover)
+
+    def _unfinished(self, name: str) -> Path:
+        return self.path(name).with_name(self.path(name).name + ".unfinished")
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

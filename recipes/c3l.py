@@ -247,16 +247,19 @@ class C3L:
     def _generate(self, stage: str, folder: Path) -> Dataset:
         # Every random choice depends on (seed, stage, row).
         config = replace(self.generation, seed=self.training.seed + 1_000_003 * STAGES.index(stage))
-        return self.run.sharded(stage, self.images, lambda part: generate_pairs(part, *self._load(folder), config))
+        return self.run.in_pieces(stage, self.images, lambda part: generate_pairs(part, *self._load(folder), config))
 
     def _score(self, stage: str, pairs: Dataset) -> Dataset:
-        def scored(part: Dataset) -> Dataset:
+        @functools.cache
+        def scorer() -> I2CScorer:
             # Both rounds with the generator as it was before training: one measure for both.
             model, processor = self._load(self.model_folder)
-            scorer = I2CScorer(model, processor, ranking=self.args.ranking, max_tokens=self.args.scoring_max_tokens)
-            return with_scores(part, score_rows(part, scorer, self.args.scoring_batch_size, desc="Scoring pairs"))
+            return I2CScorer(model, processor, ranking=self.args.ranking, max_tokens=self.args.scoring_max_tokens)
 
-        return self.run.sharded(stage, pairs, scored)
+        def scored(part: Dataset) -> Dataset:
+            return with_scores(part, score_rows(part, scorer(), self.args.scoring_batch_size, desc="Scoring pairs"))
+
+        return self.run.in_pieces(stage, pairs, scored, piece_size=500 * self.args.pairs_per_image)
 
     def _curate(self, scored: Dataset):
         return curate(scored, **self.args.options(*_CURATION), seed=self.training.seed)

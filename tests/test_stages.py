@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import subprocess
 import sys
 
@@ -121,10 +122,56 @@ def test_a_stage_alone_needs_what_comes_before(tmp_path):
     make_run(tmp_path / "run", wanted=["second"])
 
 
-def test_a_sharded_stage_keeps_the_order(tmp_path):
-    source = Dataset.from_dict({"x": list(range(7))})
-    made = make_run(tmp_path).sharded("first", source, lambda part: part.map(lambda row: {"y": 2 * row["x"]}))
-    assert made["y"][:] == [2 * x for x in range(7)]
+SEVEN = Dataset.from_dict({"x": list(range(7))})
+
+
+def doubled(calls, stop_at=None):
+    def make(part):
+        if stop_at in part["x"][:]:
+            raise KeyboardInterrupt
+        calls.append(part["x"][:])
+        return Dataset.from_dict({"y": [2 * x for x in part["x"]]})
+
+    return make
+
+
+def test_a_stage_in_pieces_goes_on_with_the_next_one(tmp_path):
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path).in_pieces("first", SEVEN, doubled(calls, stop_at=4), piece_size=2)
+    assert calls == [[0, 1], [2, 3]] and not make_run(tmp_path).is_done("first")
+    run = make_run(tmp_path)
+    assert run.in_pieces("first", SEVEN, doubled(calls), piece_size=2)["y"][:] == [2 * x for x in range(7)]
+    assert calls == [[0, 1], [2, 3], [4, 5], [6]]
+    assert sorted(path.name for path in run.path("first").iterdir()) == ["data", "stage.json"]
+    assert run.in_pieces("first", SEVEN, doubled(calls))["y"][:] == [2 * x for x in range(7)] and len(calls) == 4
+
+
+def test_pieces_of_other_options_or_of_another_input_are_made_anew(tmp_path):
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path).in_pieces("first", SEVEN, doubled(calls, stop_at=6), piece_size=2)
+    other = make_run(tmp_path, {**PLAN, "first": {"k": 6}})
+    assert len(other.in_pieces("first", SEVEN, doubled(calls), piece_size=2)) == 7 and len(calls) == 3 + 4
+    # The stage before was made again: what comes after it is of something else.
+    with pytest.raises(KeyboardInterrupt):
+        other.in_pieces("second", SEVEN, doubled(calls, stop_at=6), piece_size=2)
+    shutil.rmtree(other.path("first"))
+    again = make_run(tmp_path, {**PLAN, "first": {"k": 6}})
+    again.in_pieces("first", SEVEN, doubled(calls), piece_size=7)
+    again.in_pieces("second", SEVEN, doubled(calls), piece_size=2)
+    assert calls[-5:] == [list(range(7)), [0, 1], [2, 3], [4, 5], [6]]
+
+
+def test_a_piece_that_was_cut_short_is_made_again(tmp_path):
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path).in_pieces("first", SEVEN, doubled(calls, stop_at=2), piece_size=2)
+    (pieces,) = tmp_path.glob("stages/1_first.unfinished/pieces-2")
+    (pieces / "000000002.partial").mkdir()
+    (pieces / "000000002.partial" / "half").write_text("half")
+    made = make_run(tmp_path).in_pieces("first", SEVEN, doubled(calls), piece_size=2)
+    assert made["y"][:] == [2 * x for x in range(7)] and calls == [[0, 1], [2, 3], [4, 5], [6]]
 
 
 def test_the_digest_follows_names_and_contents(tmp_path):

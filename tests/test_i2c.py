@@ -337,23 +337,27 @@ def test_a_model_from_the_hub(folder, dataset, tmp_path):
     (repository / "refs" / "main").write_text("a" * 40)
     dataset.select([4]).to_parquet(tmp_path / "rows.parquet")
     env = {**os.environ, "HF_HUB_CACHE": str(repository.parent), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "c3l_hf.i2c", "--model", "user/tiny", "--dataset", tmp_path / "rows.parquet"]
-    subprocess.run([*command, "--output", tmp_path / "scored.parquet"], env=env, check=True)
+    code = (
+        "import runpy, sys\n"
+        "from pathlib import Path\n"
+        "branch, *command = sys.argv[1:]\n"
+        "sys.argv = ['i2c', *command]\n"
+        "runpy.run_module('c3l_hf.i2c', run_name='__main__')\n"
+        "from c3l_hf import i2c\n"
+        "i2c.digest_weights = None\n"  # they are not read
+        "main = i2c.I2CScorer.from_pretrained('user/tiny')\n"
+        "Path(branch).write_text('b' * 40)\n"
+        "moved = i2c.I2CScorer.from_pretrained('user/tiny')\n"
+        "named = i2c.I2CScorer.from_pretrained('user/tiny', revision='a' * 40)\n"
+        "print('fingerprints', main.fingerprint, moved.fingerprint, named.fingerprint)"
+    )
+    command = ["--model", "user/tiny", "--dataset", tmp_path / "rows.parquet", "--output", tmp_path / "scored.parquet"]
+    arguments = [sys.executable, "-c", code, repository / "refs" / "main", *command]
+    output = subprocess.run(arguments, env=env, check=True, capture_output=True, text=True).stdout
+    main, moved, named = output.partition("fingerprints ")[2].split()
+    assert main == named != moved
     (expected,) = I2CScorer.from_pretrained(folder).score(dataset.select([4]).to_list())
     assert Dataset.from_parquet(str(tmp_path / "scored.parquet"))[0]["pmi"] == pytest.approx(expected["pmi"], rel=1e-6)
-    code = (
-        "import c3l_hf.i2c; c3l_hf.i2c.digest_weights = None\n"  # they are not read
-        "from pathlib import Path; import sys\n"
-        "main = c3l_hf.i2c.I2CScorer.from_pretrained('user/tiny')\n"
-        "Path(sys.argv[1]).write_text('b' * 40)\n"
-        "moved = c3l_hf.i2c.I2CScorer.from_pretrained('user/tiny')\n"
-        "named = c3l_hf.i2c.I2CScorer.from_pretrained('user/tiny', revision='a' * 40)\n"
-        "print(main.fingerprint, moved.fingerprint, named.fingerprint)"
-    )
-    command = [sys.executable, "-c", code, repository / "refs" / "main"]
-    output = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-    main, moved, named = output.split()
-    assert main == named != moved
 
 
 def test_a_repository_that_does_not_exist():

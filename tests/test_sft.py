@@ -492,7 +492,7 @@ def test_the_recipe(inputs, tmp_path, monkeypatch, capfd):
     scope = run(inputs, folder, monkeypatch=monkeypatch)
     printed = capfd.readouterr().out
     assert "0 of 5 rows are left out" in printed and f"student  {folder / 'student'}" in printed
-    assert sorted(path.name for path in folder.iterdir()) == ["run.json", "stages", "student"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "run.json", "stages", "student"]
     made_by = json.loads((folder / "student" / "training.json").read_text())
     assert (made_by["model"], made_by["dataset"]) == ("model", "data")
     assert made_by["inputs"]["model"]["digest"] and made_by["versions"]["trl"]

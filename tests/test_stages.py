@@ -3,11 +3,10 @@
 import gc
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from datasets import Dataset
+from filelock import FileLock, Timeout
 
 from c3l_hf.stages import Run, RunError, files_digest
 
@@ -22,29 +21,22 @@ def make_run(folder, plan=PLAN, wanted=("first", "second"), **inputs):
 
 def test_one_run_at_a_time(tmp_path):
     """What a second one would clear away as left over is what the first is making."""
-    script = (
-        "import sys; from pathlib import Path; from c3l_hf.stages import Run, RunError\n"
-        "run = Run(Path(sys.argv[1]), {'seed': 0})\n"
-        "try: run.plan({'first': {'k': 5}, 'second': {'size': 3}}, ['first'])\n"
-        "except RunError as error: sys.exit(str(error))"
-    )
-
-    def other():
-        return subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
-
     run = make_run(tmp_path)
-    making = tmp_path / "stages" / "1_first.unfinished" / "weights"
-
-    def make(folder):
-        making.write_text("x")
-        assert "another run is working in" in other().stderr
-        assert making.is_file()
-
-    run.complete("first", make)
+    making = run.path("first").with_name("1_first.unfinished") / "half"
+    other = FileLock(tmp_path / ".lock", timeout=0)  # as another process has it
+    with pytest.raises(Timeout):
+        other.acquire()
     make_run(tmp_path)  # in this process the folder is its own
     del run
     gc.collect()
-    assert other().returncode == 0
+    with other:
+        making.parent.mkdir(parents=True)
+        making.write_text("half")
+        with pytest.raises(RunError, match="another run is working in .*; wait until it has ended"):
+            make_run(tmp_path)
+        assert making.is_file()
+    make_run(tmp_path)
+    assert not making.exists()
 
 
 def numbers(n, calls):

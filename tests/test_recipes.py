@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import published
 import pytest
 import torch
 import yaml
-from datasets import load_dataset, load_from_disk
+from datasets import Dataset, load_dataset, load_from_disk
 from loopback_hub import LoopbackHub
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -24,7 +26,7 @@ from c3l_hf.i2c import I2CScorer
 from c3l_hf.loading import find_model
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
-from c3l_hf.stages import RunError
+from c3l_hf.stages import Run, RunError
 
 ROOT = Path(__file__).parents[1]
 # As `python recipes/c3l.py` has it; the last, because of evaluate.py there.
@@ -414,3 +416,26 @@ def test_streamed_rows():
     rows = list(recipe("benchmark_memory.py")["stream"](12))
     assert len(rows) == 15 and len({row["image"].tobytes() for row in rows}) == 3
     assert all(row["question"] and row["answer"] for row in rows)
+
+
+def test_a_first_round_with_fewer_usable_pairs_than_were_kept():
+    scope = recipe("c3l.py")
+    rows = [published.row(number) for number in range(3)] + [published.unscored_row(3)]
+    scored = Dataset.from_list(rows, features=published.FEATURES)
+    job = SimpleNamespace(curated=range(4), training=SimpleNamespace(seed=0))
+    assert len(scope["C3L"]._random(job, scored)) == 3
+    job.curated = range(2)
+    assert len(scope["C3L"]._random(job, scored)) == 2
+
+
+def test_nothing_left_to_write(tmp_path):
+    """A generator that writes no pairs any more ends the run where that is seen, with the counts."""
+    kind = recipe("c3l.py")["C3L"]
+    job = kind.__new__(kind)
+    pool = Dataset.from_list([published.unscored_row(number) for number in range(3)], features=published.FEATURES)
+    job.scored_again, job.training = pool, SimpleNamespace(seed=0)
+    job.args = C3LArguments(images="scenes", model="scenes")
+    job.run = Run(tmp_path, {})
+    job.run.plan({"curate": {}}, ["curate"])
+    with pytest.raises(RunError, match=r"(?s)no pair is left for the dataset:.*no pair"):
+        job.curate()

@@ -4,7 +4,7 @@ import logging
 import re
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Image, List
 from PIL import Image as PILImage
 from tiny_models import tiny_llava
 from tiny_training import config, make_trainer, message, moved, pseudo_labels
@@ -68,7 +68,9 @@ def test_bad_rows_are_dropped_and_counted(tmp_path, caplog):
 def test_a_picture_that_came_later(tmp_path, caplog):
     """The rows stay the same, so the cache of `datasets` has to know of the file."""
     file = tmp_path / "late.png"
-    rows = rows_with({"images": [str(file)]})
+    stored = rows_with({"images": [str(file)]}).cast_column("images", List(Image(decode=False))).to_list()
+    # Of a dataset in memory nothing would be in the cache.
+    rows = Dataset.from_generator(lambda: iter(stored), features=pseudo_labels().features, cache_dir=tmp_path / "cache")
     trainer = make_trainer(tmp_path, train_dataset=rows, invalid_rows="drop")
     assert len(trainer.train_dataset) == len(rows) - 1 and "1 of 5 rows are left out" in caplog.text
     PILImage.new("RGB", (32, 32), "red").save(file)

@@ -241,9 +241,11 @@ def test_a_picture_that_came_later(tmp_path):
 
     _, processor = tiny_llava()
     file = tmp_path / "late.png"
-    rows = Dataset.from_list([{"image": name, "question": "What?", "answer": "a"} for name in (str(file), str(file))])
     picture(0).save(tmp_path / "there.png")
-    rows = rows.map(lambda row, number: {"image": str(tmp_path / "there.png")} if number else row, with_indices=True)
+    names = [str(file), str(tmp_path / "there.png")]
+    Dataset.from_dict({"image": names, "question": ["What?"] * 2, "answer": ["a"] * 2}).to_json(tmp_path / "rows.json")
+    # Of a dataset in memory nothing would be in the cache.
+    rows = Dataset.from_json(str(tmp_path / "rows.json"), cache_dir=tmp_path / "cache")
     assert encode_examples(rows, processor).rejected.keys() == {0}
     missing = rows_digest(rows)
     picture(1).save(file)

@@ -3,18 +3,17 @@
 import importlib
 from typing import Any
 
-# Loaded when they are asked for, so that `python -m c3l_hf.i2c` finds its module fresh, and the scorer does not wait
-# for the trainer's imports.
+# Loaded when they are asked for: the scorer does not wait for the trainer's imports.
 _MODULES = {
-    "C3LConfig": "trainer_config",
-    "C3LTrainer": "trainer",
-    "I2CScorer": "i2c",
-    "PairGenerationConfig": "generation",
-    "curate": "curation",
-    "generate_pairs": "generation",
-    "rank_agreement": "scores",
-    "score_dataset": "scoring",
-    "select_pseudo_labels": "pseudo_labels",
+    "C3LConfig": "training.config",
+    "C3LTrainer": "training.trainer",
+    "I2CScorer": "scoring.scorer",
+    "PairGenerationConfig": "generation.pairs",
+    "curate": "selection.curation",
+    "generate_pairs": "generation.pairs",
+    "rank_agreement": "scoring.formulas",
+    "score_dataset": "scoring.dataset",
+    "select_pseudo_labels": "selection.pseudo_labels",
 }
 __all__ = sorted(_MODULES)
 __version__ = "0.1.0"

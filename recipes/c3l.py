@@ -25,24 +25,28 @@ from c3l_options import STAGES, C3LArguments
 from datasets import Dataset
 from trl import TrlParser
 
-from c3l_hf.cards import GENERATED_AGAIN, RunFacts, plain
-from c3l_hf.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
-from c3l_hf.curation import curate, random_selection
-from c3l_hf.export import write_dataset, write_generator
-from c3l_hf.generation import PairGenerationConfig, generate_pairs, generation_counts
-from c3l_hf.hub import HubError, Publication, check_access, push
-from c3l_hf.i2c import I2CScorer
-from c3l_hf.images import images_digest, load_images
-from c3l_hf.loading import Source, find_model, load
-from c3l_hf.manifest import versions
-from c3l_hf.processes import process_state
-from c3l_hf.pseudo_labels import format_table, select_pseudo_labels
-from c3l_hf.schema import STATUS
-from c3l_hf.scoring import score_rows, with_scores
-from c3l_hf.stages import Run, RunError
-from c3l_hf.summary import Pool, dataset_figures, format_summary, pool_of_labels, pool_of_pairs, scenes_of
-from c3l_hf.trainer import C3LTrainer
-from c3l_hf.trainer_config import C3LConfig
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.run_folder import Run
+from c3l_hf.common.tables import format_table
+from c3l_hf.common.versions import versions
+from c3l_hf.data.schema import STATUS
+from c3l_hf.data.sources import images_digest, load_images
+from c3l_hf.data.status import generation_counts
+from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
+from c3l_hf.models.loading import Source, find_model, load
+from c3l_hf.pipeline.summary import Pool, format_summary, pool_of_labels, pool_of_pairs, scenes_of
+from c3l_hf.publishing.cards import GENERATED_AGAIN, RunFacts, plain
+from c3l_hf.publishing.export import write_dataset, write_generator
+from c3l_hf.publishing.figures import dataset_figures
+from c3l_hf.publishing.hub import HubError, Publication, check_access, push
+from c3l_hf.scoring.dataset import score_rows, with_scores
+from c3l_hf.scoring.scorer import I2CScorer
+from c3l_hf.selection.curation import curate, random_selection
+from c3l_hf.selection.pseudo_labels import select_pseudo_labels
+from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
+from c3l_hf.training.config import C3LConfig
+from c3l_hf.training.trainer import C3LTrainer
 
 _GENERATION = (
     "pairs_per_image",

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass, field
 
-from c3l_hf.hub import Publication
-from c3l_hf.i2c import DEFAULT_RANKING
-from c3l_hf.prompts import QUESTION_TYPES
-from c3l_hf.schema import SCORES
-from c3l_hf.stages import RunError
+from c3l_hf.common.errors import RunError
+from c3l_hf.data.schema import SCORES
+from c3l_hf.generation.templates import QUESTION_TYPES
+from c3l_hf.publishing.hub import Publication
+from c3l_hf.scoring.scorer import DEFAULT_RANKING
 
 STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write")
 

@@ -28,9 +28,13 @@ import yaml
 from datasets import Dataset, Features
 from trl import TrlParser
 
-from c3l_hf.benchmarks import BENCHMARKS, load_questions, write_submission
-from c3l_hf.chat_endpoint import ChatEndpoint
-from c3l_hf.evaluation import (
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.versions import versions
+from c3l_hf.data.schema import STATUS_OK
+from c3l_hf.evaluation.answerer import PredictionConfig
+from c3l_hf.evaluation.endpoint import ChatEndpoint
+from c3l_hf.evaluation.figures import (
     bare_questions,
     compare_runs,
     evaluate_predictions,
@@ -38,14 +42,11 @@ from c3l_hf.evaluation import (
     scenes_questions,
     select_some,
 )
-from c3l_hf.judge import JUDGE_FEATURES, PROMPT_VERSION, judge_answers
-from c3l_hf.loading import Source, find_model, load
-from c3l_hf.manifest import versions
-from c3l_hf.predictions import PREDICTION_FEATURES, PredictionConfig, claim_folder, predict, predictions_file
-from c3l_hf.processes import process_state
+from c3l_hf.evaluation.judge import JUDGE_FEATURES, PROMPT_VERSION, judge_answers
+from c3l_hf.evaluation.predictions import PREDICTION_FEATURES, claim_folder, predict, predictions_file
+from c3l_hf.evaluation.questions import BENCHMARKS, load_questions, write_submission
+from c3l_hf.models.loading import Source, find_model, load
 from c3l_hf.scenes.judge import judge_scene_answers
-from c3l_hf.schema import STATUS_OK
-from c3l_hf.stages import RunError
 
 WORLDS = ("published", "scenes", "scenes-shifted")
 # Long enough for an answer with its reason; a model that knows what is asked ends after a word.

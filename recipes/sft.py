@@ -5,7 +5,7 @@
 In full or by LoRA adapters; the loss is on the answers only. Nothing is truncated: rows that are too long or cannot be
 read are left out before the first step, counted and named. The same command again goes on after an interruption; other
 options need another `--output_dir`. The result is `<output_dir>/student` (`from_pretrained`), what made it is in
-`training.json` there. From Python: `c3l_hf.fine_tuning.fine_tune`.
+`training.json` there. From Python: `c3l_hf.finetuning.student.fine_tune`.
 """
 
 import json
@@ -25,17 +25,19 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from peft import PeftModel
 from trl import TrlParser
 
-from c3l_hf.cards import plain
-from c3l_hf.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
-from c3l_hf.examples import encode_examples
-from c3l_hf.fine_tuning import StudentConfig, StudentTrainer, max_length_of
-from c3l_hf.image_files import files_state
-from c3l_hf.loading import Source, find_model, folder_cache, load
-from c3l_hf.manifest import versions
-from c3l_hf.processes import process_state
-from c3l_hf.pseudo_labels import format_table
-from c3l_hf.schema import layout_of
-from c3l_hf.stages import Run, RunError
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.run_folder import Run
+from c3l_hf.common.tables import format_table
+from c3l_hf.common.versions import versions
+from c3l_hf.data.image_files import files_state
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.opening import folder_cache
+from c3l_hf.finetuning.examples import encode_examples
+from c3l_hf.finetuning.student import StudentConfig, StudentTrainer, max_length_of
+from c3l_hf.models.loading import Source, find_model, load
+from c3l_hf.publishing.cards import plain
+from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 
 _SHOWN = 20
 _TOLD = ("rows", "rejected", "examples", "tokens", "parameters", "trained_parameters", "steps")

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from c3l_hf.prompts import TEMPLATES, format_pair
+from c3l_hf.generation.templates import TEMPLATES, format_pair
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, PLURAL_GROUP, ask
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, SIZE, sample_scenes
 

@@ -1,7 +1,7 @@
 """POPE, SEED-Bench, MMBench and LLaVA-Bench on scenes: the same protocols, in the published layouts, with known truth.
 
 Every function makes a dataset in memory, from scenes of the split `test`, with the columns of the dataset that
-lmms-lab publishes on the Hub, so that `save_to_disk` makes a folder that `c3l_hf.benchmarks.load_questions` takes.
+lmms-lab publishes on the Hub, so that `save_to_disk` makes a folder that `c3l_hf.evaluation.questions.load_questions` takes.
 Every random choice depends on (seed, benchmark, shifted, number of the image) only.
 
 Questions and answers are in the language of `questions.py`, without lists of options or letters: a small model that
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 
-from c3l_hf.prompts import QUESTION_TYPES
+from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.options import make_options
 from c3l_hf.scenes.priors import absent_partners
 from c3l_hf.scenes.questions import article, ask

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.stats import binomtest, bootstrap
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf.prompts import QUESTION_TYPES
+from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.checker import check_pair, described_objects
 from c3l_hf.scenes.questions import ask
 from c3l_hf.scenes.world import Scene, render, sample_scenes

@@ -1,4 +1,4 @@
-"""The judge of LLaVA-Bench on scenes: the truth, where `c3l_hf.judge` asks a language model."""
+"""The judge of LLaVA-Bench on scenes: the truth, where `c3l_hf.evaluation.judge` asks a language model."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 from datasets import Dataset, Features, concatenate_datasets
 
-from c3l_hf.judge import JUDGE_FEATURES
+from c3l_hf.data.schema import STATUS_OK
+from c3l_hf.evaluation.judge import JUDGE_FEATURES
 from c3l_hf.scenes.benchmarks import scene_of
 from c3l_hf.scenes.checker import check_pair, described_objects
 from c3l_hf.scenes.world import Scene
-from c3l_hf.schema import STATUS_OK
 
 __all__ = ["judge_answer", "judge_scene_answers"]
 
@@ -51,14 +51,14 @@ def judge_answer(question: str, answer: str, scene: Scene) -> tuple[float, str]:
 
 
 def judge_scene_answers(rows: Dataset) -> Dataset:
-    """The predictions with the scores of the truth beside them, as `c3l_hf.judge.judge_answers` adds those of a model.
+    """The predictions with the scores of the truth beside them, as `c3l_hf.evaluation.judge.judge_answers` adds those of a model.
 
     Args:
         rows: Predictions on `benchmarks.llava_bench`, with the columns question_id, question, answer (the reference),
             prediction, cluster (the scene's id) and status. Rows whose status is not "ok" are not judged.
 
     Returns:
-        The rows with the columns `c3l_hf.judge.JUDGE_FEATURES`: the scores of the reference and of the prediction,
+        The rows with the columns `c3l_hf.evaluation.judge.JUDGE_FEATURES`: the scores of the reference and of the prediction,
         what is wrong with the prediction as judge_text, and judge_status, "ok" or why there are no scores.
 
     Raises:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, Trainer
 
-from c3l_hf.prompts import GENERAL, QUESTION_TYPES, format_pair, templates_for
+from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES, format_pair, templates_for
 from c3l_hf.scenes.checker import check_pair
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, ask
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, SIZE, Scene, render, sample_scenes

@@ -1,7 +1,7 @@
 """POPE (Polling-based Object Probing Evaluation): does a model say that objects are there which are not?
 
 Each question is "Is there a … in the image?"; "yes" is the positive class. Definitions after Li et al. (2023, arXiv
-2305.10355, section 5) and its script; what a text answers is read by `c3l_hf.answers.yes_no`. With TP, FP, TN, FN over
+2305.10355, section 5) and its script; what a text answers is read by `c3l_hf.metrics.reading.yes_no`. With TP, FP, TN, FN over
 the readable answers, and U_yes, U_no the unreadable ones to questions whose answer is yes or no:
 
 - `accuracy` = (TP + TN) / n: of all questions, as an answer that cannot be read is not right
@@ -23,7 +23,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from c3l_hf.answers import yes_no
+from c3l_hf.metrics.reading import yes_no
 
 __all__ = ["Pope", "counts", "figures"]
 

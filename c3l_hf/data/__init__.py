@@ -1,0 +1,1 @@
+"""Rows and images: column names, layouts, sources, reading one image."""

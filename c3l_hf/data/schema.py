@@ -1,0 +1,71 @@
+"""Column names and types of the project's datasets.
+
+A row is one instruction/answer pair about its images, in TRL's vision conventions: `images` beside `prompt` and
+`completion` messages whose contents are plain strings. The names stand here and nowhere else.
+"""
+
+from datasets import Features, Image, List, Value
+
+__all__ = [
+    "PAIR_FEATURES",
+    "PSEUDO_LABEL_FEATURES",
+    "SCORES",
+    "SCORE_COLUMNS",
+    "SCORE_FEATURES",
+    "STATUS",
+    "STATUS_OK",
+    "TOKEN_COLUMNS",
+    "TURNS",
+]
+
+SCORES = ("answer_kl", "token_kl", "pmi", "ppl_ratio", "pmi_k", "logprob", "logprob_blind")
+TOKEN_COLUMNS = ("answer_tokens", "token_kl_per_token", "logprob_per_token", "logprob_blind_per_token")
+STATUS, STATUS_OK = "i2c_status", "ok"
+TURNS = "turns"
+SCORE_COLUMNS = ("i2c", *SCORES, *TOKEN_COLUMNS, TURNS, STATUS)
+
+_MESSAGES = List({"role": Value("string"), "content": Value("string")})
+
+# Types of the score columns: give them to `map` together with the dataset's own, `features={**ds.features,
+# **SCORE_FEATURES}`, so that a shard in which no row has a score gets the same types as the others.
+SCORE_FEATURES = Features(
+    {
+        **{name: Value("float32") for name in ("i2c", *SCORES)},
+        "answer_tokens": List(Value("string")),
+        **{name: List(Value("float32")) for name in TOKEN_COLUMNS[1:]},
+        # One entry for each assistant turn; the columns above are over the tokens of all turns together.
+        TURNS: List({**{name: Value("float32") for name in ("i2c", *SCORES)}, "tokens": Value("int32")}),
+        STATUS: Value("string"),
+    }
+)
+
+# One generated pair; `prompt` and `completion` are null where `generation_status` is not "ok".
+PAIR_FEATURES = Features(
+    {
+        "images": List(Image()),
+        "image_id": Value("string"),
+        "pair_id": Value("string"),
+        "template": Value("string"),
+        "type": Value("string"),
+        "prompt": _MESSAGES,
+        "completion": _MESSAGES,
+        "raw": Value("string"),
+        "generation_status": Value("string"),
+    }
+)
+
+# One image with its best pair and some others, for the contrastive training of the generator.
+PSEUDO_LABEL_FEATURES = Features(
+    {
+        "images": List(Image()),
+        "image_id": Value("string"),
+        "prompt": _MESSAGES,
+        "chosen": _MESSAGES,
+        "rejected": List(_MESSAGES),
+        "chosen_score": Value("float32"),
+        "rejected_scores": List(Value("float32")),
+        "weight": Value("float32"),
+        "type": Value("string"),
+        "template": Value("string"),
+    }
+)

@@ -1,0 +1,1 @@
+"""POPE, SEED-Bench, MMBench and LLaVA-Bench."""

@@ -1,0 +1,344 @@
+"""Benchmarks → rows of questions, from the Hub or a folder; predictions → the file that MMBench's server takes."""
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pyarrow as pa
+from datasets import (
+    Dataset,
+    DatasetDict,
+    DatasetInfo,
+    Features,
+    Image,
+    List,
+    Value,
+    get_dataset_config_names,
+    get_dataset_split_names,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets.fingerprint import Hasher
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.data.image import image_key, open_image
+from c3l_hf.data.opening import folder_cache
+from c3l_hf.data.schema import STATUS_OK
+from c3l_hf.evaluation.layouts import BENCHMARKS, CIRCULAR_STEP, LETTERS, SEED_DIMENSIONS, Layout, rotated
+
+__all__ = [
+    "BENCHMARKS",
+    "CIRCULAR_STEP",
+    "LETTERS",
+    "QUESTION_FEATURES",
+    "SEED_DIMENSIONS",
+    "load_questions",
+    "write_submission",
+]
+
+logger = logging.getLogger(__name__)
+
+QUESTION_FEATURES = Features(
+    {
+        "question_id": Value("string"),  # unique
+        "images": List(Image(decode=False)),
+        "question": Value("string"),  # with the options, if any, and the benchmark's request about the form
+        "options": List(Value("string")),
+        "answer": Value("string"),  # yes, no, a letter, or the reference; "" where the split has none
+        "group": Value("string"),
+        "cluster": Value("string"),  # the picture: questions about one picture are not independent
+        "status": Value("string"),
+        "meta": Value("string"),  # JSON
+    }
+)
+
+_SHOWN = 5
+
+
+def load_questions(
+    benchmark: str,
+    source: str | Path | None = None,
+    *,
+    split: str | None = None,
+    revision: str | None = None,
+    circular: bool = True,
+) -> Dataset:
+    """A benchmark's questions, in the published order.
+
+    A row that cannot be asked stays, and `status` says why instead of "ok": an empty question, missing options, an
+    answer that is none of them, an id that was there before, a picture that is missing or that no decoder knows, a
+    rotation in another category than its question. A picture damaged further on is found when it is decoded.
+    Texts are given as they are: an "<image>" in one is text.
+
+    The pictures are those of the source, neither decoded nor copied, also where several rows have the same one.
+
+    Args:
+        benchmark: A key of `BENCHMARKS`.
+        source: A dataset on the Hub, a folder that `load_dataset` reads, or one that `save_to_disk` wrote, in the
+            published layout; by default the published dataset.
+        split: MMBench: "dev" or "test", by default "dev"; the others are published with one, which is the default.
+        revision: Branch, tag or commit on the Hub.
+        circular: MMBench: every rotation of the options (CircularEval). The published ones if the source has any (rows
+            with an index of `CIRCULAR_STEP` and above), else n are made of n options, one after the other. False: each
+            question once, as it was asked first.
+
+    Returns:
+        A dataset with `QUESTION_FEATURES`. `group` is POPE's category, SEED-Bench's dimension, MMBench's L2 category,
+        or the kind of question in LLaVA-Bench. `meta` has the `stem`, which is the question without options and
+        request (what the likelihood of an option is conditioned on); MMBench: the published `index`, `base` (the index
+        of the question as it was asked first), `rotation`, `question`, `hint` and `category`; LLaVA-Bench: `caption`.
+        `info.description` says how many rows there are, and how many questions about videos were left out.
+
+    Raises:
+        ValueError: If there is no such benchmark, or the source cannot be loaded, has other columns, no questions, or
+            none that can be asked.
+    """
+    if benchmark not in BENCHMARKS:
+        raise ValueError(f"no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
+    layout = BENCHMARKS[benchmark]
+    split, source = split or layout.split, str(source or layout.repository)
+    published = _load(layout, source, split, revision)
+    _check_columns(layout, source, published.features)
+    table = published.with_format("arrow")[:]
+    pictures = _as_lists(table["image"])
+    rows = table.select(list(layout.columns)).to_pylist()
+
+    numbers = [number for number, row in enumerate(rows) if row.get("data_type") != "video"]
+    questions = [layout.read(rows[number], split) for number in numbers]
+    for question, number in zip(questions, numbers):
+        if question["status"] == STATUS_OK:
+            question["status"] = _picture_problem(pictures[number]) or STATUS_OK
+    videos = len(rows) - len(numbers)
+    if benchmark == "mmbench":
+        _name_pictures(questions, (pictures[number] for number in numbers))
+        _mark_other_groups(questions)
+        questions, numbers = _turned(questions, numbers, circular)
+    if not questions:
+        raise ValueError(f"{source} has no questions about images in split {split!r} ({len(rows)} rows)")
+    _mark_repeated(questions)
+    if all(question["status"] != STATUS_OK for question in questions):
+        first = questions[0]
+        raise ValueError(
+            f"{layout.name}, {source}, split {split!r}: none of {len(questions)} questions can be asked; the first, "
+            f"{first['question_id'] or 'without an id'}: {first['status']}"
+        )
+    _warn(layout, questions)
+
+    description = f"{layout.name}, {source}, split {split}: {len(questions):,} rows"
+    description += f"; left out: {videos:,} about videos" if videos else ""
+    # Given, because `datasets` would read all pictures to make one.
+    fingerprint = Hasher.hash([published._fingerprint, published.cache_files, questions, numbers])
+    columns = {name: [question[name] for question in questions] for name in QUESTION_FEATURES if name != "images"}
+    columns["meta"] = [json.dumps(meta, ensure_ascii=False) for meta in columns["meta"]]
+    columns["images"] = _rows(pictures, numbers)
+    return Dataset(
+        pa.table(columns, schema=QUESTION_FEATURES.arrow_schema),
+        info=DatasetInfo(description=description, features=QUESTION_FEATURES),
+        fingerprint=fingerprint,
+    )
+
+
+def write_submission(predictions: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Predictions on MMBench as the table that its evaluation server takes.
+
+    The server's script (VLMEvalKit, scripts/mmb_eval_gradio.py) takes .tsv and .csv beside .xlsx, and needs the columns
+    index, question, A to D, l2-category and prediction. All rotations belong into it. A question without a prediction
+    has an empty one, and is named in a warning.
+
+    Args:
+        predictions: Prediction rows of `load_questions("mmbench", …)`: `question_id`, `prediction` (null if there is
+            none), `options`, `group` and `meta`.
+        path: Where to write it, .tsv or .csv; nothing may be there.
+
+    Raises:
+        ValueError: If the path has another ending or is there already, or a row is not one of MMBench.
+    """
+    path = Path(path)
+    delimiter = {".tsv": "\t", ".csv": ","}.get(path.suffix)
+    if delimiter is None:
+        raise ValueError(f"{path} must end in .tsv or .csv")
+    if path.exists():
+        raise ValueError(f"{path} is there already; give another name, or move it away")
+    lines, missing = [], []
+    for row in predictions:
+        meta = json.loads(row["meta"])
+        if "index" not in meta:
+            raise ValueError(f"{row['question_id']} is not a question of MMBench: its meta has no index")
+        missing += [row["question_id"]] * (row["prediction"] is None)
+        options = [*row["options"], *[""] * len(LETTERS)][: len(LETTERS)]
+        rest = (meta["category"], row["group"], _cell(row["prediction"] or ""))
+        lines.append([meta["index"], meta["question"], *options, *rest])
+    if missing:
+        named = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
+        logger.warning("%s: %d of %d questions have no prediction: %s", path, len(missing), len(lines), named)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writerow(["index", "question", *LETTERS, "category", "l2-category", "prediction"])
+        writer.writerows(lines)
+    os.replace(partial, path)
+
+
+def _cell(text: str) -> str:
+    """A generated text that a spreadsheet neither refuses nor takes for a formula; the server ignores the blank."""
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return f" {text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
+def _load(layout: Layout, source: str, split: str, revision: str | None) -> Dataset:
+    path = Path(source)
+    try:
+        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+            loaded = load_from_disk(path)
+            if isinstance(loaded, DatasetDict) and split not in loaded:
+                raise ValueError(f"there is no such split, only {', '.join(loaded)}")
+            return loaded[split] if isinstance(loaded, DatasetDict) else loaded
+        if not path.is_dir():
+            return load_dataset(source, layout.config, split=split, revision=revision)
+        # Without the configuration it is the folder of this one alone; `datasets` calls a split by the files' names,
+        # but dev validation.
+        config = layout.config if layout.config in get_dataset_config_names(source) else None
+        names = {"dev": "validation"} if "dev" not in get_dataset_split_names(source, config) else {}
+        return load_dataset(source, config, split=names.get(split, split), cache_dir=folder_cache(path))
+    except (OSError, ValueError, DatasetsError, HfHubHTTPError, HFValidationError) as error:
+        # That one says only that there was an error.
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+        reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+        raise ValueError(f"{layout.name} cannot be loaded from {source}, split {split!r}: {reason}") from None
+
+
+def _check_columns(layout: Layout, source: str, features: Features) -> None:
+    problem = None
+    feature = features.get("image")
+    if missing := [name for name in (*layout.columns, "image") if name not in features]:
+        problem = f"it lacks {', '.join(missing)}"
+    elif not isinstance(feature.feature if isinstance(feature, List) else feature, Image):
+        problem = f"its column image holds {feature}, not pictures"
+    if problem:
+        raise ValueError(
+            f"{source} is not in the layout of {layout.name} (as {layout.repository}): {problem}; "
+            f"its columns are {', '.join(features)}"
+        )
+
+
+def _name_pictures(questions: list[dict[str, Any]], pictures: Iterable[pa.ListScalar]) -> None:
+    """Names MMBench's pictures by their content; all rotations of a question have the first one's."""
+    names: dict[Any, str] = {}
+    for question, picture in zip(questions, pictures):
+        base = question["meta"]["base"]
+        if base not in names:
+            keys = [image_key(value) for value in _values(picture)]
+            key = keys[0] if keys else None
+            names[base] = key.hex() if isinstance(key, bytes) else key or f"question {base}"
+        question["cluster"] = names[base]
+
+
+def _mark_other_groups(questions: list[dict[str, Any]]) -> None:
+    """Marks MMBench's rotations in another category than their question, which they would count for only in part."""
+    kinds: dict[Any, tuple[str, str]] = {}
+    for question in sorted(questions, key=lambda question: question["meta"]["rotation"]):
+        if question["status"] == STATUS_OK:
+            meta = question["meta"]
+            kind = question["group"], meta["category"]
+            first = kinds.setdefault(meta["base"], kind)
+            if meta["rotation"] and kind != first:
+                question["status"] = f"its category is {' / '.join(kind)!r}, that of its question {' / '.join(first)!r}"
+
+
+def _turned(
+    questions: list[dict[str, Any]], numbers: list[int], circular: bool
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """MMBench's questions in all rotations, or once each, and the published row of each."""
+    pairs = list(zip(questions, numbers))
+    published = any(question["meta"]["rotation"] for question in questions)
+    if not circular:
+        pairs = [(question, number) for question, number in pairs if not question["meta"]["rotation"]]
+    elif not published:
+        pairs = [(turn, number) for question, number in pairs for turn in rotated(question)]
+    else:
+        _warn_incomplete(questions)
+    return [question for question, _ in pairs], [number for _, number in pairs]
+
+
+def _warn_incomplete(questions: list[dict[str, Any]]) -> None:
+    options: dict[Any, int] = {}
+    rotations: dict[Any, set[int]] = {}
+    for question in questions:
+        base = question["meta"]["base"]
+        options[base] = max(options.get(base, 0), len(question["options"]))
+        rotations.setdefault(base, set()).add(question["meta"]["rotation"])
+    odd = [str(base) for base, found in rotations.items() if found != set(range(options[base]))]
+    if odd:
+        named = ", ".join(odd[:_SHOWN]) + (", …" if len(odd) > _SHOWN else "")
+        logger.warning("MMBench: %d questions have not one rotation for each option: %s", len(odd), named)
+
+
+def _mark_repeated(questions: list[dict[str, Any]]) -> None:
+    first: dict[str, int] = {}
+    for place, question in enumerate(questions):
+        name = question["question_id"]
+        if first.setdefault(name, place) != place:
+            question["question_id"] = f"{name} (row {place})"
+            if question["status"] == STATUS_OK:
+                question["status"] = f"the id {name} was there before, in row {first[name]}"
+
+
+def _warn(layout: Layout, questions: list[dict[str, Any]]) -> None:
+    bad = [
+        f"{question['question_id']}: {question['status']}" for question in questions if question["status"] != STATUS_OK
+    ]
+    if bad:
+        named = "; ".join(bad[:_SHOWN]) + ("; …" if len(bad) > _SHOWN else "")
+        logger.warning("%s: %d of %d rows cannot be asked: %s", layout.name, len(bad), len(questions), named)
+
+
+def _as_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of pictures, or of lists of pictures, as lists; the bytes stay where they are."""
+    if pa.types.is_struct(column.type):
+        chunks = [
+            pa.ListArray.from_arrays(pa.array(range(len(chunk) + 1), pa.int32()), chunk) for chunk in column.chunks
+        ]
+        column = pa.chunked_array(chunks, pa.list_(column.type))
+    return column.cast(QUESTION_FEATURES.arrow_schema.field("images").type)
+
+
+def _rows(column: pa.ChunkedArray, numbers: list[int]) -> pa.ChunkedArray:
+    """Rows of a column, by slices: `take` would copy them."""
+    chunks: list[pa.Array] = []
+    start = 0
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[end - 1] + 1:
+            chunks += column.slice(numbers[start], end - start).chunks
+            start = end
+    return pa.chunked_array(chunks, column.type)
+
+
+def _values(pictures: pa.ListScalar) -> list[dict[str, Any]]:
+    """A row's pictures as `datasets` has them, but the bytes as buffers into the source."""
+    values = [picture for picture in pictures.values or () if picture.is_valid]
+    return [{"bytes": value["bytes"].as_buffer(), "path": value["path"].as_py()} for value in values]
+
+
+def _picture_problem(pictures: pa.ListScalar) -> str | None:
+    values = _values(pictures)
+    if not values:
+        return "there is no image"
+    for value in values:
+        content = value["bytes"]
+        try:
+            # The header only, read where it is.
+            with PIL.Image.open(value["path"] if content is None else pa.BufferReader(content)):
+                pass
+        except Exception:  # decoders raise errors of many types; `open_image` words them
+            try:
+                open_image({**value, "bytes": content and content.to_pybytes()})
+            except RowError as error:
+                return str(error)
+    return None

@@ -1,0 +1,1 @@
+"""Students fine-tuned on a curated dataset."""

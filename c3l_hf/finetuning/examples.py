@@ -1,0 +1,174 @@
+"""Rows of any layout → encoded examples for fine-tuning, with labels on the answers only.
+
+Nothing is truncated: every row is encoded once before the first step, to find those that cannot be trained on.
+"""
+
+import functools
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from transformers import ProcessorMixin
+from transformers.data.data_collator import DataCollatorMixin
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.common.processes import process_state
+from c3l_hf.data.image import image_key, open_image
+from c3l_hf.data.image_files import check_key
+from c3l_hf.data.layouts import Pair, layout_of, to_pairs
+from c3l_hf.models.encoding import PER_TOKEN, EncodedRow, collate, encode_row, with_end, with_image_cache
+
+__all__ = ["AnswerEncoder", "DataCollatorForAnswers", "Examples", "encode_examples"]
+
+_IDS = ("pair_id", "image_id", "id")
+
+
+@dataclass(frozen=True)
+class AnswerEncoder:
+    """Encodes a pair with the answer's tokens and the one that ends it as what is trained."""
+
+    processor: ProcessorMixin
+    max_length: int | None = None
+
+    def encode(self, pair: Pair) -> EncodedRow:
+        """The pair's inputs; `answer` includes the end token, because a student has to learn to stop.
+
+        Raises:
+            RowError: If the pair cannot be encoded or has more than `max_length` tokens.
+        """
+        images, keys = [open_image(image) for image in pair.images], [image_key(image) for image in pair.images]
+        row = encode_row(with_image_cache(self.processor), pair.prompt, pair.answer, images, image_keys=keys)
+        return with_end(self.processor, row, self.max_length)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a student is trained on: an example for each assistant turn of the rows that can be trained on.
+
+    Attributes:
+        rows: The dataset, in one of the layouts of `schema.to_pairs`.
+        encoder: Encodes them.
+        index: Dataset with the columns `row`, `turn` (which places it in `rows`) and `length` (in tokens), by row.
+        rejected: Row → why it is left out.
+        kept: (row, turn) → the encoded example, if they were kept; rows with the same images share their tensors.
+    """
+
+    rows: Dataset
+    encoder: AnswerEncoder
+    index: Dataset
+    rejected: Mapping[int, str]
+    kept: Mapping[tuple[int, int], EncodedRow] | None = None
+
+    def select(self, rows: Iterable[int]) -> "Examples":
+        """The examples of some rows, without encoding them again."""
+        chosen = set(rows)
+        places = [number for number, row in enumerate(self.index["row"]) if row in chosen]
+        rejected = {row: reason for row, reason in self.rejected.items() if row in chosen}
+        return replace(self, index=self.index.select(places), rejected=rejected)
+
+    def encoded(self, row: int, turn: int) -> EncodedRow:
+        if self.kept is not None:
+            return self.kept[row, turn]
+        values = self.rows.with_format("arrow")[row].to_pylist()[0]
+        return self.encoder.encode(to_pairs(values)[turn])
+
+    def rejected_lines(self, most: int = 5) -> list[str]:
+        """The first rejected rows: number, id, reason."""
+        ids = [name for name in _IDS if name in self.rows.column_names]
+        lines = []
+        for number, reason in list(self.rejected.items())[:most]:
+            row = self.rows.select_columns(ids)[number] if ids else {}
+            named = next((f" ({name} {value!r})" for name, value in row.items() if value is not None), "")
+            lines.append(f"row {number}{named}: {reason}")
+        return lines
+
+
+def encode_examples(
+    dataset: Dataset,
+    processor: ProcessorMixin,
+    max_length: int | None = None,
+    *,
+    keep: bool = False,
+    num_proc: int | None = None,
+) -> Examples:
+    """Encodes every row once: to find those that cannot be trained on, and how long the others are.
+
+    Args:
+        dataset: Rows in one of the layouts of `schema.to_pairs`. A conversation of several assistant turns gives an
+            example for each; if one of them cannot be trained on, none is.
+        processor: The student's processor, with a chat template.
+        max_length: The longest sequence.
+        keep: Keep what was encoded in memory, for small pictures, or where several students are trained on the same
+            rows. Otherwise rows are encoded again when they are trained on.
+        num_proc: Processes that share the work; without `keep`.
+
+    Raises:
+        ValueError: If the columns are in no accepted layout, or no row can be trained on; the message names the first.
+    """
+    columns = dataset.column_names
+    rows = dataset.select_columns([*layout_of(columns), *(name for name in _IDS if name in columns)])
+    encoder, stored = AnswerEncoder(processor, max_length), rows.with_format("arrow")  # images as they are stored
+    kept: dict[tuple[int, int], EncodedRow] | None = {} if keep else None
+    if not len(rows):
+        raise ValueError("the dataset has no rows")
+    if kept is None:
+        with process_state().main_process_first():  # the others find the result in the cache, if it is on
+            look = functools.partial(_look, encoder=encoder, made_from=check_key(rows, layout_of(columns)[-1]))
+            options = {"batched": True, "batch_size": 50, "with_indices": True, "num_proc": num_proc}
+            found = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)
+        found = found.with_format(None).to_dict()
+    else:
+        found, shared = {"row": [], "turn": [], "length": [], "problem": []}, {}
+        for number, table in enumerate(stored.iter(50)):
+            part = _look(table, range(50 * number, 50 * number + len(table)), encoder, kept, shared)
+            for name, values in part.items():
+                found[name] += values
+    rejected = {row: problem for row, problem in zip(found["row"], found["problem"]) if problem}
+    good = [place for place, problem in enumerate(found.pop("problem")) if not problem]
+    examples = Examples(rows, encoder, Dataset.from_dict(found).select(good), rejected, kept)
+    if not good:
+        raise ValueError(f"none of the {len(rows):,} rows can be trained on: {'; '.join(examples.rejected_lines())}")
+    return examples
+
+
+def _look(
+    table: pa.Table,
+    numbers: Iterable[int],
+    encoder: AnswerEncoder,
+    kept: dict[tuple[int, int], EncodedRow] | None = None,
+    shared: dict[tuple[Hashable, ...], dict[str, torch.Tensor]] | None = None,
+    made_from: str = "",  # for the cache of `datasets`, which looks at the arguments
+) -> dict[str, list]:
+    """The examples of some rows, or the problem of each row that has one; puts what is encoded into `kept`."""
+    found = []
+    for number, row in zip(numbers, table.to_pylist()):
+        try:
+            encoded = [encoder.encode(pair) for pair in to_pairs(row)]
+        except RowError as error:
+            found.append((number, 0, 0, str(error)))
+            continue
+        for turn, example in enumerate(encoded):
+            found.append((number, turn, example.inputs["input_ids"].shape[1], ""))
+            if kept is not None:
+                images = {name: value for name, value in example.inputs.items() if name not in PER_TOKEN}
+                images = shared.setdefault(example.images, images)
+                kept[number, turn] = replace(example, inputs={**example.inputs, **images})
+    return dict(zip(("row", "turn", "length", "problem"), map(list, zip(*found))))
+
+
+@dataclass
+class DataCollatorForAnswers(DataCollatorMixin):
+    """Rows of `Examples.index` → a padded batch with `labels`: -100 but for the answers' tokens and their ends."""
+
+    examples: Examples
+    return_tensors: str = "pt"
+
+    def torch_call(self, places: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        encoded = [self.examples.encoded(place["row"], place["turn"]) for place in places]
+        batch = collate(self.examples.encoder.processor, [row.inputs for row in encoded], padding_side="right")
+        labels = torch.full_like(batch["input_ids"], -100)
+        for label, ids, row in zip(labels, batch["input_ids"], encoded):
+            label[row.answer] = ids[row.answer]
+        return {**batch, "labels": labels}

@@ -1,0 +1,1 @@
+"""Images → instruction/answer pairs."""

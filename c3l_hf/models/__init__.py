@@ -1,0 +1,1 @@
+"""Models: loading, encoding of rows, packing, their parts."""

@@ -1,0 +1,1 @@
+"""What a run publishes: cards, manifest, repositories, and checks of all that."""

@@ -1,0 +1,294 @@
+"""The cards of dataset and generator: the facts of a run in, Markdown out, which no generated text can break."""
+
+import hashlib
+import json
+import math
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from c3l_hf.common.versions import versions
+from c3l_hf.data.schema import SCORES
+from c3l_hf.publishing.manifest import DataConfig, FileRecord, digest_of
+from c3l_hf.scoring.formulas import PMI_K
+from c3l_hf.training.config import C3LConfig
+
+__all__ = ["GENERATED_AGAIN", "RunFacts", "dataset_card", "model_card", "plain", "renderer"]
+
+# The templates lie beside the package in a checkout, and in it once installed.
+_TEMPLATES = FileSystemLoader([Path(__file__).parent / "hub_cards", Path(__file__).parents[1] / "hub_cards"])
+_TEXT_LIMIT = 300
+# As numeric references these are text wherever they stand: no table, emphasis, link, code, mathematics, html, mention.
+# An underscore within a word is text anyhow.
+_MARKDOWN = re.compile(r"[&<>|\\`*\[\]~#$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)")
+
+# With p_t, q_t: predictions of token t with and without the image; a_t, t = 1 … N: the answer's tokens (i2c.py).
+_SCORES = {
+    "answer_kl": (
+        "sum_t P_t ln(P_t / Q_t), P_t = p_t(a_t) / sum_s p_s(a_s), Q_t alike",
+        "divergence between the answer's scores, normalised over the answer",
+    ),
+    "token_kl": ("(1/N) sum_t sum_v p_t(v) ln(p_t(v) / q_t(v))", "divergence over the whole vocabulary, per token"),
+    "pmi": ("(1/N) sum_t [ln p_t(a_t) - ln q_t(a_t)]", "how much likelier the image makes this answer, per token"),
+    "ppl_ratio": ("exp(pmi)", "perplexity without the image by that with it"),
+    "pmi_k": (
+        f"(1/N) sum_t [{PMI_K} ln p_t(a_t) - ln q_t(a_t)]",
+        "pmi, with the answer's likelihood given the image counted more",
+    ),
+    "logprob": ("(1/N) sum_t ln p_t(a_t)", "with the image, per token"),
+    "logprob_blind": ("(1/N) sum_t ln q_t(a_t)", "without it, per token"),
+}
+
+# The pool of pairs in `RunFacts.truth` that tells how good the trained generator is.
+GENERATED_AGAIN = "generated again"
+
+# The configuration of a run has of the training what is not at its default.
+_TRAINING = {option.name: option.default for option in fields(C3LConfig) if option.name in C3LConfig.__annotations__}
+
+_TAGS = ["c3l", "i2c", "vision-language-instruction-tuning"]
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the cards say about a run. What was not measured is None, and the card has no word about it.
+
+    Absolute paths of this machine never reach a card: of a value that is one, the last part stands there. As JSON the
+    facts are part of the manifest, from which the card can be rendered again and compared.
+
+    Attributes:
+        title: Heading of the card.
+        generator: The model that generation started from: a Hub id, or the name of a folder.
+        images: The images in words: "scenes world, 3,000 images", the name of a folder, a dataset's id.
+        rows: Rows of the curated dataset.
+        seed: The run's seed.
+        ranking: The score that `i2c` is, one of `schema.SCORES`.
+        options: The run's configuration, as plain values.
+        stages: (name, [(label, number), …]) of each stage in the order of the run.
+        generator_revision: Commit of the generator on the Hub. Without one it is taken for a local model, which the
+            metadata must not name as a base model on the Hub.
+        generator_digest: Digest of a local generator's weights.
+        images_digest: Digest of the images.
+        images_license: Licence of the images; the card says so when it is not stated.
+        images_source: Where the images come from, in words or as an address.
+        license: Licence of what is published (an identifier of the Hub), for the metadata.
+        dataset_repo: Name of the dataset on the Hub; None before it is pushed.
+        generator_repo: Name of the generator there.
+        synthetic_images: The images are a small synthetic world, whose limits the card names.
+        config_file: Name of the configuration file.
+        type_shares: Question type → its share of the curated dataset, in [0, 1].
+        score_quantiles: Name of the quantile → `i2c` of the curated dataset.
+        length_correlation: (Spearman's correlation of `i2c` with the answer's length in words, pairs it is taken over).
+        truth: (which pairs, how many were judged, share of true ones, lower and upper bound of its 95 % interval).
+        histogram: (lower bound, upper bound, scored pairs, of these in the curated dataset) by `i2c`.
+        examples: (question, answer, type, i2c, pair_id) of a few rows. The texts are not trusted. Their pictures are
+            `examples/0.png` and so on.
+        versions: Package → version.
+    """
+
+    title: str
+    generator: str
+    images: str
+    rows: int
+    seed: int
+    ranking: str
+    options: Mapping[str, Any]
+    stages: Sequence[tuple[str, Sequence[tuple[str, float]]]]
+    generator_revision: str | None = None
+    generator_digest: str | None = None
+    images_digest: str | None = None
+    images_license: str | None = None
+    images_source: str | None = None
+    license: str | None = None
+    dataset_repo: str | None = None
+    generator_repo: str | None = None
+    synthetic_images: bool = False
+    config_file: str | None = None
+    type_shares: Mapping[str, float] | None = None
+    score_quantiles: Mapping[str, float] | None = None
+    length_correlation: tuple[float, int] | None = None
+    truth: Sequence[tuple[str, int, float, float, float]] | None = None
+    histogram: Sequence[tuple[float, float, int, int]] | None = None
+    examples: Sequence[tuple[str, str, str, float, str]] | None = None
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    def __post_init__(self) -> None:
+        if self.ranking not in SCORES:
+            raise ValueError(f"ranking must be one of {', '.join(SCORES)}, not {self.ranking!r}")
+        # A correlation that does not exist (all scores equal) was not measured.
+        if self.length_correlation is not None and math.isnan(self.length_correlation[0]):
+            object.__setattr__(self, "length_correlation", None)
+        for name in ("generator", "images", "images_source", "config_file", "options", "stages"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts as JSON has them: `RunFacts(**facts.to_dict())` gives the same card."""
+        return json.loads(json.dumps(asdict(self), default=lambda number: number.item()))
+
+
+def dataset_card(
+    facts: RunFacts, configs: Mapping[str, DataConfig] | None = None, files: Mapping[str, FileRecord] | None = None
+) -> str:
+    """README.md of the curated dataset: metadata and text. Equal facts give an equal card.
+
+    Args:
+        facts: Facts of the run.
+        configs: The configurations to load the dataset by, "default" among them.
+        files: Records of their shards.
+    """
+    metadata = DatasetCardData(
+        pretty_name=_one_line(facts.title),
+        license=facts.license,
+        language=["en"],
+        task_categories=["image-text-to-text", "visual-question-answering"],
+        size_categories=[next((name for limit, name in _SIZES if facts.rows < limit), "n>1M")],
+        tags=_TAGS,
+        configs=[
+            {
+                "config_name": name,
+                "data_files": [{"split": "train", "path": f"{config.folder}/train-*-of-{config.shards:05d}.parquet"}],
+                # In datasets 5.2 a local folder's cache is named after its name and its configurations. Without the
+                # digest two runs' datasets, both in a folder "dataset", would be taken for one and the same.
+                "description": f"{config.rows} rows, sha256 {digest_of(config, files)}",
+            }
+            for name, config in (configs or {}).items()
+        ]
+        or None,
+    )
+    return _render("dataset_card.md", facts, metadata, configs=configs or {})
+
+
+def model_card(facts: RunFacts) -> str:
+    """README.md of the trained generator: metadata and text. Equal facts give an equal card."""
+    measured = [
+        EvalResult(
+            task_type="image-text-to-text",
+            # For a dataset on the Hub its id, as the Hub wants it.
+            dataset_type=_one_line(facts.images).partition(",")[0],
+            dataset_name=_one_line(facts.images),
+            metric_type="accuracy",
+            metric_name="share of true pairs, each type of question counting the same",
+            metric_value=round(share, 4),
+        )
+        for pairs, _, share, _, _ in facts.truth or ()
+        if pairs == GENERATED_AGAIN
+    ]
+    name = (facts.generator_repo or "generator").rsplit("/", 1)[-1]
+    metadata = ModelCardData(
+        base_model=facts.generator if facts.generator_revision else None,
+        base_model_relation="finetune" if facts.generator_revision else None,
+        datasets=[facts.dataset_repo] if facts.dataset_repo else None,
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        license=facts.license,
+        language=["en"],
+        tags=[*_TAGS, "trl"],
+        **({"model_name": name, "eval_results": measured} if measured else {}),
+    )
+    return _render("model_card.md", facts, metadata)
+
+
+def renderer() -> str:
+    """Digest of what turns facts into a card: this file, the templates, and the defaults of the training."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(json.dumps(_TRAINING).encode())
+    for name in ("dataset_card.md", "model_card.md"):
+        digest.update(_TEMPLATES.get_source(Environment(), name)[0].encode())
+    return digest.hexdigest()[:16]
+
+
+def _render(template: str, facts: RunFacts, metadata: DatasetCardData | ModelCardData, **values: Any) -> str:
+    environment = Environment(
+        loader=_TEMPLATES,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # Whatever a template prints is escaped, unless one of the functions below has made Markdown of it.
+        finalize=lambda value: value if isinstance(value, Markup) else _text(value),
+    )
+    environment.globals |= {"table": _table, "yaml_block": _yaml_block, "histogram": _histogram, "examples": _examples}
+    environment.filters |= {"code": _code, "python": lambda text: Markup(json.dumps(_one_line(text)))}
+    # For words of the template itself.
+    environment.filters |= {"markdown": Markup, "percent": lambda share: f"{100 * share:.1f} %"}
+    values |= {"facts": facts, "scores": _SCORES, "training": _TRAINING | facts.options}
+    return environment.get_template(template).render(metadata=Markup(metadata.to_yaml()), **values)
+
+
+def plain(value: Any) -> Any:
+    """A configuration value as YAML knows it; of absolute paths, which name user and machine, the last part only."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Real):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    value = str(value)
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(value).is_absolute() or value.startswith("~"):
+            return kind(value).name
+    return value
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _number(value: numbers.Real) -> str:
+    return f"{value:,}" if isinstance(value, numbers.Integral) else f"{value:.4g}"
+
+
+def _text(value: object) -> str:
+    """Any value as text on one line that Markdown and html leave alone; long texts end in "…"."""
+    if isinstance(value, numbers.Real):
+        return _number(value)
+    text = _one_line(str(value))
+    if len(text) > _TEXT_LIMIT:
+        text = text[: _TEXT_LIMIT - 1] + "…"
+    return _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
+
+
+def _code(value: object) -> Markup:
+    return Markup("`" + _one_line(str(value)).replace("`", "'") + "`")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
+    """A Markdown table: the first column to the left, the others to the right where they hold numbers."""
+    rules = ["---"] + [
+        "---:" if all(isinstance(row[i], numbers.Real) for row in rows) else "---" for i in range(1, len(header))
+    ]
+    cells = [header, rules, *([cell if isinstance(cell, Markup) else _text(cell) for cell in row] for row in rows)]
+    return Markup("\n".join(f"| {' | '.join(row)} |" for row in cells))
+
+
+def _histogram(bins: Sequence[tuple[float, float, int, int]], width: int = 30) -> Markup:
+    """The bins as a table with bars; the dark part of a bar is what was kept."""
+    most = max(pool for *_, pool, _ in bins)
+    rows = []
+    for low, high, pool, kept in bins:
+        full, dark = math.ceil(width * pool / most), math.ceil(width * min(kept, pool) / most)
+        rows.append((f"{low:.3f} to {high:.3f}", pool, kept, "█" * dark + "░" * (full - dark)))
+    return _table(["i2c", "scored", "kept", ""], rows)
+
+
+def _examples(examples: Sequence[tuple[str, str, str, float, str]]) -> Markup:
+    rows = [(Markup(f"![](examples/{number}.png)"), *example[:4]) for number, example in enumerate(examples)]
+    return _table(["", "question", "answer", "type", "i2c"], rows)
+
+
+def _yaml_block(values: Mapping[str, Any]) -> Markup:
+    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return Markup(f"{fence}yaml\n{text}{fence}")

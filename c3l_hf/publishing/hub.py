@@ -1,0 +1,248 @@
+"""A finished run's dataset and generator, pushed to the Hub and checked there.
+
+    python -m c3l_hf.publishing.hub push runs/demo --namespace user --license apache-2.0
+    python -m c3l_hf.publishing.hub verify user/c3l-pairs
+
+The token comes from the environment (HF_TOKEN) or the saved login (`hf auth login`).
+"""
+
+import argparse
+import contextlib
+import glob
+import logging
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from c3l_hf.publishing.cards import RunFacts
+from c3l_hf.publishing.export import card_and_manifest
+from c3l_hf.publishing.manifest import MANIFEST, FolderError, Manifest
+from c3l_hf.publishing.repository import BARE, HubError, Pushed, Repository, patiently
+from c3l_hf.publishing.verify import verify_folder
+
+__all__ = ["HubError", "Publication", "Pushed", "check_access", "push", "verify"]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where and how a run's results are published.
+
+    Attributes:
+        namespace: User or organisation; by default the token's user.
+        dataset_name: Name of the dataset's repository.
+        generator_name: Name of the generator's repository.
+        public: Make new repositories public; else they are private, and nothing is pushed to one that is public.
+        license: Licence of what is published (an identifier of the Hub), where the run did not state it.
+        images_license: Licence of the images, likewise.
+        images_source: Where the images come from, likewise.
+        overwrite: Replace files of the same name in a repository that holds something else, or whose files were changed
+            after the last push. Other files stay in any case.
+    """
+
+    namespace: str | None = None
+    dataset_name: str = "c3l-pairs"
+    generator_name: str = "c3l-generator"
+    public: bool = False
+    license: str | None = None
+    images_license: str | None = None
+    images_source: str | None = None
+    overwrite: bool = False
+
+
+def push(folder: str | Path, options: Publication, *, api: HfApi | None = None) -> list[Pushed]:
+    """Push a finished run's dataset and generator, each in one commit.
+
+    Everything is checked before anything is uploaded. A push that ended half-way leaves the revision that was there as
+    it was, and is continued by the next one: what has been uploaded is not uploaded again. Pushed twice, the same
+    content changes nothing.
+
+    Args:
+        folder: The run's folder, with `dataset` and `generator`.
+        options: Where and how.
+        api: The Hub and who asks it; by default from the environment and the saved login.
+
+    Raises:
+        HubError: If the run is not finished or its files are not as they were written, licences are not stated, the
+            token is missing or has no permission, a repository holds something else, or somebody else pushed meanwhile.
+    """
+    folder, api = Path(folder), api or HfApi()
+    try:
+        manifests = {part: Manifest.read(folder / part) for part in ("dataset", "generator")}
+        facts = RunFacts(**manifests["dataset"].facts)
+    except FolderError as error:
+        raise HubError(f"{error}: nothing to push") from None
+    except (TypeError, ValueError) as error:
+        raise HubError(f"{folder}: the manifest is of another version of c3l_hf ({error}): nothing to push") from None
+    facts = _stated(facts, options)
+    repositories = check_access(options, api=api)
+    facts = replace(facts, **{f"{repository.kind}_repo": repository.id for repository in repositories})
+    for kind in manifests:
+        for check in verify_folder(folder / kind):
+            if not check.ok:
+                raise HubError(f"{folder / kind}: {check.name}: {check.found}")
+    contents: dict[str, dict[str, Path | bytes]] = {}
+    for kind, manifest in manifests.items():
+        contents[kind] = {path: folder / kind / path for path in manifest.files}
+        contents[kind] |= card_and_manifest(manifest.kind, facts, manifest.files, manifest.configs)
+    # Both before the first push: a new dataset beside the generator of another run would be taken for its.
+    for repository in repositories:
+        repository.check(contents[repository.kind])
+    return [repository.push(contents[repository.kind]) for repository in repositories]
+
+
+def check_access(options: Publication, *, api: HfApi | None = None) -> list[Repository]:
+    """Whether a push could begin: token, permission, names, and what the repositories hold.
+
+    Returns:
+        The repositories of dataset and generator.
+
+    Raises:
+        HubError: If not.
+    """
+    api = api or HfApi()
+    user = patiently(options.namespace or "the Hub", api.whoami)
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise HubError("the token may only read: make one with write permission in the settings of your account")
+    allowed = [user["name"], *(organisation["name"] for organisation in user.get("orgs", ()))]
+    namespace = options.namespace or user["name"]
+    if namespace not in allowed:
+        raise HubError(f"the token has no permission to write to {namespace}; it may write to {', '.join(allowed)}")
+    how = (api, options.public, options.overwrite)
+    repositories = [
+        Repository("dataset", f"{namespace}/{options.dataset_name}", *how),
+        Repository("generator", f"{namespace}/{options.generator_name}", *how),
+    ]
+    for repository in repositories:
+        try:
+            validate_repo_id(repository.id)
+        except HFValidationError as error:
+            reason = " ".join(str(error).split())
+            raise HubError(f"{repository.id} cannot be the name of a repository: {reason}") from None
+    for repository in repositories:
+        repository.check()
+    return repositories
+
+
+def verify(
+    name: str,
+    *,
+    revision: str | None = None,
+    repo_type: str | None = None,
+    rescore: int = 0,
+    model: str | None = None,
+    model_revision: str | None = None,
+    api: HfApi | None = None,
+) -> bool:
+    """Check a dataset or generator of this project and print every check with its result.
+
+    Args:
+        name: A folder (of a dataset, a generator, or a run, which has both), or a repository on the Hub, which is
+            downloaded.
+        revision: Branch, tag or commit.
+        repo_type: "dataset" or "model", if there are both of that name.
+        rescore: Score so many rows of a dataset again.
+        model: The model for that, see `verify.verify_folder`.
+        model_revision: Its revision.
+        api: As for `push`.
+
+    Returns:
+        Whether everything is as it should be.
+
+    Raises:
+        HubError: If there is nothing of this project there, or it cannot be downloaded.
+    """
+    folder = Path(name)
+    parts: list[tuple[Path, set[str], str]] = [(folder, set(), name)]
+    if not folder.is_dir():
+        api = api or HfApi()
+        parts = [patiently(name, lambda: _download(name, revision, repo_type, api))]
+    elif not (folder / MANIFEST).exists() and (folder / "dataset" / MANIFEST).exists():
+        parts = [(folder / part, set(), str(folder / part)) for part in ("dataset", "generator")]
+    well = True
+    for folder, extra, title in parts:
+        failed = []
+        print(title)
+        for check in verify_folder(folder, extra=extra, rescore=rescore, model=model, model_revision=model_revision):
+            # Texts and names of others must not reach the terminal as commands to it.
+            found = "".join(character if character.isprintable() else "?" for character in check.found)
+            print(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<10} {found}", flush=True)
+            failed += [check.name] * (not check.ok)
+        print(f"{title}: {'failed: ' + ', '.join(failed) if failed else 'all is as it should be'}")
+        well = well and not failed
+    return well
+
+
+def _stated(facts: RunFacts, options: Publication) -> RunFacts:
+    """The facts with what the push states of licences and source; both licences are needed."""
+    stated = {name: getattr(options, name) for name in ("license", "images_license", "images_source")}
+    facts = replace(facts, **{name: value for name, value in stated.items() if value})
+    if not facts.images_license:
+        raise HubError("the licence of the images is not stated: find it out, and give it with --images_license")
+    if not facts.license:
+        raise HubError("the card has no licence: say under which one you publish, with --license (e.g. apache-2.0)")
+    return facts
+
+
+def _download(name: str, revision: str | None, repo_type: str | None, api: HfApi) -> tuple[Path, set[str], str]:
+    """A repository's files in the cache: (folder, all files of the repository, its name for people)."""
+    found = {}
+    for type in [repo_type] if repo_type else ["dataset", "model"]:
+        with contextlib.suppress(RepositoryNotFoundError):
+            found[type] = api.repo_info(name, repo_type=type, revision=revision)
+    if not found:
+        raise HubError(f"{name} is neither a folder nor a repository that this token (if any) may read")
+    if len(found) > 1:
+        raise HubError(f"{name} is a dataset and a model: say which with --repo_type")
+    ((type, info),) = found.items()
+    try:
+        path = Path(api.hf_hub_download(name, MANIFEST, repo_type=type, revision=info.sha))
+        manifest = Manifest.from_bytes(path.read_bytes(), name)
+    except RemoteEntryNotFoundError:
+        raise HubError(f"{name} has no {MANIFEST}: it was not made by c3l_hf") from None
+    except FolderError as error:
+        raise HubError(str(error)) from None
+    patterns = [MANIFEST, *map(glob.escape, manifest.files)]
+    folder = api.snapshot_download(name, repo_type=type, revision=info.sha, allow_patterns=patterns)
+    files = {sibling.rfilename for sibling in info.siblings or ()} - BARE
+    return Path(folder), files, f"{name} ({type}, commit {info.sha[:12]})"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m c3l_hf.publishing.hub`"""
+    parser = argparse.ArgumentParser(prog="python -m c3l_hf.publishing.hub", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    pushing = commands.add_parser("push", help="push the dataset and the generator of a finished run")
+    pushing.add_argument("folder", help="the run's output folder")
+    pushing.add_argument("--namespace", help="user or organisation; default: the token's user")
+    pushing.add_argument("--dataset_name", default=Publication.dataset_name)
+    pushing.add_argument("--generator_name", default=Publication.generator_name)
+    pushing.add_argument("--public", action="store_true", help="make the repositories public; else they are private")
+    pushing.add_argument("--license", help="licence of what is published, an identifier of the Hub")
+    pushing.add_argument("--images_license", help="licence of the images")
+    pushing.add_argument("--images_source", help="where the images come from")
+    pushing.add_argument("--overwrite", action="store_true", help="replace files of the same name, whoever made them")
+    verifying = commands.add_parser("verify", help="check a dataset or generator against its manifest and card")
+    verifying.add_argument("name", help="repository on the Hub, or folder")
+    verifying.add_argument("--revision", help="branch, tag or commit")
+    verifying.add_argument("--repo_type", choices=["dataset", "model"], help="if there are both of that name")
+    verifying.add_argument("--rescore", type=int, default=0, metavar="N", help="score N rows again")
+    verifying.add_argument("--model", help="the model for that; default: the one that the manifest names")
+    verifying.add_argument("--model_revision", help="its revision")
+    values = vars(parser.parse_args(arguments))
+    command = values.pop("command")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        if command == "verify":
+            sys.exit(0 if verify(values.pop("name"), **values) else 1)
+        for pushed in push(values.pop("folder"), Publication(**values)):
+            print(pushed)
+    except HubError as error:
+        sys.exit(f"hub: {error}")
+
+
+if __name__ == "__main__":
+    main()

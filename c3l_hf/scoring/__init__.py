@@ -1,0 +1,1 @@
+"""Pairs → scores of how much the image matters to the answer."""

@@ -1,0 +1,119 @@
+"""What the model sees instead of the image in the blind pass, and rows encoded with and without their images."""
+
+import hashlib
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageStat
+from transformers import ProcessorMixin
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.data.image import image_key, open_image
+from c3l_hf.data.layouts import Pair
+from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
+
+__all__ = ["BASELINES", "PairEncoder"]
+
+BASELINES = {
+    "drop": "no image and nothing that belongs to it: the conversation is rendered again without",
+    "blank": "a picture of the same size in the image's mean colour",
+    "noise": "a picture of the same size, every value uniformly random, drawn from the image's content",
+    "shuffle": "another image: one of `blind_images`, chosen by the image's content",
+}
+
+
+class PairEncoder:
+    """Encodes pairs with their images and for the blind pass; each distinct image and blind row once.
+
+    It keeps what it has seen: make one for a batch of rows.
+
+    Args:
+        processor: The model's processor.
+        max_length: The longest sequence the model takes; longer rows are refused.
+        blind: One of `BASELINES`.
+        blind_images: For "shuffle": the images to choose from.
+        image_folder: What relative paths of images are relative to. A path that leaves the folder is refused.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        max_length: int | None,
+        blind: str = "drop",
+        blind_images: Sequence[PIL.Image.Image] = (),
+        image_folder: Path | None = None,
+    ):
+        self._processor, self._max_length = with_image_cache(processor), max_length
+        self.blind, self._pool, self._folder = blind, blind_images, image_folder
+        self._images: dict[Hashable, tuple[PIL.Image.Image, Any]] = {}
+        self._substitutes: dict[Hashable, PIL.Image.Image] = {}
+        self._blind: dict[Hashable, EncodedRow] = {}
+
+    def encode(self, pair: Pair) -> tuple[EncodedRow, EncodedRow]:
+        """The pair with its images, and for the blind pass.
+
+        Raises:
+            RowError: If one of them cannot be encoded, or the answer has other tokens in the one than in the other.
+        """
+        values = [self._located(image) for image in pair.images]
+        keys = tuple(image_key(value) for value in values)
+        images = [self._opened(key, value) for key, value in zip(keys, values)]
+        with_image = self._encode(pair, images, keys)
+        substitutes, blind_keys = [], ()
+        if self.blind != "drop":
+            substitutes = [self._substitute(key, image) for key, image in zip(keys, images)]
+            blind_keys = tuple(map(id, substitutes))  # all of them are kept, so that identities stay their own
+        known = (repr((pair.prompt, pair.answer)), blind_keys)
+        if known not in self._blind:
+            self._blind[known] = self._encode(pair, substitutes, blind_keys)
+        blind = self._blind[known]
+        if with_image.answer_ids != blind.answer_ids:
+            raise RowError("the answer has other tokens with the image than without")
+        return with_image, blind
+
+    def _encode(self, pair: Pair, images: list[PIL.Image.Image], keys: tuple[Hashable, ...]) -> EncodedRow:
+        options = {"max_length": self._max_length, "end_of_turn": False, "image_keys": keys}
+        return encode_row(self._processor, pair.prompt, pair.answer, images, **options)
+
+    def _located(self, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path") is not None:
+            return {**value, "path": self._located(value["path"])}
+        if self._folder is None or not isinstance(value, str | Path):
+            return value
+        # By name only: a link in the folder may lead to another disk.
+        folder = os.path.abspath(self._folder)
+        path = os.path.normpath(os.path.join(folder, value))
+        if not Path(path).is_relative_to(folder):
+            raise RowError(f"the image {value} is not in the folder {self._folder}")
+        return path
+
+    def _opened(self, key: Hashable, value: Any) -> PIL.Image.Image:
+        if key not in self._images:
+            self._images[key] = (open_image(value), value)  # the value is kept so that its identity stays its own
+        return self._images[key][0]
+
+    def _substitute(self, key: Hashable, image: PIL.Image.Image) -> PIL.Image.Image:
+        if key not in self._substitutes:
+            # From the content alone, so that a row's score does not depend on the rows around it.
+            digest = hashlib.blake2b(image.tobytes(), digest_size=8).digest()
+            if self.blind == "blank":
+                mean = tuple(round(value) for value in PIL.ImageStat.Stat(image).mean)
+                substitute = PIL.Image.new("RGB", image.size, mean)
+            elif self.blind == "noise":
+                rng = np.random.default_rng(list(digest))
+                substitute = PIL.Image.fromarray(rng.integers(0, 256, (image.height, image.width, 3), dtype=np.uint8))
+            else:
+                others = [other for other in self._pool if not _equal(other, image)]
+                if not others:
+                    raise RowError("blind_images has no image other than the row's own")
+                substitute = others[int.from_bytes(digest) % len(others)]
+            self._substitutes[key] = substitute
+        return self._substitutes[key]
+
+
+def _equal(a: PIL.Image.Image, b: PIL.Image.Image) -> bool:
+    return a.size == b.size and a.tobytes() == b.tobytes()

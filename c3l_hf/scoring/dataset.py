@@ -1,0 +1,288 @@
+"""Scores a whole dataset: in parts that survive an interruption, over several processes, and from the command line."""
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset, DatasetDict, Features, Image, List, concatenate_datasets, load_dataset, load_from_disk
+from trl import TrlParser
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.tables import format_table
+from c3l_hf.data.image import open_image
+from c3l_hf.data.image_files import files_state
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.opening import folder_cache
+from c3l_hf.data.schema import SCORE_COLUMNS, SCORES, STATUS, STATUS_OK
+from c3l_hf.scoring.scorer import DEFAULT_RANKING, I2CScorer
+
+__all__ = ["format_scores", "score_dataset", "score_rows", "with_scores"]
+
+logger = logging.getLogger(__name__)
+
+
+def score_dataset(
+    dataset: Dataset,
+    scorer: I2CScorer,
+    *,
+    batch_size: int = 256,
+    part_size: int = 2048,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """A dataset with the score columns beside its own.
+
+    Images are neither decoded twice nor written again, except that `datasets` writes a dataset in its new order that
+    was shuffled or filtered before. The scores are kept in parts, in a folder named by the content of the dataset (of
+    images that it names by their paths, the files' sizes and times) and the scorer's fingerprint: after an interruption
+    the same call continues with the first part that is missing, and a second call scores nothing. Under `accelerate
+    launch` the processes take turns at the parts, and each returns the whole; they need a `cache_dir` that all of them
+    see.
+
+    Args:
+        dataset: Rows in any layout of `schema.to_pairs`. The other columns stay as they are.
+        scorer: The scorer.
+        batch_size: Rows given to the scorer at once; their images are in memory together.
+        part_size: Rows in a part.
+        cache_dir: Where the parts are kept; by default in the cache of `datasets`.
+
+    Raises:
+        ValueError: If the columns are in no accepted layout, or the dataset has score columns already.
+    """
+    columns = layout_of(dataset.column_names)
+    if present := [name for name in SCORE_COLUMNS if name in dataset.column_names]:
+        raise ValueError(f"the dataset has the columns {', '.join(present)} already; remove or rename them first")
+    needed = dataset.select_columns(list(columns))
+    digest = hashlib.blake2b(f"{needed._fingerprint} {scorer.fingerprint} {part_size}".encode(), digest_size=16)
+    digest.update(files_state(needed, columns[-1], scorer.image_folder).encode())
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{digest.hexdigest()}"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    starts = range(0, len(needed), part_size)
+    files = [folder / f"{number:05d}-of-{len(starts):05d}.arrow" for number in range(len(starts))]
+    state = process_state()
+    missing = [number for number, file in enumerate(files) if not file.is_file()]
+    state.wait_for_everyone()  # all have seen the same
+    for number in missing[state.process_index :: state.num_processes]:
+        rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
+        score_rows(
+            rows,
+            scorer,
+            batch_size,
+            cache_file_name=str(files[number]),  # written under another name and moved when it is whole
+            desc=f"Scoring, part {number + 1} of {len(starts)}",
+        )
+    state.wait_for_everyone()
+    parts = [Dataset.from_file(str(file)) for file in files]
+    scores = concatenate_datasets(parts) if parts else score_rows(needed, scorer)
+    without = sum(status != STATUS_OK for status in scores[STATUS][:])
+    if without and state.is_main_process:
+        logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", without, len(scores))
+    return with_scores(dataset, scores)
+
+
+def score_rows(rows: Dataset, scorer: I2CScorer, batch_size: int = 256, **options: Any) -> Dataset:
+    """The score columns alone, one row for each. The scorer gets images as they are stored: `datasets` would end at one
+    that it cannot decode.
+
+    Args:
+        rows: As for `score_dataset`.
+        scorer: The scorer.
+        batch_size: Rows given to it at once.
+        options: Further ones of `Dataset.map`.
+    """
+    needed = rows.select_columns(list(layout_of(rows.column_names)))
+    if not len(needed):  # `map` would leave out the columns
+        return Dataset.from_dict({name: [] for name in scorer.features}, features=Features(scorer.features))
+    stored = Features({name: _undecoded(feature) for name, feature in needed.features.items()})
+    scores = needed.with_format("arrow").map(
+        functools.partial(_score_table, scorer=scorer, features=stored),
+        batched=True,
+        batch_size=batch_size,
+        remove_columns=needed.column_names,
+        features=Features(scorer.features),
+        **options,
+    )
+    return scores.with_format(None)
+
+
+def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
+    """Rows with their score columns beside them."""
+    if len(rows):
+        return concatenate_datasets([rows, scores], axis=1)
+    # Of datasets without rows it would drop the columns.
+    features = Features({**rows.features, **scores.features})
+    return Dataset.from_dict({name: [] for name in features}, features=features)
+
+
+def _score_table(table: pa.Table, scorer: I2CScorer, features: Features) -> dict[str, list]:
+    return scorer(features.decode_batch(table.to_pydict()))
+
+
+def _undecoded(feature):
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    return List(_undecoded(feature.feature), length=feature.length) if isinstance(feature, List) else feature
+
+
+def format_scores(scored: Dataset) -> str:
+    """What became of the rows, as text: how many have scores, the scores' quantiles, and why the others have none."""
+    statuses = scored[STATUS][:]
+    kinds = Counter(_kind(status) for status in statuses if status != STATUS_OK)
+    count = sum(status == STATUS_OK for status in statuses)
+    lines = [f"{len(statuses):,} rows, {count:,} with scores, {len(statuses) - count:,} without"]
+    if count:
+        rows = [("", "5%", "25%", "50%", "75%", "95%")]
+        for name in ("i2c", *SCORES):
+            values = np.array([value for value in scored[name][:] if value is not None])
+            rows.append((name, *(f"{value:.3f}" for value in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]))))
+        lines += ["", format_table(rows)]
+    if kinds:
+        lines += ["", format_table([("without a score, because", "rows"), *kinds.most_common(20)])]
+    return "\n".join(lines)
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is particular to its row."""
+    reason = re.sub(r"the image .*?(cannot be read|has mode|is not in)", r"the image \1", reason)
+    return re.sub(r"\d+", "N", re.sub(r"'/[^']*'", "...", reason))[:90]
+
+
+@dataclass
+class ScoreArguments:
+    model: str = field(metadata={"help": "The vision-language model: a repository on the Hub, or a folder."})
+    dataset: str = field(
+        metadata={
+            "help": "The rows: a dataset on the Hub, a folder (saved with save_to_disk, or of data files), or one "
+            ".json, .jsonl, .parquet or .csv file. LLaVA's JSON is taken as it is, with --image_folder."
+        }
+    )
+    output: str = field(
+        metadata={
+            "help": "The scored rows: a .parquet file, or .jsonl (without images that the "
+            "dataset holds itself). It must not be there yet."
+        }
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
+    split: str = field(default="train", metadata={"help": "Split of the dataset."})
+    limit: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Where images are that the rows name by a relative path."}
+    )
+    ranking: str = field(default=DEFAULT_RANKING, metadata={"help": f"What i2c is a copy of: {', '.join(SCORES)}."})
+    blind: str = field(
+        default="drop",
+        metadata={"help": "In the image's place in the pass without it: drop, blank, noise, or shuffle."},
+    )
+    path: str = field(default="auto", metadata={"help": "auto, or plain: answers about an image never share a pass."})
+    max_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens in a forward pass; by default 8192, on a CPU 4096, or 1024 in float32."},
+    )
+    batch_size: int = field(default=256, metadata={"help": "Rows whose images are in memory together."})
+    revision: str | None = field(default=None, metadata={"help": "Revision of the model."})
+    dtype: str = field(
+        default="auto", metadata={"help": "float32, bfloat16, float16, or auto: bfloat16 on an accelerator."}
+    )
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda:1, ...; by default the accelerator."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether code from the model's repository may be run."}
+    )
+
+
+def main() -> None:
+    """`python -m c3l_hf.scoring.scorer`; the options may also stand in a YAML file: --config file.yaml."""
+    parser = TrlParser((ScoreArguments,), prog="python -m c3l_hf.scoring.scorer", description=_DESCRIPTION)
+    (args,) = parser.parse_args_and_config()
+    try:
+        _run(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def _run(args: ScoreArguments) -> None:
+    output = Path(args.output)
+    if output.suffix not in (".parquet", ".jsonl"):
+        raise ValueError(f"--output {output} must end in .parquet or .jsonl")
+    if output.exists():
+        raise ValueError(f"--output {output} is there already; give another name, or move it away")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {output.parent}")
+    dataset = _rows(args)
+    layout_of(dataset.column_names)
+    scorer = I2CScorer.from_pretrained(
+        args.model,
+        revision=args.revision,
+        dtype=args.dtype,
+        device=args.device,
+        trust_remote_code=args.trust_remote_code,
+        ranking=args.ranking,
+        path=args.path,
+        blind=args.blind,
+        blind_images=list(_some_images(dataset, args.image_folder)) if args.blind == "shuffle" else (),
+        max_tokens=args.max_tokens,
+        image_folder=args.image_folder,
+    )
+    scored = score_dataset(dataset, scorer, batch_size=args.batch_size)
+    if process_state().is_main_process:
+        partial = output.with_name(f".{output.name}.partial")
+        if output.suffix == ".parquet":
+            scored.to_parquet(partial)
+        else:
+            encoded = [name for name, feature in dataset.features.items() if _undecoded(feature) != feature]
+            scored.remove_columns(encoded).to_json(partial)
+        os.replace(partial, output)
+        print(f"{format_scores(scored)}\n\n{args.model}, {scorer.path} path → {output}")
+
+
+def _rows(args: ScoreArguments) -> Dataset:
+    path = Path(args.dataset)
+    if path.is_file():
+        kind = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}.get(path.suffix)
+        if kind is None:
+            raise ValueError(f"--dataset {path} is none of .json, .jsonl, .parquet, .csv")
+        dataset = load_dataset(kind, data_files=str(path), split="train")
+    elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        dataset = load_from_disk(path)
+    else:
+        dataset = load_dataset(
+            args.dataset, args.dataset_config, split=args.split, cache_dir=folder_cache(args.dataset)
+        )
+    if isinstance(dataset, DatasetDict):
+        if args.split not in dataset:
+            raise ValueError(f"--dataset {path} has no split {args.split!r}; it has {', '.join(dataset)}")
+        dataset = dataset[args.split]
+    return dataset if args.limit is None else dataset.select(range(min(args.limit, len(dataset))))
+
+
+def _some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterable:
+    """Images of rows spread evenly over the dataset; those that cannot be read are left out."""
+    column = layout_of(dataset.column_names)[-1]
+    # A damaged one among them would end the run, in an error of `datasets`.
+    dataset = dataset.select_columns([column])
+    stored = Features({column: _undecoded(dataset.features[column])})
+    dataset = dataset.with_format("arrow")
+    for number in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)) if len(dataset) else ():
+        (value,) = stored.decode_batch(dataset[[int(number)]].to_pydict())[column]
+        value = value[0] if isinstance(value, list) and value else value
+        try:
+            yield open_image(Path(folder) / value if folder and isinstance(value, str) else value)
+        except RowError:
+            continue
+
+
+_DESCRIPTION = """Scores every answer of a dataset by how much its image matters to it (I2C): the likelihood of the
+answer with the image and without. Rows may be prompt + completion, messages, question + answer, or LLaVA's
+conversations, beside image or images. Rows that cannot be scored stay, with the reason in i2c_status. After an
+interruption the same command continues. Several processes: accelerate launch -m c3l_hf.scoring.scorer ..."""

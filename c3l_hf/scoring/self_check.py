@@ -1,0 +1,145 @@
+"""Which path is right for a model: a few rows of our own scored alone, in a batch and packed, before any of the user's;
+and the same of prompts that are to be answered.
+
+Neither batching nor packing is exact for every architecture (sliding windows, two-way attention within images, position
+schemes of their own), and no list of families stays complete. So it is tried.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from c3l_hf.data.layouts import Pair
+from c3l_hf.models.encoding import collate, encode_prompt
+from c3l_hf.scoring.blind import PairEncoder
+from c3l_hf.scoring.likelihood import answer_logprobs
+
+__all__ = ["TOLERANCE", "Paths", "check_paths", "check_prompts"]
+
+# Largest difference of a log-probability, in nats, that rounding explains: the logits are in the model's dtype, and of
+# the order of ten.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.25}
+
+_COMPARED = ("with_image", "blind")
+_LIKELIEST = 5  # next tokens that are compared: those that are hardly possible differ by more
+# Of different lengths, as a batch of equals would hide what padding does.
+_TEXTS = [
+    ("What is in this picture?", "A dog and two cats on a red sofa, next to a window."),
+    ("What is in this picture?", "Nothing."),
+    ("How many people are there?", "There are three people at a table, and a fourth one is standing behind them."),
+]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What must not be done with a model, and why; None where it may.
+
+    Attributes:
+        not_batched: Why rows cannot go into one batch.
+        not_packed: Why they cannot share a sequence.
+    """
+
+    not_batched: str | None
+    not_packed: str | None
+
+
+def check_paths(
+    model: PreTrainedModel, processor: ProcessorMixin, encoder: PairEncoder, max_tokens: int = 4096
+) -> Paths:
+    """Scores some rows each way, and tells what agrees with the plain path, one row at a time.
+
+    Raises:
+        ValueError: If the rows cannot be scored at all, e.g. as the processor makes no row without an image.
+    """
+    try:
+        rows, blind_rows = zip(*(encoder.encode(pair) for pair in _pairs()))
+        alone = answer_logprobs(model, processor, rows, blind_rows, packed=False, max_tokens=1)
+    except Exception as error:  # from templates, processors and models of all kinds
+        raise ValueError(
+            f"{type(model).__name__} with {type(processor).__name__} cannot be scored: {_line(error)}"
+            + (' (if it is without an image that it fails, blind="blank" may work)' if encoder.blind == "drop" else "")
+        ) from error
+    tolerance = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
+
+    def problem(packed: bool) -> str | None:
+        try:
+            found = answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
+        except Exception as error:  # the model's own code: whatever it is, this path is not for it
+            return _line(error)
+        pairs = [(getattr(one, name), getattr(other, name)) for one, other in zip(found, alone) for name in _COMPARED]
+        difference = torch.cat([torch.abs(a - b) for a, b in pairs]).max().item()
+        # Not `>`, as it may be not a number.
+        if difference <= tolerance:
+            return None
+        return f"log-probabilities differ by up to {difference:.1e} from those of single rows"
+
+    not_batched = problem(packed=False)
+    not_packed = not_batched or _partial_attention(model) or problem(packed=True)
+    return Paths(not_batched, not_packed)
+
+
+def check_prompts(model: PreTrainedModel, processor: ProcessorMixin) -> str | None:
+    """Why prompts must not be answered in one batch; None if they may be.
+
+    The predictions of the first token that `generate` makes of a batch are compared with those of each prompt alone.
+    No answer is put into a template, as some have no place for one after the prompt. Call it as the model is to write:
+    in eval mode, with its generation settings.
+
+    Raises:
+        ValueError: If the model answers no prompt at all.
+    """
+
+    def predicted(rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        inputs = {
+            name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in collate(processor, rows, padding_side="left").items()
+        }
+        made = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
+        return made.logits[0].cpu().double().log_softmax(dim=-1)
+
+    try:
+        prompts = [encode_prompt(processor, pair.prompt, pair.images) for pair in _pairs()]
+        alone = torch.cat([predicted([prompt]) for prompt in prompts])
+    except Exception as error:  # from templates, processors and models of all kinds
+        raise ValueError(
+            f"{type(model).__name__} with {type(processor).__name__} cannot answer: {_line(error)}"
+        ) from error
+    try:
+        together = predicted(prompts)
+    except Exception as error:  # the model's own code: whatever it is, batches are not for it
+        return _line(error)
+    likeliest = alone.topk(min(_LIKELIEST, alone.shape[-1])).indices
+    difference = (together - alone).gather(-1, likeliest).abs().max().item()
+    # Not `>`, as it may be not a number.
+    if difference <= TOLERANCE.get(model.dtype, max(TOLERANCE.values())):
+        return None
+    return f"predictions of the next token differ by up to {difference:.1e} from those of single prompts"
+
+
+def _partial_attention(model: PreTrainedModel) -> str | None:
+    """Why long rows could differ where the short ones of the check do not: layers that do not see the whole past."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        return f"it has layers of type {', '.join(sorted(kinds))}"
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        return f"its layers attend to the last {window} tokens only"
+    return None
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _pairs() -> list[Pair]:
+    rng = np.random.default_rng(0)
+    pairs = []
+    for number, size in enumerate([(96, 48), (64, 80), (80, 80)]):
+        image = PIL.Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+        for question, answer in _TEXTS[: 3 - number]:
+            pairs.append(Pair([{"role": "user", "content": question}], answer, [image]))
+    return pairs

@@ -1,0 +1,1 @@
+"""Scored pairs → pseudo-labels, and the compact dataset."""

@@ -1,0 +1,228 @@
+"""Pseudo-label rows → a batch for the contrastive training: separate sequences, or one per image."""
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import ProcessorMixin
+from transformers.data.data_collator import DataCollatorMixin
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.data.image import open_image
+from c3l_hf.models.encoding import EncodedRow, collate, encode_row, position_ids, with_end, with_image_cache
+from c3l_hf.models.packing import collate_packs, pack
+
+__all__ = ["ANCHORS", "DataCollatorForC3L", "answer_text"]
+
+ANCHORS = ("prompt", "text", "image")
+
+
+@dataclass
+class DataCollatorForC3L(DataCollatorMixin):
+    """
+    Data collator for pseudo-label rows: one padded batch with all candidates of all rows.
+
+    Each row has an `"images"` list, a `"prompt"` (messages, or a string: one user message), the `"chosen"` answer (one
+    assistant message, or a string) and a list of `"rejected"` answers (each like `"chosen"`; their number may vary and
+    be 0). Every candidate becomes one sequence of images, prompt and answer; row after row, the chosen one first. B
+    rows give R = Σ (1 + N_row) sequences, in L lines of the batch: L = R, or, with `packed`, L = B: the candidates of a
+    row share the line that has their images and prompt once, see `packing.py`.
+    - `"candidate_mask"`: `(B, 1 + N)` bool, which candidates each row has; its True values are the R sequences in
+    order. It comes first, because the `Trainer` takes the batch size from the first tensor.
+    - `"positive_index"`: `(B,)`, which of the R sequences is each row's chosen one.
+    - `"line"`: `(R,)`, the line in which each sequence is.
+    - `"weight"`: `(B,)` float32, only with `weight_column`.
+    - `"answer_key"`: `(B,)`, a hash of the chosen answer's text: equal for equal texts.
+    - `"anchor_mask"`: `(B, T)` bool, where in its line the chosen sequence has the tokens of the anchor: of what is
+    before its answer (image, instruction and the template's tokens around them) all, or what `anchor` says.
+    - `"answer_mask"`: `(R, T)` bool, the answer's content.
+    - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the token that ends them, because a
+    generator has to learn to stop: see `processing.with_end`.
+    - `"predict_mask"`: `(L, T)` bool, where the logits of these tokens are: each at the token before, in its sequence.
+    - `"num_tokens"`: `(L,)`, how many tokens each line has.
+    - what the model takes, over L lines: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            The model's processor, with a chat template.
+        max_length (`int`, *optional*):
+            Longest allowed sequence. If `None`, there is no limit.
+        weight_column (`str`, *optional*):
+            Column with the weight of each row.
+        anchor (`str`, *optional*, defaults to `"prompt"`):
+            `"prompt"`, `"text"` or `"image"`, see [`C3LConfig`].
+        image_token_id (`int`, *optional*):
+            Id of the image tokens in `input_ids`, to tell text and image of the anchor.
+        packed (`bool`, *optional*, defaults to `False`):
+            Whether the candidates of a row share a line. Exact for models with full causal attention only.
+        position_module (`torch.nn.Module`, *optional*):
+            With `packed`, the module with `get_rope_index` for models whose positions have parts (M-RoPE); needs no
+            weights, see `processing.position_module`.
+        return_tensors (`str`, *optional*, defaults to `"pt"`):
+            Type of Tensor to return. Only `"pt"` is currently supported.
+
+    Raises:
+        ValueError: if a row cannot be encoded; names the row by its `pair_id` or `image_id`.
+
+    Example:
+    ```python
+    >>> from PIL import Image
+    >>> from transformers import AutoProcessor
+    >>> from c3l_hf.training.collator import DataCollatorForC3L
+
+    >>> processor = AutoProcessor.from_pretrained("llava-hf/llava-1.5-7b-hf")
+    >>> collator = DataCollatorForC3L(processor)
+    >>> row = {
+    ...     "images": [Image.new("RGB", (64, 64), "red")],
+    ...     "image_id": "red",
+    ...     "prompt": [{"role": "user", "content": "Ask about a colour in this picture, and answer the question."}],
+    ...     "chosen": [{"role": "assistant", "content": "Question: What colour is it?\\nAnswer: red"}],
+    ...     "rejected": [[{"role": "assistant", "content": "Question: What colour is it?\\nAnswer: blue"}]],
+    ... }
+    >>> batch = collator([row, {**row, "image_id": "no negatives", "rejected": []}])
+    >>> batch["candidate_mask"]
+    tensor([[ True,  True],
+            [ True, False]])
+    >>> batch["positive_index"]
+    tensor([0, 2])
+    >>> print(processor.decode(batch["input_ids"][1][batch["answer_mask"][1]]))
+    Question: What colour is it?
+    Answer: blue
+    >>> batch["label_mask"].any(dim=1)
+    tensor([ True, False,  True])
+
+    ```
+    """
+
+    processor: ProcessorMixin
+    max_length: int | None = None
+    weight_column: str | None = None
+    anchor: str = "prompt"
+    image_token_id: int | None = None
+    packed: bool = False
+    position_module: nn.Module | None = None
+    return_tensors: str = "pt"
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        rows = []
+        for example in examples:
+            try:
+                rows.append(self.encode(example))
+            except RowError as error:
+                raise ValueError(f"{_row_name(example)}, {error}") from error
+        encoded = [candidate for row in rows for candidate in row]
+        counts = torch.tensor([len(row) for row in rows])
+        positive_index = counts.cumsum(0) - counts
+        line, places, inputs = self._lines(encoded, counts.tolist())
+        batch = {
+            "candidate_mask": torch.arange(int(counts.max())) < counts[:, None],
+            "positive_index": positive_index,
+            "line": line,
+        }
+        if self.weight_column is not None:
+            batch["weight"] = torch.tensor([float(example[self.weight_column]) for example in examples])
+        batch["answer_key"] = torch.tensor([_key(answer_text(example["chosen"])) for example in examples])
+
+        length = inputs["input_ids"].shape[1]
+        batch["anchor_mask"] = torch.zeros(len(rows), length, dtype=torch.bool)
+        for name in ("answer_mask", "label_mask"):
+            batch[name] = torch.zeros(len(encoded), length, dtype=torch.bool)
+        batch["predict_mask"] = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+        for index, (row, where) in enumerate(zip(encoded, places)):
+            batch["answer_mask"][index, where[row.answer]] = True
+        for number, index in enumerate(positive_index.tolist()):  # no NLL on rejected answers
+            row, where = encoded[index], places[index]
+            start, stop = row.answer.start, row.answer.stop + 1
+            batch["anchor_mask"][number, where[:start][self._in_anchor(row)]] = True
+            batch["label_mask"][index, where[start:stop]] = True
+            batch["predict_mask"][line[index], where[start - 1 : stop - 1]] = True
+        return {**batch, **inputs}
+
+    def encode(self, row: Mapping[str, Any]) -> list[EncodedRow]:
+        """The sequences of a row: that of the chosen answer, and those of the rejected ones.
+
+        Raises:
+            RowError: If the row cannot be trained on; names the column.
+        """
+        processor = with_image_cache(self.processor)  # the candidates of a row share its images
+        column = "images"
+        try:
+            images = [open_image(image) for image in row["images"] or ()]
+            if not images:
+                raise RowError("there is none")
+            column = "prompt"
+            prompt = row["prompt"]
+            if not prompt:
+                raise RowError("it is empty")
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            encoded = []
+            for number, answer in enumerate([row["chosen"], *(row["rejected"] or ())]):
+                column = f"rejected[{number - 1}]" if number else "chosen"
+                found = encode_row(processor, messages, answer_text(answer), images, max_length=self.max_length)
+                encoded.append(
+                    found if number else replace(with_end(processor, found, self.max_length), answer=found.answer)
+                )
+            return encoded
+        except RowError as error:
+            raise RowError(f"{column}: {error}") from error
+
+    def _in_anchor(self, row: EncodedRow) -> torch.Tensor:
+        """Which of the tokens before the answer belong to the anchor."""
+        ids = row.inputs["input_ids"][0, : row.answer.start]
+        if self.anchor == "prompt":
+            return torch.ones_like(ids, dtype=torch.bool)
+        return (ids == self.image_token_id) == (self.anchor == "image")
+
+    def _lines(
+        self, encoded: list[EncodedRow], candidates: list[int]
+    ) -> tuple[torch.Tensor, list[torch.Tensor], dict[str, torch.Tensor]]:
+        """Each sequence's line, the places of its tokens there, and what the model takes."""
+        if not self.packed:
+            inputs = collate(self.processor, [row.inputs for row in encoded], padding_side="right")
+            lengths = [row.inputs["input_ids"].shape[1] for row in encoded]
+            inputs["num_tokens"] = torch.tensor(lengths)
+            return torch.arange(len(encoded)), [torch.arange(length) for length in lengths], inputs
+        encoded_inputs = [row.inputs for row in encoded]
+        left = iter(encoded_inputs)
+        rows = [list(itertools.islice(left, count)) for count in candidates]
+        packs = [pack([inputs["input_ids"][0].numpy() for inputs in row]) for row in rows]
+        pad_id = self.processor.tokenizer.pad_token_id or 0
+        positions = self.position_module and position_ids(self.position_module, encoded_inputs)
+        # A mask of booleans: the attention may run in another precision (autocast) than the weights have.
+        inputs = collate_packs(packs, rows, pad_id, torch.bool, positions)
+        inputs["num_tokens"] = torch.tensor([len(one) for one in packs])
+        places = [torch.from_numpy(where) for one in packs for where in one.where]
+        return torch.arange(len(packs)).repeat_interleave(torch.tensor(candidates)), places, inputs
+
+
+def _row_name(row: dict[str, Any]) -> str:
+    for column in ("pair_id", "image_id"):
+        if row.get(column) is not None:
+            return f"row with {column} {row[column]!r}"
+    return f"row without pair_id and image_id (prompt {str(row['prompt'])[:80]!r})"
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def answer_text(answer: Sequence[Mapping[str, str]] | str | None) -> str:
+    """The text of an answer given as a string or as one assistant message.
+
+    Raises:
+        RowError: If it is something else, or empty.
+    """
+    if not isinstance(answer, str):
+        if answer is None or len(answer) != 1 or answer[0]["role"] != "assistant":
+            roles = None if answer is None else [message["role"] for message in answer]
+            raise RowError(f"found messages with the roles {roles}; give exactly one message, of the assistant")
+        answer = answer[0]["content"]
+    if not isinstance(answer, str):
+        raise RowError(f"the content is of type {type(answer).__name__}; give a string")
+    if not answer.strip():
+        raise RowError("the text is empty")
+    return answer

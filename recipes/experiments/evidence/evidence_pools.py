@@ -1,0 +1,144 @@
+"""Pools of `evidence.py`: pairs that a generator wrote about scenes, with every score."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from contrast_arms import MAX_NEW_TOKENS, texts_of
+from datasets import Dataset, Features, load_from_disk
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+
+from c3l_hf.common.files import files_digest
+from c3l_hf.data.schema import SCORES
+from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
+from c3l_hf.generation.templates import format_pair, get_template
+from c3l_hf.scenes import load_scenes
+from c3l_hf.scenes.architecture import build_processor
+from c3l_hf.scoring.scorer import I2CScorer
+
+KINDS = ("usual", "shifted")
+# The first is what every pool is scored with.
+BASELINES = ("drop", "blank", "noise", "shuffle")
+_SHUFFLE_IMAGES = 64
+_KEPT = ("answer_tokens", "logprob_per_token")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a pool is.
+
+    Attributes:
+        generator: Folder with the weights of a small generator.
+        kind: "usual" or "shifted" scenes.
+        images: Number of scenes, of split `validation`, five pairs of one type about each.
+        baselines: What stands for the image in the pass without it, "drop" first.
+        seed: Seed of the scenes and of all that is sampled.
+        questions: Whether the questions are scored too, as the generator wrote them.
+    """
+
+    generator: str
+    kind: str
+    images: int
+    baselines: tuple[str, ...]
+    seed: int
+    questions: bool = True
+
+    def identity(self) -> dict:
+        """As JSON reads it back; the generator by its weights."""
+        weights = files_digest(Path(self.generator), "*.safetensors")
+        return json.loads(json.dumps(asdict(self) | {"generator": weights}))
+
+
+def load_generator(folder: str | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A small model from a folder, such as a checkpoint of `pretrain_scenes.py`, in float32, and its processor."""
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval(), build_processor()
+
+
+def load_pool(folder: Path, pool: Pool) -> Dataset:
+    """The pool in this folder, made and kept there if it is not there yet.
+
+    Returns:
+        Rows of `generate_pairs` without the images: `image_id`, `pair_id`, `type`, `template`, `generation_status`,
+        `question` and `answer` (null where there is no pair), the score columns of `I2CScorer` with the baseline
+        "drop", `<score>_<baseline>` for the others, and if asked for `as_generated`: tokens and log-probabilities of
+        the pair as the generator wrote it (question and answer, given its instruction).
+
+    Raises:
+        SystemExit: If the folder holds another pool.
+    """
+    identity = pool.identity()
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _make(pool).save_to_disk(unfinished)
+        (unfinished / "pool.json").write_text(json.dumps(identity))
+        os.rename(unfinished, folder)
+    found = json.loads((folder / "pool.json").read_text())
+    if found != identity:
+        key = next(key for key in identity if found.get(key) != identity[key])
+        raise SystemExit(
+            f"evidence: {folder} was made with {key} {found.get(key)!r}, not {identity[key]!r}; give another "
+            "--output_dir, or move that folder away"
+        )
+    return load_from_disk(folder)
+
+
+def scenes_of(pool: Pool) -> Dataset:
+    """The pool's scenes, with their pictures."""
+    return load_scenes(pool.images, pool.seed, "validation", pool.kind == "shifted")
+
+
+def _make(pool: Pool) -> Dataset:
+    model, processor = load_generator(pool.generator)
+    config = PairGenerationConfig(max_new_tokens=MAX_NEW_TOKENS, seed=pool.seed, batch_size=250)
+    images = scenes_of(pool).select_columns(["images", "image_id"])
+    pairs = generate_pairs(images, model, processor, config, progress=False)
+    texts = texts_of(pairs)
+    found: dict[str, list] = {
+        **pairs.select_columns(["image_id", "pair_id", "type", "template", "generation_status"]).to_dict(),
+        "question": [text and text[0] for text in texts],
+        "answer": [text and text[1] for text in texts],
+    }
+    for baseline in pool.baselines:
+        # Not of the images that are scored, and the same for all pools of a kind and seed.
+        others = load_scenes(_SHUFFLE_IMAGES, pool.seed, "train", pool.kind == "shifted")
+        blind_images = [row["images"][0] for row in others] if baseline == "shuffle" else ()
+        scorer = I2CScorer(model, processor, blind=baseline, blind_images=blind_images)
+        if baseline == "drop":
+            found |= _scored(pairs, scorer)
+            if pool.questions:
+                found["as_generated"] = _as_generated(pairs, scorer)
+        else:
+            scores = _scored(pairs, scorer)
+            found |= {f"{name}_{baseline}": scores[name] for name in SCORES}
+    return Dataset.from_dict(found)
+
+
+def _scored(pairs: Dataset, scorer: I2CScorer) -> dict[str, list]:
+    features = Features(scorer.features)
+    return pairs.map(
+        scorer, batched=True, batch_size=500, remove_columns=pairs.column_names, features=features, desc="Scoring"
+    ).to_dict()
+
+
+def _as_generated(pairs: Dataset, scorer: I2CScorer) -> list[dict | None]:
+    """Per-token lists of question and answer, given the instruction that asked for them."""
+    result: list[dict | None] = []
+    for start in range(0, len(pairs), 500):
+        part = pairs.select(range(start, min(start + 500, len(pairs))))
+        texts = texts_of(part)
+        rows = [
+            {
+                "images": row["images"],
+                "prompt": [{"role": "user", "content": get_template(row["template"]).text}],
+                "completion": [{"role": "assistant", "content": format_pair(*text)}],
+            }
+            for row, text in zip(part, texts)
+            if text
+        ]
+        scored = iter(scorer.score(rows))
+        result += [{name: row[name] for name in _KEPT} if text and (row := next(scored)) else None for text in texts]
+    return result

@@ -1,0 +1,166 @@
+"""Images as datasets and files give them, and those that cannot be read."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.data.image import image_key, open_image
+from c3l_hf.scoring.scorer import I2CScorer
+
+
+def picture(seed=0, size=(32, 32)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png(image):
+    return encoded(image)
+
+
+def png_that_claims(width, height):
+    """The header of a picture of this size, and next to nothing else."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    content = b"\x89PNG\r\n\x1a\n"
+    for chunk in (header, data):
+        content += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content
+
+
+def test_open_image_takes_what_datasets_give(tmp_path):
+    image = picture()
+    path = tmp_path / "a.png"
+    image.save(path)
+    values = [image, {"bytes": png(image), "path": None}, {"bytes": None, "path": str(path)}, path, str(path)]
+    for value in values:
+        assert open_image(value).tobytes() == image.tobytes()
+    assert image_key(values[1]) == image_key({"bytes": png(image), "path": "elsewhere"})
+    assert image_key(image) == image_key(image.copy()) != image_key(picture(1))
+    assert image_key(values[2]) == image_key(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_open_image_converts(mode):
+    source = picture().convert("RGB").convert("L").convert(mode) if mode in ("1", "LA") else picture().convert(mode)
+    image = open_image(source)
+    assert image.mode == "RGB" and image.size == (32, 32)
+
+
+def test_open_image_turns_it_upright():
+    image = picture(size=(20, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    upright = open_image({"bytes": file.getvalue(), "path": None})
+    assert upright.tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"bytes": b"", "path": None}, "cannot be read: UnidentifiedImageError"),
+        ({"bytes": b"not an image", "path": None}, "cannot be read"),
+        ({"bytes": png(picture())[:200], "path": None}, "cannot be read"),
+        ("/nowhere/a.png", "image /nowhere/a.png cannot be read: FileNotFoundError"),
+        ({"bytes": None, "path": None}, "is NoneType"),
+        (3, "is int"),
+        (Image.new("I;16", (4, 4)), "mode I;16"),
+        (Image.new("F", (4, 4)), "mode F"),
+    ],
+)
+def test_open_image_reasons(value, reason):
+    with pytest.raises(RowError) as error:
+        open_image(value)
+    assert reason in str(error.value)
+    image_key(value)
+
+
+def test_a_key_for_what_the_model_sees():
+    """The bytes of a PIL image have neither its palette nor its orientation."""
+    red, blue = (Image.new("RGB", (4, 6), colour).quantize(2) for colour in ("red", "blue"))
+    assert red.tobytes() == blue.tobytes()
+    turned = Image.new("RGB", (4, 6), "red")
+    turned.getexif()[0x0112] = 6
+    images = [red, blue, turned, Image.new("RGBA", (4, 6), "red"), Image.new("L", (4, 6))]
+    opened = [(open_image(image).size, open_image(image).tobytes()) for image in images]
+    keys = [image_key(image) for image in images]
+    for one in range(len(images)):
+        for other in range(len(images)):
+            assert (keys[one] == keys[other]) == (opened[one] == opened[other])
+
+
+def test_reasons_that_are_kept_name_no_folder(tmp_path):
+    """They go into datasets and onto cards: see `generate_pairs`."""
+    Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")
+    with pytest.raises(RowError) as error:
+        open_image(tmp_path / "deep.png")
+    assert error.value.__cause__ is None and str(tmp_path) not in str(error.value)
+
+
+def test_an_animation_is_its_first_frame():
+    frames = [picture(seed).quantize() for seed in range(3)]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    opened = open_image({"bytes": content, "path": None})
+    assert opened.tobytes() == frames[0].convert("RGB").tobytes()
+
+
+def test_a_picture_too_large_to_open_is_not_opened():
+    with pytest.raises(RowError, match="cannot be read: DecompressionBombError"):
+        open_image({"bytes": png_that_claims(20_000, 20_000), "path": None})
+
+
+def test_odd_images_keep_their_place_among_the_others(family):
+    _, processor = family
+    question, answer = "Is there a dog?", "Yes, there is."
+    images = {
+        "1 x 1": picture(1, (1, 1)),
+        "1 x 300": picture(2, (1, 300)),
+        "CMYK": {"bytes": encoded(picture(3).convert("CMYK"), "JPEG"), "path": None},
+        "palette": {"bytes": encoded(picture(4).quantize()), "path": None},
+        "turned": {"bytes": encoded(picture(5, (20, 40)), "JPEG", exif=_turned()), "path": None},
+        "animated": {"bytes": encoded(picture(6).quantize(), "GIF"), "path": None},
+    }
+    bad = {
+        "16 bits": {"bytes": encoded(Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16))), "path": None},
+        "truncated": {"bytes": png(picture(7))[:150], "path": None},
+        "empty": {"bytes": b"", "path": None},
+        "huge": {"bytes": png_that_claims(20_000, 20_000), "path": None},
+        "missing": "/nowhere/a.png",
+    }
+    normal = [picture(8), picture(9)]
+    values = [normal[0], *images.values(), *bad.values(), normal[1]]
+    scorer = I2CScorer(*family)
+    results = scorer.score([{"image": value, "question": question, "answer": answer} for value in values])
+    alone = scorer.score([{"image": value, "question": question, "answer": answer} for value in normal])
+    for one, other in zip((results[0], results[-1]), alone):
+        assert one["pmi"] == pytest.approx(other["pmi"], rel=1e-4, abs=1e-5)
+    for name, result in zip(bad, results[1 + len(images) : -1]):
+        assert result["i2c"] is None and ("cannot be read" in result["i2c_status"] or name == "16 bits"), name
+    assert "convert it to 8 bits" in results[1 + len(images)]["i2c_status"]
+    for name, result in zip(images, results[1 : 1 + len(images)]):
+        # an image processor may refuse a picture of one pixel; it then says so
+        status = result["i2c_status"]
+        assert status == "ok" or (name.startswith("1 x") and "refuses the row" in status), name
+
+
+def _turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+def test_a_reason_does_not_depend_on_the_run():
+    with pytest.raises(RowError) as error:
+        open_image({"bytes": b"not an image", "path": None})
+    assert str(error.value) == "the image cannot be read: UnidentifiedImageError: cannot identify image file"

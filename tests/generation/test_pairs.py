@@ -1,0 +1,457 @@
+"""Generation of pairs: the same whatever the batches, sampled from the model's distribution, nothing lost."""
+
+import copy
+import io
+import logging
+from collections import Counter
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from scipy.stats import chisquare
+from tiny_families import (
+    tiny_idefics3,
+    tiny_internvl,
+    tiny_llava_onevision,
+    tiny_qwen2_5_vl,
+    tiny_qwen3_vl,
+    tiny_smolvlm,
+)
+from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
+from transformers import TopPLogitsWarper
+
+from c3l_hf.data.status import generation_counts
+from c3l_hf.generation.pairs import PairGenerationConfig, _uniforms, generate_pairs
+from c3l_hf.generation.sampling import SeededSampling, TextSampler
+from c3l_hf.generation.templates import get_template, templates_for
+from c3l_hf.models.encoding import collate, encode_prompt, encode_row
+
+TYPES = ("presence", "count", "colour")
+TEXTS = (
+    "Question: Is there a dog? Answer: Yes.",
+    "Question: How many cats? Answer: two",
+    "Q: Where is the car? A: It is at the top left.",
+    "hello",
+)
+
+
+def picture(number: int, size: int = 32) -> PIL.Image.Image:
+    generator = np.random.default_rng(number)
+    return PIL.Image.fromarray(generator.integers(0, 255, (size, size, 3), dtype=np.uint8))
+
+
+def png(number: int) -> bytes:
+    file = io.BytesIO()
+    picture(number).save(file, format="PNG")
+    return file.getvalue()
+
+
+def dataset_of(contents: list[bytes | None], image_ids: list[str] | None = None) -> Dataset:
+    rows = [None if content is None else {"bytes": content, "path": None} for content in contents]
+    columns = {"image": rows} | ({} if image_ids is None else {"image_id": image_ids})
+    features = {"image": Image()} | ({} if image_ids is None else {"image_id": Value("string")})
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def by_pair(dataset: Dataset) -> dict[str, tuple]:
+    columns = dataset.remove_columns("images")
+    return {row["pair_id"]: tuple(map(str, row.values())) for row in columns}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+
+
+FAMILIES = [tiny_llava, tiny_llava_next, tiny_gemma3, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl]
+FAMILIES += [tiny_idefics3, tiny_smolvlm, tiny_internvl]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda build: build.__name__)
+def every_family(request):
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def speaker():
+    """A tiny LLaVA that has learnt, roughly, to write one of `TEXTS` for the templates of `TYPES`."""
+    model, processor = tiny_llava()
+    rows, labels = [], []
+    for template in (template for type in TYPES for template in templates_for(type)):
+        for text in TEXTS:
+            row = encode_row(processor, [{"role": "user", "content": template.text}], text, [picture(0)])
+            end = row.answer.stop + 1  # with the end-of-turn token
+            label = torch.full_like(row.inputs["input_ids"], -100)
+            label[0, row.answer.start : end] = row.inputs["input_ids"][0, row.answer.start : end]
+            rows.append({name: tensor for name, tensor in row.inputs.items()})
+            labels.append(label)
+    batch = collate(processor, rows)
+    length = batch["input_ids"].shape[1]
+    batch["labels"] = torch.cat(
+        [torch.nn.functional.pad(label, (0, length - label.shape[1]), value=-100) for label in labels]
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(70):
+        chosen = torch.randperm(len(rows), generator=generator)[:8]
+        model(**{name: tensor[chosen] for name, tensor in batch.items()}).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="module")
+def config():
+    return PairGenerationConfig(types=TYPES, pairs_per_image=4, types_per_image=2, max_new_tokens=40, batch_size=16)
+
+
+def changed(config, **options):
+    return PairGenerationConfig(**{**vars(config), **options})
+
+
+def test_rows_have_pairs_in_image_order_and_counts_add_up(speaker, config):
+    pairs = generate_pairs(dataset_of([png(i) for i in range(6)]), *speaker, config, progress=False)
+    assert pairs["pair_id"][:] == [f"{i:06d}/{k}" for i in range(6) for k in range(4)]
+    counts = generation_counts(pairs)
+    assert counts["pairs"] == len(pairs) == 24 == sum(counts.values()) - counts["pairs"]
+    assert counts["ok"] >= 8, "the tiny model should write mostly pairs"
+    for row in pairs:
+        assert row["type"] == get_template(row["template"]).type in TYPES
+        ok = row["generation_status"] == "ok"
+        assert (row["prompt"] is not None) == (row["completion"] is not None) == ok
+        if ok:
+            question, answer = row["prompt"][0], row["completion"][0]
+            assert (question["role"], answer["role"]) == ("user", "assistant")
+            assert question["content"] in row["raw"] and answer["content"] in row["raw"]
+            assert "</s>" not in row["raw"]
+
+
+def test_batches_order_and_other_images_do_not_matter(speaker, config):
+    contents, image_ids = [png(i) for i in range(5)], list("abcde")
+    expected = by_pair(generate_pairs(dataset_of(contents, image_ids), *speaker, config, progress=False))
+    assert len({row[-2] for row in expected.values()}) > 3, "all texts alike: nothing would be tested"
+    for batch_size in (1, 3, 100):
+        options = changed(config, batch_size=batch_size)
+        assert by_pair(generate_pairs(dataset_of(contents, image_ids), *speaker, options, progress=False)) == expected
+    backwards = dataset_of(contents[::-1], image_ids[::-1]).select([0, 2, 3])
+    for pair_id, row in by_pair(generate_pairs(backwards, *speaker, config, progress=False)).items():
+        assert row == expected[pair_id]
+
+
+def test_seed_changes_the_texts(speaker, config):
+    images = dataset_of([png(i) for i in range(3)])
+    first, again, other = (
+        generate_pairs(images, *speaker, changed(config, seed=seed), progress=False)["raw"][:] for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    rows = [{"image_id": "a", "k": 0}]
+    assert not torch.equal(_uniforms(config, rows), _uniforms(changed(config, seed=1), rows))
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])  # plain; with the prompt shared by the rows
+def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size):
+    model, processor = speaker
+    options = changed(config, batch_size=batch_size, temperature=0.7)
+    pairs = generate_pairs(dataset_of([png(3)], ["x"]), model, processor, options, progress=False)
+    for k, row in enumerate(pairs):
+        prompt = [{"role": "user", "content": get_template(row["template"]).text}]
+        inputs = encode_prompt(processor, prompt, [picture(3)])
+        uniforms, ids, written = _uniforms(options, [{"image_id": "x", "k": k}])[0], inputs["input_ids"], []
+        for step in range(options.max_new_tokens):
+            with torch.no_grad():
+                logits = model(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=inputs["pixel_values"]
+                ).logits[0, -1]
+            probabilities = np.exp(logits.double().numpy() / 0.7)
+            cumulative = np.cumsum(probabilities / probabilities.sum())
+            token = int(np.argmax(cumulative > uniforms[step].item()))
+            if token == processor.tokenizer.eos_token_id:
+                break
+            written.append(token)
+            ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+        assert row["raw"] == processor.tokenizer.decode(written, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("sizes", [(32, 48), (48, 32), (32, 32)], ids=str)
+def test_shared_prompts_give_the_plain_tokens_or_are_not_used(every_family, sizes, caplog):
+    model, processor = every_family
+    texts = ("Is there a dog?", "Describe this picture in every detail.")
+    prompts = [
+        encode_prompt(processor, [{"role": "user", "content": text}], [picture(i, size)])
+        for i, (text, size) in enumerate(zip(texts, sizes))
+    ]
+    uniforms = torch.rand(5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with TextSampler(model, processor, temperature=1.0, top_p=0.9, max_new_tokens=12) as sampler:
+        # One prompt, as it may come first; then two of them.
+        for asked, which in ((prompts[:1], [0, 0, 0, 0, 0]), (prompts, [0, 0, 1, 1, 1])):
+            with caplog.at_level(logging.WARNING):
+                texts = sampler(asked, which, uniforms)
+            plain = sampler._plain(asked, which, uniforms)
+            assert texts == [(sampler._decode(ids), ended) for ids, ended in plain]
+    assert sampler.shares_prompts == ("does not work" not in caplog.text)
+    if type(model).__name__.startswith("Gemma3"):
+        # Its window is shorter than the prompt: found before anything is written past the end of a cache.
+        assert "layer 0 keeps 15 of " in caplog.text
+    else:
+        assert sampler.shares_prompts
+
+
+def test_what_fails_after_it_was_verified(llava, caplog, monkeypatch):
+    model, processor = llava
+    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
+    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
+        first = sampler([prompt], [0, 0, 0], uniforms)
+        monkeypatch.setattr(sampler, "_shared", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes differ")))
+        assert sampler([prompt], [0, 0, 0], uniforms) == first
+    assert not sampler.shares_prompts and "RuntimeError: sizes differ" in caplog.text
+
+
+def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch):
+    model, processor = llava
+    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
+    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    honest = TextSampler._shared
+    monkeypatch.setattr(TextSampler, "_shared", lambda self, p, which, u, *tops: honest(self, p, which, 1 - u, *tops))
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
+        texts = sampler([prompt], [0, 0, 0], uniforms)
+        plain = [sampler._decode(ids) for ids, _ in sampler._plain([prompt], [0, 0, 0], uniforms)]
+    assert not sampler.shares_prompts and "the tokens differ" in caplog.text
+    assert [text for text, _ in texts] == plain
+
+
+def test_rounding_in_half_precision_is_no_reason_not_to_share(caplog, monkeypatch):
+    """A draw near the border between two tokens may fall on the other side."""
+    model, processor = tiny_llava()
+    model.to(torch.bfloat16)
+    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
+    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    honest, tokens = TextSampler._shared, []
+
+    def rounded(self, prompts, which, uniforms, tops=None):
+        tokens.append((honest(self, prompts, which, uniforms), honest(self, prompts, which, uniforms * 0.9, tops)))
+        return tokens[-1][1]
+
+    monkeypatch.setattr(TextSampler, "_shared", rounded)
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
+        sampler([prompt], [0, 0, 0], uniforms)
+    assert tokens[0][0] != tokens[0][1] and sampler.shares_prompts and not caplog.records
+
+    def wrong(self, prompts, which, uniforms, tops=None):
+        head = self.model.lm_head.weight
+        head.data *= 30
+        try:
+            return honest(self, prompts, which, uniforms, tops)
+        finally:
+            head.data /= 30
+
+    monkeypatch.setattr(TextSampler, "_shared", wrong)
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
+        sampler([prompt], [0, 0, 0], uniforms)
+    assert not sampler.shares_prompts and "the tokens differ" in caplog.text
+
+
+def test_the_models_own_generation_settings_do_not_interfere(speaker, config):
+    model, processor = speaker
+    images = dataset_of([png(1)])
+    expected = generate_pairs(images, model, processor, config, progress=False)["raw"][:]
+    own = copy.deepcopy(model.generation_config)
+    try:
+        # set one by one, as a checkpoint's file would
+        for name, value in (("repetition_penalty", 9.0), ("top_k", 1), ("num_beams", 3), ("min_new_tokens", 30)):
+            setattr(model.generation_config, name, value)
+        theirs = model.generation_config
+        model.train()
+        assert generate_pairs(images, model, processor, config, progress=False)["raw"][:] == expected
+        assert model.generation_config is theirs and model.training
+    finally:
+        model.generation_config = own
+        model.eval()
+
+
+def test_temperature_0_takes_the_likeliest_token(speaker, config):
+    model, processor = speaker
+    pairs = generate_pairs(dataset_of([png(2)]), model, processor, changed(config, temperature=0.0), progress=False)
+    for row in pairs:
+        inputs = encode_prompt(
+            processor, [{"role": "user", "content": get_template(row["template"]).text}], [picture(2)]
+        )
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=40)[0, inputs["input_ids"].shape[1] :]
+        assert row["raw"] == processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_images_that_cannot_be_used_keep_their_rows(speaker, config):
+    contents = [png(0), b"this is not an image", png(1)[:60], None]
+    pairs = generate_pairs(dataset_of(contents), *speaker, config, progress=False)
+    statuses = pairs["generation_status"][:]
+    assert len(pairs) == 16 and "cannot be read" not in " ".join(statuses[:4])
+    assert statuses[4:8] == ["the image cannot be read (UnidentifiedImageError)"] * 4
+    assert all(status.startswith("the image cannot be read (") for status in statuses[8:12])
+    assert statuses[12:] == ["no image"] * 4
+    assert pairs["raw"][4:] == [""] * 12 and pairs["prompt"][4:] == [None] * 12
+    assert sum(count for status, count in generation_counts(pairs).items() if "image" in status) == 12
+
+
+def test_images_are_not_encoded_again(speaker, config):
+    features = Features({"images": List(Image())})
+    two = [{"bytes": png(7), "path": None}, {"bytes": png(8), "path": None}]
+    for given in (two[:1], two):
+        pairs = generate_pairs(
+            Dataset.from_dict({"images": [given]}, features=features), *speaker, config, progress=False
+        )
+        assert pairs.features["images"] == List(Image())
+        stored = pairs.with_format("arrow")[:]["images"].to_pylist()
+        assert [[image["bytes"] for image in images] for images in stored] == [[image["bytes"] for image in given]] * 4
+
+
+def test_a_text_without_end_is_malformed(speaker, config):
+    pairs = generate_pairs(dataset_of([png(0)]), *speaker, changed(config, max_new_tokens=3), progress=False)
+    ended = [status for status in pairs["generation_status"] if status != "cut off at max_new_tokens"]
+    assert len(ended) < 4 and "ok" not in ended
+    cut = next(row for row in pairs if row["generation_status"] == "cut off at max_new_tokens")
+    assert cut["raw"] and cut["prompt"] is None
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_predictions_that_are_no_numbers_end_their_text_only(speaker, config, temperature, monkeypatch):
+    """As in float16, where a large value of one image overflows."""
+    model, processor = speaker
+    options = changed(config, temperature=temperature, top_p=0.9)
+    images = dataset_of([png(0), png(1)], ["a", "b"])
+    expected = by_pair(generate_pairs(images, model, processor, options, progress=False))
+    broken = encode_prompt(processor, [{"role": "user", "content": "?"}], [picture(1)])["pixel_values"]
+    tower = type(model.model.vision_tower)
+    forward = tower.forward
+
+    def overflowing(self, pixel_values, **kwargs):
+        wrong = [torch.equal(pixels, broken[0]) for pixels in pixel_values]
+        pixel_values = pixel_values.masked_fill(torch.tensor(wrong)[:, None, None, None], torch.nan)
+        return forward(self, pixel_values, **kwargs)
+
+    monkeypatch.setattr(tower, "forward", overflowing)
+    pairs = generate_pairs(images, model, processor, options, progress=False)
+    assert generation_counts(pairs)["the model's predictions are not finite"] == 4
+    for pair_id, row in by_pair(pairs).items():
+        assert (row == expected[pair_id]) == pair_id.startswith("a")
+
+
+def test_a_picture_that_is_gone_by_now(speaker, config, tmp_path):
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    images = Dataset.from_dict({"images": [[path] for path in paths]}, features=Features({"images": List(Image())}))
+    (tmp_path / "1.png").unlink()
+    pairs = generate_pairs(images, *speaker, config, progress=False)
+    assert generation_counts(pairs)["the image cannot be read (FileNotFoundError)"] == 4
+    pairs.save_to_disk(tmp_path / "pairs")  # embeds the files
+    assert [len(row["images"]) for row in Dataset.load_from_disk(tmp_path / "pairs")] == [1] * 4 + [0] * 4 + [1] * 4
+
+
+def test_image_tokens_in_the_text_stay_visible(llava):
+    model, processor = llava
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=4) as sampler:
+        ids = processor.tokenizer("Question: a? Answer: <image> b</s>", add_special_tokens=False)["input_ids"]
+        assert "<image>" in sampler._decode(ids)
+        clean = [id for id in ids if id != processor.tokenizer.convert_tokens_to_ids("<image>")]
+        assert sampler._decode(clean) == "Question: a? Answer:  b"
+
+
+def test_types_are_balanced_and_each_has_one_template(llava, monkeypatch):
+    monkeypatch.setattr(TextSampler, "__call__", lambda self, prompts, which, uniforms: [("", True)] * len(which))
+    images = dataset_of([png(0)] * 210)
+    options = PairGenerationConfig(types_per_image=3, pairs_per_image=7, max_new_tokens=1, batch_size=1000)
+    pairs = generate_pairs(images, *llava, options, progress=False).to_pandas()
+    per_image = pairs.groupby("image_id")
+    assert set(per_image["type"].nunique()) == set(per_image["template"].nunique()) == {3}
+    assert pairs.groupby(["image_id", "type"]).size().isin([2, 3]).all()
+    images_by_type = pairs.groupby("type")["image_id"].nunique()
+    assert len(images_by_type) == 7 and chisquare(images_by_type).pvalue > 1e-3
+    assert pairs["template"].nunique() == 14
+
+
+def test_sampling_follows_the_distribution():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(12, generator=generator) * 2
+    logits[[3, 7, 11]] = -torch.inf
+    options = PairGenerationConfig(max_new_tokens=2)
+    rows = [{"image_id": f"{i:05d}", "k": k} for i in range(4000) for k in range(5)]
+    uniforms = _uniforms(options, rows)
+    sampler = SeededSampling(uniforms, prompt_length=3)
+    first = sampler(torch.zeros(len(rows), 3, dtype=torch.long), logits.expand(len(rows), -1))
+    second = sampler(torch.zeros(len(rows), 4, dtype=torch.long), logits.expand(len(rows), -1))
+    assert (first.isfinite().sum(dim=1) == 1).all()
+    possible = [token for token in range(12) if token not in (3, 7, 11)]
+    expected = logits.double().softmax(0)[possible].numpy() * len(rows)
+    for scores in (first, second):
+        counts = np.bincount(scores.argmax(dim=1), minlength=12)
+        assert counts[[3, 7, 11]].sum() == 0
+        assert chisquare(counts[possible], expected).pvalue > 1e-3
+    # neighbours (k, k + 1) and steps are independent of each other
+    assert abs(np.corrcoef(uniforms[:, 0], uniforms[:, 1])[0, 1]) < 0.03
+    assert abs(np.corrcoef(uniforms[:-1, 0], uniforms[1:, 0])[0, 1]) < 0.03
+
+
+def test_extreme_random_numbers_never_take_an_impossible_token():
+    scores = torch.randn(1000, 30, generator=torch.Generator().manual_seed(0))
+    scores[:, [0, 28, 29]] = -torch.inf
+    for uniform, expected in ((0.0, 1), (1 - 2**-53, 27)):
+        uniforms = torch.full((1000, 1), uniform, dtype=torch.float64)
+        chosen = SeededSampling(uniforms, prompt_length=1)(torch.zeros(1000, 1, dtype=torch.long), scores)
+        assert set(chosen.argmax(dim=1).tolist()) == {expected}
+
+
+def test_top_p_keeps_to_the_smallest_set(llava):
+    model, processor = llava
+    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
+    with torch.no_grad():
+        logits = model(**prompt).logits[:, -1]
+    allowed = set(TopPLogitsWarper(0.5)(None, logits)[0].isfinite().nonzero().flatten().tolist())
+    probabilities = logits[0].double().softmax(0)
+    largest, order = probabilities.sort(descending=True)
+    smallest_set = set(order[: int((largest.cumsum(0) < 0.5).sum()) + 1].tolist())
+    assert allowed == smallest_set and len(allowed) > 1
+    uniforms = torch.linspace(0, 1, 101, dtype=torch.float64)[:-1, None]
+    seen = {}
+    for top_p in (0.5, 1.0):
+        with TextSampler(model, processor, temperature=1.0, top_p=top_p, max_new_tokens=1) as sampler:
+            seen[top_p] = Counter(ids[0] for ids, _ in sampler._shared([prompt], [0] * 100, uniforms))
+    assert set(seen[0.5]) <= smallest_set and not set(seen[1.0]) <= smallest_set
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"pairs_per_image": 0}, "pairs_per_image must be at least 1"),
+        ({"types": ("presence", "sound")}, "no template of type 'sound'"),
+        ({"types": ()}, "at least one type"),
+        ({"types": ("count", "count")}, "each once"),
+        ({"types_per_image": 6}, "types_per_image is 6"),
+        ({"temperature": -1.0}, "temperature must be at least 0"),
+        ({"temperature": float("nan")}, "temperature must be at least 0"),
+        ({"top_p": 0.0}, "top_p must be in"),
+        ({"top_p": 1.1}, "top_p must be in"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        PairGenerationConfig(**options)
+
+
+def test_wrong_input_is_refused_before_any_work(llava, config):
+    model, processor = llava
+    silent = copy.copy(processor)
+    silent.chat_template = None
+    cases = [
+        (dataset_of([png(0)] * 3, ["a", "b", "a"]), processor, "image_id.*unique.*a"),
+        (dataset_of([png(0)] * 2, ["a", None]), processor, "image_id.*null in row 1"),
+        (Dataset.from_dict({"picture": ["x"]}), processor, "no column 'images' or 'image'; found picture"),
+        (Dataset.from_dict({"image": ["x.png"]}), processor, "cast_column"),
+        (Dataset.from_dict({"images": [["x.png"]]}), processor, "cast_column"),
+        (dataset_of([png(0)]).select([]), processor, "no rows"),
+        (dataset_of([png(0)]), silent, "no chat template"),
+    ]
+    for dataset, its_processor, message in cases:
+        with pytest.raises(ValueError, match=message):
+            generate_pairs(dataset, model, its_processor, config, progress=False)

@@ -1,0 +1,205 @@
+"""Where the answer stands in the ids, with and without the image, and what cannot be encoded."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import tiny_llava
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.models.encoding import collate, encode_prompt, encode_row, token_texts, with_image_cache
+
+QUESTION = [{"role": "user", "content": "Is there a dog?"}]
+
+
+def picture(seed=0, size=(32, 32)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+def png(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def llava_copy():
+    """A processor whose template a test may change."""
+    return tiny_llava()[1]
+
+
+@pytest.mark.parametrize("answer", ["Yes.", "Yes, a dög 日.", "one\ntwo", "x", "a" * 50, "ASSISTANT: USER: yes"])
+@pytest.mark.parametrize("images", [[picture()], []], ids=["image", "blind"])
+def test_answer_span(family, answer, images):
+    _, processor = family
+    decode = processor.tokenizer.decode
+    for end_of_turn in (True, False):
+        row = encode_row(processor, QUESTION, answer, images, end_of_turn=end_of_turn)
+        ids = row.inputs["input_ids"][0]
+        before, after = decode(ids[: row.answer.start]), decode(ids[row.answer.stop :])
+        assert decode(row.answer_ids).strip() == answer
+        assert before.endswith(("ASSISTANT:", "<start_of_turn>model\n"))
+        tail = "</s>\n" if before.endswith("ASSISTANT:") else "<end_of_turn>\n"
+        assert after == (tail if end_of_turn else "")
+        assert (ids == processor.tokenizer.bos_token_id).sum() == 1 and ids[0] == processor.tokenizer.bos_token_id
+        assert not set(row.answer_ids) & set(processor.tokenizer.all_special_ids)
+
+
+def test_blind_row_has_nothing_of_the_image(family):
+    _, processor = family
+    row = encode_row(processor, QUESTION, "Yes.", [])
+    text = processor.tokenizer.decode(row.inputs["input_ids"][0])
+    assert "image" not in text and "pixel_values" not in row.inputs
+    assert "\n Is there" not in text and "\n\nIs there" not in text  # the newlines that come with an image
+    with_image = encode_row(processor, QUESTION, "Yes.", [picture()])
+    assert with_image.answer_ids == row.answer_ids
+
+
+def test_images_stand_where_the_messages_put_them(llava):
+    _, processor = llava
+    images = [picture(1), picture(2)]
+    items = [{"type": "text", "text": "Compare"}, {"type": "image"}, {"type": "image"}, {"type": "text", "text": "now"}]
+    row = encode_row(processor, [{"role": "user", "content": items}], "No.", images)
+    single = [encode_row(processor, QUESTION, "No.", [image]).inputs["pixel_values"] for image in images]
+    assert torch.equal(row.inputs["pixel_values"], torch.cat(single))
+    blind = encode_row(processor, [{"role": "user", "content": items}], "No.", [])
+    assert blind.answer_ids == row.answer_ids
+    for wrong in (images[:1], [*images, picture(3)]):
+        with pytest.raises(RowError, match="place"):
+            encode_row(processor, [{"role": "user", "content": items}], "No.", wrong)
+    with pytest.raises(RowError, match="neither text nor image"):
+        encode_row(processor, [{"role": "user", "content": [{"type": "video"}]}], "No.", [])
+
+
+def test_system_message_comes_before_the_image(llava):
+    _, processor = llava
+    row = encode_row(processor, [{"role": "system", "content": "Be brief."}, *QUESTION], "No.", [picture()])
+    text = processor.tokenizer.decode(row.inputs["input_ids"][0])
+    assert text.startswith("<s>SYSTEM: Be brief.\nUSER: <image>")
+
+
+@pytest.mark.parametrize("token", ["<image>", "</s>", "<s>", "<pad>"])
+def test_control_tokens_in_a_text_are_refused(llava, token):
+    _, processor = llava
+    for prompt, answer in (("Is there", f"a {token} b"), (f"What is {token}?", "A dog.")):
+        for images in ([picture()], []):
+            with pytest.raises(RowError, match=f"control token '{token}'"):
+                encode_row(processor, [{"role": "user", "content": prompt}], answer, images)
+    with pytest.raises(RowError, match="control token"):
+        encode_prompt(processor, [{"role": "user", "content": [{"type": "text", "text": token}]}], [])
+
+
+def test_prompt_that_is_not_a_prefix(llava_copy):
+    llava_copy.chat_template = llava_copy.chat_template.replace("prompt %}ASSISTANT:", "prompt %}ASSISTANT: so")
+    with pytest.raises(RowError, match="not the first tokens"):
+        encode_row(llava_copy, QUESTION, "Yes.", [picture()])
+
+
+def test_template_without_end_of_turn(llava_copy):
+    # as llava-hf/llava-1.5-7b-hf: a space after each message and no end token
+    llava_copy.chat_template = llava_copy.chat_template.replace("{{ eos_token }}", " ").replace("{{ '\n' }}", "")
+    row = encode_row(llava_copy, QUESTION, "Yes.", [picture()])
+    assert llava_copy.tokenizer.decode(row.answer_ids) == " Yes."
+    assert row.inputs["input_ids"].shape[1] == row.answer.stop + 1
+
+
+def test_answer_that_merges_with_the_tail(llava_copy):
+    llava_copy.chat_template = llava_copy.chat_template.replace("{{ eos_token }}", "g")
+    with pytest.raises(RowError, match="merges"):
+        encode_row(llava_copy, QUESTION, "do", [])
+    row = encode_row(llava_copy, QUESTION, "do", [], end_of_turn=False)
+    assert llava_copy.tokenizer.decode(row.answer_ids) == " do"
+
+
+def test_template_errors_are_reasons(llava_copy):
+    llava_copy.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(RowError, match="roles must alternate"):
+        encode_row(llava_copy, QUESTION, "Yes.", [])
+
+
+def test_nothing_is_truncated(llava):
+    _, processor = llava
+    length = encode_row(processor, QUESTION, "Yes.", [picture()]).inputs["input_ids"].shape[1]
+    assert encode_row(processor, QUESTION, "Yes.", [picture()], max_length=length)
+    with pytest.raises(RowError, match=f"{length} tokens, but the model takes at most {length - 1}"):
+        encode_row(processor, QUESTION, "Yes.", [picture()], max_length=length - 1)
+
+
+def test_texts_without_content(llava):
+    _, processor = llava
+    with pytest.raises(RowError, match="user message has no text"):
+        encode_row(processor, [{"role": "user", "content": " "}], "Yes.", [picture()])
+    with pytest.raises(RowError, match="no place for 1 of the row's 1 images"):
+        encode_row(processor, [{"role": "system", "content": "Be brief."}], "Yes.", [picture()])
+
+
+def test_encode_prompt_is_the_beginning_of_the_row(family):
+    _, processor = family
+    row = encode_row(processor, QUESTION, "Yes.", [picture()])
+    prompt = encode_prompt(processor, QUESTION, [picture()])
+    assert torch.equal(prompt["input_ids"], row.inputs["input_ids"][:, : row.answer.start])
+    assert torch.equal(prompt["pixel_values"], row.inputs["pixel_values"])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_collate_equals_the_processor(family, side):
+    _, processor = family
+    images = [picture(0), picture(1, (20, 64)), picture(2, (60, 60))]
+    texts = ["Is there a dog?", "What?", "How many cats are there in the picture?"]
+    prompts = [[{"role": "user", "content": text}] for text in texts]
+    batch = collate(processor, [encode_prompt(processor, p, [i]) for p, i in zip(prompts, images)], padding_side=side)
+    conversations = [
+        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
+        for image, text in zip(images, texts)
+    ]
+    expected = processor.apply_chat_template(
+        conversations,
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": side},
+    )
+    assert set(batch) == set(expected)
+    for name in expected:
+        assert torch.equal(batch[name], expected[name]), name
+
+
+def test_collate_refuses_mixed_rows(llava):
+    _, processor = llava
+    rows = [encode_prompt(processor, QUESTION, [picture()]), encode_prompt(processor, QUESTION, [])]
+    with pytest.raises(ValueError, match="row 1 of the batch"):
+        collate(processor, rows)
+
+
+def test_image_cache(family, monkeypatch):
+    _, processor = family
+    images = [picture(1), picture(2, (20, 64)), picture(1)]
+    cached = with_image_cache(processor)
+    assert with_image_cache(cached) is cached and processor.image_processor is not cached.image_processor
+    plain = [encode_row(processor, QUESTION, "Yes.", [image]) for image in images]
+    calls, preprocess = [], type(processor.image_processor).preprocess
+
+    def counting(*args, **kwargs):
+        calls.append(1)
+        return preprocess(*args, **kwargs)
+
+    monkeypatch.setattr(type(processor.image_processor), "preprocess", counting)
+    for _ in range(2):
+        for expected, image in zip(plain, images):
+            row = encode_row(cached, QUESTION, "Yes.", [image])
+            assert row.answer == expected.answer
+            for name, tensor in expected.inputs.items():
+                assert torch.equal(row.inputs[name], tensor), name
+    assert len(calls) == len(images)
+
+
+def test_token_texts_join_to_the_answer(family):
+    _, processor = family
+    for answer in ("Yes, there is a dog.", "a dög 日本", "one\ntwo", "🐶🐱"):
+        ids = encode_row(processor, QUESTION, answer, []).answer_ids
+        texts = token_texts(processor, ids)
+        assert len(texts) == len(ids)
+        assert "".join(texts).strip() == answer

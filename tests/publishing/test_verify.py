@@ -1,0 +1,322 @@
+"""Every check of a published dataset or generator finds what it is there to find, and says where."""
+
+import json
+import re
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from published import finished_run, picture
+from tiny_models import tiny_llava
+
+from c3l_hf.publishing.cards import RunFacts
+from c3l_hf.publishing.export import card_and_manifest
+from c3l_hf.publishing.manifest import FileRecord, Manifest
+from c3l_hf.publishing.verify import verify_folder
+from c3l_hf.scoring.formulas import scores_from_logprobs
+from c3l_hf.scoring.scorer import I2CScorer
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return finished_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def dataset(finished, tmp_path):
+    return shutil.copytree(finished / "dataset", tmp_path / "dataset")
+
+
+@pytest.fixture
+def generator(finished, tmp_path):
+    return shutil.copytree(finished / "generator", tmp_path / "generator")
+
+
+def results(folder, **options):
+    return {check.name: check for check in verify_folder(folder, **options)}
+
+
+def failures(folder, **options):
+    return {name: check.found for name, check in results(folder, **options).items() if not check.ok}
+
+
+def change_rows(folder, config, change):
+    """Rewrites a configuration with changed rows."""
+    path = folder / config / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+def sign(folder, **facts):
+    """A new card and manifest for the folder as it is: what remains are the checks that do not rest on hashes."""
+    manifest = Manifest.read(folder)
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): FileRecord.of(path) for path in paths}
+    told = RunFacts(**{**manifest.facts, **facts})
+    for name, content in card_and_manifest(manifest.kind, told, files, manifest.configs).items():
+        (folder / name).write_bytes(content)
+
+
+def test_all_is_well(dataset, generator):
+    checks = results(dataset)
+    assert list(checks) == "manifest files schema scores selection images figures card".split()
+    assert all(check.ok for check in checks.values()), checks
+    assert checks["schema"].found == "default 6 rows, scored 13 rows, pseudo_labels 6 rows"
+    assert re.match(r"18 rows recomputed .* at most \de-\d\d; 1 without a score", checks["scores"].found)
+    assert checks["images"].found.startswith("7 different ones")
+    assert checks["figures"].found.split(", ")[0] == "rows"
+    checks = results(generator)
+    assert list(checks) == "manifest files weights loading card".split()
+    assert all(check.ok for check in checks.values()), checks
+    assert checks["weights"].found.startswith(f"{sum(p.numel() for p in tiny_llava()[0].parameters()):,} parameters")
+    assert checks["loading"].found == "llava, LlavaProcessor with a chat template"
+
+
+# Files
+
+
+def test_files(dataset):
+    readme = dataset / "README.md"
+    readme.write_text(readme.read_text().replace("6 instruction", "9 instruction"))
+    assert "README.md is not the file of the manifest" in failures(dataset)["files"]
+    # Nothing is read from files that are not those of the manifest.
+    assert list(results(dataset)) == ["manifest", "files"]
+    readme.unlink()
+    assert failures(dataset) == {"files": "README.md is not there"}
+    shutil.rmtree(dataset)
+    assert "has no manifest.json" in failures(dataset)["manifest"]
+
+
+def test_other_files(dataset):
+    (dataset / "notes.txt").write_text("mine")
+    assert "not in the manifest: here.txt, notes.txt" in results(dataset, extra=["here.txt"])["files"].found
+    assert not failures(dataset)
+    lies = {"files": "data/train-00001-of-00001.parquet lies among the data, but is not in the manifest"}
+    assert failures(dataset, extra=["data/train-00001-of-00001.parquet"]) == lies
+
+
+# Data
+
+
+def test_rows_are_counted(dataset):
+    change_rows(dataset, "scored", lambda rows: rows.pop())
+    sign(dataset)
+    assert failures(dataset)["schema"] == "configuration scored has 12 rows, 13 in the manifest"
+
+
+def test_columns(dataset):
+    path = dataset / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    number = table.schema.get_field_index("pmi")
+    for changed, says in (
+        (table.drop_columns("pmi"), "column pmi is None, not Value('float32')"),
+        (table.replace_schema_metadata(None), "column images is List("),
+        (table.set_column(number, "pmi", table["pmi"].cast("double")), "column pmi is Value('float64'), not"),
+    ):
+        pq.write_table(changed, path)
+        sign(dataset)
+        assert says in failures(dataset)["schema"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("pmi", 0.5, "pmi is 0.5, its tokens give 0.721667"),
+        ("i2c", 0.5, "i2c is 0.5, its tokens give 0.721667"),
+        ("answer_kl", float("nan"), "answer_kl is nan"),
+        ("token_kl_per_token", [0.3, 0.9], "token_kl is 0.4, its tokens give 0.6"),
+        ("logprob_per_token", [-0.1], "different numbers of tokens"),
+        ("i2c_status", "no image", "i2c_status is 'no image', and yet it has scores"),
+        ("pmi", None, "TypeError"),
+    ],
+)
+def test_scores(dataset, column, value, says):
+    change_rows(dataset, "scored", lambda rows: rows[3].update({column: value}))
+    sign(dataset)
+    found = failures(dataset)["scores"]
+    assert says in found
+    if says != "TypeError":
+        assert found.startswith("scored/train-00000-of-00001.parquet, row 3 (pair '1/1')")
+
+
+def test_scores_of_turns(dataset):
+    def two_turns(rows, pmi=None):
+        lists = [rows[0][name] for name in ("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token")]
+        turns = [scores_from_logprobs(*([values[n]] for values in lists)) for n in range(2)]
+        rows[0]["turns"] = [{**turn, "i2c": turn["pmi"], "tokens": 1} for turn in turns]
+        if pmi is not None:
+            rows[0]["turns"][1].update(pmi=pmi)
+
+    change_rows(dataset, "scored", two_turns)
+    sign(dataset)
+    assert not failures(dataset)
+    change_rows(dataset, "scored", lambda rows: two_turns(rows, 0.25))
+    sign(dataset)
+    assert "pmi of turn 2 is 0.25" in failures(dataset)["scores"]
+
+
+def test_selection(dataset):
+    change_rows(dataset, "data", lambda rows: rows[0].update(pair_id="somewhere else"))
+    sign(dataset)
+    assert "pair 'somewhere else' is not so in the scored pool" in failures(dataset)["selection"]
+
+
+def test_pseudo_labels(dataset):
+    change_rows(dataset, "pseudo_labels", lambda rows: rows[2].update(chosen_score=0.0))
+    sign(dataset)
+    assert "pseudo_labels/train-00000-of-00001.parquet, row 2: a rejected" in failures(dataset)["selection"]
+
+
+def test_images(dataset):
+    change_rows(dataset, "data", lambda rows: rows[1]["images"][0].update(bytes=b"not a picture"))
+    sign(dataset)
+    assert re.match("data/train-.*, row 1: the image cannot be read", failures(dataset)["images"])
+
+
+# The card
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("rows", 7),
+        ("type_shares", {"count": 0.4, "where": 0.6}),
+        ("score_quantiles", None),
+        ("length_correlation", [0.9, 6]),
+        ("histogram", [[0.0, 1.0, 13, 6]]),
+        ("examples", None),
+    ],
+)
+def test_figures_of_the_card_are_those_of_the_data(dataset, fact, value):
+    sign(dataset, **{fact: value})
+    assert failures(dataset)["figures"].startswith(f"{fact}: ")
+    assert set(failures(dataset)) == {"figures"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "label"),
+    [
+        ("select", "pseudo-labels"),
+        ("regenerate", "pairs"),
+        ("regenerate", "no answer"),
+        ("rescore", "ok"),
+        ("rescore", "no pair"),
+        ("curate", "pairs"),
+        ("curate", "kept"),
+    ],
+)
+def test_counts_that_follow_from_the_rows(dataset, stage, label):
+    stages = Manifest.read(dataset).facts["stages"]
+    counts = next(counts for name, counts in stages if name == stage)
+    counts[[name for name, _ in counts].index(label)][1] = 999
+    sign(dataset, stages=stages)
+    found = failures(dataset)
+    assert list(found) == ["figures"]
+    assert re.fullmatch(rf"{stage}, {label}: 999 on the card, \d+ in the data", found["figures"])
+
+
+@pytest.mark.parametrize("stage", ["regenerate", "rescore"])
+def test_a_status_that_no_row_has_and_one_that_is_left_out(dataset, stage):
+    stages = dict(Manifest.read(dataset).facts["stages"])
+    for changed in ([*stages[stage], ["invented", 3]], stages[stage][:-1], [*stages[stage], stages[stage][0]]):
+        sign(dataset, stages=list({**stages, stage: changed}.items()))
+        assert failures(dataset)["figures"].startswith(f"counts of {stage}: ")
+
+
+@pytest.mark.parametrize("pool", ["pseudo-labels, chosen", "generated again", "curated: the dataset"])
+def test_how_many_pairs_were_judged(dataset, pool):
+    truth = Manifest.read(dataset).facts["truth"]
+    next(values for values in truth if values[0] == pool)[1] = 999
+    sign(dataset, truth=truth)
+    assert failures(dataset)["figures"].startswith(f"truth, {pool}: 999 on the card")
+
+
+def test_the_cards_name_what_is_not_checked(dataset, generator):
+    card = (dataset / "README.md").read_text()
+    told = "Stated by the run, and not checked: "
+    assert f"{told}all other counts of the stages, and the shares of true pairs." in card
+    assert f"{told}the figures themselves." in (generator / "README.md").read_text()
+    sign(dataset, truth=None)
+    assert f"{told}all other counts of the stages. They" in (dataset / "README.md").read_text()
+
+
+def test_the_card_says_what_the_manifest_says(dataset):
+    card = dataset / "README.md"
+    card.write_text(card.read_text().replace("6 instruction", "9 instruction"))
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    manifest["files"]["README.md"] = vars(FileRecord.of(card))
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    assert failures(dataset) == {"card": "README.md does not say what the manifest's facts say"}
+    # Another version renders another card: there is nothing to compare.
+    (dataset / "manifest.json").write_text(json.dumps({**manifest, "renderer": "another"}))
+    assert not failures(dataset) and "another version" in results(dataset)["card"].found
+
+
+def test_facts_of_a_stranger(dataset):
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    manifest["facts"] = {"ranking": "pmi", "title": "\x1b[2Jhello"}
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    assert set(failures(dataset)) == {"figures", "card"}
+
+
+# Generators
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "modeling_evil.py", "sub/weights.PT"])
+def test_only_safetensors(generator, name):
+    (generator / name).parent.mkdir(exist_ok=True)
+    (generator / name).write_bytes(b"x")
+    sign(generator)
+    assert failures(generator)["weights"].startswith(name)
+
+
+def test_a_generator_that_cannot_be_loaded(generator):
+    config = json.loads((generator / "config.json").read_text())
+    (generator / "config.json").write_text(json.dumps({**config, "model_type": "nothing-known"}))
+    sign(generator)
+    assert "nothing-known" in failures(generator)["loading"]
+
+
+def test_weights_are_weights(generator):
+    (generator / "model.safetensors").write_bytes(b"\xff" * 100)
+    sign(generator)
+    assert "weights" in failures(generator)
+
+
+# Scoring again
+
+
+def test_rescoring(tmp_path, llava):
+    """The scores of a real, tiny model are found again; those of another, or changed ones, are not."""
+    run = finished_run(tmp_path / "run")
+    model, processor = llava
+    for part, seed in (("model", 0), ("other", 1)):
+        tiny_llava(seed)[0].save_pretrained(tmp_path / part)
+        processor.save_pretrained(tmp_path / part)
+    scorer = I2CScorer(model, processor, ranking="pmi")
+
+    def score(rows):
+        scored = [row for row in rows if row["i2c_status"] == "ok"]
+        for row, scores in zip(
+            scored, scorer.score([{"images": [picture(int(row["image_id"]))], **_texts(row)} for row in scored])
+        ):
+            row.update(scores)
+
+    for config in ("data", "scored"):
+        change_rows(run / "dataset", config, score)
+    told = {"generator": "mine", "generator_revision": None, "generator_digest": None}
+    sign(run / "dataset", **told)
+    folder = run / "dataset"
+    assert "4 rows by mine" in results(folder, rescore=4, model=str(tmp_path / "model"))["rescoring"].found
+    assert "the model gives" in failures(folder, rescore=4, model=str(tmp_path / "other"))["rescoring"]
+    assert "name its folder with --model" in failures(folder, rescore=1)["rescoring"]
+    sign(folder, generator_digest="feed")
+    says = "its weights have another digest"
+    assert says in failures(folder, rescore=1, model=str(tmp_path / "model"))["rescoring"]
+
+
+def _texts(row):
+    return {"prompt": row["prompt"], "completion": row["completion"]}

@@ -1,0 +1,305 @@
+"""A whole dataset: parts, interruption, several processes, and the command line on other people's files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value, load_dataset
+from PIL import Image as PILImage
+from scored_rows import assert_same, picture, png
+from tiny_models import tiny_llava
+
+from c3l_hf.data.opening import folder_cache
+from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES
+from c3l_hf.scoring import dataset as scoring
+from c3l_hf.scoring.dataset import format_scores, score_dataset
+from c3l_hf.scoring.scorer import I2CScorer
+
+QUESTIONS = ["Is there a dog?", "How many cats?", "What colour is the background?"]
+ANSWERS = ["Yes, there is.", "two", "It is red, and there is a dög 日."]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rows = [
+        {"id": i, "image": {"bytes": png(i // 3), "path": None}, "question": QUESTIONS[i % 3], "answer": ANSWERS[i % 3]}
+        for i in range(9)
+    ]
+    rows[4]["answer"] = " "
+    rows[7]["image"] = {"bytes": png(2)[:60], "path": None}
+    features = {"id": Value("int64"), "image": Image(), "question": Value("string"), "answer": Value("string")}
+    return Dataset.from_list(rows, features=Features(features))
+
+
+@pytest.fixture(scope="module")
+def scorer(llava):
+    return I2CScorer(*llava)
+
+
+@pytest.fixture(scope="module")
+def expected(scorer, dataset):
+    return scorer.score(list(dataset.cast_column("image", Image(decode=False))))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    for part in tiny_llava():
+        part.save_pretrained(path)
+    return path
+
+
+def scores(scored):
+    return list(scored.select_columns(list(SCORE_COLUMNS)))
+
+
+def test_score_columns_beside_the_others(scorer, dataset, expected, tmp_path, caplog):
+    scored = score_dataset(dataset, scorer, part_size=4, batch_size=3, cache_dir=tmp_path)
+    assert scored.features == Features({**dataset.features, **SCORE_FEATURES})
+    assert_same(scores(scored), expected)
+    assert scored["id"][:] == list(range(9))
+    assert scored.cast_column("image", Image(decode=False))[7]["image"]["bytes"] == png(2)[:60]  # untouched
+    assert [row["i2c"] is None for row in expected] == [i in (4, 7) for i in range(9)]
+    assert "2 of 9 rows have no score" in caplog.text
+
+
+def test_lists_of_images_and_of_rows_chosen_from_others(scorer, dataset, expected, tmp_path):
+    column = [[row["image"]] for row in dataset.cast_column("image", Image(decode=False))]
+    listed = dataset.remove_columns("image").add_column("images", column, feature=List(Image()))
+    chosen = listed.select([8, 0, 5])
+    assert_same(scores(score_dataset(chosen, scorer, cache_dir=tmp_path)), [expected[i] for i in (8, 0, 5)])
+
+
+def test_continues_after_an_interruption(scorer, dataset, expected, tmp_path, monkeypatch):
+    calls, score = [], I2CScorer.score
+
+    def interrupted(self, rows):
+        calls.append(len(rows))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(self, rows)
+
+    monkeypatch.setattr(I2CScorer, "score", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)
+    assert len(list(tmp_path.glob("*/*.arrow"))) == 1
+    scored = score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)
+    assert calls == [2, 2, 2, 2, 2, 1]  # the part that was interrupted starts again, the finished one does not
+    assert_same(scores(scored), expected)
+    monkeypatch.setattr(I2CScorer, "score", lambda *_: pytest.fail("scored again"))
+    assert_same(scores(score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)), expected)
+
+
+def test_files_that_come_later_or_change(scorer, tmp_path):
+    """Rows name their images by paths: one that was missing is scored when it is there, a new one anew."""
+    picture(0).save(tmp_path / "0.png")
+    rows = [{"question": QUESTIONS[0], "answer": ANSWERS[0], "image": str(tmp_path / f"{i}.png")} for i in range(2)]
+    for data in (Dataset.from_list(rows), Dataset.from_list(rows).cast_column("image", Image())):
+        picture(0).save(tmp_path / "0.png")
+        (tmp_path / "1.png").unlink(missing_ok=True)
+        first = score_dataset(data, scorer, cache_dir=tmp_path / "cache")
+        assert first["i2c_status"][0] == "ok" and "cannot be read" in first["i2c_status"][1]
+        picture(1).save(tmp_path / "1.png")
+        picture(3).save(tmp_path / "0.png")
+        again = score_dataset(data, scorer, cache_dir=tmp_path / "cache")
+        assert again["i2c_status"][:] == ["ok", "ok"]
+        now = [{**row, "image": picture(seed)} for row, seed in zip(rows, (3, 1))]
+        assert_same(scores(again), scorer.score(now))
+
+
+def test_images_are_not_written_again(scorer, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = dataset.cast_column("image", Image(decode=False)).to_list()
+    rows = [{**row, "image": {"bytes": row["image"]["bytes"] + bytes(200_000), "path": None}} for row in rows]
+    Dataset.from_list(rows, features=dataset.features).to_parquet(tmp_path / "rows.parquet")
+    data = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
+    before = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert score_dataset(data, scorer)["i2c_status"][:].count("ok") >= 6
+    after = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert after - before < 200_000 < before
+
+
+def test_rows_of_several_kinds_from_json(scorer, tmp_path):
+    """`datasets` keeps a column of several types as JSON."""
+    picture(0).save(tmp_path / "0.png")
+    image = str(tmp_path / "0.png")
+    contents = [QUESTIONS[0], [{"type": "text", "text": QUESTIONS[0]}], [QUESTIONS[0]], 5]
+    answer = {"role": "assistant", "content": ANSWERS[0]}
+    lines = [{"image": image, "messages": [{"role": "user", "content": content}, answer]} for content in contents]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), split="train")
+    found = score_dataset(data, scorer, cache_dir=tmp_path / "cache")
+    assert found["i2c_status"][:2] == ["ok", "ok"] and found["i2c"][0] == pytest.approx(found["i2c"][1])
+    assert all("not a text or a list of items" in status for status in found["i2c_status"][2:])
+
+
+def test_another_scorer_or_dataset_is_scored_anew(llava, scorer, dataset, tmp_path):
+    pmi = score_dataset(dataset, scorer, cache_dir=tmp_path)["i2c"][:]
+    kl = score_dataset(dataset, I2CScorer(*llava, ranking="token_kl"), cache_dir=tmp_path)
+    assert kl["i2c"][:] == kl["token_kl"][:] != pmi
+    other = dataset.map(lambda row: {"answer": row["answer"] + " Or not."})
+    assert score_dataset(other, scorer, cache_dir=tmp_path)["i2c"][:] != pmi
+
+
+def test_empty_dataset_and_wrong_columns(scorer, dataset, tmp_path):
+    empty = score_dataset(dataset.select([]), scorer, cache_dir=tmp_path)
+    assert len(empty) == 0 and set(SCORE_COLUMNS) <= set(empty.column_names)
+    with pytest.raises(ValueError, match="accepted are: prompt"):
+        score_dataset(dataset.remove_columns("answer"), scorer, cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="has the columns pmi already"):
+        score_dataset(dataset.add_column("pmi", [0.0] * 9), scorer, cache_dir=tmp_path)
+
+
+def test_totals(scorer, dataset, tmp_path):
+    text = format_scores(score_dataset(dataset, scorer, cache_dir=tmp_path))
+    assert "9 rows, 7 with scores, 2 without" in text
+    assert "the answer is empty" in text and "the image cannot be read: " in text
+    assert [line.split()[0] for line in text.splitlines() if line.startswith(("i2c", "pmi"))] == ["i2c", "pmi", "pmi_k"]
+    bad = score_dataset(dataset.select([4, 7]), scorer, cache_dir=tmp_path)
+    assert format_scores(bad).startswith("2 rows, 0 with scores, 2 without\n\nwithout a score, because")
+
+
+def test_reasons_are_counted_by_kind():
+    assert scoring._kind("the image /a/b.png cannot be read: X") == scoring._kind("the image c cannot be read: X")
+    missing = "the image {0} cannot be read: FileNotFoundError: [Errno 2] No such file: '{0}'"
+    assert scoring._kind(missing.format("/a/b.png")) == scoring._kind(missing.format("/c/another.png"))
+    assert scoring._kind("700 tokens, but the model takes at most 512") == "N tokens, but the model takes at most N"
+
+
+def run(*args, launch=(), **env):
+    command = [sys.executable, *launch, "-m", "c3l_hf.scoring.scorer", *map(str, args)]
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=root, env={**os.environ, "HF_HUB_OFFLINE": "1", **env}
+    )
+
+
+@pytest.fixture
+def llava_json(tmp_path):
+    """LLaVA's own layout: one JSON, images named relative to a folder."""
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    rows = []
+    for i in range(4):
+        picture(i).save(tmp_path / "pictures" / "train" / f"{i}.png")
+        turns = [("human", f"<image>\n{QUESTIONS[0]}"), ("gpt", ANSWERS[0]), ("human", QUESTIONS[1]), ("gpt", "two")]
+        conversations = [{"from": who, "value": text} for who, text in turns]
+        rows.append({"id": f"{i:03d}", "image": f"train/{i}.png", "conversations": conversations})
+    rows[2]["image"] = "train/missing.png"
+    del rows[3]["image"]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    return tmp_path / "data.json"
+
+
+@pytest.mark.slow
+def test_command_on_llava_json(folder, llava, llava_json, tmp_path):
+    output = tmp_path / "scored.parquet"
+    result = run(
+        "--model",
+        folder,
+        "--dataset",
+        llava_json,
+        "--image_folder",
+        tmp_path / "pictures",
+        "--output",
+        output,
+        HF_DATASETS_CACHE=str(tmp_path / "cache"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "4 rows, 2 with scores, 2 without" in result.stdout and "packed path" in result.stdout
+    scored = load_dataset("parquet", data_files=str(output), split="train", cache_dir=str(tmp_path / "again"))
+    assert scored["id"][:] == ["000", "001", "002", "003"]
+    assert "missing.png cannot be read" in scored["i2c_status"][2] and "no image" in scored["i2c_status"][3]
+    expected = I2CScorer(*llava, image_folder=tmp_path / "pictures").score(json.loads(llava_json.read_text())[:2])
+    assert_same(scores(scored)[:2], expected)
+    assert [len(turns) for turns in scored["turns"][:2]] == [2, 2]
+    again = run("--model", folder, "--dataset", llava_json, "--output", output)
+    assert again.returncode == 1 and again.stderr.splitlines()[-1].endswith("give another name, or move it away")
+
+
+@pytest.mark.slow
+def test_command_on_a_saved_dataset_to_jsonl(folder, dataset, expected, tmp_path):
+    dataset.save_to_disk(tmp_path / "saved")
+    output = tmp_path / "scored.jsonl"
+    config = tmp_path / "score.yaml"
+    config.write_text(f"model: {folder}\ndataset: {tmp_path / 'saved'}\nlimit: 5\npath: plain\n")
+    result = run("--config", config, "--output", output, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    assert result.returncode == 0, result.stderr
+    assert "batched path" in result.stdout
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["id"] for row in rows] == list(range(5)) and "image" not in rows[0]
+    assert_same([{name: row[name] for name in SCORE_COLUMNS} for row in rows], expected[:5])
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(folder, dataset, expected, tmp_path):
+    dataset.to_parquet(tmp_path / "rows.parquet")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from c3l_hf.common.processes import process_state\n"
+        "from datasets import load_dataset\n"
+        "from c3l_hf import I2CScorer, score_dataset\n"
+        f"rows = load_dataset('parquet', data_files={str(tmp_path / 'rows.parquet')!r}, split='train')\n"
+        f"scorer = I2CScorer.from_pretrained({str(folder)!r})\n"
+        f"scored = score_dataset(rows, scorer, part_size=2, cache_dir={str(tmp_path / 'parts')!r})\n"
+        f"scored.remove_columns('image').to_json(f'{tmp_path}/out{{process_state().process_index}}.jsonl')\n"
+        "print('PROCESSES', process_state().num_processes)\n"
+    )
+    # Without accelerators `accelerate launch` starts one process only; what it calls elsewhere starts two.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "c"), "PYTHONPATH": str(root)}
+    env |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("PROCESSES 2") == 2
+    for number in (0, 1):
+        lines = (tmp_path / f"out{number}.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row["id"] for row in rows] == list(range(9))
+        assert_same([{name: row[name] for name in SCORE_COLUMNS} for row in rows], expected)
+    assert len(list((tmp_path / "parts").glob("*/*.arrow"))) == 5  # each part once
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"--output": "scored.txt"}, "must end in .parquet or .jsonl"),
+        ({"--output": "/nowhere/at/all.parquet"}, "there is no folder /nowhere/at"),
+        ({"--dataset": "/nowhere.json"}, "/nowhere.json"),
+        ({"--model": "/nowhere/model"}, "/nowhere/model"),
+        ({"--blind": "dark"}, "blind is 'dark'; it must be one of drop, blank, noise, shuffle"),
+    ],
+)
+def test_bad_options_end_in_one_line(folder, llava_json, tmp_path, options, message):
+    default = {"--model": folder, "--dataset": llava_json, "--output": tmp_path / "scored.parquet"}
+    args = [part for pair in {**default, **options}.items() for part in pair]
+    result = run(*args, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
+
+
+def test_help_is_readable():
+    result = run("--help", COLUMNS="100")
+    assert result.returncode == 0
+    assert "Scores every answer of a dataset" in result.stdout and "--image_folder" in result.stdout
+    assert "RuntimeWarning" not in result.stderr
+
+
+def test_shuffle_takes_its_images_from_the_rows(dataset):
+    images = list(scoring._some_images(dataset, None))
+    assert len(images) == 8 and all(isinstance(image, PILImage.Image) for image in images)  # one cannot be read
+
+
+def test_a_changed_folder_is_read_again(tmp_path):
+    """`datasets` alone would serve the rows that a folder with such a README had before."""
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: rows.parquet\n---\n")
+    read = []
+    for answer in ("first", "second"):
+        Dataset.from_dict({"question": ["?"], "answer": [answer]}).to_parquet(tmp_path / "rows.parquet")
+        read += load_dataset(str(tmp_path), split="train", cache_dir=folder_cache(tmp_path))["answer"][:]
+    assert read == ["first", "second"]
+    assert folder_cache("user/name") is None

@@ -1,0 +1,186 @@
+"""Pseudo-labels: who is chosen, who is rejected, and that every pair and image is accounted for."""
+
+import math
+import random
+from itertools import count
+
+import pytest
+from datasets import Dataset, Image, List
+from scored_rows import FEATURES, pair
+
+from c3l_hf.common.tables import format_table
+from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
+from c3l_hf.generation.templates import format_pair, get_template
+from c3l_hf.selection.pseudo_labels import select_pseudo_labels
+
+
+def dataset_of(*pairs):
+    return Dataset.from_list(list(pairs), features=FEATURES)
+
+
+def select(*pairs, **options):
+    labels, report = select_pseudo_labels(dataset_of(*pairs), **options)
+    return labels.remove_columns("images").to_list(), report
+
+
+def names(label):
+    """(k of the chosen pair, k of the rejected ones) of a label whose answers are "answer <k>"."""
+    chosen, *rejected = (int(messages[0]["content"].split()[-1]) for messages in (label["chosen"], *label["rejected"]))
+    return chosen, rejected
+
+
+def test_best_is_chosen_and_the_lowest_are_rejected_first():
+    scores = [0.3, 0.9, -0.2, 0.5, 0.1, 0.4]
+    pairs = [pair("a", k, score) for k, score in enumerate(scores)]
+    [label], report = select(*pairs)
+    assert names(label) == (1, [2, 4, 0, 5])
+    assert label["chosen_score"] == pytest.approx(0.9)
+    assert label["rejected_scores"] == pytest.approx([-0.2, 0.1, 0.3, 0.4])
+    assert label["chosen"] == [{"role": "assistant", "content": format_pair("question 1 about a?", "answer 1")}]
+    assert label["prompt"] == [{"role": "user", "content": get_template("count-1").text}]
+    assert (label["type"], label["template"], label["image_id"]) == ("count", "count-1", "a")
+    assert report.rejected_left_out["above max_rejected"] == 1
+    [label], _ = select(*pairs, max_rejected=2)
+    assert names(label) == (1, [2, 4])
+    [label], _ = select(*pairs, score="pmi", max_rejected=1)
+    assert names(label) == (2, [1])
+
+
+def test_result_has_the_columns_of_the_schema_and_the_encoded_images_of_its_rows():
+    labels, _ = select_pseudo_labels(dataset_of(*(pair(i, k, k) for i in "ba" for k in range(3))))
+    assert labels.features == PSEUDO_LABEL_FEATURES and labels.features["images"] == List(Image())
+    assert labels["image_id"][:] == ["b", "a"]
+    stored = labels.with_format("arrow")[:]["images"].to_pylist()
+    assert [images[0]["bytes"] for images in stored] == [b"bytes of b", b"bytes of a"]
+
+
+def test_within_type_compares_only_pairs_of_one_type():
+    # Colours score higher throughout; image a's count pair is the best of all counts, its colours are the poorest.
+    pairs = [pair("a", k, score, type="colour") for k, score in enumerate([5.0, 5.1])]
+    pairs += [pair("a", 2 + k, score, type="count") for k, score in enumerate([1.0, 0.2])]
+    for other in "bc":
+        pairs += [pair(other, k, score, type="colour") for k, score in enumerate([6.0, 6.1])]
+        pairs += [pair(other, 2 + k, score, type="count") for k, score in enumerate([0.1, 0.0])]
+    by_type, _ = select(*pairs)
+    assert names(by_type[0]) == (2, [3]) and by_type[0]["type"] == "count"
+    assert [label["type"] for label in by_type[1:]] == ["colour", "colour"]
+    over_all, report = select(*pairs, within="all")
+    assert names(over_all[0]) == (1, [3, 2, 0]) and over_all[0]["type"] == "colour"
+    assert report.types == {"colour": 3}
+
+
+def test_weights_are_quantiles_within_the_type_with_mean_1():
+    # chosen scores of "count" 10, 20, 20, 40; of "where" 1
+    pairs = [pair(i, k, k * score) for i, score in zip("abcd", (10.0, 20.0, 20.0, 40.0)) for k in (0, 1)]
+    pairs += [pair("e", k, float(k), type="where") for k in (0, 1)]
+    labels, _ = select(*pairs)
+    assert [label["weight"] for label in labels] == [0.25, 1.0, 1.0, 1.75, 1.0]
+
+
+def test_a_type_with_a_single_pair_cannot_be_used():
+    [label], _ = select(pair("a", 0, 9.0, type="where"), pair("a", 1, 0.1), pair("a", 2, 0.2))
+    assert names(label) == (2, [1])
+
+
+def test_ties_are_broken_by_pair_id_whatever_the_order():
+    pairs = [pair("a", k, 1.0) for k in range(4)]
+    for order in range(5):
+        [label], _ = select(*random.Random(order).sample(pairs, 4), max_rejected=2)
+        assert names(label) == (0, [1, 2])
+
+
+def test_the_prompt_is_the_instruction_of_the_chosen_pair():
+    [label], _ = select(pair("a", 0, 0.0, number=1), pair("a", 1, 1.0, number=2))
+    assert label["template"] == "count-2"
+    assert label["prompt"][0]["content"] == get_template("count-2").text
+
+
+def test_identical_texts_are_not_rejected():
+    same = {"question": "How many?", "answer": "two"}
+    spaced = {"question": "How  many?", "answer": " two"}
+    [label], report = select(pair("a", 0, 1.0, **same), pair("a", 1, 0.5, **spaced), pair("a", 2, 0.0))
+    assert label["rejected_scores"] == [0.0]
+    assert report.rejected_left_out["same text as the chosen one"] == 1
+    [label], report = select(pair("a", 0, 1.0), pair("a", 1, 0.5, **same), pair("a", 2, 0.4, **spaced))
+    assert label["rejected_scores"] == pytest.approx([0.4])
+    assert report.rejected_left_out["same text as another"] == 1
+    _, report = select(pair("a", 0, 1.0, **same), pair("a", 1, 0.5, **spaced), pair("b", 0, 0), pair("b", 1, 1))
+    assert report.images_dropped["all texts identical to the chosen one"] == 1
+
+
+def test_pairs_without_a_score_take_no_part():
+    no_pair = pair("a", 5, None) | {"prompt": None, "completion": None, "i2c_status": "empty output"}
+    bad = [
+        pair("a", 0, 9.0, status="the answer is empty"),
+        pair("a", 1, None),
+        pair("a", 2, math.nan),
+        pair("a", 3, math.inf),
+        pair("a", 4, -math.inf),
+        no_pair,
+    ]
+    good = [pair("a", 6, 0.2), pair("a", 7, 0.1)]
+    [label], report = select(*bad, *good)
+    assert names(label) == (6, [7])
+    assert report.pairs_left_out == {"no pair": 1, "not scored": 2, "score not finite": 3}
+    with pytest.raises(ValueError, match="no image has a pseudo-label"):
+        select(*bad, good[0])
+
+
+def test_margin():
+    pairs = [pair("a", 0, 1.0), pair("a", 1, 0.5), pair("b", 0, 1.0), pair("b", 1, 0.25)]
+    for min_margin, kept in ((0.0, ["a", "b"]), (0.5, ["a", "b"]), (0.51, ["b"])):
+        labels, report = select(*pairs, min_margin=min_margin)
+        assert [label["image_id"] for label in labels] == kept
+        assert report.images_dropped["margin too small"] == 2 - len(kept)
+
+
+@pytest.mark.parametrize("within", ["type", "all"])
+def test_everything_is_counted_and_chosen_is_never_below_rejected(within):
+    generator = random.Random(1)
+    pairs, ids = [], count()
+    for image in range(200):
+        for k in range(generator.randint(1, 6)):
+            score = generator.choice([generator.gauss(0, 1), generator.gauss(0, 1), 0.5, None, math.nan])
+            answer = f"answer {generator.choice([next(ids), 0])}"
+            question = generator.choice(["one?", "two?"])
+            type = generator.choice(["count", "colour"])
+            pairs.append(pair(f"i{image}", k, score, type=type, question=question, answer=answer))
+    labels, report = select(*pairs, within=within, min_margin=0.3, max_rejected=3)
+    assert report.images == 200 == report.labels + sum(report.images_dropped.values())
+    assert all(report.images_dropped.values()), "the data should touch every rule"
+    assert report.labels == len(labels) == sum(report.types.values())
+    assert report.pairs == len(pairs)
+    for label in labels:
+        assert label["rejected_scores"] == sorted(label["rejected_scores"]) and 1 <= len(label["rejected"]) <= 3
+        assert label["chosen_score"] - label["rejected_scores"][0] >= 0.3 - 1e-6
+        assert label["chosen_score"] >= label["rejected_scores"][-1]
+        assert label["chosen"] not in label["rejected"]
+    shuffled = generator.sample(pairs, len(pairs))
+    again, _ = select(*shuffled, within=within, min_margin=0.3, max_rejected=3)
+    assert sorted(again, key=str) == sorted(labels, key=str)
+
+
+def test_report_is_an_aligned_table_with_the_figures():
+    _, report = select(*(pair(f"i{i}", k, i + 10 * k) for i in range(1500) for k in range(2)), pair("lonely", 0, 1.0))
+    assert report.quantiles["margin (best - worst)"] == pytest.approx((10,) * 5)
+    assert report.quantiles["chosen score"][2] == pytest.approx(10 + 1499 / 2)
+    counts, quantiles = (table.splitlines() for table in str(report).split("\n\n"))
+    for table in (counts, quantiles):
+        assert len({len(line) for line in table}) == 1
+    assert any(line.split() == ["kept", "1,500"] for line in counts)
+    assert any(line.split()[-1] == "1" and "fewer than two" in line for line in counts)
+    assert quantiles[0].split() == ["quantile", "5%", "25%", "50%", "75%", "95%"]
+    assert format_table([("a", "b"), ("cc", 1000)]) == "a       b\n---------\ncc  1,000"
+
+
+def test_wrong_input():
+    pairs = dataset_of(pair("a", 0, 0.0), pair("a", 1, 1.0))
+    with pytest.raises(ValueError, match="columns missing: template, i2c_status; found images"):
+        select_pseudo_labels(pairs.remove_columns(["template", "i2c_status"]))
+    with pytest.raises(ValueError, match="columns missing: nonsense"):
+        select_pseudo_labels(pairs, score="nonsense")
+    with pytest.raises(ValueError, match="'pair_id' must be unique; more than once: a/0"):
+        select(pair("a", 0, 0.0), pair("a", 0, 1.0))
+    for options in ({"within": "image"}, {"max_rejected": 0}, {"min_margin": -1.0}, {"min_margin": math.nan}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            select_pseudo_labels(pairs, **options)

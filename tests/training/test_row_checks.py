@@ -1,0 +1,144 @@
+"""Rows that cannot be trained on: found before the first step, named, and left out if asked; never in silence."""
+
+import logging
+import re
+
+import pytest
+from datasets import Dataset, Image, List
+from PIL import Image as PILImage
+from tiny_models import tiny_llava
+from tiny_training import config, make_trainer, message, moved, pseudo_labels
+
+from c3l_hf.training.collator import DataCollatorForC3L
+from c3l_hf.training.row_checks import row_problem
+from c3l_hf.training.trainer import C3LTrainer
+
+TWO = message("assistant", "yes") * 2
+
+
+def rows_with(*changes):
+    """Good rows with others between them: a change each of the second good one."""
+    good = pseudo_labels().to_list()
+    bad = [{**good[1], "image_id": f"bad-{number}", **change} for number, change in enumerate(changes)]
+    return Dataset.from_list([good[0], *bad, *good[1:]], features=pseudo_labels().features)
+
+
+BAD = [
+    ({"images": []}, "images: there is none"),
+    ({"images": None}, "images: there is none"),
+    ({"images": [{"path": "missing.png", "bytes": None}]}, "images: .*missing.png"),
+    ({"images": [{"path": None, "bytes": b"not an image"}]}, "images: .*"),
+    ({"prompt": []}, "prompt: it is empty"),
+    ({"prompt": None}, "prompt: it is empty"),
+    ({"prompt": message("user", "  ")}, "a user message has no text"),
+    ({"chosen": TWO}, r"chosen: found messages with the roles \['assistant', 'assistant'\]; give exactly one"),
+    ({"chosen": None}, "chosen: found messages with the roles None"),
+    ({"chosen": message("assistant", " \n")}, "chosen: the text is empty"),
+    ({"chosen": message("assistant", None)}, "chosen: the content is of type NoneType"),
+    ({"rejected": [message("assistant", "no"), message("user", "yes")]}, r"rejected\[1\]: .*\['user'\]"),
+    ({"rejected": [message("assistant", "")]}, r"rejected\[0\]: the text is empty"),
+    (
+        {"chosen": message("assistant", "a  dog"), "rejected": [message("assistant", t) for t in ("no", "a dog ")]},
+        r"rejected\[1\]: it is the chosen answer again",
+    ),
+    ({"chosen": message("assistant", "an <image> in the text")}, "chosen: the text contains the control token"),
+    ({"rejected": [message("assistant", "dog " * 600)]}, r"rejected\[0\]: \d+ tokens, but the model takes at most 512"),
+    ({"weight": float("nan")}, "weight: it is nan; give a number that is not negative"),
+    ({"weight": None}, "weight: it is None"),
+    ({"weight": -1.0}, "weight: it is -1.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change, found", BAD, ids=[found[:30] for _, found in BAD])
+def test_a_bad_row_is_named_before_the_first_step(tmp_path, change, found):
+    with pytest.raises(ValueError, match=rf"(?s)1 of 5 rows .*row 1 \(image_id 'bad-0'\), .*{found}.*invalid_rows="):
+        make_trainer(tmp_path, train_dataset=rows_with(change), weight_column="weight")
+
+
+def test_bad_rows_are_dropped_and_counted(tmp_path, caplog):
+    dataset = rows_with(*(change for change, _ in BAD))
+    options = {"invalid_rows": "drop", "weight_column": "weight", "max_steps": 1}
+    trainer = make_trainer(tmp_path, train_dataset=dataset, eval_dataset=dataset, **options)
+    for rows in (trainer.train_dataset, trainer.eval_dataset):
+        assert [row["image_id"] for row in rows] == [f"image-{number}" for number in range(4)]
+    assert f"train_dataset: {len(BAD)} of {len(dataset)} rows are left out: 2 with images: there is none" in caplog.text
+    assert moved(trainer)
+
+
+def test_a_picture_that_came_later(tmp_path, caplog):
+    """The rows stay the same, so the cache of `datasets` has to know of the file."""
+    file = tmp_path / "late.png"
+    stored = rows_with({"images": [str(file)]}).cast_column("images", List(Image(decode=False))).to_list()
+    # Of a dataset in memory nothing would be in the cache.
+    rows = Dataset.from_generator(lambda: iter(stored), features=pseudo_labels().features, cache_dir=tmp_path / "cache")
+    trainer = make_trainer(tmp_path, train_dataset=rows, invalid_rows="drop")
+    assert len(trainer.train_dataset) == len(rows) - 1 and "1 of 5 rows are left out" in caplog.text
+    PILImage.new("RGB", (32, 32), "red").save(file)
+    assert len(make_trainer(tmp_path, train_dataset=rows, invalid_rows="drop").train_dataset) == len(rows)
+
+
+def test_only_the_first_are_listed_and_an_empty_rest_is_an_error(tmp_path):
+    many = rows_with(*[{"images": []}] * 7)
+    with pytest.raises(ValueError, match=r"7 of 11 rows[^$]*bad-4[^$]*and 2 more") as error:
+        make_trainer(tmp_path, train_dataset=many)
+    assert "bad-5" not in str(error.value)
+    with pytest.raises(ValueError, match=r"(?s)7 of 7 rows .*No row is left"):
+        make_trainer(tmp_path, train_dataset=many.select(range(1, 8)), invalid_rows="drop")
+    with pytest.raises(ValueError, match="held_out: 1 of 5 rows"):
+        make_trainer(tmp_path, eval_dataset={"held_out": rows_with({"images": []})})
+
+
+def test_max_length_of_the_options_and_of_the_model(tmp_path):
+    with pytest.raises(ValueError, match=r"row 0 \(image_id 'image-0'\), chosen: 62 tokens, .* at most 50"):
+        make_trainer(tmp_path, max_length=50)
+    assert make_trainer(tmp_path).data_collator.max_length == 512
+
+
+def test_no_negatives_at_all(tmp_path):
+    rows = pseudo_labels().to_list()
+    alone = [{**row, "rejected": rejected} for row, rejected in zip(rows, ([], None, [], []))]
+    alone = Dataset.from_list(alone, features=pseudo_labels().features)
+    with pytest.raises(ValueError, match="no row with a rejected answer, .*contrastive_weight=0 .*in_batch_negatives"):
+        make_trainer(tmp_path, train_dataset=alone)
+    for options in ({"contrastive_weight": 0.0}, {"in_batch_negatives": True}):
+        assert moved(make_trainer(tmp_path, train_dataset=alone, **options))
+
+
+@pytest.mark.parametrize("images, found", [([], "there is none"), ([{"path": None, "bytes": b"x"}], "cannot be read")])
+def test_a_stream_is_judged_as_it_comes(tmp_path, caplog, images, found):
+    stream = rows_with({"images": images}).to_iterable_dataset()
+    options = {"max_steps": 1, "per_device_train_batch_size": 4}
+    with pytest.raises(ValueError, match=f"row with image_id 'bad-0', images: .*{found}"):
+        make_trainer(tmp_path, train_dataset=stream, **options).train()
+    trainer = make_trainer(tmp_path, train_dataset=stream, invalid_rows="drop", **options)
+    with caplog.at_level(logging.WARNING):
+        assert moved(trainer)
+    assert re.search(f"train_dataset: the row with image_id 'bad-0' is left out, images: .*{found}", caplog.text)
+
+
+def test_plain_texts_are_one_message_each(tmp_path):
+    rows = pseudo_labels()
+    plain = [
+        {
+            **row,
+            "prompt": row["prompt"][0]["content"],
+            "chosen": row["chosen"][0]["content"],
+            "rejected": [answer[0]["content"] for answer in row["rejected"]],
+        }
+        for row in rows
+    ]
+    collator = DataCollatorForC3L(tiny_llava()[1])
+    for one, other in zip(collator(plain).items(), collator(list(rows)).items()):
+        assert one[0] == other[0] and (one[1] == other[1]).all()
+    plain[1]["chosen"] = " "
+    assert row_problem(plain[1], collator) == "chosen: the text is empty"
+    with pytest.raises(ValueError, match="row 1 .*chosen: the text is empty"):
+        make_trainer(tmp_path, train_dataset=Dataset.from_list(plain, features=None))
+
+
+def test_another_collator_is_left_alone(tmp_path):
+    model, processor = tiny_llava()
+    collator = DataCollatorForC3L(processor)
+    dataset = rows_with({"images": []})
+    trainer = C3LTrainer(model, config(tmp_path), dataset, processing_class=processor, data_collator=lambda rows: rows)
+    assert len(trainer.train_dataset) == 5 and not collator.packed

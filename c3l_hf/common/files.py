@@ -1,9 +1,67 @@
-"""Files: digests of their contents."""
+"""Files: written whole or not at all, digests of contents, and what is shipped beside the package."""
 
+import contextlib
 import hashlib
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-__all__ = ["files_digest"]
+import c3l_hf
+
+__all__ = ["atomic_write", "code_digest", "digest", "files_digest", "read_json", "shipped", "write_json"]
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """A temporary path to write a file to; it takes the name `path` when all went well, and is removed when not.
+
+    A file of that name is replaced. The content is on the disk before it has its name, so that a file that is there is
+    whole.
+
+    Example:
+
+    ```python
+    with atomic_write("table.parquet") as partial:
+        dataset.to_parquet(partial)
+    ```
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text("utf-8"))
+
+
+def digest(*parts: object, size: int = 16) -> str:
+    """What identifies values: a hex digest (BLAKE2b) of bytes, or of other values as text. Their lengths count, which
+    keeps ("a", "bc") apart from ("ab", "c").
+
+    Args:
+        parts: The values.
+        size: Of the digest, in bytes.
+    """
+    found = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        content = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+        found.update(f"{len(content)}:".encode() + content)
+    return found.hexdigest()
 
 
 def files_digest(folder: str | Path, *patterns: str) -> str:
@@ -16,3 +74,19 @@ def files_digest(folder: str | Path, *patterns: str) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """What identifies the code of modules: a digest of their sources."""
+    return digest(*(Path(str(module.__file__)).read_bytes() for module in modules))
+
+
+def shipped(name: str) -> Path:
+    """A folder that lies at the top level of a checkout, and in the package once installed.
+
+    Args:
+        name: "hub_cards" or "configs".
+    """
+    package = Path(str(c3l_hf.__file__)).parent
+    beside = {"hub_cards": package.parent / "hub_cards", "configs": package.parent / "recipes" / "configs"}[name]
+    return package / name if (package / name).is_dir() else beside

@@ -8,7 +8,6 @@ import pytest
 from datasets import Dataset, Image, List
 from scored_rows import FEATURES, pair
 
-from c3l_hf.common.tables import format_table
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.generation.templates import format_pair, get_template
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
@@ -158,19 +157,6 @@ def test_everything_is_counted_and_chosen_is_never_below_rejected(within):
     shuffled = generator.sample(pairs, len(pairs))
     again, _ = select(*shuffled, within=within, min_margin=0.3, max_rejected=3)
     assert sorted(again, key=str) == sorted(labels, key=str)
-
-
-def test_report_is_an_aligned_table_with_the_figures():
-    _, report = select(*(pair(f"i{i}", k, i + 10 * k) for i in range(1500) for k in range(2)), pair("lonely", 0, 1.0))
-    assert report.quantiles["margin (best - worst)"] == pytest.approx((10,) * 5)
-    assert report.quantiles["chosen score"][2] == pytest.approx(10 + 1499 / 2)
-    counts, quantiles = (table.splitlines() for table in str(report).split("\n\n"))
-    for table in (counts, quantiles):
-        assert len({len(line) for line in table}) == 1
-    assert any(line.split() == ["kept", "1,500"] for line in counts)
-    assert any(line.split()[-1] == "1" and "fewer than two" in line for line in counts)
-    assert quantiles[0].split() == ["quantile", "5%", "25%", "50%", "75%", "95%"]
-    assert format_table([("a", "b"), ("cc", 1000)]) == "a       b\n---------\ncc  1,000"
 
 
 def test_wrong_input():

@@ -1,0 +1,99 @@
+"""A result as a folder of shards: parquet files that are each complete or not there, never merged or copied."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from c3l_hf.common.files import atomic_write
+from c3l_hf.common.processes import process_state
+
+__all__ = ["Shards"]
+
+
+class Shards:
+    """Parquet files `00000-of-00003.parquet`, … in one folder, in their order. A file is there when it is whole.
+
+    Example:
+
+    ```python
+    shards = Shards("scores", count=3)
+    shards.write_missing(lambda number: tables_of(number), schema)  # goes on after an interruption
+    for batch in shards.batches(columns=["pmi"]):
+        ...
+    ```
+
+    Args:
+        folder: Where the files are, or are to be.
+        count: How many there are to be; None for those of a complete folder.
+
+    Raises:
+        FileNotFoundError: If `count` is None and the folder does not hold all shards of one result.
+    """
+
+    def __init__(self, folder: str | Path, count: int | None = None):
+        self.folder = Path(folder)
+        if count is None:
+            found = sorted(self.folder.glob("?????-of-?????.parquet"))
+            count = int(found[0].stem[-5:]) if found else -1
+            if len(found) != count:
+                raise FileNotFoundError(f"{self.folder} has {len(found)} of {max(count, 0)} shards")
+        self.files = [self.folder / f"{number:05d}-of-{count:05d}.parquet" for number in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def missing(self) -> list[int]:
+        """The numbers of the shards that are not there."""
+        return [number for number, file in enumerate(self.files) if not file.is_file()]
+
+    @property
+    def num_rows(self) -> int:
+        return sum(pq.read_metadata(file).num_rows for file in self.files)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return pq.read_schema(self.files[0])
+
+    def write_missing(self, make: Callable[[int], Iterable[pa.Table | pa.RecordBatch]], schema: pa.Schema) -> None:
+        """Writes the shards that are missing. Every process calls this: they take turns, and return when all are there.
+
+        Args:
+            make: Number of a shard → its rows, as tables that need not be in memory together.
+            schema: Of the rows.
+        """
+        state = process_state()
+        missing = self.missing
+        state.wait_for_everyone()  # all have seen the same
+        for number in missing[state.process_index :: state.num_processes]:
+            self.write(number, make(number), schema)
+        state.wait_for_everyone()
+
+    def write(self, number: int, tables: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> None:
+        """Writes one shard."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.files[number]) as partial:
+            with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+                for table in tables:
+                    table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+                    writer.write_table(table.cast(schema))
+
+    def batches(
+        self, columns: Sequence[str] | None = None, size: int = 1024, numbers: Iterable[int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows in their order, so many at a time.
+
+        Args:
+            columns: Those to read; by default all.
+            size: Most rows in a batch.
+            numbers: The shards to read; by default all.
+        """
+        for number in range(len(self)) if numbers is None else numbers:
+            with pq.ParquetFile(self.files[number]) as file:
+                yield from file.iter_batches(size, columns=None if columns is None else list(columns))
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of some columns, in memory."""
+        return pa.concat_tables([pq.read_table(file, columns=columns) for file in self.files])

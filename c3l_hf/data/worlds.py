@@ -1,0 +1,64 @@
+"""The one door to embedded worlds: sources of images whose truth is known. Nothing else in the core knows of scenes."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from datasets import Dataset
+
+__all__ = ["WORLDS", "World", "find_world", "world_of"]
+
+# Name → the module that is the world, with the attributes of `World`; loaded when it is asked for.
+WORLDS = {"scenes": "c3l_hf.scenes.entrance", "scenes-shifted": "c3l_hf.scenes.entrance"}
+
+
+class World(Protocol):
+    """What the core may ask of an embedded world.
+
+    Attributes:
+        TITLE: What a dataset of pairs about it is called.
+        GENERATOR: Folder of the generator that is shipped with it.
+        GENERATOR_NAME: What cards call that generator.
+        IMAGES_LICENSE: Licence of its images.
+        IMAGES_SOURCE: Where they come from, in words.
+    """
+
+    TITLE: str
+    GENERATOR: str
+    GENERATOR_NAME: str
+    IMAGES_LICENSE: str
+    IMAGES_SOURCE: str
+
+    def load_images(self, name: str, limit: int, seed: int, split: str) -> Dataset:
+        """Images with the columns `images` and `image_id`, and their truth in further ones."""
+
+    def knows(self, columns: Sequence[str]) -> bool:
+        """Whether these are columns of its images with their truth."""
+
+    def truth_of(self, images: Dataset) -> Mapping[str, Any]:
+        """Image id → what `share_true` has to know of the image."""
+
+    def share_true(
+        self, types: Sequence[str], pairs: Sequence[tuple[str, str] | None], image_ids: Sequence[str], truth: Mapping
+    ) -> tuple[float, float, float]:
+        """The share of true pairs, each question type counting the same, and its 95 % interval."""
+
+    def benchmark(self, name: str, benchmark: str, num_images: int, seed: int) -> Dataset:
+        """A benchmark's rows about its images, in the published layout."""
+
+    def judge_answers(self, predictions: Dataset) -> Dataset:
+        """Predictions on LLaVA-Bench with the columns of a judge that knows the truth."""
+
+
+def find_world(name: str) -> World | None:
+    """The embedded world of this name; None if there is none."""
+    return importlib.import_module(WORLDS[name]) if name in WORLDS else None  # type: ignore[return-value]
+
+
+def world_of(images: Dataset) -> World | None:
+    """The embedded world that images come from with their truth; None for anybody's pictures."""
+    for module in dict.fromkeys(WORLDS.values()):
+        world: World = importlib.import_module(module)  # type: ignore[assignment]
+        if world.knows(images.column_names):
+            return world
+    return None

@@ -1,0 +1,197 @@
+"""What can be set for the method beside the training, in groups; `C3LConfig` has the options of the training."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.data.schema import SCORES
+from c3l_hf.generation.templates import QUESTION_TYPES
+
+__all__ = [
+    "STAGES",
+    "CurationOptions",
+    "GenerationOptions",
+    "ImageOptions",
+    "ModelOptions",
+    "PublishingOptions",
+    "RunOptions",
+    "ScoringOptions",
+    "SelectionOptions",
+    "check_options",
+]
+
+STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write")
+
+
+@dataclass
+class RunOptions:
+    """What of a run is done."""
+
+    stages: list[str] = field(
+        default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, of: {' '.join(STAGES)}."}
+    )
+    pairs: str | None = field(
+        default=None,
+        metadata={"help": "Pairs that are there already, in place of the first generation: a file, folder or Hub id."},
+    )
+    restart_from: str | None = field(
+        default=None, metadata={"help": "Make this stage and those after it again; their old results are set aside."}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Print the merged settings and what would be done."})
+
+
+@dataclass
+class ImageOptions:
+    """The images to write pairs about."""
+
+    images: str = field(
+        metadata={"help": "A folder of pictures, a saved dataset, a dataset on the Hub, 'scenes', or 'scenes-shifted'."}
+    )
+    num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
+    images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
+
+
+@dataclass
+class ModelOptions:
+    """The vision-language model; what is not named here goes to `from_pretrained` with its default."""
+
+    model: str = field(metadata={"help": "A folder, a Hub id, or 'scenes' for the small generator that is shipped."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
+        default="auto", metadata={"help": "auto: bfloat16 on an accelerator that has it, else float32."}
+    )
+    device_map: str | None = field(
+        default=None, metadata={"help": "Where its layers go: auto, cpu, cuda:1, ...; by default one device."}
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, eager, flash_attention_2, ..."})
+    load_in_4bit: bool = field(default=False, metadata={"help": "Quantise the weights to 4 bits (bitsandbytes)."})
+    load_in_8bit: bool = field(default=False, metadata={"help": "Quantise the weights to 8 bits (bitsandbytes)."})
+
+
+@dataclass
+class GenerationOptions:
+    """How pairs are written."""
+
+    pairs_per_image: int = field(default=5, metadata={"help": "Pairs per image, k."})
+    types: list[str] = field(
+        default_factory=lambda: list(QUESTION_TYPES),
+        metadata={"help": "Question types to ask for; 'general' lets the generator choose."},
+    )
+    types_per_image: int = field(
+        default=1, metadata={"help": "Question types over which the pairs of an image are spread."}
+    )
+    sampling_temperature: float = field(default=1.0, metadata={"help": "Temperature of generation; 0 is greedy."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus of generation."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest generated text, in tokens."})
+    generation_batch_size: int = field(default=32, metadata={"help": "Pairs generated at once."})
+
+
+@dataclass
+class ScoringOptions:
+    """How pairs are scored."""
+
+    ranking: Literal[SCORES] = field(default="pmi", metadata={"help": "Which score goes into the column i2c."})  # type: ignore[valid-type]
+    scorer_model: str | None = field(
+        default=None, metadata={"help": "Another model that scores; by default the generator before its training."}
+    )
+    scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})
+    scoring_max_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Most tokens in a scoring pass; by default 8192, on a CPU 4096, or 1024 in float32."},
+    )
+
+
+@dataclass
+class SelectionOptions:
+    """Which pairs become pseudo-labels."""
+
+    within: Literal["type", "all"] = field(
+        default="type", metadata={"help": "Rank the pairs of an image within their type, or all of them."}
+    )
+    max_rejected: int = field(default=4, metadata={"help": "Negatives per image, at most."})
+    min_margin: float = field(default=0.0, metadata={"help": "Smallest score of the best over the worst pair."})
+
+
+@dataclass
+class CurationOptions:
+    """Which pairs come into the compact dataset."""
+
+    target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
+    near_duplicate_scope: Literal["image", "dataset", "none"] = field(
+        default="image", metadata={"help": "Compare the pairs of an image, of the dataset, or none."}
+    )
+    near_duplicate_threshold: float = field(default=0.8, metadata={"help": "Jaccard similarity of a near-duplicate."})
+    max_per_image: int | None = field(
+        default=None, metadata={"help": "Most pairs about one image in the compact dataset; by default any number."}
+    )
+
+
+@dataclass
+class PublishingOptions:
+    """What the cards say, and where --push_to_hub publishes."""
+
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of dataset and generator (an identifier of the Hub), for the cards."}
+    )
+    images_license: str | None = field(
+        default=None, metadata={"help": "Licence of the images, for the cards; that of the scenes is known."}
+    )
+    images_source: str | None = field(
+        default=None, metadata={"help": "Where the images come from, in words or as an address, for the cards."}
+    )
+    hub_namespace: str | None = field(
+        default=None, metadata={"help": "User or organisation on the Hub; by default the token's user."}
+    )
+    hub_dataset_name: str = field(default="c3l-5k", metadata={"help": "Name of the dataset's repository."})
+    hub_generator_name: str = field(default="c3l-generator", metadata={"help": "Name of the generator's repository."})
+    public: bool = field(default=False, metadata={"help": "Make the repositories public; else they are private."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace files of the same name in repositories that hold something else."}
+    )
+
+
+def check_options(
+    run: RunOptions,
+    generation: GenerationOptions,
+    scoring: ScoringOptions,
+    selection: SelectionOptions,
+    curation: CurationOptions,
+) -> None:
+    """What the stages would refuse, before the first of them has worked for hours.
+
+    Raises:
+        RunError: The message names the option, what it is and what it may be.
+    """
+    for name in run.stages if not run.restart_from else [*run.stages, run.restart_from]:
+        if name not in STAGES:
+            raise RunError(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}")
+    if not run.stages:
+        raise RunError(f"stages has nothing; the stages are {', '.join(STAGES)}")
+    at_least_one: Sequence[tuple[object, str]] = [
+        (scoring, "scoring_batch_size"),
+        (scoring, "scoring_max_tokens"),
+        (selection, "max_rejected"),
+        (curation, "target_size"),
+        (curation, "max_per_image"),
+    ]
+    for options, name in at_least_one:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise RunError(f"{name} is {value}; it must be at least 1")
+    if not 0 < curation.near_duplicate_threshold <= 1:
+        raise RunError(f"near_duplicate_threshold is {curation.near_duplicate_threshold}; it must be in (0, 1]")
+    if selection.min_margin < 0:
+        raise RunError(f"min_margin is {selection.min_margin}; it must not be negative")
+    if run.pairs is None and any(STAGES.index(stage) >= STAGES.index("select") for stage in run.stages):
+        of_type = math.ceil(generation.pairs_per_image / max(1, generation.types_per_image))
+        if generation.sampling_temperature == 0:
+            of_type = 1  # one instruction, to which greedy generation gives one text again and again
+        types = 1 if selection.within == "type" else min(generation.types_per_image, generation.pairs_per_image)
+        if min(of_type * types, generation.pairs_per_image) < 2:
+            raise RunError(
+                f"with pairs_per_image {generation.pairs_per_image}, types_per_image {generation.types_per_image}, "
+                f"within {selection.within} and sampling_temperature {generation.sampling_temperature:g} no image has "
+                "two different pairs to compare, and so no pseudo-label"
+            )

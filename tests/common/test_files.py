@@ -1,0 +1,27 @@
+"""Files that are whole or not there, and digests."""
+
+import pytest
+
+from c3l_hf.common import files, tables
+from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, shipped, write_json
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"ä": [1]})
+    assert read_json(path) == {"ä": [1]}
+    with pytest.raises(RuntimeError):
+        with atomic_write(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+    assert read_json(path) == {"ä": [1]} and list(tmp_path.iterdir()) == [path]
+
+
+def test_digests_keep_parts_apart():
+    assert digest("a", "bc") != digest("ab", "c") and digest("a", 1) == digest("a", "1") == digest(b"a", "1")
+    assert digest("\ud800") and len(digest("a")) == 32 and len(digest("a", size=8)) == 16
+    assert code_digest(files) != code_digest(tables) and code_digest(files) == code_digest(files)
+
+
+def test_what_is_shipped():
+    assert (shipped("configs") / "scenes.yaml").is_file() and (shipped("hub_cards") / "dataset_card.md").is_file()

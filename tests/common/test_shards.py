@@ -1,0 +1,42 @@
+"""Shards: whole or missing, in their order, read in pieces."""
+
+import pyarrow as pa
+import pytest
+
+from c3l_hf.common.shards import Shards
+
+SCHEMA = pa.schema({"n": pa.int64(), "text": pa.string()})
+
+
+def tables(number):
+    for start in (0, 3):
+        rows = [10 * number + start + place for place in range(3)]
+        yield pa.table({"n": rows, "text": [f"row {row}" for row in rows]})
+
+
+def test_missing_shards_are_made_and_others_kept(tmp_path):
+    shards = Shards(tmp_path / "s", 3)
+    assert shards.missing == [0, 1, 2]
+    shards.write(1, tables(1), SCHEMA)
+    made = []
+    shards.write_missing(lambda number: made.append(number) or tables(number), SCHEMA)
+    assert made == [0, 2] and shards.missing == [] and shards.num_rows == 18
+    again = Shards(tmp_path / "s")
+    assert len(again) == 3 and again.schema == SCHEMA
+    assert again.table()["n"].to_pylist() == [10 * number + place for number in range(3) for place in range(6)]
+    batches = list(again.batches(columns=["n"], size=4, numbers=[2]))
+    assert [batch.num_rows for batch in batches] == [4, 2] and batches[0].schema.names == ["n"]
+
+
+def test_a_shard_that_fails_is_not_there(tmp_path):
+    def failing(number):
+        yield next(tables(number))
+        raise RuntimeError
+
+    shards = Shards(tmp_path, 2)
+    with pytest.raises(RuntimeError):
+        shards.write_missing(failing, SCHEMA)
+    assert shards.missing == [0, 1] and not list(tmp_path.iterdir())
+    shards.write(0, tables(0), SCHEMA)
+    with pytest.raises(FileNotFoundError, match="1 of 2 shards"):
+        Shards(tmp_path)

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from c3l_hf.common.intervals import Statistic
 from c3l_hf.data.schema import STATUS_OK
-from c3l_hf.evaluation.questions import LETTERS
+from c3l_hf.evaluation.benchmarks import LETTERS
 from c3l_hf.metrics.llava_bench import llava_bench
 from c3l_hf.metrics.mmbench import mmbench
 from c3l_hf.metrics.pope import pope

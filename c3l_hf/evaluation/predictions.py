@@ -57,7 +57,7 @@ def predict(
     processes take turns at the parts, and each returns the whole.
 
     Args:
-        questions: Rows with the columns of `benchmarks.QUESTION_FEATURES`.
+        questions: Rows with the columns of `questions.QUESTION_FEATURES`.
         model: Any image-text-to-text model. Its own generation settings (repetition penalty, …) are not used, except
             for the ids of its special tokens.
         processor: Its processor, with a chat template.

@@ -1,4 +1,4 @@
-"""The four benchmarks: where they are published, one published row → one question with its prompt, MMBench's rotations.
+"""The four benchmarks: where each is published, a published row → a question with its prompt, MMBench's rotations.
 
 The layouts are those in which lmms-lab publishes them on the Hub. The prompts are those of LLaVA-1.5's evaluation (Liu
 et al. 2023, arXiv:2310.03744, and its scripts). POPE's, SEED-Bench's and LLaVA-Bench's are also lmms-eval's; for

@@ -1,6 +1,5 @@
-"""Predictions → figures with their intervals, and what is missing in them; paired comparisons of two runs; as tables."""
+"""Predictions → figures with their intervals and what is missing in them; two runs compared; both as text."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

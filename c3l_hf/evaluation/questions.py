@@ -1,35 +1,21 @@
-"""A benchmark's questions as rows: from the Hub, a folder or a dataset; as they are, without the list of options, or some."""
+"""A benchmark's questions as rows, from the Hub, a folder or a dataset; all or some; with the options listed or bare."""
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pyarrow as pa
-from datasets import (
-    Dataset,
-    DatasetDict,
-    DatasetInfo,
-    Features,
-    Image,
-    List,
-    Value,
-    concatenate_datasets,
-    get_dataset_config_names,
-    get_dataset_split_names,
-    load_dataset,
-    load_from_disk,
-)
-from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets import Dataset, DatasetInfo, Features, Image, List, Value, get_dataset_config_names
+from datasets.exceptions import DatasetsError
 from datasets.fingerprint import Hasher
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from c3l_hf.common.errors import RowError
+from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.data.image import image_key, open_image
-from c3l_hf.data.opening import folder_cache
+from c3l_hf.data.opening import is_saved, open_dataset
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation.benchmarks import BENCHMARKS, Layout, rotated
 
@@ -94,7 +80,7 @@ def load_questions(
     """
     layout = _layout(benchmark)
     split, source = split or layout.split, str(source or layout.repository)
-    return read_questions(benchmark, _load(layout, source, split, revision), source, split=split, circular=circular)
+    return read_questions(benchmark, _open(layout, source, split, revision), source, split=split, circular=circular)
 
 
 def read_questions(
@@ -161,12 +147,19 @@ def bare_questions(questions: Dataset) -> Dataset:
     """The questions without the list of options and the request about the form, for models that know neither.
 
     What is written is then read as the text of an option. Likelihoods are the same in any case. The pictures stay where
-    they are, except of questions that were selected: those are copied.
+    they are: copied together they may be more than an Arrow array holds (2 GB).
     """
-    stems = [json.loads(meta)["stem"] for meta in questions["meta"]]
-    rest = questions.remove_columns("question")
-    bare = Dataset.from_dict({"question": stems}, features=Features({"question": questions.features["question"]}))
-    return concatenate_datasets([rest, bare], axis=1).select_columns(questions.column_names)
+    # Of the rows that are not selected, too: the table has them all.
+    table = questions.data.table
+    stems = [json.loads(meta)["stem"] for meta in table["meta"].to_pylist()]
+    place = table.column_names.index("question")
+    return Dataset(
+        table.set_column(place, table.schema.field(place), pa.array(stems, pa.string())),
+        info=questions.info,
+        indices_table=questions._indices,
+        # Given, because `datasets` would read all pictures to make one.
+        fingerprint=Hasher.hash([questions._fingerprint, "bare"]),
+    )
 
 
 def select_some(questions: Dataset, limit: int | None) -> Dataset:
@@ -193,25 +186,15 @@ def _layout(benchmark: str) -> Layout:
     return BENCHMARKS[benchmark]
 
 
-def _load(layout: Layout, source: str, split: str, revision: str | None) -> Dataset:
-    path = Path(source)
+def _open(layout: Layout, source: str, split: str, revision: str | None) -> Dataset:
+    config = layout.config
     try:
-        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-            loaded = load_from_disk(path)
-            if isinstance(loaded, DatasetDict) and split not in loaded:
-                raise ValueError(f"there is no such split, only {', '.join(loaded)}")
-            return loaded[split] if isinstance(loaded, DatasetDict) else loaded
-        if not path.is_dir():
-            return load_dataset(source, layout.config, split=split, revision=revision)
-        # Without the configuration it is the folder of this one alone; `datasets` calls a split by the files' names,
-        # but dev validation.
-        config = layout.config if layout.config in get_dataset_config_names(source) else None
-        names = {"dev": "validation"} if "dev" not in get_dataset_split_names(source, config) else {}
-        return load_dataset(source, config, split=names.get(split, split), cache_dir=folder_cache(path))
-    except (OSError, ValueError, DatasetsError, HfHubHTTPError, HFValidationError) as error:
-        # That one says only that there was an error.
-        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+        # A folder may hold this configuration alone, without its name.
+        if config and Path(source).is_dir() and (is_saved(source) or config not in get_dataset_config_names(source)):
+            config = None
+        return open_dataset(source, config, split, revision)
+    except (RunError, OSError, ValueError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:400]
         raise ValueError(f"{layout.name} cannot be loaded from {source}, split {split!r}: {reason}") from None
 
 

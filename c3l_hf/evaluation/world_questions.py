@@ -9,9 +9,7 @@ from c3l_hf.evaluation.questions import read_questions
 __all__ = ["world_questions"]
 
 
-def world_questions(
-    world: str, benchmark: str, num_images: int, *, seed: int = 0, circular: bool = True
-) -> Dataset:
+def world_questions(world: str, benchmark: str, num_images: int, *, seed: int = 0, circular: bool = True) -> Dataset:
     """A benchmark's questions on an embedded world, as `questions.load_questions` gives the published ones.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is known of image files from an earlier look at them: a file is read again only when its size or time changed."""
+"""What is known of image files from an earlier look: a file is read again only when its size or time changed."""
 
 import hashlib
 import os

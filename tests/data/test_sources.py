@@ -80,7 +80,7 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
     Dataset.from_dict({"image": [picture("red")]}).save_to_disk(tmp_path / "one")
     with pytest.raises(RunError, match="has no rows"):
         load_images(str(tmp_path / "one"), limit=0)
-    with pytest.raises(RunError, match="no_such_folder is neither a folder here nor a dataset"):
+    with pytest.raises(RunError, match="no_such_folder: there is no such file or folder"):
         load_images(str(tmp_path / "no_such_folder"))
 
 

@@ -50,7 +50,7 @@ Raises:
     differ in length, or if there are none.
 
 Example:
-    >>> pope = evaluate.load("c3l_hf/metrics/pope")
+    >>> pope = evaluate.load(c3l_hf.metric_path("pope"))
     >>> pope.compute(predictions=["Yes.", "no"], references=["yes", "yes"], categories=["random", "random"])["recall"]
     0.5
 """

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
@@ -103,7 +105,7 @@ def judge_predictions(
     else:
         raise ValueError("there is no judge: judge_base_url and judge_model are not set")
     with atomic_write(judged_file(folder)) as partial:
-        judged.to_parquet(partial)
+        pq.write_table(pa.Table.from_pylist(judged.to_list(), schema=judged.features.arrow_schema), partial)
     return judged
 
 

@@ -12,7 +12,6 @@ from PIL import Image as PILImage
 from scored_rows import assert_same, picture, png
 from tiny_models import tiny_llava
 
-from c3l_hf.data.opening import folder_cache
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES
 from c3l_hf.scoring import dataset as scoring
 from c3l_hf.scoring.dataset import format_scores, score_dataset
@@ -292,14 +291,3 @@ def test_help_is_readable():
 def test_shuffle_takes_its_images_from_the_rows(dataset):
     images = list(scoring._some_images(dataset, None))
     assert len(images) == 8 and all(isinstance(image, PILImage.Image) for image in images)  # one cannot be read
-
-
-def test_a_changed_folder_is_read_again(tmp_path):
-    """`datasets` alone would serve the rows that a folder with such a README had before."""
-    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: rows.parquet\n---\n")
-    read = []
-    for answer in ("first", "second"):
-        Dataset.from_dict({"question": ["?"], "answer": [answer]}).to_parquet(tmp_path / "rows.parquet")
-        read += load_dataset(str(tmp_path), split="train", cache_dir=folder_cache(tmp_path))["answer"][:]
-    assert read == ["first", "second"]
-    assert folder_cache("user/name") is None

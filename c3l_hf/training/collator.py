@@ -16,9 +16,7 @@ from c3l_hf.data.image import open_image
 from c3l_hf.models.encoding import EncodedRow, collate, encode_row, position_ids, with_end, with_image_cache
 from c3l_hf.models.packing import collate_packs, pack
 
-__all__ = ["ANCHORS", "DataCollatorForC3L", "answer_text", "prompt_messages"]
-
-ANCHORS = ("prompt", "text", "image")
+__all__ = ["DataCollatorForC3L", "answer_text", "prompt_messages"]
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """POPE, SEED-Bench, MMBench and LLaVA-Bench on scenes: the same protocols, in the published layouts, with known truth.
 
 Every function makes a dataset in memory, from scenes of the split `test`, with the columns of the dataset that
-lmms-lab publishes on the Hub, so that `save_to_disk` makes a folder that `c3l_hf.evaluation.questions.load_questions` takes.
+lmms-lab publishes on the Hub, so that `save_to_disk` makes a folder for `c3l_hf.evaluation.questions.load_questions`.
 Every random choice depends on (seed, benchmark, shifted, number of the image) only.
 
 Questions and answers are in the language of `questions.py`, without lists of options or letters: a small model that

@@ -6,7 +6,19 @@ from datasets import Dataset
 
 from c3l_hf.scenes import GENERATOR, Scene, load_scenes
 
-__all__ = ["GENERATOR", "GENERATOR_NAME", "IMAGES_LICENSE", "IMAGES_SOURCE", "TITLE"]
+__all__ = [
+    "GENERATOR",
+    "GENERATOR_NAME",
+    "IMAGES_LICENSE",
+    "IMAGES_SOURCE",
+    "TITLE",
+    "benchmark",
+    "judge_answers",
+    "knows",
+    "load_images",
+    "share_true",
+    "truth_of",
+]
 
 TITLE = "C3L pairs about scenes"
 GENERATOR_NAME = "c3l_hf scenes generator"
@@ -41,13 +53,13 @@ def share_true(
 def benchmark(name: str, benchmark: str, num_images: int, seed: int) -> Dataset:
     from c3l_hf.scenes import benchmarks
 
-    made = {
+    makers = {
         "pope": benchmarks.pope,
         "seed": benchmarks.seed_bench,
         "mmbench": benchmarks.mmbench,
         "llava_w": benchmarks.llava_bench,
     }
-    return made[benchmark](num_images, seed, _shifted(name))
+    return makers[benchmark](num_images, seed, _shifted(name))
 
 
 def judge_answers(predictions: Dataset) -> Dataset:

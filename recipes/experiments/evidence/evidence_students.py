@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from contrast_arms import MAX_NEW_TOKENS
 from datasets import Dataset, concatenate_datasets
 from evidence_pools import Pool, load_generator, scenes_of
 from evidence_scores import Labels, rankings
@@ -20,6 +19,7 @@ from c3l_hf.evaluation.figures import bare_questions, scenes_questions
 from c3l_hf.evaluation.predictions import predict
 from c3l_hf.finetuning.examples import Examples
 from c3l_hf.finetuning.student import StudentConfig, fine_tune
+from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS
 from c3l_hf.scenes.judge import judge_scene_answers
 from c3l_hf.selection.curation import curate
 

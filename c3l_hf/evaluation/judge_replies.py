@@ -44,7 +44,7 @@ def read_replies(file: Path) -> dict[str, dict[str, Any]]:
 
 @contextlib.contextmanager
 def appending(file: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that adds an entry, which begins with its "request", to a file of JSON lines, whole, from any thread."""
+    """A function that adds an entry (its first key is "request") to a file of JSON lines, whole, from any thread."""
     lock = threading.Lock()
     with file.open("ab") as out:
         if out.tell():

@@ -84,7 +84,8 @@ def check_judge(results_file: Path, judge: dict[str, Any] | None) -> None:
     earlier = earlier_judge(results_file)
     if earlier and judge and earlier != judge:
         raise RunError(
-            f"{results_file.parent} holds scores by another judge ({earlier} there, {judge} now); give another output_dir"
+            f"{results_file.parent} holds scores by another judge ({earlier} there, {judge} now); give another "
+            "output_dir"
         )
 
 

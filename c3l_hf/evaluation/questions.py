@@ -1,4 +1,4 @@
-"""A benchmark's questions as rows, from the Hub, a folder or a dataset; all or some; with the options listed or bare."""
+"""A benchmark's questions as rows, from the Hub, a folder or a dataset: all or some, with options listed or bare."""
 
 import json
 import logging

@@ -6,7 +6,20 @@ from datasets import Dataset
 
 from c3l_hf.scenes import GENERATOR, Scene, load_scenes
 
-__all__ = ["GENERATOR", "GENERATOR_NAME", "IMAGES_LICENSE", "IMAGES_SOURCE", "JUDGE", "TITLE"]
+__all__ = [
+    "GENERATOR",
+    "GENERATOR_NAME",
+    "IMAGES_LICENSE",
+    "IMAGES_SOURCE",
+    "JUDGE",
+    "TITLE",
+    "benchmark",
+    "judge_answers",
+    "knows",
+    "load_images",
+    "share_true",
+    "truth_of",
+]
 
 TITLE = "C3L pairs about scenes"
 GENERATOR_NAME = "c3l_hf scenes generator"
@@ -42,13 +55,13 @@ def share_true(
 def benchmark(name: str, benchmark: str, num_images: int, seed: int) -> Dataset:
     from c3l_hf.scenes import benchmarks
 
-    by_name = {
+    makers = {
         "pope": benchmarks.pope,
         "seed": benchmarks.seed_bench,
         "mmbench": benchmarks.mmbench,
         "llava_w": benchmarks.llava_bench,
     }
-    return by_name[benchmark](num_images, seed, _shifted(name))
+    return makers[benchmark](num_images, seed, _shifted(name))
 
 
 def judge_answers(predictions: Dataset) -> Dataset:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from datasets import Dataset
 from PIL import Image
 from scipy.stats import binomtest
 from transformers import PreTrainedModel, ProcessorMixin
@@ -15,8 +16,20 @@ from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.checker import check_pair, described_objects
 from c3l_hf.scenes.questions import ask
 from c3l_hf.scenes.world import Scene, render, sample_scenes
+from c3l_hf.selection.scored_pairs import message_text
 
-__all__ = ["Share", "answer_accuracy", "answer_questions", "judge_pairs", "type_balanced"]
+__all__ = [
+    "MAX_NEW_TOKENS",
+    "Share",
+    "answer_accuracy",
+    "answer_questions",
+    "judge_pairs",
+    "pair_texts",
+    "type_balanced",
+]
+
+# No pair that the small generator knows is longer.
+MAX_NEW_TOKENS = 96
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ def answer_questions(
     questions: Sequence[str],
     images: Sequence[Image.Image],
     batch_size: int = 128,
-    max_new_tokens: int = 96,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[str]:
     """Greedy answers of a vision-language model to one question about each image."""
     answers = []
@@ -145,6 +158,15 @@ def answer_accuracy(
             hits["description precision"] += right
             hits["description recall"] += right
     return {type: Share(hits[type], total[type]) for type in total}
+
+
+def pair_texts(pairs: Dataset) -> list[tuple[str, str] | None]:
+    """(question, answer) of each row of `generate_pairs`, None where there is no pair."""
+    rows = pairs.select_columns(["prompt", "completion"])[:]
+    return [
+        (message_text(prompt, "user"), message_text(completion, "assistant")) if prompt else None
+        for prompt, completion in zip(rows["prompt"], rows["completion"])
+    ]
 
 
 def judge_pairs(

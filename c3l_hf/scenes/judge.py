@@ -51,7 +51,7 @@ def judge_answer(question: str, answer: str, scene: Scene) -> tuple[float, str]:
 
 
 def judge_scene_answers(rows: Dataset) -> Dataset:
-    """The predictions with the scores of the truth, as `evaluation.judge.judge_answers` adds those of a model.
+    """The predictions with the scores of the truth beside them, as `evaluation.judge.judge_answers` adds a model's.
 
     Args:
         rows: Predictions on `benchmarks.llava_bench`, with the columns question_id, question, answer (the reference),

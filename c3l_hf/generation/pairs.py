@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import open_image
-from c3l_hf.data.joining import stored_images
+from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column, image_ids
 from c3l_hf.data.status import generation_counts
@@ -196,7 +196,8 @@ def _tables(
         with encoded as prompted, sampler:
             for batch, prompts, which in prompted:
                 written = [pair for pair in batch if pair.status is None]
-                texts = sampler(prompts, which, _uniforms(config, written)) if written else []
+                uniforms = _uniforms(config, [(pair.image_id, pair.k) for pair in written]) if written else None
+                texts = sampler(prompts, which, uniforms) if uniforms is not None else []
                 for pair, (raw, ended) in zip(written, texts, strict=True):
                     pair.raw, pair.status = raw, {True: None, False: _CUT_OFF, None: NON_FINITE}[ended]
                 bar.update(len(batch))
@@ -244,16 +245,10 @@ def _templates(config: PairGenerationConfig, image_id: str) -> list[Template]:
     return [templates[k % len(templates)] for k in range(config.pairs_per_image)]
 
 
-def _uniforms(config: PairGenerationConfig, batch: Sequence[_Pair]) -> torch.Tensor:
-    """Numbers in [0, 1) of shape (rows, max_new_tokens), each row from its own (seed, image_id, k)."""
-    raw = np.stack(
-        [
-            np.random.Philox(
-                key=np.frombuffer(_digest(config.seed, "sample", pair.image_id, pair.k), dtype="<u8")
-            ).random_raw(config.max_new_tokens)
-            for pair in batch
-        ]
-    )
+def _uniforms(config: PairGenerationConfig, drawn: Sequence[tuple[str, int]]) -> torch.Tensor:
+    """Numbers in [0, 1) of shape (rows, max_new_tokens), each row from the seed and its own (image_id, k)."""
+    keys = [np.frombuffer(_digest(config.seed, "sample", image_id, k), dtype="<u8") for image_id, k in drawn]
+    raw = np.stack([np.random.Philox(key=key).random_raw(config.max_new_tokens) for key in keys])
     return torch.from_numpy((raw >> np.uint64(11)) * 2.0**-53)
 
 

@@ -1,35 +1,28 @@
-"""Scores a whole dataset: in parts that survive an interruption, over several processes, and from the command line."""
+"""Scores of whole datasets and of pair tables: in parts that survive an interruption, over several processes."""
 
 import contextlib
 import logging
-import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features, Image, List, concatenate_datasets, load_dataset, load_from_disk
+from datasets import Dataset, Features, Image, List, concatenate_datasets
 from tqdm.auto import tqdm
-from trl import TrlParser
 
-from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
-from c3l_hf.data.image import open_image
 from c3l_hf.data.image_files import files_state
-from c3l_hf.data.joining import stored_images
+from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.opening import folder_cache
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK
-from c3l_hf.scoring.scorer import DEFAULT_RANKING, I2CScorer
+from c3l_hf.scoring.scorer import I2CScorer
 
 __all__ = ["format_scores", "score_dataset", "score_rows", "score_stream", "score_tables", "with_scores"]
 
@@ -228,132 +221,3 @@ def _kind(reason: str) -> str:
     """A reason without what is particular to its row."""
     reason = re.sub(r"the image .*?(cannot be read|has mode|is not in)", r"the image \1", reason)
     return re.sub(r"\d+", "N", re.sub(r"'/[^']*'", "...", reason))[:90]
-
-
-@dataclass
-class ScoreArguments:
-    model: str = field(metadata={"help": "The vision-language model: a repository on the Hub, or a folder."})
-    dataset: str = field(
-        metadata={
-            "help": "The rows: a dataset on the Hub, a folder (saved with save_to_disk, or of data files), or one "
-            ".json, .jsonl, .parquet or .csv file. LLaVA's JSON is taken as it is, with --image_folder."
-        }
-    )
-    output: str = field(
-        metadata={
-            "help": "The scored rows: a .parquet file, or .jsonl (without images that the "
-            "dataset holds itself). It must not be there yet."
-        }
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
-    split: str = field(default="train", metadata={"help": "Split of the dataset."})
-    limit: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
-    image_folder: str | None = field(
-        default=None, metadata={"help": "Where images are that the rows name by a relative path."}
-    )
-    ranking: str = field(default=DEFAULT_RANKING, metadata={"help": f"What i2c is a copy of: {', '.join(SCORES)}."})
-    blind: str = field(
-        default="drop",
-        metadata={"help": "In the image's place in the pass without it: drop, blank, noise, or shuffle."},
-    )
-    path: str = field(default="auto", metadata={"help": "auto, or plain: answers about an image never share a pass."})
-    max_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Most tokens in a forward pass; by default 8192, on a CPU 4096, or 1024 in float32."},
-    )
-    batch_size: int = field(default=256, metadata={"help": "Rows whose images are in memory together."})
-    revision: str | None = field(default=None, metadata={"help": "Revision of the model."})
-    dtype: str = field(
-        default="auto", metadata={"help": "float32, bfloat16, float16, or auto: bfloat16 on an accelerator."}
-    )
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda:1, ...; by default the accelerator."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Whether code from the model's repository may be run."}
-    )
-
-
-def main() -> None:
-    """`python -m c3l_hf.scoring.scorer`; the options may also stand in a YAML file: --config file.yaml."""
-    parser = TrlParser((ScoreArguments,), prog="python -m c3l_hf.scoring.scorer", description=_DESCRIPTION)
-    (args,) = parser.parse_args_and_config()
-    try:
-        _run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-
-
-def _run(args: ScoreArguments) -> None:
-    output = Path(args.output)
-    if output.suffix not in (".parquet", ".jsonl"):
-        raise ValueError(f"--output {output} must end in .parquet or .jsonl")
-    if output.exists():
-        raise ValueError(f"--output {output} is there already; give another name, or move it away")
-    if not output.parent.is_dir():
-        raise ValueError(f"--output {output}: there is no folder {output.parent}")
-    dataset = _rows(args)
-    layout_of(dataset.column_names)
-    scorer = I2CScorer.from_pretrained(
-        args.model,
-        revision=args.revision,
-        dtype=args.dtype,
-        device=args.device,
-        trust_remote_code=args.trust_remote_code,
-        ranking=args.ranking,
-        path=args.path,
-        blind=args.blind,
-        blind_images=list(_some_images(dataset, args.image_folder)) if args.blind == "shuffle" else (),
-        max_tokens=args.max_tokens,
-        image_folder=args.image_folder,
-    )
-    scored = score_dataset(dataset, scorer, batch_size=args.batch_size)
-    if process_state().is_main_process:
-        partial = output.with_name(f".{output.name}.partial")
-        if output.suffix == ".parquet":
-            scored.to_parquet(partial)
-        else:
-            encoded = [name for name, feature in dataset.features.items() if _undecoded(feature) != feature]
-            scored.remove_columns(encoded).to_json(partial)
-        os.replace(partial, output)
-        print(f"{format_scores(scored)}\n\n{args.model}, {scorer.path} path → {output}")
-
-
-def _rows(args: ScoreArguments) -> Dataset:
-    path = Path(args.dataset)
-    if path.is_file():
-        kind = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}.get(path.suffix)
-        if kind is None:
-            raise ValueError(f"--dataset {path} is none of .json, .jsonl, .parquet, .csv")
-        dataset = load_dataset(kind, data_files=str(path), split="train")
-    elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        dataset = load_from_disk(path)
-    else:
-        dataset = load_dataset(
-            args.dataset, args.dataset_config, split=args.split, cache_dir=folder_cache(args.dataset)
-        )
-    if isinstance(dataset, DatasetDict):
-        if args.split not in dataset:
-            raise ValueError(f"--dataset {path} has no split {args.split!r}; it has {', '.join(dataset)}")
-        dataset = dataset[args.split]
-    return dataset if args.limit is None else dataset.select(range(min(args.limit, len(dataset))))
-
-
-def _some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterable:
-    """Images of rows spread evenly over the dataset; those that cannot be read are left out."""
-    column = layout_of(dataset.column_names)[-1]
-    # A damaged one among them would end the run, in an error of `datasets`.
-    dataset = dataset.select_columns([column])
-    stored = Features({column: _undecoded(dataset.features[column])})
-    dataset = dataset.with_format("arrow")
-    for number in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)) if len(dataset) else ():
-        (value,) = stored.decode_batch(dataset[[int(number)]].to_pydict())[column]
-        value = value[0] if isinstance(value, list) and value else value
-        try:
-            yield open_image(Path(folder) / value if folder and isinstance(value, str) else value)
-        except RowError:
-            continue
-
-
-_DESCRIPTION = """Scores every answer of a dataset by how much its image matters to it (I2C): the likelihood of the
-answer with the image and without. Rows may be prompt + completion, messages, question + answer, or LLaVA's
-conversations, beside image or images. Rows that cannot be scored stay, with the reason in i2c_status. After an
-interruption the same command continues. Several processes: accelerate launch -m c3l_hf.scoring.scorer ..."""

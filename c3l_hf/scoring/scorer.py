@@ -4,7 +4,7 @@
 
 From the command line, with any dataset:
 
-    python -m c3l_hf.scoring.scorer --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --output scored.parquet
+    c3l score --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --output scored.parquet
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES
 from c3l_hf.models import encoding, packing
 from c3l_hf.models.checks import tokenizer_state
-from c3l_hf.models.loading import Source, digest_weights, load
+from c3l_hf.models.loading import Source, digest_weights, load, model_folder
 from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
 from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch
 from c3l_hf.scoring.blind import Baseline, PairEncoder
@@ -156,17 +156,23 @@ class I2CScorer:
         revision: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
+        device_map: str | None = None,
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
         trust_remote_code: bool = False,
         **options: Any,
     ) -> "I2CScorer":
         """A scorer with a model and processor from the Hub or a folder.
 
         Args:
-            model_id: Repository id or folder.
+            model_id: Repository id or folder, or "scenes" for the small generator that is shipped.
             revision: Branch, tag or commit on the Hub.
             dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on an accelerator, float32 on the CPU. The
                 softmax is taken in float32 or better in any case.
             device: Where to put the model; by default the accelerator if there is one, else the CPU.
+            device_map: In place of `device`, where its parts go, as for the model's `from_pretrained`: "auto", ...
+            attn_implementation: As for the model's `from_pretrained`: "sdpa", "eager", "flash_attention_2", ...
+            quantization_config: Likewise, e.g. a `BitsAndBytesConfig`.
             trust_remote_code: Whether code from the repository may be run.
             options: Those of `I2CScorer`.
 
@@ -174,7 +180,8 @@ class I2CScorer:
             OSError: If there is no such model.
             ValueError: As for `I2CScorer`.
         """
-        source = Source(str(model_id), revision, dtype, device, trust_remote_code).pinned()
+        name, how = model_folder(str(model_id)), (device_map, attn_implementation, quantization_config)
+        source = Source(name, revision, dtype, device, trust_remote_code, *how).pinned()
         scorer = cls(*load(source), **options)
         scorer._source = source
         return scorer
@@ -301,7 +308,7 @@ class I2CScorer:
         return self._model, self._processor
 
     def _to_accelerator(self, rank: int) -> None:
-        if not torch.accelerator.is_available() or (self._source is not None and self._source.device is not None):
+        if not torch.accelerator.is_available() or (self._source is not None and self._source.is_placed):
             return
         device = torch.device(torch.accelerator.current_accelerator().type, rank % torch.accelerator.device_count())
         if self._model is None and self._source is not None:
@@ -351,9 +358,3 @@ def _code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
     modules = (batch, blind, encoding, formulas, image, layouts, likelihood, packing, schema, self_check)
     return digest(transformers.__version__, code_digest(*modules, sys.modules[__name__]))
-
-
-if __name__ == "__main__":
-    from c3l_hf.scoring.dataset import main
-
-    main()

@@ -146,7 +146,7 @@ def test_seed_changes_the_texts(speaker, config):
         generate_pairs(images, *speaker, changed(config, seed=seed), progress=False)["raw"][:] for seed in (0, 0, 1)
     )
     assert first == again != other
-    rows = [{"image_id": "a", "k": 0}]
+    rows = [("a", 0)]
     assert not torch.equal(_uniforms(config, rows), _uniforms(changed(config, seed=1), rows))
 
 
@@ -158,7 +158,7 @@ def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size
     for k, row in enumerate(pairs):
         prompt = [{"role": "user", "content": get_template(row["template"]).text}]
         inputs = encode_prompt(processor, prompt, [picture(3)])
-        uniforms, ids, written = _uniforms(options, [{"image_id": "x", "k": k}])[0], inputs["input_ids"], []
+        uniforms, ids, written = _uniforms(options, [("x", k)])[0], inputs["input_ids"], []
         for step in range(options.max_new_tokens):
             with torch.no_grad():
                 logits = model(
@@ -376,7 +376,7 @@ def test_sampling_follows_the_distribution():
     logits = torch.randn(12, generator=generator) * 2
     logits[[3, 7, 11]] = -torch.inf
     options = PairGenerationConfig(max_new_tokens=2)
-    rows = [{"image_id": f"{i:05d}", "k": k} for i in range(4000) for k in range(5)]
+    rows = [(f"{i:05d}", k) for i in range(4000) for k in range(5)]
     uniforms = _uniforms(options, rows)
     sampler = SeededSampling(uniforms, prompt_length=3)
     first = sampler(torch.zeros(len(rows), 3, dtype=torch.long), logits.expand(len(rows), -1))

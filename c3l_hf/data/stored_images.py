@@ -1,4 +1,4 @@
-"""Pair tables and their images, which are stored apart: what stands in `image_row` is a row of the images' dataset."""
+"""The images of rows as they are stored: what `image_row` of a pair table names is a row of the images' dataset."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import open_image
-from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column, image_ids
 from c3l_hf.data.status import generation_counts
+from c3l_hf.data.stored_images import stored_images
 from c3l_hf.generation.parsing import PairParseError, parse_pair
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
 from c3l_hf.generation.templates import QUESTION_TYPES, Template, templates_for
@@ -40,7 +40,8 @@ class PairGenerationConfig:
 
     Attributes:
         pairs_per_image: Pairs per image, k.
-        types: Question types to ask for, each one that `generation.templates.templates_for` knows ("general" lets the model choose).
+        types: Question types to ask for, each one that `generation.templates.templates_for` knows ("general" lets the
+            model choose).
         types_per_image: Over how many different types the pairs of one image are spread, as evenly as k allows. Which
             ones is drawn from (seed, image_id), each type equally likely. 1 gives k candidates for one instruction.
         temperature: Sampling temperature; 0 takes the likeliest token.
@@ -196,10 +197,10 @@ def _tables(
         with encoded as prompted, sampler:
             for batch, prompts, which in prompted:
                 written = [pair for pair in batch if pair.status is None]
-                uniforms = _uniforms(config, [(pair.image_id, pair.k) for pair in written]) if written else None
-                texts = sampler(prompts, which, uniforms) if uniforms is not None else []
-                for pair, (raw, ended) in zip(written, texts, strict=True):
-                    pair.raw, pair.status = raw, {True: None, False: _CUT_OFF, None: NON_FINITE}[ended]
+                if written:
+                    uniforms = _uniforms(config, [(pair.image_id, pair.k) for pair in written])
+                    for pair, (raw, ended) in zip(written, sampler(prompts, which, uniforms), strict=True):
+                        pair.raw, pair.status = raw, {True: None, False: _CUT_OFF, None: NON_FINITE}[ended]
                 bar.update(len(batch))
     # The sampler's settings of model and torch end here: between two tables others run.
     for start in range(0, len(pairs), _TABLE_ROWS):

@@ -38,7 +38,7 @@ def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *op
         run each time.
     """
     tokenizer = processor.tokenizer
-    if not isinstance(tokenizer, PreTrainedTokenizerFast) or any(map(_has_hooks, model.modules())):
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or any(map(_is_changed, model.modules())):
         return None
     modules = [(name, type(module).__module__, type(module).__qualname__) for name, module in model.named_modules()]
     attention = [part.config._attn_implementation for part in model.modules() if isinstance(part, PreTrainedModel)]
@@ -89,5 +89,9 @@ def _essence(config: Any) -> Any:
     return config
 
 
-def _has_hooks(module: torch.nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+def _is_changed(module: torch.nn.Module) -> bool:
+    """Whether somebody has put something around a module. What transformers hangs there as the model is first used only
+    looks at outputs."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    theirs = all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+    return not theirs or "forward" in vars(module)

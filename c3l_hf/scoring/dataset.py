@@ -19,9 +19,9 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.image_files import files_state
-from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK
+from c3l_hf.data.stored_images import stored_images
 from c3l_hf.scoring.scorer import I2CScorer
 
 __all__ = ["format_scores", "score_dataset", "score_rows", "score_stream", "score_tables", "with_scores"]

@@ -1,16 +1,13 @@
 """A finished run's dataset and generator, pushed to the Hub and checked there.
 
-    python -m c3l_hf.publishing.hub push runs/demo --namespace user --license apache-2.0
-    python -m c3l_hf.publishing.hub verify user/c3l-pairs
+    c3l push runs/demo --namespace user --license apache-2.0
+    c3l verify user/c3l-pairs
 
 The token comes from the environment (HF_TOKEN) or the saved login (`hf auth login`).
 """
 
-import argparse
 import contextlib
 import glob
-import logging
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -209,40 +206,3 @@ def _download(name: str, revision: str | None, repo_type: str | None, api: HfApi
     folder = api.snapshot_download(name, repo_type=type, revision=info.sha, allow_patterns=patterns)
     files = {sibling.rfilename for sibling in info.siblings or ()} - BARE
     return Path(folder), files, f"{name} ({type}, commit {info.sha[:12]})"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """`python -m c3l_hf.publishing.hub`"""
-    parser = argparse.ArgumentParser(prog="python -m c3l_hf.publishing.hub", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    pushing = commands.add_parser("push", help="push the dataset and the generator of a finished run")
-    pushing.add_argument("folder", help="the run's output folder")
-    pushing.add_argument("--namespace", help="user or organisation; default: the token's user")
-    pushing.add_argument("--dataset_name", default=Publication.dataset_name)
-    pushing.add_argument("--generator_name", default=Publication.generator_name)
-    pushing.add_argument("--public", action="store_true", help="make the repositories public; else they are private")
-    pushing.add_argument("--license", help="licence of what is published, an identifier of the Hub")
-    pushing.add_argument("--images_license", help="licence of the images")
-    pushing.add_argument("--images_source", help="where the images come from")
-    pushing.add_argument("--overwrite", action="store_true", help="replace files of the same name, whoever made them")
-    verifying = commands.add_parser("verify", help="check a dataset or generator against its manifest and card")
-    verifying.add_argument("name", help="repository on the Hub, or folder")
-    verifying.add_argument("--revision", help="branch, tag or commit")
-    verifying.add_argument("--repo_type", choices=["dataset", "model"], help="if there are both of that name")
-    verifying.add_argument("--rescore", type=int, default=0, metavar="N", help="score N rows again")
-    verifying.add_argument("--model", help="the model for that; default: the one that the manifest names")
-    verifying.add_argument("--model_revision", help="its revision")
-    values = vars(parser.parse_args(arguments))
-    command = values.pop("command")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        if command == "verify":
-            sys.exit(0 if verify(values.pop("name"), **values) else 1)
-        for pushed in push(values.pop("folder"), Publication(**values)):
-            print(pushed)
-    except HubError as error:
-        sys.exit(f"hub: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -30,7 +30,7 @@ from c3l_hf.data.layouts import is_batch, layout_of, to_pairs
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.models import encoding, packing
 from c3l_hf.models.encoding import EncodedRow, token_texts
-from c3l_hf.models.loading import Source, digest_weights, load, model_folder
+from c3l_hf.models.loading import Source, digest_weights, load
 from c3l_hf.scoring import blind, formulas, likelihood, self_check
 from c3l_hf.scoring.blind import BASELINES, PairEncoder
 from c3l_hf.scoring.formulas import scores_from_logprobs
@@ -177,8 +177,8 @@ class I2CScorer:
             OSError: If there is no such model.
             ValueError: As for `I2CScorer`.
         """
-        name, how = model_folder(str(model_id)), (device_map, attn_implementation, quantization_config)
-        source = Source(name, revision, dtype, device, trust_remote_code, *how).pinned()
+        placing = (device_map, attn_implementation, quantization_config)
+        source = Source(str(model_id), revision, dtype, device, trust_remote_code, *placing).pinned()
         scorer = cls(*load(source), **options)
         scorer._source = source
         return scorer

@@ -1,8 +1,8 @@
 """What a subcommand is: the options that it takes, and the function that is called with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from c3l_hf.common.errors import RunError
 
@@ -31,7 +31,8 @@ class Command:
         groups: Dataclasses with the options, in the order of the help. `dry_run` is in one of them.
         call: Gets an instance of each of them, in this order. What it returns is the exit code; None is 0.
         positionals: Options that may stand without their names, first in the call.
-        shown: Of groups with very many options (a trainer's), those that `--help` shows; `--help_all` shows the others.
+        shown: Of groups with very many options (a trainer's), those that `--help` shows, with their help; `--help_all`
+            shows the others.
         plans: Whether `call` has something to say at a dry run, too.
         needs_config_name: Whether `call` also gets the name of the YAML file, or None.
         resumes: Whether the same command goes on after an interruption.
@@ -42,11 +43,7 @@ class Command:
     groups: tuple[type, ...]
     call: Callable[..., int | None]
     positionals: tuple[str, ...] = ()
-    shown: tuple[tuple[Any, tuple[str, ...]], ...] = ()
+    shown: Mapping[type, Mapping[str, str]] = field(default_factory=dict)
     plans: bool = False
     needs_config_name: bool = False
     resumes: bool = False
-
-    def shown_of(self, group: type) -> tuple[str, ...] | None:
-        """The options of a group that `--help` shows; None for all."""
-        return dict(self.shown).get(group)

@@ -61,7 +61,7 @@ def generate(
     folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
     source = load_images(images.images, split=images.images_split, limit=images.num_images, seed=seed.seed)
     limit_threads()
-    how = Source.of(model, folder=folder, trust_remote_code=model.trust_remote_code)
+    how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)
     pairs = _in_shards(source, how, config, identity)
     counts = generation_counts(pairs)
     if process_state().is_main_process:

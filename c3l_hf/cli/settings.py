@@ -178,7 +178,7 @@ def format_settings(command: Command, settings: Settings) -> str:
     the help shows."""
     lines = []
     for group, filled in zip(command.groups, settings.groups):
-        shown = command.shown_of(group)
+        shown = command.shown.get(group)
         for name in options_of([group]):
             given = name in settings.values
             if not given and shown is not None and name not in shown:

@@ -59,7 +59,7 @@ def train(
     checkpoints = training_folder(run, "train")
 
     def make(folder: Path) -> dict:
-        source = Source.of(model, folder=model_folder, trust_remote_code=training.trust_remote_code)
+        source = Source.of(model, model_id=model_folder, trust_remote_code=training.trust_remote_code)
         loaded, processor = load(source)
         training.output_dir = str(checkpoints)
         trainer = C3LTrainer(loaded, training, labels, processing_class=processor)

@@ -77,21 +77,21 @@ class Source:
 
     @classmethod
     def of(
-        cls, options: LoadingOptions, *, folder: str | Path | None = None, trust_remote_code: bool = False
+        cls, options: LoadingOptions, *, model_id: str | Path | None = None, trust_remote_code: bool = False
     ) -> "Source":
         """The model that a user's options name, loaded as they say.
 
         Args:
             options: The options.
-            folder: Where it is here, if that is known (see `find_model`), or another model to load in the same way.
+            model_id: Where it is here, if that is known (see `find_model`), or another model to load in the same way.
             trust_remote_code: Whether code from the repository may be run.
 
         Raises:
             RunError: If options exclude each other, or quantisation is asked for that is not installed.
         """
         return cls(
-            options.model if folder is None else str(folder),
-            options.model_revision if folder is None else None,
+            options.model if model_id is None else str(model_id),
+            options.model_revision if model_id is None else None,
             options.dtype,
             trust_remote_code=trust_remote_code,
             device_map=options.device_map,

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.schema import SCORES
+from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.templates import QUESTION_TYPES
+from c3l_hf.training.checkpoints import training_options
+from c3l_hf.training.config import C3LConfig
 
 __all__ = [
     "STAGES",
@@ -20,6 +23,7 @@ __all__ = [
     "RunOptions",
     "ScoringOptions",
     "SelectionOptions",
+    "Settings",
     "UsedModelOptions",
     "check_options",
 ]
@@ -50,8 +54,9 @@ class ImageOptions:
     """The images to write pairs about."""
 
     _argument_group_name: ClassVar[str] = "Images"
-    images: str = field(
-        metadata={"help": "A folder of pictures, a saved dataset, a dataset on the Hub, 'scenes', or 'scenes-shifted'."}
+    images: str | None = field(
+        default=None,
+        metadata={"help": "A folder of pictures, a saved dataset, a Hub id, 'scenes', or 'scenes-shifted'."},
     )
     num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
     images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
@@ -169,7 +174,7 @@ class PublishingOptions:
     hub_namespace: str | None = field(
         default=None, metadata={"help": "User or organisation on the Hub; by default the token's user."}
     )
-    hub_dataset_name: str = field(default="c3l-5k", metadata={"help": "Name of the dataset's repository."})
+    hub_dataset_name: str = field(default="c3l-pairs", metadata={"help": "Name of the dataset's repository."})
     hub_generator_name: str = field(default="c3l-generator", metadata={"help": "Name of the generator's repository."})
     public: bool = field(default=False, metadata={"help": "Make the repositories public; else they are private."})
     overwrite: bool = field(
@@ -220,3 +225,64 @@ def check_options(
                 f"within {selection.within} and sampling_temperature {generation.sampling_temperature:g} no image has "
                 "two different pairs to compare, and so no pseudo-label"
             )
+
+
+# What the cards say and no stage reads.
+_WORDS = ("license", "images_license", "images_source")
+# What does not change the results, and so is not part of their configuration.
+_HOW = ("stages", "restart_from", "dry_run", "hub_namespace", "hub_dataset_name", "hub_generator_name", "public")
+_HOW_FAST = ("generation_batch_size",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of a run, see the groups."""
+
+    run: RunOptions
+    images: ImageOptions
+    model: ModelOptions
+    generation: GenerationOptions
+    scoring: ScoringOptions
+    selection: SelectionOptions
+    curation: CurationOptions
+    publishing: PublishingOptions
+    training: C3LConfig
+    config_name: str | None = None
+
+    def check(self) -> None:
+        """Raises a RunError for what the stages would refuse, before the first of them has worked for hours."""
+        check_options(self.run, self.generation, self.scoring, self.selection, self.curation)
+        if (self.images.images is None) == (self.run.pairs is None):
+            raise RunError("a run needs either images, or pairs (which have their images)")
+
+    @property
+    def images_license(self) -> str | None:
+        """Licence of the images: as stated; that of an embedded world is known."""
+        world = find_world(self.images.images or "")
+        return self.publishing.images_license or (world.IMAGES_LICENSE if world else None)
+
+    def words(self) -> dict[str, Any]:
+        """What the cards are told."""
+        return {name: getattr(self.publishing, name) for name in _WORDS} | {"images_license": self.images_license}
+
+    def generation_identity(self) -> dict[str, Any]:
+        """The options that change what is generated."""
+        model = {name: getattr(self.model, name) for name in ("dtype", "load_in_4bit", "load_in_8bit")}
+        return {name: value for name, value in vars(self.generation).items() if name not in _HOW_FAST} | model
+
+    def configuration(self) -> dict[str, Any]:
+        """The run as a configuration file: what it was made by, without how and where."""
+        groups = (
+            self.images,
+            self.model,
+            self.run,
+            self.generation,
+            self.scoring,
+            self.selection,
+            self.curation,
+            self.publishing,
+        )
+        values = {name: value for group in groups for name, value in vars(group).items()}
+        values |= {"images_license": self.images_license}
+        kept = {name: value for name, value in values.items() if name not in (*_HOW, "overwrite")}
+        return kept | training_options(self.training)

@@ -2,8 +2,8 @@
 
     accelerate launch recipes/c3l.py --config recipes/configs/scenes.yaml
 
-The same as `c3l run`, as a script for `accelerate launch`: with several processes, each generates and scores its part of
-the images, and training is data-parallel. `c3l_hf.pipeline.method.run_c3l` is the function of the package behind both.
+The same as `c3l run`, as a script for `accelerate launch`: with several processes, each generates and scores its part
+of the images, and training is data-parallel. Behind both is `c3l_hf.pipeline.method.run_c3l`.
 """
 
 import sys

@@ -25,8 +25,8 @@ def compare_evaluations(options: CompareOptions, _: CallOptions) -> None:
 
 
 COMMAND = Command(
-    description="Paired tests of two evaluations on the same questions: each figure's difference, its 95 % interval and "
-    "p value.",
+    description="Paired tests of two evaluations on the same questions: each figure's difference, its 95 % interval "
+    "and p value.",
     examples=("c3l evaluate compare runs/evaluation runs/evaluation-other",),
     groups=(CompareOptions, CallOptions),
     call=compare_evaluations,

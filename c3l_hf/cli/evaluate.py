@@ -22,7 +22,7 @@ COMMAND = Command(
     "again goes on after an interruption; c3l evaluate compare A B tests two of them against each other.",
     examples=(
         "c3l evaluate --model llava-hf/llava-1.5-7b-hf --benchmarks pope mmbench --output_dir runs/evaluation",
-        "c3l evaluate --model scenes --world scenes --bare_questions --num_images 25 --output_dir runs/evaluation-scenes",
+        "c3l evaluate --model scenes --world scenes --bare_questions --output_dir runs/scenes",
     ),
     groups=(UsedModelOptions, EvaluateOptions, CallOptions),
     call=evaluate,

@@ -31,6 +31,13 @@ _SHARD_IMAGES = 500
 
 
 @dataclass
+class NeededImageOptions(ImageOptions):
+    """The images, which are needed here."""
+
+    images: str = ImageOptions.__dataclass_fields__["images"]
+
+
+@dataclass
 class SeedOptions:
     """What random choices come from."""
 
@@ -96,8 +103,8 @@ def _in_shards(images: Images, how: Source, config: PairGenerationConfig, identi
 
 
 COMMAND = Command(
-    description="Lets a vision-language model write instruction/answer pairs about images. Texts that are no pair stay, "
-    "with the reason in generation_status. After an interruption the same command goes on.",
+    description="Lets a vision-language model write instruction/answer pairs about images. Texts that are no pair "
+    "stay, with the reason in generation_status. After an interruption the same command goes on.",
     examples=(
         "c3l generate --images my_pictures/ --model llava-hf/llava-1.5-7b-hf --output pairs.parquet",
         "c3l generate --images scenes --num_images 20 --model scenes --output pairs.parquet",

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from c3l_hf.cli.command import Command, UsageError
+from c3l_hf.cli.names import nearest
+from c3l_hf.cli.options import options_of
 from c3l_hf.common.errors import RunError
 
 __all__ = ["COMMANDS", "entry", "main"]
@@ -51,20 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 2
     name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
     if name is None:
-        from c3l_hf.cli.names import nearest
-
         return _fail("c3l", f"there is no command {words[0]}{nearest(words[0], COMMANDS)}; see c3l --help", 2)
     return _carry_out(name, words[len(name.split()) :])
 
 
 def all_options() -> set[str]:
     """The options of all commands."""
-    from c3l_hf.cli.settings import options_of
-
     return {option for name in COMMANDS for option in options_of(_load(name).groups)}
 
 
-def _load(name: str):
+def _load(name: str) -> Command:
     return importlib.import_module(f"c3l_hf.cli.{COMMANDS[name][1]}").COMMAND
 
 
@@ -75,8 +74,7 @@ def _carry_out(name: str, words: list[str]) -> int:
 
         print(format_help(name, command, everything=any(word in _HELP_ALL for word in words)))
         return 0
-    from c3l_hf.cli.command import UsageError
-    from c3l_hf.cli.settings import format_settings, options_of, read_settings
+    from c3l_hf.cli.settings import format_settings, read_settings
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     title, options = f"c3l {name}", [*options_of(command.groups), "config"]

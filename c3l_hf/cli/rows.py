@@ -26,9 +26,7 @@ class RowsOptions:
 
     _argument_group_name: ClassVar[str] = "Rows"
     dataset: str = field(
-        metadata={
-            "help": "A .json, .jsonl, .parquet or .csv file, a saved dataset, a folder of data files, or a Hub id."
-        }
+        metadata={"help": "A .json(l), .parquet or .csv file, a saved dataset, a folder of data files, or a Hub id."}
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration (subset)."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub's dataset."})
@@ -41,11 +39,7 @@ class OutputOptions:
     """Where a command's result goes."""
 
     _argument_group_name: ClassVar[str] = "Result"
-    output: str = field(
-        metadata={
-            "help": "A .parquet file, .jsonl (without images that the rows hold themselves), or a folder to be made."
-        }
-    )
+    output: str = field(metadata={"help": "A .parquet or .jsonl file (this without images), or a folder to be made."})
     overwrite: bool = field(default=False, metadata={"help": "Replace what is there under that name."})
 
 

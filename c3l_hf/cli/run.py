@@ -1,8 +1,7 @@
 """`c3l run`: the whole method."""
 
 from c3l_hf.cli.command import Command
-from c3l_hf.cli.training_help import SHOWN_GENERATOR
-from c3l_hf.common.processes import limit_threads
+from c3l_hf.cli.training_help import SHOWN_RUN
 from c3l_hf.pipeline.options import (
     CurationOptions,
     GenerationOptions,
@@ -33,7 +32,6 @@ def run(
     """Runs the method; see `COMMAND`."""
     from c3l_hf.pipeline.method import run_c3l  # after the help, which does not need it
 
-    limit_threads()
     run_c3l(run, images, model, generation, scoring, selection, curation, publishing, training, config_name=config_name)
 
 
@@ -59,7 +57,7 @@ COMMAND = Command(
         C3LConfig,
     ),
     call=run,
-    shown=((C3LConfig, (*SHOWN_GENERATOR, "push_to_hub")),),
+    shown={C3LConfig: SHOWN_RUN},
     plans=True,
     needs_config_name=True,
     resumes=True,

@@ -3,8 +3,6 @@
 import argparse
 import dataclasses
 import re
-import types
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +12,11 @@ from trl import TrlParser
 
 from c3l_hf.cli.command import Command, UsageError
 from c3l_hf.cli.names import nearest
+from c3l_hf.cli.options import PREFIX, Option, options_of
 from c3l_hf.common.files import shipped
 
-__all__ = ["Option", "Settings", "find_config", "format_settings", "options_of", "read_settings"]
+__all__ = ["Settings", "find_config", "format_settings", "read_settings"]
 
-PREFIX = "C3L_"
 _NOT_GIVEN = object()
 _SWITCH_WORDS = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 
@@ -38,41 +36,6 @@ class Settings:
     sources: dict[str, str]
     groups: tuple[Any, ...]
     config: Path | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """One option of a command.
-
-    Attributes:
-        name: Its name.
-        type: The type that it was declared with.
-        default: Its default; `dataclasses.MISSING` if it is required.
-        help: What it does.
-    """
-
-    name: str
-    type: Any
-    default: Any
-    help: str
-
-    @property
-    def is_required(self) -> bool:
-        return self.default is dataclasses.MISSING
-
-    @property
-    def kinds(self) -> tuple[Any, ...]:
-        """The types that its value may have, of a union each of them."""
-        is_union = typing.get_origin(self.type) in (typing.Union, types.UnionType)
-        return typing.get_args(self.type) if is_union else (self.type,)
-
-    @property
-    def is_list(self) -> bool:
-        """Whether its flag takes several words."""
-        return self.takes(list) and str not in self.kinds
-
-    def takes(self, kind: type) -> bool:
-        return any((typing.get_origin(one) or one) is kind for one in self.kinds)
 
 
 class _Parser(TrlParser):
@@ -126,7 +89,10 @@ def read_settings(
             value = text.split(",") if options[name].is_list else text
             take({name: _parsed(parser, options[name], value, variable)}, lambda name: f"{PREFIX}{name.upper()}")
         elif name not in set(all_options()):
-            raise UsageError(f"the environment has {variable}, and no command has that option{nearest(name, options)}")
+            variables = [f"{PREFIX}{option.upper()}" for option in options]
+            raise UsageError(
+                f"the environment has {variable}, and no command has that option{nearest(variable, variables)}"
+            )
     take(_flags(parser, command, options, arguments), lambda name: f"--{name}")
 
     missing = [name for name, option in options.items() if name not in values and option.is_required]
@@ -138,22 +104,6 @@ def read_settings(
     except ValueError as error:
         raise UsageError(str(error)) from None
     return Settings(values, sources, groups, file)
-
-
-def options_of(groups: Iterable[type]) -> dict[str, Option]:
-    """The options of dataclasses by their names."""
-    options: dict[str, Option] = {}
-    for group in groups:
-        hints = typing.get_type_hints(group)
-        for field in dataclasses.fields(group):
-            if not field.init:
-                continue
-            if field.name in options:
-                raise TypeError(f"two groups of options have {field.name}")
-            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            help_text = " ".join(str(field.metadata.get("help", "")).split())
-            options[field.name] = Option(field.name, hints[field.name], default, help_text)
-    return options
 
 
 def find_config(name: str) -> Path:
@@ -185,8 +135,9 @@ def format_settings(command: Command, settings: Settings) -> str:
                 continue
             value = settings.values[name] if given else getattr(filled, name)
             value = "(not shown)" if name.endswith("_token") and value else getattr(value, "value", value)
-            text = yaml.safe_dump({name: value}, default_flow_style=None, width=10**6, allow_unicode=True).strip()
-            lines.append(f"{text}  # {settings.sources[name]}" if given else text)
+            # In a list, as a value by itself would be a document with an end of its own.
+            text = yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True).strip()[1:-1]
+            lines.append(f"{name}: {text}" + (f"  # {settings.sources[name]}" if given else ""))
     return "\n".join(lines)
 
 
@@ -272,7 +223,8 @@ def _flags(
     for word in rest:
         if word.startswith("-") and len(word) > 1:
             name = word.partition("=")[0].lstrip("-").replace("-", "_")
-            raise UsageError(f"there is no option --{name}{nearest(name, [*options, 'config', 'help', 'help_all'])}")
+            flags = [f"--{option}" for option in [*options, "config", "help", "help_all"]]
+            raise UsageError(f"there is no option --{name}{nearest(f'--{name}', flags)}")
         open_names = [name for name in command.positionals if name not in given]
         if not open_names:
             raise UsageError(f"{word!r} belongs to no option")
@@ -285,7 +237,7 @@ def _whole_switches(words: list[str], options: Mapping[str, Option]) -> list[str
     whole = []
     for word, following in zip(words, [*words[1:], "-"]):
         option = options.get(word.removeprefix("--").replace("-", "_")) if word.startswith("--") else None
-        if option is not None and option.type is bool and following.lower() not in _SWITCH_WORDS:
+        if option is not None and option.is_switch and following.lower() not in _SWITCH_WORDS:
             word = f"{word}=true"
         whole.append(word)
     return whole

@@ -19,8 +19,8 @@ def sft(model: ModelOptions, options: SFTOptions, training: StudentConfig, _: Ca
 COMMAND = Command(
     description="Fine-tunes a vision-language student on a curated dataset with TRL's SFTTrainer, in full or by LoRA "
     "adapters; the loss is on the answers only. Nothing is truncated: rows that are too long or cannot be read are "
-    "left out before the first step, counted and named. The same command again goes on after an interruption. The result is "
-    "<output_dir>/student (from_pretrained).",
+    "left out before the first step, counted and named. The same command again goes on after an interruption. The "
+    "result is <output_dir>/student (from_pretrained).",
     examples=(
         "c3l sft --config sft_llava15_7b --dataset user/c3l-5k --output_dir runs/sft",
         "accelerate launch -m c3l_hf sft --config sft_llava15_7b …                            (several processes)",

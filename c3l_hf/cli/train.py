@@ -1,7 +1,7 @@
 """`c3l train`: the contrastive training of a generator on pseudo-labels."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -33,8 +33,7 @@ _NEEDED = ("prompt", "chosen", "rejected")
 class LabelImageOptions(ImageOptions):
     """The images of pseudo-labels that have none themselves."""
 
-    _argument_group_name: ClassVar[str] = "Images, of pseudo-labels without a column images"
-    images: str | None = field(default=None, metadata={"help": "As for c3l run; they are found by their image_id."})
+    _argument_group_name: ClassVar[str] = "Images, if the pseudo-labels have none (they are found by image_id)"
 
 
 def train(
@@ -99,7 +98,7 @@ def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Datase
     unknown = [image_id for image_id in labels["image_id"] if image_id not in rows]
     if unknown:
         raise RunError(
-            f"images {images.images} has no {unknown[0]!r}, nor {len(unknown) - 1} more of the labels' images"
+            f"images {images.images} lacks {len(unknown):,} of the pseudo-labels' images, first {unknown[0]!r}"
         )
     pictures = source.select_columns([image_column(source)]).select([rows[name] for name in labels["image_id"]])
     return concatenate_datasets([pictures, labels], axis=1)
@@ -123,8 +122,8 @@ def _format(report: dict) -> str:
 
 
 COMMAND = Command(
-    description="Trains a generator on pseudo-labels, as c3l select writes them, by the likelihood of the chosen pair and "
-    "its contrast with the rejected ones. The result is <output_dir>/generator (from_pretrained), with adapters merged. "
+    description="Trains a generator on pseudo-labels, as c3l select writes them, by the likelihood of the chosen pair "
+    "and its contrast with the rejected ones. The result is <output_dir>/generator (from_pretrained), adapters merged. "
     "The same command again goes on after an interruption.",
     examples=(
         "c3l train --dataset labels.parquet --model llava-hf/llava-1.5-7b-hf --output_dir runs/train",
@@ -132,6 +131,6 @@ COMMAND = Command(
     ),
     groups=(RowsOptions, LabelImageOptions, ModelOptions, C3LConfig, CallOptions),
     call=train,
-    shown=((C3LConfig, SHOWN_GENERATOR),),
+    shown={C3LConfig: SHOWN_GENERATOR},
     resumes=True,
 )

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from c3l_hf.common.errors import RunError
 
-__all__ = ["CallOptions", "Command", "UsageError"]
+__all__ = ["CallOptions", "Command", "UsageError", "set_up_process"]
 
 
 class UsageError(RunError):
@@ -47,3 +47,12 @@ class Command:
     plans: bool = False
     needs_config_name: bool = False
     resumes: bool = False
+
+
+def set_up_process() -> None:
+    """Keep PyTorch's threads within limits, and the bars of other libraries out of what a command tells."""
+    from c3l_hf.common.processes import limit_threads  # loads torch, for which no help should wait
+    from c3l_hf.pipeline.progress import quiet_libraries
+
+    limit_threads()
+    quiet_libraries()

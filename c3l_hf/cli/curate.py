@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.pipeline.options import CurationOptions
@@ -25,6 +25,7 @@ class CurateOptions(CurationOptions):
 
 def curate_rows(rows: RowsOptions, curation: CurateOptions, output: OutputOptions, _: CallOptions) -> None:
     """Curates pairs; see `COMMAND`."""
+    set_up_process()
     path = check_output(output)
     curated, report = curate(open_rows(rows), **vars(curation))
     if not report.kept:

@@ -1,7 +1,6 @@
 """`c3l evaluate`: a model on the benchmarks."""
 
-from c3l_hf.cli.command import CallOptions, Command
-from c3l_hf.common.processes import limit_threads
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.evaluation.run import EvaluateOptions, run_evaluation
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import UsedModelOptions
@@ -11,7 +10,7 @@ __all__ = ["COMMAND"]
 
 def evaluate(model: UsedModelOptions, options: EvaluateOptions, _: CallOptions) -> None:
     """Evaluates a model; see `COMMAND`."""
-    limit_threads()
+    set_up_process()
     run_evaluation(options, Source.of(model, trust_remote_code=model.trust_remote_code))
 
 

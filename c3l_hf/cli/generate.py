@@ -10,11 +10,11 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset
 from datasets.table import embed_table_storage
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
-from c3l_hf.common.processes import limit_threads, process_state
+from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
@@ -54,6 +54,7 @@ def generate(
     _: CallOptions,
 ) -> None:
     """Generates pairs; see `COMMAND`."""
+    set_up_process()
     path = check_output(output)
     config = PairGenerationConfig(
         pairs_per_image=generation.pairs_per_image,
@@ -67,7 +68,6 @@ def generate(
     )
     folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
     source = load_images(images.images, split=images.images_split, limit=images.num_images, seed=seed.seed)
-    limit_threads()
     how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)
     pairs = _in_shards(source, how, config, identity)
     counts = generation_counts(pairs)

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from datasets import Dataset, Features, Image, List
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
 from c3l_hf.common.errors import RowError, RunError
-from c3l_hf.common.processes import limit_threads, process_state
+from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
@@ -42,10 +42,10 @@ def score(
     rows: RowsOptions, model: UsedModelOptions, scoring: ScoreOptions, output: OutputOptions, _: CallOptions
 ) -> int | None:
     """Scores a dataset; see `COMMAND`."""
+    set_up_process()
     path = check_output(output)
     dataset = open_rows(rows)
     layout_of(dataset.column_names)
-    limit_threads()
     source = Source.of(model, trust_remote_code=model.trust_remote_code)
     scorer = I2CScorer.from_pretrained(
         source.model_id,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
 from c3l_hf.pipeline.options import SelectionOptions
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
@@ -19,6 +19,7 @@ class SelectOptions(SelectionOptions):
 
 def select(rows: RowsOptions, selection: SelectOptions, output: OutputOptions, _: CallOptions) -> None:
     """Chooses pseudo-labels; see `COMMAND`."""
+    set_up_process()
     path = check_output(output)
     labels, report = select_pseudo_labels(
         open_rows(rows),

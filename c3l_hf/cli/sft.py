@@ -1,8 +1,7 @@
 """`c3l sft`: a student, fine-tuned on a dataset."""
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.training_help import SHOWN_STUDENT
-from c3l_hf.common.processes import limit_threads
 from c3l_hf.finetuning.run import SFTOptions, run_sft
 from c3l_hf.finetuning.student import StudentConfig
 from c3l_hf.pipeline.options import ModelOptions
@@ -12,7 +11,7 @@ __all__ = ["COMMAND"]
 
 def sft(model: ModelOptions, options: SFTOptions, training: StudentConfig, _: CallOptions) -> None:
     """Fine-tunes a student; see `COMMAND`."""
-    limit_threads()
+    set_up_process()
     run_sft(options, model, training)
 
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from datasets import Dataset, concatenate_datasets
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import RowsOptions, open_rows
 from c3l_hf.cli.training_help import SHOWN_GENERATOR
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
-from c3l_hf.common.processes import limit_threads, process_state
+from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
@@ -40,6 +40,7 @@ def train(
     rows: RowsOptions, images: LabelImageOptions, model: ModelOptions, training: C3LConfig, _: CallOptions
 ) -> None:
     """Trains a generator; see `COMMAND`."""
+    set_up_process()
     if model.load_in_4bit or model.load_in_8bit:
         raise RunError("load_in_4bit and load_in_8bit are not for training: the trained model is saved whole")
     if training.push_to_hub:
@@ -54,7 +55,6 @@ def train(
     if generator.exists() and not run.is_done("train"):
         raise RunError(f"{generator} is in the way; move it, or give another output_dir")
     run.claim()
-    limit_threads()
     checkpoints = training_folder(run, "train")
 
     def make(folder: Path) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from c3l_hf.cli import main
-from c3l_hf.cli.main import COMMANDS
+from c3l_hf.cli.dispatch import COMMANDS
 from c3l_hf.common.files import shipped
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from c3l_hf.cli import main
-from c3l_hf.cli.main import COMMANDS
+from c3l_hf.cli.dispatch import COMMANDS
 
 SELECT = ["select", "--dataset", "rows.parquet", "--output", "labels.parquet", "--dry_run"]
 
@@ -158,7 +158,7 @@ def test_a_configuration_that_is_not_there(refused):
 
 
 def test_no_two_groups_of_a_command_have_the_same_option():
-    from c3l_hf.cli.main import _load
+    from c3l_hf.cli.dispatch import _load
     from c3l_hf.cli.options import options_of
 
     for name in COMMANDS:

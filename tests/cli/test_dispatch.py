@@ -1,13 +1,11 @@
 """How commands end: exit codes, and the one line of what went wrong."""
 
-import json
-
-import published
 import pytest
 
 from c3l_hf.cli import main
 from c3l_hf.cli.command import CallOptions, Command
 from c3l_hf.common.errors import RunError
+from c3l_hf.publishing.hub import Publication
 from c3l_hf.publishing.repository import HubError
 
 
@@ -22,7 +20,7 @@ def command(monkeypatch):
             return outcome
 
         made = Command("Does it.", ("c3l select",), (CallOptions,), call, resumes=resumes)
-        monkeypatch.setattr("c3l_hf.cli.main._load", lambda name: made)
+        monkeypatch.setattr("c3l_hf.cli.dispatch._load", lambda name: made)
 
     return install
 
@@ -82,10 +80,21 @@ def test_a_token_is_not_shown(capsys, tmp_path):
     assert "hf_secret" not in printed and "hub_token: (not shown)  # --hub_token" in printed
 
 
-def test_push_and_verify(tmp_path, capsys, monkeypatch):
-    folder = published.write(tmp_path) if hasattr(published, "write") else None
+def test_push_and_verify_say_what_was_asked(monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr("c3l_hf.publishing.hub.push", lambda *call: calls.append(call) or ["pushed"])
+    monkeypatch.setattr("c3l_hf.publishing.hub.verify", lambda *call, **options: calls.append((call, options)) or False)
+    words = "push runs/x --hub_namespace user --hub_dataset_name d --hub_generator_name g --license mit --public"
+    assert main(words.split()) == 0
+    assert calls.pop() == ("runs/x", Publication("user", "d", "g", public=True, license="mit"))
+    assert capsys.readouterr().out == "pushed\n"
+    assert main("verify user/d --rescore 3 --revision v1 --repo_type dataset --model scenes".split()) == 1
+    options = {"revision": "v1", "repo_type": "dataset", "rescore": 3, "model": "scenes", "model_revision": None}
+    assert calls.pop() == (("user/d",), options)
+
+
+def test_what_is_no_run_and_what_is_nowhere(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "nothing")]) == 1
     assert capsys.readouterr().err.startswith("c3l verify: ")
     assert main(["push", str(tmp_path)]) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("nothing to push")
-    del folder, json

@@ -98,9 +98,9 @@ def _carry_out(name: str, words: list[str]) -> int:
 def _fail(title: str, message: str, code: int) -> int:
     """One line; tables that belong to the message stand before it."""
     first, *details = message.splitlines()
-    for line in details:
-        print(line, file=sys.stderr)
-    print(f"{title}: {' '.join(first.split())}", file=sys.stderr, flush=True)
+    for line in [*details, f"{title}: {' '.join(first.split())}"]:
+        # Names and texts of others must not reach the terminal as commands to it.
+        print("".join(character if character.isprintable() else "?" for character in line), file=sys.stderr, flush=True)
     return code
 
 

@@ -5,6 +5,7 @@ import pytest
 from c3l_hf.cli import main
 from c3l_hf.cli.dispatch import COMMANDS, _load
 from c3l_hf.cli.options import options_of
+from c3l_hf.cli.rows import RowsOptions
 from c3l_hf.cli.settings import read_settings
 from c3l_hf.common.files import shipped
 from c3l_hf.pipeline.options import ModelOptions, RunOptions
@@ -65,28 +66,22 @@ def test_a_dry_run_prints_the_settings_and_asks_the_method(monkeypatch, capsys):
 
 
 def test_the_same_words_mean_the_same_in_every_command():
-    """An option has one type and, but for few, one default everywhere."""
-    first: dict = {}
-    own_default = {
-        "images",  # needed where nothing else has images
-        "model",  # `verify` has a model of its own to ask
-        "name",
-        "seed",  # the trainers' is 42
-        "temperature",  # of the contrast in training, of answers in an evaluation
-        "num_images",  # of an evaluation's world
-        "max_new_tokens",
-        "limit",
-        "output_dir",
-    }  # fmt: skip
-    for name in COMMANDS:
+    """A model is named, and loaded, by the same options wherever there is one."""
+    words = options_of([ModelOptions])
+    for name in ("run", "generate", "score", "train", "evaluate", "sft"):
+        options = options_of(_load(name).groups)
+        assert {word: options[word] for word in words} == words, name
+        assert options["trust_remote_code"].default is False, name
+    rows = options_of([RowsOptions])
+    for name in ("score", "select", "curate", "train"):
+        options = options_of(_load(name).groups)
+        assert {word: options[word] for word in rows} == rows, name
+    types: dict = {}
+    # Of a benchmark each, not one number; a model that may be left out.
+    for name in set(COMMANDS) - {"verify"}:
         for option in options_of(_load(name).groups).values():
-            before = first.setdefault(option.name, option)
-            if option.name not in own_default and option.name in options_of([ModelOptions]):
-                assert option.type == before.type and option.default == before.default, (name, option.name)
-    needing_a_model = ("run", "generate", "score", "train", "evaluate", "sft")
-    for name in needing_a_model:
-        assert options_of([ModelOptions]).keys() <= options_of(_load(name).groups).keys(), name
-        assert "trust_remote_code" in options_of(_load(name).groups), name
+            if option.name not in ("max_new_tokens", "images"):
+                assert types.setdefault(option.name, option.type) == option.type, (name, option.name)
 
 
 def test_the_recipe_is_the_command(monkeypatch):

@@ -38,6 +38,7 @@ def test_what_a_command_returns(command, outcome, code):
         (RunError("the dry_run is 3"), "c3l select: the dry_run is 3"),
         (ValueError("two\n  lines"), "c3l select: two"),
         (OSError(), "c3l select: OSError"),
+        (RunError("user/\x1b[2Jname is bad"), "c3l select: user/?[2Jname is bad"),
         (HubError("the token may only read"), "c3l select: the token may only read"),
     ],
 )

@@ -104,6 +104,13 @@ def test_options_that_do_not_exist(refused, tmp_path, monkeypatch):
     assert refused("selct") == "c3l: there is no command selct; did you mean select?; see c3l --help"
 
 
+def test_options_that_were_called_otherwise(refused, tmp_path):
+    (tmp_path / "old.yaml").write_text("model_dtype: float32\n")
+    assert refused("run", "--config", tmp_path / "old.yaml").endswith("no option model_dtype; did you mean dtype?")
+    assert refused("run", "--model_dtype", "float32").endswith("no option --model_dtype; did you mean --dtype?")
+    assert refused("push", "runs/x", "--namespace", "user").endswith("did you mean --hub_namespace?")
+
+
 def test_variables_that_do_not_exist(refused, settings, monkeypatch):
     # Of another command.
     monkeypatch.setenv("C3L_NUM_IMAGES", "20")

@@ -31,7 +31,7 @@ from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES
 from c3l_hf.models import encoding, packing
 from c3l_hf.models.checks import tokenizer_state
-from c3l_hf.models.loading import Source, digest_weights, load, model_folder
+from c3l_hf.models.loading import Source, digest_weights, load
 from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
 from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch
 from c3l_hf.scoring.blind import Baseline, PairEncoder
@@ -180,8 +180,8 @@ class I2CScorer:
             OSError: If there is no such model.
             ValueError: As for `I2CScorer`.
         """
-        name, how = model_folder(str(model_id)), (device_map, attn_implementation, quantization_config)
-        source = Source(name, revision, dtype, device, trust_remote_code, *how).pinned()
+        placing = (device_map, attn_implementation, quantization_config)
+        source = Source(str(model_id), revision, dtype, device, trust_remote_code, *placing).pinned()
         scorer = cls(*load(source), **options)
         scorer._source = source
         return scorer

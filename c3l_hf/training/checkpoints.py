@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
-from c3l_hf.common.run_folder import Run
+from c3l_hf.common.run_folder import RunFolder
 
 __all__ = ["last_checkpoint", "remove_checkpoints", "training_folder", "training_options"]
 
@@ -48,7 +48,7 @@ def training_options(training: TrainingArguments) -> dict:
     return json.loads(json.dumps({name: value for name, value in found.items() if not _REPORTING.fullmatch(name)}))
 
 
-def training_folder(run: Run, stage: str) -> Path:
+def training_folder(run: RunFolder, stage: str) -> Path:
     """The folder of a training's checkpoints: under the stage's digest, so that no other training's are continued, and
     the number of processes, on which it depends what a step is."""
     folder = run.folder / f"training-{run.digest(stage)[:12]}-{process_state().num_processes}"

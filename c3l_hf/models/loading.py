@@ -47,7 +47,7 @@ class Source:
     """Where a model is, and how it is to be loaded: enough to load it again in another process.
 
     Attributes:
-        model_id: Repository id or folder.
+        model_id: Repository id, folder, or the name of an embedded world, for the generator that is shipped with it.
         revision: Branch, tag or commit on the Hub.
         dtype: "float32", "bfloat16", "float16", or "auto", see `pick_dtype`.
         device: Where to put the whole model; None for this process's accelerator, or the CPU.
@@ -77,21 +77,21 @@ class Source:
 
     @classmethod
     def of(
-        cls, options: LoadingOptions, *, folder: str | Path | None = None, trust_remote_code: bool = False
+        cls, options: LoadingOptions, *, model_id: str | Path | None = None, trust_remote_code: bool = False
     ) -> "Source":
         """The model that a user's options name, loaded as they say.
 
         Args:
             options: The options.
-            folder: Where it is here, if that is known (see `find_model`), or another model to load in the same way.
+            model_id: Where it is here, if that is known (see `find_model`), or another model to load in the same way.
             trust_remote_code: Whether code from the repository may be run.
 
         Raises:
             RunError: If options exclude each other, or quantisation is asked for that is not installed.
         """
         return cls(
-            str(folder) if folder is not None else model_folder(options.model),
-            options.model_revision if folder is None else None,
+            options.model if model_id is None else str(model_id),
+            options.model_revision if model_id is None else None,
             options.dtype,
             trust_remote_code=trust_remote_code,
             device_map=options.device_map,
@@ -100,13 +100,15 @@ class Source:
         )
 
     def pinned(self) -> "Source":
-        """The same with the commit that a branch or tag of a repository is at now; a folder as it is.
+        """The same with the commit that a branch or tag of a repository is at now; a folder as it is, an embedded
+        world's name as the folder of its generator.
 
         Raises:
             OSError: If there is no such model.
         """
-        if Path(self.model_id).is_dir():
-            return self
+        folder = model_folder(self.model_id)
+        if Path(folder).is_dir():
+            return replace(self, model_id=folder)
         try:
             file = cached_file(self.model_id, "adapter_config.json", revision=self.revision)
         except OSError:  # not adapters alone
@@ -137,7 +139,8 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
         OSError: If there is no such model, or it has no weights as safetensors: others may hold code.
     """
     options = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    processor = AutoProcessor.from_pretrained(source.model_id, **options)
+    name = model_folder(source.model_id)
+    processor = AutoProcessor.from_pretrained(name, **options)
     device = torch.device(source.device) if source.device else process_state().device
     placed = source.device_map is not None or source.quantization_config is not None
     if placed:
@@ -148,7 +151,7 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
     if source.quantization_config is not None:
         options["quantization_config"] = source.quantization_config
     dtype = pick_dtype(device) if source.dtype == "auto" else source.dtype
-    model = AutoModelForImageTextToText.from_pretrained(source.model_id, dtype=dtype, use_safetensors=True, **options)
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
     model = model.eval()
     return model if placed else model.to(device), processor
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.schema import SCORES
@@ -18,11 +18,13 @@ __all__ = [
     "GenerationOptions",
     "ImageOptions",
     "ModelOptions",
+    "PassOptions",
     "PublishingOptions",
     "RunOptions",
     "ScoringOptions",
     "SelectionOptions",
     "Settings",
+    "UsedModelOptions",
     "check_options",
 ]
 
@@ -33,6 +35,7 @@ STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "cura
 class RunOptions:
     """What of a run is done."""
 
+    _argument_group_name: ClassVar[str] = "Run"
     stages: list[str] = field(
         default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, of: {' '.join(STAGES)}."}
     )
@@ -50,6 +53,7 @@ class RunOptions:
 class ImageOptions:
     """The images to write pairs about."""
 
+    _argument_group_name: ClassVar[str] = "Images"
     images: str | None = field(
         default=None,
         metadata={"help": "A folder of pictures, a saved dataset, a Hub id, 'scenes', or 'scenes-shifted'."},
@@ -60,8 +64,9 @@ class ImageOptions:
 
 @dataclass
 class ModelOptions:
-    """The vision-language model; what is not named here goes to `from_pretrained` with its default."""
+    """The vision-language model and how it is loaded. A trainer's options have `trust_remote_code` themselves."""
 
+    _argument_group_name: ClassVar[str] = "Model"
     model: str = field(metadata={"help": "A folder, a Hub id, or 'scenes' for the small generator that is shipped."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
@@ -76,9 +81,19 @@ class ModelOptions:
 
 
 @dataclass
+class UsedModelOptions(ModelOptions):
+    """The same, of commands that train nothing."""
+
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether code from the model's repository may be run."}
+    )
+
+
+@dataclass
 class GenerationOptions:
     """How pairs are written."""
 
+    _argument_group_name: ClassVar[str] = "Generation"
     pairs_per_image: int = field(default=5, metadata={"help": "Pairs per image, k."})
     types: list[str] = field(
         default_factory=lambda: list(QUESTION_TYPES),
@@ -94,17 +109,26 @@ class GenerationOptions:
 
 
 @dataclass
-class ScoringOptions:
-    """How pairs are scored."""
+class PassOptions:
+    """How answers are scored, whoever the scorer is."""
 
-    ranking: Literal[SCORES] = field(default="pmi", metadata={"help": "Which score goes into the column i2c."})  # type: ignore[valid-type]
-    scorer_model: str | None = field(
-        default=None, metadata={"help": "Another model that scores; by default the generator before its training."}
-    )
+    _argument_group_name: ClassVar[str] = "Scoring"
+    ranking: Literal[SCORES] = field(
+        default="pmi", metadata={"help": f"Which score goes into the column i2c: {', '.join(SCORES)}."}
+    )  # type: ignore[valid-type]
     scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})
     scoring_max_tokens: int | None = field(
         default=None,
-        metadata={"help": "Most tokens in a scoring pass; by default 8192, on a CPU 4096, or 1024 in float32."},
+        metadata={"help": "Most tokens in a pass; by default 8192, on a CPU 4096, or 1024 in float32."},
+    )
+
+
+@dataclass
+class ScoringOptions(PassOptions):
+    """How pairs are scored."""
+
+    scorer_model: str | None = field(
+        default=None, metadata={"help": "Another model that scores; by default the generator before its training."}
     )
 
 
@@ -112,6 +136,7 @@ class ScoringOptions:
 class SelectionOptions:
     """Which pairs become pseudo-labels."""
 
+    _argument_group_name: ClassVar[str] = "Pseudo-labels"
     within: Literal["type", "all"] = field(
         default="type", metadata={"help": "Rank the pairs of an image within their type, or all of them."}
     )
@@ -123,6 +148,7 @@ class SelectionOptions:
 class CurationOptions:
     """Which pairs come into the compact dataset."""
 
+    _argument_group_name: ClassVar[str] = "Curation"
     target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
     near_duplicate_scope: Literal["image", "dataset", "none"] = field(
         default="image", metadata={"help": "Compare the pairs of an image, of the dataset, or none."}
@@ -137,6 +163,7 @@ class CurationOptions:
 class PublishingOptions:
     """What the cards say, and where --push_to_hub publishes."""
 
+    _argument_group_name: ClassVar[str] = "Publishing"
     license: str | None = field(
         default=None, metadata={"help": "Licence of dataset and generator (an identifier of the Hub), for the cards."}
     )

@@ -16,6 +16,7 @@ from datasets import Dataset, Features
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
 from c3l_hf.common.processes import process_state
@@ -298,6 +299,7 @@ def _record(
 
 # What an answer comes from; a test compares them with what the answerer imports.
 _MODULES = (
+    _compat,
     answerer,
     batch,
     blind,

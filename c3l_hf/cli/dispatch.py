@@ -81,7 +81,8 @@ def _carry_out(name: str, words: list[str]) -> int:
     try:
         settings = read_settings(command, words, os.environ, all_options)
         if next(group.dry_run for group in settings.groups if hasattr(group, "dry_run")):
-            print(format_settings(command, settings), flush=True)
+            if os.environ.get("RANK", "0") == "0":  # one of a launcher's processes
+                print(format_settings(command, settings), flush=True)
             if not command.plans:
                 return 0
         config_name = settings.config.name if settings.config else None

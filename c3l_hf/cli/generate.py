@@ -10,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset
 from datasets.table import embed_table_storage
 
-from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
@@ -31,13 +31,6 @@ _SHARD_IMAGES = 500
 
 
 @dataclass
-class NeededImageOptions(ImageOptions):
-    """The images, which are needed here."""
-
-    images: str = ImageOptions.__dataclass_fields__["images"]
-
-
-@dataclass
 class SeedOptions:
     """What random choices come from."""
 
@@ -55,6 +48,8 @@ def generate(
 ) -> None:
     """Generates pairs; see `COMMAND`."""
     set_up_process()
+    if images.images is None:
+        raise UsageError("images is missing: name a folder of pictures, a dataset, or 'scenes'")
     path = check_output(output)
     config = PairGenerationConfig(
         pairs_per_image=generation.pairs_per_image,
@@ -89,12 +84,12 @@ def _in_shards(images: Images, how: Source, config: PairGenerationConfig, identi
     starts = range(0, len(images), size)
     shards = Shards(folder / str(size), len(starts))
     schema = PAIR_FEATURES.arrow_schema
-    loaded = load(how) if shards.missing else None
+    model, processor = load(how) if shards.missing else (None, None)
 
     def pairs_of(number: int) -> Iterator[pa.Table]:
         end = min(starts[number] + size, len(images))
         part = images.dataset.select(range(starts[number], end))
-        for table in generate_pairs(part, *loaded, config).with_format("arrow").iter(100):
+        for table in generate_pairs(part, model, processor, config).with_format("arrow").iter(100):
             # A picture in a file goes with its pairs.
             yield embed_table_storage(table.cast(schema))
 

@@ -101,7 +101,7 @@ def test_options_that_do_not_exist(refused, tmp_path, monkeypatch):
         "c3l select: mine.yaml: there is no option withing; did you mean within?"
     )
     assert refused(*SELECT, "stray") == "c3l select: 'stray' belongs to no option"
-    assert refused("selct") == "c3l: there is no command selct; did you mean select?; see c3l --help"
+    assert refused("scorex") == "c3l: there is no command scorex; did you mean score?; see c3l --help"
 
 
 def test_options_that_were_called_otherwise(refused, tmp_path):

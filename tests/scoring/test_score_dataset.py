@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value, load_dataset
-from PIL import Image as PILImage
 from scored_rows import assert_same, picture, png
 from tiny_models import tiny_llava
 
@@ -73,22 +72,23 @@ def test_lists_of_images_and_of_rows_chosen_from_others(scorer, dataset, expecte
 
 
 def test_continues_after_an_interruption(scorer, dataset, expected, tmp_path, monkeypatch):
-    calls, score = [], I2CScorer.score
+    calls, score_batches = [], I2CScorer.score_batches
 
-    def interrupted(self, rows):
-        calls.append(len(rows))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return score(self, rows)
+    def interrupted(self, batches):
+        for scores in score_batches(self, batches):
+            calls.append(len(scores))
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            yield scores
 
-    monkeypatch.setattr(I2CScorer, "score", interrupted)
+    monkeypatch.setattr(I2CScorer, "score_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)
-    assert len(list(tmp_path.glob("*/*.arrow"))) == 1
+    assert len(list(tmp_path.glob("*/*.parquet"))) == 1
     scored = score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)
     assert calls == [2, 2, 2, 2, 2, 1]  # the part that was interrupted starts again, the finished one does not
     assert_same(scores(scored), expected)
-    monkeypatch.setattr(I2CScorer, "score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(I2CScorer, "score_batches", lambda *_: pytest.fail("scored again"))
     assert_same(scores(score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)), expected)
 
 
@@ -195,4 +195,4 @@ def test_two_processes_equal_one(folder, dataset, expected, tmp_path):
         rows = [json.loads(line) for line in lines]
         assert [row["id"] for row in rows] == list(range(9))
         assert_same([{name: row[name] for name in SCORE_COLUMNS} for row in rows], expected)
-    assert len(list((tmp_path / "parts").glob("*/*.arrow"))) == 5  # each part once
+    assert len(list((tmp_path / "parts").glob("*/*.parquet"))) == 5  # each part once

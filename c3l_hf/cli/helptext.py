@@ -34,7 +34,8 @@ def format_help(name: str, command: Command, everything: bool = False) -> str:
         shown, options = command.shown.get(group), options_of([group])
         names = list(options) if everything or shown is None else list(shown)
         more = f" ({len(options) - len(names)} more with --help_all)" if len(names) < len(options) else ""
-        lines += ["", f"{getattr(group, '_argument_group_name', 'Training')}{more}"]
+        title = "Training" if shown is not None else group.__name__.removesuffix("Options")
+        lines += ["", f"{getattr(group, '_argument_group_name', title)}{more}"]
         for name in names:
             option, text = options[name], (shown or {}).get(name, options[name].help)
             lines += _option(f"--{name} {_value(option)}".strip(), f"{text}{_default(option, text)}", width)

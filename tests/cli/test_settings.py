@@ -116,10 +116,9 @@ def test_variables_that_do_not_exist(refused, settings, monkeypatch):
     monkeypatch.setenv("C3L_NUM_IMAGES", "20")
     settings(*SELECT)
     monkeypatch.setenv("C3L_MAX_REJCTED", "3")
-    message = (
-        "c3l select: the environment has C3L_MAX_REJCTED, and no command has that option; did you mean max_rejected?"
-    )
-    assert refused(*SELECT) == message
+    line = refused(*SELECT)
+    assert line.startswith("c3l select: the environment has C3L_MAX_REJCTED, and no command has that option")
+    assert line.endswith("; did you mean C3L_MAX_REJECTED?")
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_figures_of_a_dataset():
     pool = [row(n, float(n), "word " * (n // 10)) for n in range(1, 100)]
     curated = pool[79:]
     nothing = [row(100, None), row(101, float("nan"))]
-    figures = dataset_figures(Dataset.from_list(curated), Dataset.from_list(pool + nothing))
+    figures = dataset_figures(Dataset.from_list(curated), [row["i2c"] for row in pool + nothing])
     assert figures["rows"] == 20 and figures["type_shares"] == {"a": 0.5, "b": 0.5}
     assert figures["score_quantiles"] == pytest.approx(
         {"least": 80, "10 %": 81.9, "50 %": 89.5, "90 %": 97.1, "most": 99}
@@ -106,7 +106,7 @@ def test_figures_of_a_dataset():
 
 def test_figures_that_do_not_exist():
     same = Dataset.from_list([pair_row("a", ("q?", "yes"), 1.0) | {"pair_id": str(n)} for n in range(3)])
-    figures = dataset_figures(same, same)
+    figures = dataset_figures(same, same["i2c"][:])
     assert figures["length_correlation"] is None
     assert sum(scored for *_, scored, _ in figures["histogram"]) == 3
 

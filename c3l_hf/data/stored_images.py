@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset
 
 from c3l_hf.data.image_files import is_there
 from c3l_hf.data.sources import image_column
 
-__all__ = ["stored_images"]
+__all__ = ["WithImages", "images_of_rows", "stored_images"]
 
 
 def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, Any]]]:
@@ -22,7 +23,36 @@ def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, A
     Returns:
         For each row its images as dicts with "bytes" and "path".
     """
+    values = images_of_rows(images, rows).to_pylist()
+    return [[image for image in row or () if image is not None and is_there(image)] for row in values]
+
+
+def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
+    """The images of some rows of a dataset, as they are stored; a list of images for each.
+
+    Args:
+        images: With the columns `images` or `image`.
+        rows: Row numbers, in any order, also more than once.
+    """
     column = image_column(images)
-    stored = images.select_columns([column]).with_format("arrow")[list(rows)].column(0).to_pylist()
-    lists = [value if isinstance(value, list) else [value] for value in stored]
-    return [[image for image in values if image is not None and is_there(image)] for values in lists]
+    values = images.select_columns([column]).with_format("arrow")[list(rows)][column].combine_chunks()
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        return values
+    offsets = pa.array(range(len(values) + 1), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values)
+
+
+class WithImages:
+    """A transform for `Dataset.with_transform`: rows of an `image_row` get their `images`, as they are stored, when
+    they are read. Nothing is copied.
+
+    Args:
+        images: Images in a column `images` (lists of images) or `image`.
+    """
+
+    def __init__(self, images: Dataset):
+        self._images = images
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        others = {name: values for name, values in rows.items() if name != "image_row"}
+        return {"images": stored_images(self._images, rows["image_row"]), **others}

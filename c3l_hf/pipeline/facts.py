@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets import Dataset
+
+from c3l_hf.common.plain import plain
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.pipeline.inputs import Inputs
 from c3l_hf.pipeline.options import Settings
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.summary import Pool
-from c3l_hf.publishing.cards import RunFacts, plain
+from c3l_hf.publishing.cards import TRAINING_FACTS, RunFacts
 from c3l_hf.publishing.figures import dataset_figures
+from c3l_hf.selection.curation import CURATION_COLUMNS
 
 __all__ = ["run_facts"]
 
@@ -46,7 +50,9 @@ def run_facts(
         config_file=Path(settings.config_name).name if settings.config_name else None,
         stages=[(stage, _counts(folder, stage)) for stage in _BEFORE_CURATION],
         truth=[(pool.name.strip(), pool.pairs, *pool.true) for pool in pools if pool.true] or None,
-        **dataset_figures(curated, second),
+        training={name: getattr(settings.training, name) for name in TRAINING_FACTS},
+        near_duplicate_scope=settings.curation.near_duplicate_scope,
+        **dataset_figures(Dataset(curated.table([*CURATION_COLUMNS, "i2c"])), second.table(["i2c"])["i2c"].to_numpy()),
     )
 
 

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features
+from datasets import Features
 
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, SCORE_FEATURES
-from c3l_hf.data.sources import image_column
 from c3l_hf.data.streams import RowStream
 
-__all__ = ["ScoredPairs", "images_of_rows"]
+__all__ = ["ScoredPairs"]
 
 
 @dataclass(frozen=True)
@@ -74,18 +73,3 @@ class ScoredPairs:
             parts.append(table.take(pa.array(here - start)))
             start += len(table)
         return pa.concat_tables(parts).take(pa.array(np.searchsorted(rising, numbers)))
-
-
-def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
-    """The images of some rows of a dataset, as they are stored; a list of images for each.
-
-    Args:
-        images: With the columns `images` or `image`.
-        rows: Row numbers, in any order, also more than once.
-    """
-    column = image_column(images)
-    values = images.select_columns([column]).with_format("arrow")[list(rows)][column].combine_chunks()
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        return values
-    offsets = pa.array(range(len(values) + 1), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values)

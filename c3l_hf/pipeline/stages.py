@@ -3,13 +3,14 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from datasets import Dataset, Features, Image, List, Value
 from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin
@@ -18,23 +19,23 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
-from c3l_hf.data.join import join_images
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES, STATUS
 from c3l_hf.data.status import count_statuses
+from c3l_hf.data.stored_images import WithImages, images_of_rows
 from c3l_hf.data.streams import RowStream
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_tables
 from c3l_hf.models.loading import Source, load
-from c3l_hf.pipeline.facts import example_pictures, run_facts
+from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
 from c3l_hf.pipeline.options import STAGES, ModelOptions, Settings
-from c3l_hf.pipeline.pair_tables import ScoredPairs, images_of_rows
+from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import StageBar, format_counts, format_training
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.publishing.cards import GENERATED_AGAIN
-from c3l_hf.publishing.export import write_dataset, write_generator
+from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
-from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs, choose_random
+from c3l_hf.selection.curation import CURATION_COLUMNS, RANDOM_COLUMNS, CurationReport, choose_pairs, choose_random
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder
 from c3l_hf.training.trainer import C3LTrainer
@@ -44,6 +45,8 @@ __all__ = ["ModelInUse", "curate", "describe", "generate", "score", "select", "t
 # Images in a shard: what an interruption can lose.
 _SHARD_SIZE = 500
 _LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"})
+# Beside a label the row of its image, for the training.
+_LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS})
 _SCORED = Features({**PAIR_TABLE_FEATURES, **SCORE_FEATURES})
 
 
@@ -130,8 +133,10 @@ def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
             return None
-        labels, report = choose_labels(scored.table([*LABEL_COLUMNS, "i2c"]), **vars(settings.selection))
-        Shards(path, 1).write(0, [labels.select(list(_LABELS))], _LABELS.arrow_schema)
+        pairs = scored.table([*LABEL_COLUMNS, "i2c", "image_row"])
+        labels, report = choose_labels(pairs, **vars(settings.selection))
+        labels = labels.append_column("image_row", pairs["image_row"].take(labels["row"]))
+        Shards(path, 1).write(0, [labels.select(list(_LABEL_TABLE))], _LABEL_TABLE.arrow_schema)
         left_out = (report.images_dropped, report.pairs_left_out, report.rejected_left_out)
         dropped = [(f"dropped: {rule}", count) for counts in left_out for rule, count in counts.items() if count]
         counts = [("images", report.images), ("pairs", report.pairs), *dropped, ("pseudo-labels", report.labels)]
@@ -151,7 +156,7 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
         training = copy.copy(settings.training)
         training.output_dir = str(checkpoints)
         training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
-        rows = join_images(Dataset(labels.table(list(_LABELS))), inputs.images.dataset)
+        rows = Dataset(labels.table()).with_transform(WithImages(inputs.images.dataset))
         trainer = C3LTrainer(model, training, rows, processing_class=processor)
         # What it would print at every logging step is in the report.
         trainer.remove_callback(PrinterCallback)
@@ -209,15 +214,14 @@ def write(
         if not process_state().is_main_process:
             return None
         pools = _pools(settings, inputs, first, labels, second, curated)
-        default = _with_images(curated, inputs)
         facts = run_facts(settings, inputs, folder, pools, curated, second)
         configs = {
-            "default": default,
+            "default": _with_images(curated, inputs),
             "images": _image_rows(inputs),
             "scored": second.stream(),
             "pseudo_labels": _stream(labels, _LABELS),
         }
-        pictures = example_pictures(facts, curated, inputs)
+        pictures = example_pictures(_rows_with_images(curated, inputs, facts.examples or ()), facts.examples)
         write_dataset(configs, path / "dataset", facts, pictures)
         model, processor = models.load(trained)
         write_generator(model, processor, path / "generator", facts, pictures)
@@ -263,7 +267,7 @@ def _pools(
         table = scored.table(POOL_COLUMNS)
         # The first round may have fewer usable pairs than were kept of the second.
         size = min(kept, len(table) - table["prompt"].null_count)
-        chosen = choose_random(scored.table([*CURATION_COLUMNS, "i2c"]), size, seed=settings.training.seed)
+        chosen = choose_random(scored.table(RANDOM_COLUMNS), size, seed=settings.training.seed)
         tables[id(scored)] = table, table.take(pa.array(chosen))
     pairs, at_random = tables[id(first)]
     pairs_again, at_random_again = tables[id(second)]
@@ -299,6 +303,15 @@ def _with_images(curated: Shards, inputs: Inputs) -> RowStream:
             yield table.select(list(features)).cast(features.arrow_schema)
 
     return RowStream(features, curated.num_rows, tables)
+
+
+def _rows_with_images(curated: Shards, inputs: Inputs, examples: Sequence[tuple]) -> Dataset:
+    """The rows of a card's examples."""
+    rows = curated.table(["pair_id", "image_row"])
+    rows = rows.filter(pc.is_in(rows["pair_id"], pa.array([example[-1] for example in examples], pa.string())))
+    images = images_of_rows(inputs.images.dataset, rows["image_row"].to_pylist())
+    features = Features({"pair_id": Value("string"), "images": List(Image())})
+    return Dataset(rows.append_column("images", images).select(list(features)).cast(features.arrow_schema))
 
 
 def _image_rows(inputs: Inputs) -> RowStream:

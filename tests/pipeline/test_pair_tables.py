@@ -6,7 +6,8 @@ from datasets import Dataset, Features, Image, List, Value
 
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, SCORE_FEATURES
-from c3l_hf.pipeline.pair_tables import ScoredPairs, images_of_rows
+from c3l_hf.data.stored_images import images_of_rows
+from c3l_hf.pipeline.pair_tables import ScoredPairs
 
 
 def pair(number):

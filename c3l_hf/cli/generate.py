@@ -51,16 +51,7 @@ def generate(
     if images.images is None:
         raise UsageError("images is missing: name a folder of pictures, a dataset, or 'scenes'")
     path = check_output(output)
-    config = PairGenerationConfig(
-        pairs_per_image=generation.pairs_per_image,
-        types=tuple(generation.types),
-        types_per_image=generation.types_per_image,
-        temperature=generation.sampling_temperature,
-        top_p=generation.top_p,
-        max_new_tokens=generation.max_new_tokens,
-        batch_size=generation.generation_batch_size,
-        seed=seed.seed,
-    )
+    config = generation.config(seed.seed)
     folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
     source = load_images(images.images, split=images.images_split, limit=images.num_images, seed=seed.seed)
     how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)

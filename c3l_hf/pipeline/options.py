@@ -132,9 +132,9 @@ class PassOptions:
     """How answers are scored, whoever the scorer is."""
 
     _argument_group_name: ClassVar[str] = "Scoring"
-    ranking: Literal[SCORES] = field(
+    ranking: Literal[SCORES] = field(  # type: ignore[valid-type]
         default="pmi", metadata={"help": f"Which score goes into the column i2c: {', '.join(SCORES)}."}
-    )  # type: ignore[valid-type]
+    )
     scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})
     scoring_max_tokens: int | None = field(
         default=None,

@@ -1,8 +1,10 @@
-"""Arguments that take one of a few words."""
+"""Options that are one of a few values: arguments, and fields of the type `Literal`."""
 
 from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["check_choice"]
+__all__ = ["check_choice", "check_choices"]
 
 
 def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
@@ -13,5 +15,15 @@ def check_choice(name: str, value: object, allowed: Iterable[object]) -> None:
     """
     allowed = list(allowed)
     if value not in allowed:
-        *others, last = map(repr, allowed)
-        raise ValueError(f"{name} must be {', '.join(others)}{' or ' if others else ''}{last}, not {value!r}")
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, allowed))}")
+
+
+def check_choices(options: Any) -> None:
+    """Raises a ValueError if a field of a dataclass has a value that its type, a `Literal`, does not have.
+
+    A command line checks its own; but not what comes from a configuration file, or from Python.
+    """
+    hints = get_type_hints(type(options))
+    for field in fields(options):
+        if get_origin(hints[field.name]) is Literal:
+            check_choice(field.name, getattr(options, field.name), get_args(hints[field.name]))

@@ -68,7 +68,8 @@ def select_pseudo_labels(
         chosen score among those of its type, so that it is in (0, 2), with mean 1, whatever the scale of the scores.
 
     Raises:
-        ValueError: If columns are missing, an option is out of range, or no image is left.
+        ValueError: If the pairs are not as for `curate`, a template is not known, an option is out of range, or no
+            image is left.
     """
     table, report = choose_labels(
         read_columns(dataset, (*LABEL_COLUMNS, score)),

@@ -73,7 +73,7 @@ def _table(generator: np.random.Generator, numbers: np.ndarray, first_image: int
     types = np.array(QUESTION_TYPES)[(image + (k > per_image // 2)) % len(QUESTION_TYPES)]
     templates = [templates_for(type)[draw].id for type, draw in zip(types, generator.integers(0, 2, len(types)))]
     questions, answers = _texts(generator, len(numbers), 4, 10), _texts(generator, len(numbers), 3, 30)
-    # One in ten repeats the pair before it: the same question, or with a word more; every third answer with a word more.
+    # One in ten repeats the pair before it: the same question or one with a word more, the answer too.
     for row in np.flatnonzero((k > 0) & (generator.random(len(numbers)) < 0.1)).tolist():
         more = " " + VOCABULARY[row % len(VOCABULARY)]
         questions[row] = questions[row - 1] if row % 2 else questions[row - 1] + more

@@ -213,7 +213,8 @@ def _with_prompts(
 ) -> tuple[Sequence[_Pair], list[dict[str, torch.Tensor]], list[int]]:
     """A batch with its prompts, each once, and for each pair that has one its number; the others get their status."""
     prompts: list[dict[str, torch.Tensor]] = []
-    which, numbers = [], {}
+    which: list[int] = []
+    numbers: dict[tuple[int, str], int | str] = {}  # or why there is no prompt
     for pair in batch:
         key = pair.row, pair.template.id
         if key not in numbers:
@@ -221,10 +222,11 @@ def _with_prompts(
             numbers[key] = inputs if isinstance(inputs, str) else len(prompts)
             if not isinstance(inputs, str):
                 prompts.append(inputs)
-        if isinstance(numbers[key], str):
-            pair.status = numbers[key]
+        number = numbers[key]
+        if isinstance(number, str):
+            pair.status = number
         else:
-            which.append(numbers[key])
+            which.append(number)
     return batch, prompts, which
 
 
@@ -291,7 +293,7 @@ def _finished(pair: _Pair, first_row: int) -> dict[str, Any]:
 
 
 def _with_images(images: Dataset, pairs: pa.Table) -> Iterator[dict[str, Any]]:
-    for table in pairs.to_batches(_TABLE_ROWS):
+    for table in pairs.to_batches(50):  # their images are in memory together, as they are stored
         rows = table.to_pylist()
         numbers = list(dict.fromkeys(row["image_row"] for row in rows))
         stored = dict(zip(numbers, stored_images(images, numbers)))

@@ -10,7 +10,8 @@ from scipy import stats
 __all__ = ["PMI_K", "SCORE_DESCRIPTIONS", "rank_agreement", "scores_from_logprobs"]
 
 # Between pmi (k = 1), which finds errors that come from the language prior, and the log-probability (k → ∞), which
-# finds false answers; on pools of `recipes/experiments/evidence` that are not reported, 2 to 6 did about the same for both.
+# finds false answers; on pools of `recipes/experiments/evidence` that are not reported, 2 to 6 did about the same for
+# both.
 PMI_K = 4
 
 # Name → (formula, meaning), as the cards say it. With p_t, q_t the predictions of token t with and without the image,

@@ -125,9 +125,9 @@ def generate_tables(
 ) -> Iterator[pa.Table]:
     """The pairs of `generate_pairs` without the pixels: `image_row` says which row of the images they are about.
 
-    The texts are written before the first table comes: pairs of one template go to the model together, whichever images
-    they are about. So the texts, and a batch of pictures, are in memory together, and an interruption loses all of
-    them: give it images by the hundred.
+    All texts are written before the first table comes, as pairs of one template go to the model together, whichever
+    images they are about. They are in memory until then, and an interruption loses them: give it some hundred images at
+    a time. Of pictures two batches are in memory, as the model takes them.
 
     Args:
         images: As for `generate_pairs`: some of the images, or all.
@@ -165,8 +165,16 @@ def generate_tables(
 
 @dataclass
 class _Pair:
-    """A pair that is to be written: of which image, the how-manieth, and in answer to what; then the model's text, and
-    why it is none, if so."""
+    """A pair that is to be written.
+
+    Attributes:
+        row: The row of its image.
+        image_id: The image's id.
+        k: Its number among the image's pairs.
+        template: What the model is asked.
+        raw: The model's text, once it is written.
+        status: Why there is no text, or no whole one; None if there is.
+    """
 
     row: int
     image_id: str

@@ -1,11 +1,73 @@
-"""Datasets from a folder, a file or the Hub."""
+"""Datasets from a file, a folder or the Hub: the one way in which all stages open rows."""
 
+import difflib
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import datasets
-from datasets.fingerprint import Hasher
+from datasets import (
+    Dataset,
+    DatasetDict,
+    get_dataset_config_names,
+    get_dataset_split_names,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetGenerationError, DatasetsError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-__all__ = ["folder_cache"]
+from c3l_hf import _compat
+from c3l_hf.common.errors import RunError
+
+__all__ = ["folder_cache", "is_saved", "open_dataset"]
+
+_FILES = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+_ERRORS = (OSError, ValueError, TypeError, DatasetsError, HfHubHTTPError, HFValidationError)
+# What the Hub can have: "name" or "user/name".
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def open_dataset(
+    name: str | Path,
+    config: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """The rows of a dataset, wherever it is.
+
+    Args:
+        name: A file (.json, .jsonl, .parquet, .csv), a folder that `save_to_disk` wrote, a folder of data files, or a
+            dataset on the Hub.
+        config: Its configuration, where there are several.
+        split: Its split. A file is one split whatever it is called, as is a single dataset of `save_to_disk`. In a
+            folder of data files "dev" may also be what `datasets` calls "validation".
+        revision: Branch, tag or commit of a dataset on the Hub; folders and files have none, and it is not looked at.
+        limit: The first so many rows; by default all.
+
+    Raises:
+        RunError: If it cannot be opened; one line that says what was given, what is there and what comes near.
+    """
+    if limit is not None and limit < 1:
+        raise RunError(f"limit is {limit}; it must be at least 1")
+    path = Path(name)
+    if path.is_file():
+        dataset = _open_file(path, config)
+    elif is_saved(path):
+        dataset = _open_saved(path, config, split)
+    elif path.is_dir():
+        dataset = _open_folder(path, config, split)
+    elif _HUB_ID.fullmatch(str(name)) and path.suffix not in _FILES:
+        dataset = _load(str(name), config, split, revision)
+    else:
+        raise RunError(f"{name}: there is no such file or folder{_nearest_file(path)}")
+    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
+def is_saved(path: str | Path) -> bool:
+    """Whether a folder was written by `save_to_disk`, of a `Dataset` or a `DatasetDict`."""
+    return any((Path(path) / file).is_file() for file in ("dataset_info.json", "dataset_dict.json"))
 
 
 def folder_cache(source: str | Path) -> str | None:
@@ -16,5 +78,98 @@ def folder_cache(source: str | Path) -> str | None:
     if not Path(source).is_dir():
         return None
     files = [(path, path.stat()) for path in sorted(Path(source).rglob("*")) if path.is_file()]
-    digest = Hasher.hash([(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in files])
+    digest = _compat.hash_of([(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in files])
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{digest}")
+
+
+def _open_file(path: Path, config: str | None) -> Dataset:
+    kind = _FILES.get(path.suffix.lower())
+    if kind is None:
+        raise RunError(f"{path} ends in none of {', '.join(_FILES)}")
+    if config is not None:
+        raise RunError(f"{path} is a file, which has no configurations such as {config!r}; leave it out")
+    try:
+        return load_dataset(kind, data_files=str(path), split="train")
+    except _ERRORS as error:
+        raise RunError(f"{path} cannot be read: {_reason(error)}") from None
+
+
+def _open_saved(path: Path, config: str | None, split: str) -> Dataset:
+    if config is not None:
+        raise RunError(f"{path} was written by save_to_disk and has no configurations such as {config!r}; leave it out")
+    try:
+        loaded = load_from_disk(str(path))
+    except _ERRORS as error:
+        raise RunError(f"{path} cannot be read: {_reason(error)}") from None
+    if not isinstance(loaded, DatasetDict):
+        return loaded
+    if split not in loaded:
+        raise RunError(f"{path} has no split {split!r}{_choices(split, loaded, 'splits')}")
+    return loaded[split]
+
+
+def _open_folder(path: Path, config: str | None, split: str) -> Dataset:
+    if (path / "run.json").is_file():
+        # All its stages' files together would be read as if they were one dataset.
+        raise RunError(f"{path} is the folder of a run; the dataset that it made is {path / 'dataset'}")
+    # In full, so that `datasets` never takes it for a dataset on the Hub.
+    name = str(path.resolve())
+    if split == "dev":
+        try:
+            split = "dev" if "dev" in get_dataset_split_names(name, config) else "validation"
+        except _ERRORS:
+            pass  # it cannot be opened, of which `_load` finds the reason
+    return _load(name, config, split, None, title=str(path))
+
+
+def _load(name: str, config: str | None, split: str, revision: str | None, title: str | None = None) -> Dataset:
+    try:
+        return load_dataset(name, config, split=split, revision=revision, cache_dir=folder_cache(name))
+    except _ERRORS as error:
+        raise RunError(_problem(name, config, split, revision, title or name, error)) from None
+
+
+def _problem(name: str, config: str | None, split: str, revision: str | None, title: str, error: BaseException) -> str:
+    """What is wrong, found by asking for what there is."""
+    local = Path(name).is_dir()
+    try:
+        configs = get_dataset_config_names(name, revision=revision)
+        if config is not None and config not in configs:
+            return f"{title} has no configuration {config!r}{_choices(config, configs, 'configurations')}"
+        if config is None and len(configs) > 1 and "default" not in configs:
+            return f"{title} has several configurations: {_listed(configs)}; say which"
+        splits = get_dataset_split_names(name, config, revision=revision)
+        if re.match(r"[\w.]*", split)[0] not in splits:  # before a slice, as "train[:10%]"
+            return f"{title} has no split {split!r}{_choices(split, splits, 'splits')}"
+    except _ERRORS:
+        pass  # there is nothing to be found out: the first error says why
+    if local:
+        return f"{title} cannot be read: {_reason(error)}"
+    return (
+        f"{title} is neither a file or folder here{_nearest_file(Path(name))} nor a dataset on the Hub that could be "
+        f"loaded: {_reason(error)}"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    # That one says only that there was an error.
+    cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
+    return " ".join(str(cause).split())[:300] or type(cause).__name__
+
+
+def _choices(given: str, names: Iterable[str], kind: str) -> str:
+    names = list(names)
+    nearest = difflib.get_close_matches(given, names, 1)
+    return f"; its {kind} are {_listed(names)}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (nor is there a folder {path.parent})"
+    names = [file.name for file in path.parent.iterdir() if not file.name.startswith(".")]
+    nearest = difflib.get_close_matches(path.name, names, 1)
+    return f" (there is {path.parent / nearest[0]})" if nearest else ""

@@ -1,134 +1,109 @@
-"""Where the images come from: the scenes world, a folder of pictures, or a dataset; checked before any long work."""
+"""Where the images come from: an embedded world, a folder of pictures, or a dataset; checked before any long work."""
 
 import hashlib
 import logging
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import PIL.Image
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_dataset, load_from_disk
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from tqdm.auto import tqdm
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Image, List, Value
 
+from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
-from c3l_hf.scenes import load_scenes
+from c3l_hf.common.files import digest
+from c3l_hf.common.processes import process_state
+from c3l_hf.data.inventory import FileState, Inventory, list_files, sha256_of
+from c3l_hf.data.opening import is_saved, open_dataset
+from c3l_hf.data.worlds import World, find_world
 
-__all__ = ["image_column", "image_ids", "images_digest", "load_images"]
+__all__ = ["Images", "image_column", "image_ids", "images_digest", "load_images"]
 
 logger = logging.getLogger(__name__)
 
 
-def load_images(source: str, *, split: str = "train", limit: int | None = None, seed: int = 0) -> Dataset:
+@dataclass(frozen=True)
+class Images:
+    """The images of a run.
+
+    Attributes:
+        dataset: Rows with the columns `images` (or `image`) and `image_id`, and what the source has beside them. Images
+            in files are named by their paths, not copied.
+        digest: SHA-256 over ids and encoded pictures, whatever the source: part of what identifies a run.
+        world: The embedded world that they come from, if they do.
+    """
+
+    dataset: Dataset
+    digest: str
+    world: World | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def load_images(
+    source: str,
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    seed: int = 0,
+    inventory: Path | None = None,
+) -> Images:
     """The images to generate pairs about.
 
     Args:
-        source: "scenes" or "scenes-shifted" (the embedded world, with its truth in further columns), a folder of
-            pictures (file names become image ids), a folder written by `Dataset.save_to_disk`, or a dataset on the Hub.
-        split: Split of the dataset, or of the scenes.
-        limit: Take the first so many; required for scenes.
-        seed: Seed of the scenes.
-
-    Returns:
-        A dataset with the columns `images` (or `image`) and `image_id`, and what the source has beside them.
+        source: The name of an embedded world ("scenes"), a folder of pictures (their paths in it become image ids), a
+            folder written by `Dataset.save_to_disk`, or a dataset on the Hub.
+        split: Split of the dataset, or of the world.
+        limit: Take the first so many; required for a world.
+        seed: Seed of a world.
+        inventory: A file to keep in mind what is known of the pictures: with it, a second call reads those only whose
+            size or time changed. One process of each machine looks, the others take what it has written there.
 
     Raises:
         RunError: If the source does not exist, is empty, has no images, or a file in the folder is not a picture.
     """
-    if source in ("scenes", "scenes-shifted"):
+    if world := find_world(source):
         if limit is None:
-            raise RunError(f"--images {source} needs --num_images")
-        return load_scenes(limit, seed, split, shifted=source == "scenes-shifted")
+            raise RunError(f"images {source} needs num_images")
+        dataset = world.load_images(source, limit, seed, split)
+        return Images(dataset, images_digest(dataset, inventory), world)
     path = Path(source)
-    if path.is_dir() and ((path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()):
-        dataset = load_from_disk(path)
-        if isinstance(dataset, DatasetDict):
-            if split not in dataset:
-                raise RunError(f"{source} has no split {split!r}; its splits are {', '.join(dataset)}")
-            dataset = dataset[split]
-    elif path.is_dir():
-        dataset = _read_folder(path, limit)
-    elif path.exists():
-        raise RunError(f"{source} is a file; --images wants a folder of pictures or a dataset")
-    else:
-        dataset = _read_hub(source, split)
-    dataset = dataset.select(range(_count(source, len(dataset), limit)))
-    return _checked(dataset, source)
+    if path.is_dir() and not is_saved(path):
+        return _read_folder(path, limit, inventory)
+    if path.is_file():
+        raise RunError(f"{source} is a file; images wants a folder of pictures or a dataset")
+    dataset = open_dataset(source, split=split)
+    dataset = _checked(dataset.select(range(_count(source, len(dataset), limit))), source)
+    return Images(dataset, images_digest(dataset, inventory))
 
 
-def _count(source: str | Path, there: int, limit: int | None) -> int:
-    if limit is None or limit >= there:
-        return there
-    logger.warning("%s: the first %s of %s images are taken (--num_images)", source, f"{limit:,}", f"{there:,}")
-    return limit
+def images_digest(dataset: Dataset, inventory: Path | None = None) -> str:
+    """SHA-256 over the ids and encoded pictures of a dataset.
 
-
-def _read_folder(folder: Path, limit: int | None) -> Dataset:
-    shown = (
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    files = sorted(shown)
-    if not files:
-        raise RunError(f"{folder} has no pictures in it; put some there, or give another folder")
-    files = files[: _count(folder, len(files), limit)]
-    for file in tqdm(files, desc="Checking pictures", unit="file", leave=False):
-        # The header only: a picture that turns out to be damaged later keeps its rows, with the reason.
-        try:
-            with PIL.Image.open(file):
-                pass
-        except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-            raise RunError(f"{file} is not a picture that can be read ({error}); remove it from the folder") from None
-    names = [file.relative_to(folder).as_posix() for file in files]
-    return Dataset.from_dict(
-        {"images": [[{"path": str(file.resolve()), "bytes": None}] for file in files], "image_id": names},
-        features=Features({"images": List(Image()), "image_id": Value("string")}),
-    )
-
-
-def _read_hub(source: str, split: str) -> Dataset:
-    try:
-        return load_dataset(source, split=split)
-    except (FileNotFoundError, ConnectionError, HfHubHTTPError, HFValidationError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{source} is neither a folder here nor a dataset that could be loaded ({reason})") from None
-
-
-def _checked(dataset: Dataset, source: str) -> Dataset:
-    if not len(dataset):
-        raise RunError(f"{source} has no rows")
-    try:
-        image_column(dataset)
-        # Here, where all rows are together: ids that occur twice may be in different processes' parts.
-        image_ids(dataset)
-    except ValueError as error:
-        raise RunError(f"{source}: {error}") from None
-    if "image_id" not in dataset.column_names:
-        # A part of the dataset could not number them.
-        dataset = dataset.add_column("image_id", image_ids(dataset))
-    return dataset
-
-
-def images_digest(dataset: Dataset) -> str:
-    """SHA-256 over the ids and encoded pictures, whatever the source: part of what identifies a run."""
+    Args:
+        dataset: With the columns `images` (or `image`) and `image_id`.
+        inventory: See `load_images`; the dataset is known by its fingerprint and its files' sizes and times.
+    """
     column = image_column(dataset)
     plain = dataset.select_columns([column, "image_id"]).with_format("arrow")
-    digest = hashlib.sha256()
-    for row in range(len(plain)):
-        values = {name: values[0].as_py() for name, values in zip(plain.column_names, plain[row].columns)}
-        digest.update(f"{values['image_id']}\0".encode())
-        pictures = values[column] if isinstance(values[column], list) else [values[column]]
-        for picture in filter(None, pictures):
-            digest.update(hashlib.sha256(picture["bytes"] or _content(picture["path"])).digest())
-    return digest.hexdigest()
 
+    def content(_: FileState) -> bytes:
+        sha = hashlib.sha256()
+        for table in plain.iter(100):
+            for image_id, pictures in zip(table["image_id"].to_pylist(), table[column].to_pylist()):
+                sha.update(f"{image_id}\0".encode())
+                for picture in filter(None, pictures if isinstance(pictures, list) else [pictures]):
+                    inline = picture["bytes"]
+                    sha.update(sha256_of(picture["path"]) if inline is None else hashlib.sha256(inline).digest())
+        return sha.digest()
 
-def _content(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        # A missing picture is found again, and counted, when its rows are made.
-        return str(error).encode()
+    if _names_files(plain, column):
+        inventory = None  # whose contents may change while the dataset stays the same
+    with process_state().local_main_process_first():
+        return Inventory(inventory).digests([_state_of(dataset)], content)[0].hex()
 
 
 def image_column(dataset: Dataset) -> str:
@@ -160,3 +135,82 @@ def image_ids(dataset: Dataset) -> list[str]:
         more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
         raise ValueError(f"column 'image_id' must be unique; more than once: {', '.join(repeated[:5])}{more}")
     return found
+
+
+def _count(source: str | Path, there: int, limit: int | None) -> int:
+    if limit is None or limit >= there:
+        return there
+    logger.warning("%s: the first %s of %s images are taken (num_images)", source, f"{limit:,}", f"{there:,}")
+    return limit
+
+
+def _read_folder(folder: Path, limit: int | None, inventory: Path | None) -> Images:
+    state, kept = process_state(), inventory is not None
+    with state.local_main_process_first():
+        if kept and not state.is_local_main_process:
+            files = Inventory(inventory).states  # as the main process has just seen them
+        else:
+            files = list_files(folder)
+        if not files:
+            raise RunError(f"{folder} has no pictures in it; put some there, or give another folder")
+        files = files[: _count(folder, len(files), limit)]
+        digests = Inventory(inventory).digests(files, lambda file: _checked_picture(folder / file.name))
+    sha = hashlib.sha256()
+    for file, content in zip(files, digests):
+        sha.update(f"{file.name}\0".encode())
+        sha.update(content)
+    root = folder.resolve()
+    paths = pa.array([str(root / file.name) for file in files], pa.string())
+    images = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), paths], ["bytes", "path"])
+    features = Features({"images": List(Image()), "image_id": Value("string")})
+    table = pa.table(
+        {
+            "images": pa.ListArray.from_arrays(pa.array(range(len(files) + 1), pa.int32()), images),
+            "image_id": pa.array([file.name for file in files], pa.string()),
+        }
+    ).cast(features.arrow_schema)
+    return Images(Dataset(table), sha.hexdigest())
+
+
+def _checked_picture(path: Path) -> bytes:
+    # The header only: a picture that turns out to be damaged later keeps its rows, with the reason.
+    try:
+        with PIL.Image.open(path):
+            pass
+    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise RunError(f"{path} is not a picture that can be read ({error}); remove it from the folder") from None
+    return sha256_of(path)
+
+
+def _checked(dataset: Dataset, source: str) -> Dataset:
+    if not len(dataset):
+        raise RunError(f"{source} has no rows")
+    try:
+        image_column(dataset)
+        # Here, where all rows are together: ids that occur twice may be in different processes' parts.
+        ids = image_ids(dataset)
+    except ValueError as error:
+        raise RunError(f"{source}: {error}") from None
+    if "image_id" not in dataset.column_names:
+        # A part of the dataset could not number them.
+        dataset = dataset.add_column("image_id", ids)
+    return dataset
+
+
+def _names_files(plain: Dataset, column: str) -> bool:
+    """Whether images of a dataset are files beside it. Contents are not read."""
+    for table in plain.select_columns([column]).iter(1000):
+        for images in table[column].chunks:
+            images = images.flatten() if pa.types.is_list(images.type) else images
+            if pc.any(pc.and_(pc.is_null(images.field("bytes")), pc.is_valid(images.field("path")))).as_py():
+                return True
+    return False
+
+
+def _state_of(dataset: Dataset) -> FileState:
+    """What tells a dataset from others without reading it: its files, and its fingerprint."""
+    files = [Path(file["filename"]) for file in dataset.cache_files]
+    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return FileState(
+        digest(_compat.fingerprint(dataset), *stats), len(dataset), max((stat[2] for stat in stats), default=0)
+    )

@@ -1,4 +1,4 @@
-"""The small LLaVA of the scenes world, untrained: `recipes/pretrain_scenes.py` trains it."""
+"""The small LLaVA of the scenes world, untrained: `pretraining_run.py` trains it."""
 
 import numpy as np
 import torch

@@ -6,12 +6,26 @@ from datasets import Dataset
 
 from c3l_hf.scenes import GENERATOR, Scene, load_scenes
 
-__all__ = ["GENERATOR", "GENERATOR_NAME", "IMAGES_LICENSE", "IMAGES_SOURCE", "TITLE"]
+__all__ = [
+    "GENERATOR",
+    "GENERATOR_NAME",
+    "IMAGES_LICENSE",
+    "IMAGES_SOURCE",
+    "JUDGE",
+    "TITLE",
+    "benchmark",
+    "judge_answers",
+    "knows",
+    "load_images",
+    "share_true",
+    "truth_of",
+]
 
 TITLE = "C3L pairs about scenes"
 GENERATOR_NAME = "c3l_hf scenes generator"
 IMAGES_LICENSE = "apache-2.0"  # of the artwork, see NOTICE
 IMAGES_SOURCE = "the embedded world of c3l_hf"
+JUDGE = "the scenes checker"
 
 
 def load_images(name: str, limit: int, seed: int, split: str) -> Dataset:
@@ -41,13 +55,13 @@ def share_true(
 def benchmark(name: str, benchmark: str, num_images: int, seed: int) -> Dataset:
     from c3l_hf.scenes import benchmarks
 
-    made = {
+    makers = {
         "pope": benchmarks.pope,
         "seed": benchmarks.seed_bench,
         "mmbench": benchmarks.mmbench,
         "llava_w": benchmarks.llava_bench,
     }
-    return made[benchmark](num_images, seed, _shifted(name))
+    return makers[benchmark](num_images, seed, _shifted(name))
 
 
 def judge_answers(predictions: Dataset) -> Dataset:

@@ -6,16 +6,30 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from datasets import Dataset
 from PIL import Image
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common.intervals import bootstrap_interval
 from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.checker import check_pair, described_objects
 from c3l_hf.scenes.questions import ask
 from c3l_hf.scenes.world import Scene, render, sample_scenes
+from c3l_hf.selection.scored_pairs import message_text
 
-__all__ = ["Share", "answer_accuracy", "answer_questions", "judge_pairs", "type_balanced"]
+__all__ = [
+    "MAX_NEW_TOKENS",
+    "Share",
+    "answer_accuracy",
+    "answer_questions",
+    "judge_pairs",
+    "pair_texts",
+    "type_balanced",
+]
+
+# No pair that the small generator knows is longer.
+MAX_NEW_TOKENS = 96
 
 
 @dataclass(frozen=True)
@@ -64,18 +78,16 @@ def type_balanced(
     np.add.at(counts, (0, image_index, type_index), np.asarray(hits, dtype=float))
     np.add.at(counts, (1, image_index, type_index), 1.0)
 
-    def share(sample: np.ndarray, axis: int = -1) -> np.ndarray:
-        right, total = (counts[part][sample].sum(axis=-2) for part in (0, 1))
+    def share(times: np.ndarray) -> np.ndarray:
+        """How often each image is drawn → the share."""
+        right, total = (np.tensordot(times, counts[part], axes=1) for part in (0, 1))
         with np.errstate(invalid="ignore"):
             return np.nanmean(right / total, axis=-1)
 
-    everything = np.arange(len(image_names))
+    value = float(share(np.ones(len(image_names))))
     if len(image_names) == 1:
-        return float(share(everything)), float("nan"), float("nan")
-    found = bootstrap(
-        (everything,), share, n_resamples=1000, batch=50, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(share(everything)), float(found.low), float(found.high)
+        return value, float("nan"), float("nan")
+    return value, *bootstrap_interval([len(image_names)], share, resamples=1000, seed=seed)
 
 
 @torch.inference_mode()
@@ -85,7 +97,7 @@ def answer_questions(
     questions: Sequence[str],
     images: Sequence[Image.Image],
     batch_size: int = 128,
-    max_new_tokens: int = 96,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[str]:
     """Greedy answers of a vision-language model to one question about each image."""
     answers = []
@@ -146,6 +158,15 @@ def answer_accuracy(
             hits["description precision"] += right
             hits["description recall"] += right
     return {type: Share(hits[type], total[type]) for type in total}
+
+
+def pair_texts(pairs: Dataset) -> list[tuple[str, str] | None]:
+    """(question, answer) of each row of `generate_pairs`, None where there is no pair."""
+    rows = pairs.select_columns(["prompt", "completion"])[:]
+    return [
+        (message_text(prompt, "user"), message_text(completion, "assistant")) if prompt else None
+        for prompt, completion in zip(rows["prompt"], rows["completion"])
+    ]
 
 
 def judge_pairs(

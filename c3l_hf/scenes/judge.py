@@ -51,14 +51,14 @@ def judge_answer(question: str, answer: str, scene: Scene) -> tuple[float, str]:
 
 
 def judge_scene_answers(rows: Dataset) -> Dataset:
-    """The predictions with the scores of the truth beside them, as `c3l_hf.evaluation.judge.judge_answers` adds those of a model.
+    """The predictions with the scores of the truth beside them, as `evaluation.judge.judge_answers` adds a model's.
 
     Args:
         rows: Predictions on `benchmarks.llava_bench`, with the columns question_id, question, answer (the reference),
             prediction, cluster (the scene's id) and status. Rows whose status is not "ok" are not judged.
 
     Returns:
-        The rows with the columns `c3l_hf.evaluation.judge.JUDGE_FEATURES`: the scores of the reference and of the prediction,
+        The rows with the columns `evaluation.judge.JUDGE_FEATURES`: the scores of the reference and of the prediction,
         what is wrong with the prediction as judge_text, and judge_status, "ok" or why there are no scores.
 
     Raises:

@@ -13,8 +13,8 @@ __all__ = ["PMI_K", "SCORE_DESCRIPTIONS", "rank_agreement", "scores_from_logprob
 # finds false answers; on pools of `recipes/evidence.py` that are not reported, 2 to 6 did about the same for both.
 PMI_K = 4
 
-# Name → (formula, meaning), as the cards say it. With p_t, q_t the predictions of token t with and without the image, a_t,
-# t = 1 … N, the answer's tokens; teacher-forced, in nats.
+# Name → (formula, meaning), as the cards say it. With p_t, q_t the predictions of token t with and without the image,
+# a_t, t = 1 … N, the answer's tokens; teacher-forced, in nats.
 SCORE_DESCRIPTIONS = {
     # C3L as implemented here: the paper's normalisation is not known.
     "answer_kl": (

@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
-from c3l_hf.common.run_folder import Run
+from c3l_hf.common.run_folder import RunFolder
 
 __all__ = ["last_checkpoint", "remove_checkpoints", "training_folder", "training_options"]
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Options of a trainer that do not change what is trained.
 _REPORTING = re.compile(
-    r"output_dir|run_name|report_to|disable_tqdm|use_cpu|ddp_timeout|dataset_num_proc"
+    r"output_dir|push_to_hub|hub_.*|run_name|report_to|disable_tqdm|use_cpu|ddp_timeout|dataset_num_proc"
     r"|log_.*|logging_.*|save_.*|trackio_.*|dataloader_(num_workers|pin_memory|prefetch_factor|persistent_workers)"
 )
 
@@ -32,23 +32,23 @@ def training_options(training: TrainingArguments) -> dict:
         RunError: If the training could not go on after an interruption.
     """
     if training.save_only_model:
-        raise RunError("--save_only_model gives checkpoints from which a training cannot go on; leave it out")
+        raise RunError("save_only_model=True gives checkpoints from which a training cannot go on; leave it out")
     if training.resume_from_checkpoint:
-        raise RunError("--resume_from_checkpoint is not used here: the same command goes on by itself; leave it out")
-    found = {}
+        raise RunError("resume_from_checkpoint is not used here: the same call goes on by itself; leave it out")
+    options = {}
     for field in fields(training):
         value = getattr(training, field.name)
         default = field.default if field.default_factory is MISSING else field.default_factory()
         if field.name == "accelerator_config":
             usual = AcceleratorConfig().to_dict()
-            value, default = {name: one for name, one in value.to_dict().items() if one != usual[name]}, {}
+            value, default = {key: item for key, item in value.to_dict().items() if item != usual[key]}, {}
         if value != default and isinstance(value, bool | int | float | str | list | dict):
-            found[field.name] = value
+            options[field.name] = value
     # Through JSON: enumerations become their values.
-    return json.loads(json.dumps({name: value for name, value in found.items() if not _REPORTING.fullmatch(name)}))
+    return json.loads(json.dumps({name: value for name, value in options.items() if not _REPORTING.fullmatch(name)}))
 
 
-def training_folder(run: Run, stage: str) -> Path:
+def training_folder(run: RunFolder, stage: str) -> Path:
     """The folder of a training's checkpoints: under the stage's digest, so that no other training's are continued, and
     the number of processes, on which it depends what a step is."""
     folder = run.folder / f"training-{run.digest(stage)[:12]}-{process_state().num_processes}"

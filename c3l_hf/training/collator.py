@@ -16,9 +16,7 @@ from c3l_hf.data.image import open_image
 from c3l_hf.models.encoding import EncodedRow, collate, encode_row, position_ids, with_end, with_image_cache
 from c3l_hf.models.packing import collate_packs, pack
 
-__all__ = ["ANCHORS", "DataCollatorForC3L", "answer_text"]
-
-ANCHORS = ("prompt", "text", "image")
+__all__ = ["DataCollatorForC3L", "answer_text", "prompt_messages"]
 
 
 @dataclass
@@ -41,7 +39,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     before its answer (image, instruction and the template's tokens around them) all, or what `anchor` says.
     - `"answer_mask"`: `(R, T)` bool, the answer's content.
     - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the token that ends them, because a
-    generator has to learn to stop: see `processing.with_end`.
+    generator has to learn to stop: see `encoding.with_end`.
     - `"predict_mask"`: `(L, T)` bool, where the logits of these tokens are: each at the token before, in its sequence.
     - `"num_tokens"`: `(L,)`, how many tokens each line has.
     - what the model takes, over L lines: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
@@ -61,7 +59,7 @@ class DataCollatorForC3L(DataCollatorMixin):
             Whether the candidates of a row share a line. Exact for models with full causal attention only.
         position_module (`torch.nn.Module`, *optional*):
             With `packed`, the module with `get_rope_index` for models whose positions have parts (M-RoPE); needs no
-            weights, see `processing.position_module`.
+            weights, see `encoding.position_module`.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of Tensor to return. Only `"pt"` is currently supported.
 
@@ -158,14 +156,14 @@ class DataCollatorForC3L(DataCollatorMixin):
             prompt = row["prompt"]
             if not prompt:
                 raise RowError("it is empty")
-            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            messages = prompt_messages(prompt)
             encoded = []
             for number, answer in enumerate([row["chosen"], *(row["rejected"] or ())]):
                 column = f"rejected[{number - 1}]" if number else "chosen"
-                found = encode_row(processor, messages, answer_text(answer), images, max_length=self.max_length)
-                encoded.append(
-                    found if number else replace(with_end(processor, found, self.max_length), answer=found.answer)
-                )
+                candidate = encode_row(processor, messages, answer_text(answer), images, max_length=self.max_length)
+                if number == 0:
+                    candidate = replace(with_end(processor, candidate, self.max_length), answer=candidate.answer)
+                encoded.append(candidate)
             return encoded
         except RowError as error:
             raise RowError(f"{column}: {error}") from error
@@ -208,6 +206,11 @@ def _row_name(row: dict[str, Any]) -> str:
 
 def _key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def prompt_messages(prompt: Sequence[Mapping[str, Any]] | str) -> Sequence[Mapping[str, Any]]:
+    """The messages of a prompt given as messages, or as a string: one message of the user."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
 def answer_text(answer: Sequence[Mapping[str, str]] | str | None) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from peft import LoraConfig
@@ -9,9 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from trl import SFTConfig
 
-from c3l_hf.training.collator import ANCHORS
-from c3l_hf.training.forward import PROJECTIONS
-from c3l_hf.training.losses import CONTRASTIVE_LOSSES, POOLINGS
+from c3l_hf.common.choices import check_choices
 
 __all__ = ["C3LConfig", "language_model_lora", "refuse_data_parallel"]
 
@@ -199,13 +198,13 @@ class C3LConfig(SFTConfig):
             "rows weigh the same."
         },
     )
-    invalid_rows: str = field(
+    invalid_rows: Literal["raise", "drop"] = field(
         default="raise",
         metadata={"help": "Rows that cannot be trained on: 'raise' an error before the first step, or 'drop' them."},
     )
 
     # Parameters that control the loss
-    contrastive_loss: str = field(
+    contrastive_loss: Literal["infonce", "sigmoid"] = field(
         default="infonce", metadata={"help": "'infonce', or 'sigmoid': each candidate judged by itself."}
     )
     temperature: float = field(
@@ -224,17 +223,17 @@ class C3LConfig(SFTConfig):
         default=False,
         metadata={"help": "The positives of all other rows of the batch, over all processes, as further negatives."},
     )
-    anchor: str = field(
+    anchor: Literal["prompt", "text", "image"] = field(
         default="prompt",
         metadata={"help": "Tokens that make the anchor: the 'prompt' with its image, its 'text', or the 'image'."},
     )
-    pooling: str = field(
+    pooling: Literal["mean", "last"] = field(
         default="mean", metadata={"help": "'mean' of the hidden states over the tokens, or that of the 'last' one."}
     )
     hidden_layer: int = field(
         default=-1, metadata={"help": "Which hidden states: 0 the embeddings, i the output of block i, -1 the last."}
     )
-    projection: str = field(
+    projection: Literal["none", "linear", "linear_relu", "mlp"] = field(
         default="linear_relu", metadata={"help": "Projection head: 'none', 'linear', 'linear_relu' or 'mlp'."}
     )
     projection_dim: int = field(default=256, metadata={"help": "Output size of the projection head."})
@@ -254,16 +253,7 @@ class C3LConfig(SFTConfig):
             raise ValueError("nll_weight and contrastive_weight are both 0: there is nothing to train by")
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim is {self.projection_dim}; it must be 1 or more")
-        choices = {
-            "contrastive_loss": CONTRASTIVE_LOSSES,
-            "anchor": ANCHORS,
-            "pooling": POOLINGS,
-            "projection": PROJECTIONS,
-            "invalid_rows": ("raise", "drop"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        check_choices(self)
         if self.use_lora and self.train_language_model and self.train_vision_tower:
             raise ValueError(
                 "train_vision_tower=True needs use_lora=False; for LoRA on the vision tower pass a peft_config instead"

@@ -13,13 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from c3l_hf import _compat
 from c3l_hf.training.losses import pool
 
-__all__ = ["HEAD", "PROJECTIONS", "add_contrastive_forward", "add_head", "remove_head"]
+__all__ = ["HEAD", "add_contrastive_forward", "add_head", "remove_head"]
 
 # The projection head is a submodule of the model under this name; in checkpoints it is a file of its own.
 HEAD = "contrastive_head"
-PROJECTIONS = ("none", "linear", "linear_relu", "mlp")
 
 
 def add_head(model: PreTrainedModel, projection: str, dim: int, seed: int) -> None:
@@ -27,7 +27,7 @@ def add_head(model: PreTrainedModel, projection: str, dim: int, seed: int) -> No
 
     Args:
         model: Gets the submodule `HEAD`; what it had under that name is replaced.
-        projection: One of `PROJECTIONS`: see `C3LConfig`.
+        projection: "none", "linear", "linear_relu" or "mlp": see `C3LConfig`.
         dim: Output size; without effect for "none".
         seed: Of its first weights, which depend on nothing else; and no other random number depends on the head.
     """
@@ -43,8 +43,7 @@ def add_head(model: PreTrainedModel, projection: str, dim: int, seed: int) -> No
     head = nn.Sequential(*layers)
     # In float32, but under ZeRO-3, which wants all weights of one dtype.
     setattr(model, HEAD, head.to(model.device, model.dtype if is_deepspeed_zero3_enabled() else torch.float32))
-    # What `save_pretrained` leaves out; a transformers internal, guarded by a test of the saved files.
-    model._keys_to_ignore_on_save.update(f"{HEAD}.{key}" for key in head.state_dict())
+    _compat.ignore_on_save(model, [f"{HEAD}.{key}" for key in head.state_dict()])
 
 
 def remove_head(model: PreTrainedModel) -> None:
@@ -60,7 +59,7 @@ def add_contrastive_forward(model: PreTrainedModel, hidden_layer: int, pooling: 
     Args:
         model: Has a head.
         hidden_layer: Which hidden states are pooled: 0 the embeddings, i the output of block i, -1 the last.
-        pooling: One of `losses.POOLINGS`.
+        pooling: "mean" or "last".
     """
     original = model.forward
 

@@ -6,7 +6,7 @@ Everything is computed in float32 at least (float64 stays float64), whatever the
 import torch
 import torch.nn.functional as F
 
-__all__ = ["CONTRASTIVE_LOSSES", "POOLINGS", "cosine_similarities", "infonce", "masked_mean", "pool", "sequence_nll"]
+__all__ = ["CONTRASTIVE_LOSSES", "cosine_similarities", "infonce", "masked_mean", "pool", "sequence_nll"]
 
 
 def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
@@ -152,5 +152,4 @@ def sigmoid_loss(
     return -masked_mean(F.logsigmoid(sign * similarities), there)
 
 
-POOLINGS = ("mean", "last")
 CONTRASTIVE_LOSSES = {"infonce": infonce, "sigmoid": sigmoid_loss}

@@ -2,44 +2,60 @@
 
 import functools
 import logging
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+from accelerate.utils import gather_object
 from datasets import Dataset, Image, IterableDataset, List
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image_files import check_key
 from c3l_hf.training.collator import DataCollatorForC3L, answer_text
+from c3l_hf.training.quick_check import QuickCheck
 
 __all__ = ["check_columns", "check_rows", "has_negatives", "row_problem"]
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5
+_BATCH = 50  # rows whose images are in memory together
+_IDS = ("pair_id", "image_id")
 
 
 def check_columns(name: str, dataset: Dataset | IterableDataset, weight_column: str | None) -> None:
     """Raises a ValueError if a dataset lacks a column; the message names it."""
     needed = ["images", "prompt", "chosen", "rejected", *([weight_column] if weight_column else [])]
-    missing = [column for column in needed if column not in (dataset.column_names or needed)]
+    columns = _columns(dataset)
+    missing = [column for column in needed if column not in (columns or needed)]
     if missing:
-        found = ", ".join(dataset.column_names)
         raise ValueError(
-            f"{name} has no column {', '.join(map(repr, missing))}; it has {found}. C3LTrainer takes pseudo-label "
-            "rows, as c3l_hf.selection.pseudo_labels.select_pseudo_labels makes them from scored pairs."
+            f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(columns)}. C3LTrainer takes "
+            "pseudo-label rows, as c3l_hf.selection.pseudo_labels.select_pseudo_labels makes them from scored pairs."
         )
 
 
 def has_negatives(dataset: Dataset | IterableDataset) -> bool:
     """Whether any row has a rejected answer; of a stream it is not known beforehand, and taken for granted."""
-    return isinstance(dataset, IterableDataset) or any(dataset["rejected"])
+    if isinstance(dataset, IterableDataset):
+        return True
+    stored = dataset.with_format(None)  # a transform would read the pictures
+    return any(stored["rejected"] if "rejected" in stored.column_names else (row["rejected"] for row in dataset))
 
 
-def row_problem(row: Mapping[str, Any], collator: DataCollatorForC3L) -> str | None:
-    """Why a row cannot be trained on; None if it can. The row goes through all that the collator does with it."""
+def row_problem(
+    row: Mapping[str, Any], collator: DataCollatorForC3L, quick_check: QuickCheck | None = None
+) -> str | None:
+    """Why a row cannot be trained on; None if it can.
+
+    Args:
+        row: A pseudo-label row.
+        collator: The row goes through all that it does with it.
+        quick_check: Of the same collator: tells of most rows that they need not go through it.
+    """
     try:
         chosen, rejected = answer_text(row["chosen"]), row["rejected"] or ()
     except RowError as error:
@@ -53,6 +69,8 @@ def row_problem(row: Mapping[str, Any], collator: DataCollatorForC3L) -> str | N
     weight = row.get(collator.weight_column, 1.0)
     if not (isinstance(weight, int | float) and 0 <= weight < float("inf")):
         return f"{collator.weight_column}: it is {weight!r}; give a number that is not negative"
+    if quick_check is not None and quick_check.takes(row):
+        return None
     try:
         collator.encode(row)
     except RowError as error:
@@ -76,25 +94,15 @@ def check_rows(
     Raises:
         ValueError: If there are such rows and `drop` is False, or if no row is left.
     """
-    # Images come as they are stored: `datasets` would raise an error of its own about one that cannot be decoded.
     if isinstance(dataset, IterableDataset):
+        # Images come as they are stored: `datasets` would raise an error of its own about one that cannot be decoded.
         if dataset.features and dataset.features["images"] == List(Image()):
             dataset = dataset.cast_column("images", List(Image(decode=False)))
-        return dataset.filter(functools.partial(_passes, name=name, collator=collator)) if drop else dataset
-    with process_state().main_process_first():  # the others find the result in the cache
-        checked = (
-            dataset.with_format("arrow")
-            .map(
-                functools.partial(_with_problem, collator=collator, made_from=check_key(dataset, "images")),
-                batched=True,
-                batch_size=50,  # their images are in memory together
-                remove_columns=dataset.column_names,
-                num_proc=num_proc,
-                desc=f"Checking {name}",
-            )
-            .with_format(None)
-        )
-    problems = {number: problem for number, problem in enumerate(checked["problem"]) if problem}
+        passes = functools.partial(_passes, name=name, collator=collator, quick_check=QuickCheck(collator))
+        return dataset.filter(passes) if drop else dataset
+    problems = (_problems_of_transformed if _is_transformed(dataset) else _problems_of_stored)(
+        dataset, QuickCheck(collator), num_proc, f"Checking {name}"
+    )
     if not problems:
         return dataset
     if drop and len(problems) < len(dataset):
@@ -103,7 +111,9 @@ def check_rows(
         listed = "; ".join(f"{count} with {reason}" for reason, count in reasons)
         logger.warning("%s: %d of %d rows are left out: %s", name, len(problems), len(dataset), listed)
         return dataset.select([number for number in range(len(dataset)) if number not in problems])
-    ids = dataset.remove_columns("images").select(list(problems)[:_SHOWN])
+    stored = dataset.with_format(None)
+    columns = [column for column in _IDS if column in stored.column_names]
+    ids = [{column: stored[column][number] for column in columns} for number in list(problems)[:_SHOWN]]
     lines = [f"  row {n} ({_identity(row)}), {problems[n]}" for n, row in zip(problems, ids)]
     more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
     raise ValueError(
@@ -114,17 +124,94 @@ def check_rows(
     )
 
 
-def _with_problem(table: pa.Table, collator: DataCollatorForC3L, made_from: str) -> dict[str, list[str]]:
+def _problems_of_stored(dataset: Dataset, quick_check: QuickCheck, num_proc: int | None, desc: str) -> dict[int, str]:
+    """The problems by the rows' numbers; kept in the cache of `datasets`."""
+    with process_state().main_process_first():  # the others find the result in the cache
+        checked = (
+            dataset.with_format("arrow")  # images as they are stored
+            .map(
+                functools.partial(_with_problem, quick_check=quick_check, made_from=check_key(dataset, "images")),
+                batched=True,
+                batch_size=_BATCH,
+                remove_columns=dataset.column_names,
+                num_proc=num_proc,
+                desc=desc,
+            )
+            .with_format(None)
+        )
+    return {number: problem for number, problem in enumerate(checked["problem"]) if problem}
+
+
+def _with_problem(table: pa.Table, quick_check: QuickCheck, made_from: str) -> dict[str, list[str]]:
     # `made_from` is for the cache of `datasets`, which looks at the arguments.
-    return {"problem": [row_problem(row, collator) or "" for row in table.to_pylist()]}
+    return {"problem": [row_problem(row, quick_check.collator, quick_check) or "" for row in table.to_pylist()]}
 
 
-def _passes(row: Mapping[str, Any], name: str, collator: DataCollatorForC3L) -> bool:
-    problem = row_problem(row, collator)
+def _problems_of_transformed(
+    dataset: Dataset, quick_check: QuickCheck, num_proc: int | None, desc: str
+) -> dict[int, str]:
+    """The same for rows that are made when they are read (`Dataset.with_transform`).
+
+    Nobody knows which files a transform reads, so nothing is cached; each process checks its share of the rows.
+    """
+    state = process_state()
+    numbers = Dataset.from_dict({"number": range(state.process_index, len(dataset), state.num_processes)})
+    problems: dict[int, str] = {}
+    if len(numbers):
+        checked = numbers.map(
+            functools.partial(_transformed_problems, dataset=dataset, quick_check=quick_check),
+            input_columns="number",
+            batched=True,
+            batch_size=_BATCH,
+            num_proc=num_proc,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint=uuid.uuid4().hex,  # else all of the rows would be hashed
+            desc=desc,
+        )
+        problems = {number: problem for number, problem in zip(checked["number"], checked["problem"]) if problem}
+    every = gather_object(list(problems.items())) if state.num_processes > 1 else problems.items()
+    return dict(sorted(every))
+
+
+def _transformed_problems(numbers: list[int], dataset: Dataset, quick_check: QuickCheck) -> dict[str, list[str]]:
+    def problem(number: int) -> str | None:
+        try:
+            row = dataset[number]
+        except Exception as error:  # of a transform that we do not know, or of a picture that `datasets` cannot decode
+            return f"it cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        return row_problem(row, quick_check.collator, quick_check)
+
+    try:
+        columns = dataset[numbers]  # at once, which may be cheaper for the transform
+    except Exception:
+        return {"problem": [problem(number) or "" for number in numbers]}
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    return {"problem": [row_problem(row, quick_check.collator, quick_check) or "" for row in rows]}
+
+
+def _is_transformed(dataset: Dataset) -> bool:
+    return dataset.format["type"] == "custom"
+
+
+def _columns(dataset: Dataset | IterableDataset) -> list[str]:
+    """The columns that rows have; [] if that is not known."""
+    if isinstance(dataset, IterableDataset) or not _is_transformed(dataset):
+        return dataset.column_names or []
+    for number in range(min(len(dataset), _SHOWN)):
+        try:
+            return list(dataset[number])
+        except Exception:  # a row that cannot be read is a matter of `check_rows`
+            continue
+    return []
+
+
+def _passes(row: Mapping[str, Any], name: str, collator: DataCollatorForC3L, quick_check: QuickCheck) -> bool:
+    problem = row_problem(row, collator, quick_check)
     if problem:
         logger.warning("%s: the row with %s is left out, %s", name, _identity(row), problem)
     return problem is None
 
 
 def _identity(row: Mapping[str, Any]) -> str:
-    return next((f"{c} {row[c]!r}" for c in ("pair_id", "image_id") if row.get(c) is not None), "no id")
+    return next((f"{c} {row[c]!r}" for c in _IDS if row.get(c) is not None), "no id")

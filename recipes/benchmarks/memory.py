@@ -1,6 +1,6 @@
 """Peak memory and time of the scorer against the number of rows, streamed from the scenes world.
 
-    python recipes/benchmark_memory.py --rows 1000 50000
+    python recipes/benchmarks/memory.py --rows 1000 50000
 
 Each number of rows has a process of its own: `IterableDataset.map(scorer)` with the small generator over scenes that
 are drawn as they are asked for, five questions to each.

@@ -1,7 +1,7 @@
 """Speed and memory of the I²C scorer against the obvious script, on a random LLaVA of about 100M parameters.
 
     make bench                                              # k = 5: the table
-    python recipes/benchmark.py --k 1 2 5 10 --plot speed.png
+    python recipes/benchmarks/scoring.py --k 1 2 5 10 --plot speed.png
 
 All ways score the same pairs, k to an image of 576 tokens, answers of 15 to 60 tokens: the script runs two full
 forwards per batch of 8 rows through `model(**inputs).logits`; the others are `I2CScorer`. Each way has a process of its

@@ -1,9 +1,9 @@
 """Speed and memory of the contrastive training: packed, with separate forwards, and beside plain SFT on the positives.
 
-    python recipes/benchmark_training.py                      # full training of the language model
-    python recipes/benchmark_training.py --use_lora true      # LoRA, the default of `C3LTrainer`
+    python recipes/benchmarks/training.py                      # full training of the language model
+    python recipes/benchmarks/training.py --use_lora true      # LoRA, the default of `C3LTrainer`
 
-The model is that of `benchmark.py`: random, about 100M parameters, 576 image tokens; float32, on CPUs. A row is one
+The model is that of `scoring.py`: random, about 100M parameters, 576 image tokens; float32, on CPUs. A row is one
 image with a positive and k - 1 negatives, each of 15 to 60 tokens. `packed` and `separate` are `C3LTrainer` with and
 without `pack_candidates`: speed and ratios are against `separate`. `SFT` is TRL's `SFTTrainer` on the images, prompts
 and positives of the same rows. On CPUs TRL puts every token through the LM head, where there is Triton only those with
@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import torch
-from benchmark import build, make_rows
 from datasets import Dataset, Features, Image, List, Value, disable_progress_bars
+from scoring import build, make_rows
 from torch.nn import functional as F
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging

@@ -1,11 +1,11 @@
 """A Hub on this machine: the part of the Hub's HTTP API that pushing, pulling and streaming need, for the real clients.
 
-In a test:
+In Python:
 
     with LoopbackHub(tokens={"secret": "user"}) as hub:
         subprocess.run(command, env={**os.environ, **hub.environment("secret", home=tmp_path)})
 
-From the command line, for any program that uses the Hub: python tests/loopback_hub.py -- some command ...
+From the command line, for any program that uses the Hub: python recipes/demo/loopback_hub.py -- some command ...
 
 Files are stored as by git and LFS. There is no Xet, and there are no organisations, pull requests or .gitignore rules.
 """

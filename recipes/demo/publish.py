@@ -1,7 +1,7 @@
 """The end of `make demo`: a finished run goes to the Hub and comes back, as its users will load it.
 
-python recipes/publish.py --folder runs/demo --license apache-2.0                                  # the real Hub
-python tests/loopback_hub.py -- python recipes/publish.py --folder runs/demo --license apache-2.0  # one of its own
+python recipes/demo/publish.py --folder runs/demo --license apache-2.0    # the real Hub
+python recipes/demo/loopback_hub.py -- python recipes/demo/publish.py --folder runs/demo --license apache-2.0
 """
 
 import logging

@@ -1,11 +1,15 @@
 """Where images come from, and what is refused before any work."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.data import sources
 from c3l_hf.data.sources import images_digest, load_images
 
 
@@ -26,17 +30,17 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_pictures(folder, caplog):
-    rows = load_images(str(folder))
+    rows = load_images(str(folder)).dataset
     assert rows["image_id"][:] == ["a.jpg", "b.png", "more/c.png"]
     assert rows[2]["images"][0].getpixel((0, 0)) == (0, 128, 0)
-    assert load_images(str(folder), limit=3)["image_id"][:] == rows["image_id"][:] and not caplog.records
-    assert load_images(str(folder), limit=2)["image_id"][:] == ["a.jpg", "b.png"]
-    assert "pictures: the first 2 of 3 images are taken (--num_images)" in caplog.text
+    assert load_images(str(folder), limit=3).dataset["image_id"][:] == rows["image_id"][:] and not caplog.records
+    assert load_images(str(folder), limit=2).dataset["image_id"][:] == ["a.jpg", "b.png"]
+    assert "pictures: the first 2 of 3 images are taken (num_images)" in caplog.text
 
 
 def test_scenes_come_with_their_truth():
-    rows = load_images("scenes", split="test", limit=3, seed=1)
-    shifted = load_images("scenes-shifted", split="test", limit=3, seed=1)
+    rows = load_images("scenes", split="test", limit=3, seed=1).dataset
+    shifted = load_images("scenes-shifted", split="test", limit=3, seed=1).dataset
     assert "objects" in rows.column_names and rows["objects"][:] != shifted["objects"][:]
 
 
@@ -44,9 +48,9 @@ def test_a_saved_dataset(tmp_path):
     rows = Dataset.from_dict({"image": [picture("red"), picture("blue")], "caption": ["a", "b"]})
     rows.save_to_disk(tmp_path / "plain")
     DatasetDict({"train": rows}).save_to_disk(tmp_path / "splits")
-    assert load_images(str(tmp_path / "plain"))["caption"][:] == ["a", "b"]
-    assert load_images(str(tmp_path / "plain"))["image_id"][:] == ["000000", "000001"]
-    assert len(images_digest(load_images(str(tmp_path / "plain")))) == 64
+    assert load_images(str(tmp_path / "plain")).dataset["caption"][:] == ["a", "b"]
+    assert load_images(str(tmp_path / "plain")).dataset["image_id"][:] == ["000000", "000001"]
+    assert len(load_images(str(tmp_path / "plain")).digest) == 64
     assert len(load_images(str(tmp_path / "splits"), limit=1)) == 1
     with pytest.raises(RunError, match="no split 'test'; its splits are train"):
         load_images(str(tmp_path / "splits"), split="test")
@@ -61,7 +65,7 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
         load_images(str(folder))
     with pytest.raises(RunError, match="is a file"):
         load_images(str(folder / "notes.txt"))
-    with pytest.raises(RunError, match="needs --num_images"):
+    with pytest.raises(RunError, match="needs num_images"):
         load_images("scenes")
     Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "texts")
     with pytest.raises(RunError, match="texts: no column 'images' or 'image'; found text"):
@@ -76,18 +80,60 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
     Dataset.from_dict({"image": [picture("red")]}).save_to_disk(tmp_path / "one")
     with pytest.raises(RunError, match="has no rows"):
         load_images(str(tmp_path / "one"), limit=0)
-    with pytest.raises(RunError, match="no_such_folder is neither a folder here nor a dataset"):
+    with pytest.raises(RunError, match="no_such_folder: there is no such file or folder"):
         load_images(str(tmp_path / "no_such_folder"))
 
 
 def test_the_digest_follows_ids_and_contents(folder):
-    first = images_digest(load_images(str(folder)))
-    assert images_digest(load_images(str(folder))) == first
+    first = load_images(str(folder)).digest
+    assert load_images(str(folder)).digest == first
     picture("white").save(folder / "b.png")
-    second = images_digest(load_images(str(folder)))
+    second = load_images(str(folder)).digest
     (folder / "b.png").rename(folder / "d.png")
-    third = images_digest(load_images(str(folder)))
-    assert len({first, second, third, images_digest(load_images(str(folder), limit=1))}) == 4
-    pixels = np.asarray(load_images("scenes", limit=1)[0]["images"][0])
+    third = load_images(str(folder)).digest
+    assert len({first, second, third, load_images(str(folder), limit=1).digest}) == 4
+    pixels = np.asarray(load_images("scenes", limit=1).dataset[0]["images"][0])
     assert pixels.shape == (64, 64, 3)
-    assert images_digest(load_images("scenes", limit=2)) != images_digest(load_images("scenes", limit=2, seed=1))
+    assert load_images("scenes", limit=2).digest != load_images("scenes", limit=2, seed=1).digest
+
+
+def test_pictures_are_read_again_only_when_they_changed(folder, tmp_path, monkeypatch):
+    file = tmp_path / "run" / "images.parquet"
+    first = load_images(str(folder), inventory=file)
+    assert first.digest == load_images(str(folder)).digest
+
+    looked_at = []
+    plain = sources._checked_picture
+    monkeypatch.setattr(sources, "_checked_picture", lambda path: looked_at.append(path.name) or plain(path))
+    assert load_images(str(folder), inventory=file).digest == first.digest and not looked_at
+    picture("white").save(folder / "b.png")
+    second = load_images(str(folder), inventory=file)
+    assert looked_at == ["b.png"] and second.digest == load_images(str(folder)).digest != first.digest
+    (folder / "a.jpg").unlink()
+    looked_at.clear()
+    assert load_images(str(folder), inventory=file).dataset["image_id"][:] == ["b.png", "more/c.png"] and not looked_at
+    assert load_images(str(folder), inventory=file, limit=1).dataset["image_id"][:] == ["b.png"]
+
+
+def test_a_dataset_is_read_once(tmp_path, monkeypatch):
+    rows = Dataset.from_dict({"image": [picture("red"), picture("blue")]})
+    rows.save_to_disk(tmp_path / "rows")
+    file = tmp_path / "images.parquet"
+    first = load_images(str(tmp_path / "rows"), inventory=file)
+    assert first.digest == load_images(str(tmp_path / "rows")).digest
+    monkeypatch.setattr(hashlib, "sha256", None)  # nothing is digested again
+    assert load_images(str(tmp_path / "rows"), inventory=file).digest == first.digest
+    monkeypatch.undo()
+    other = Dataset.from_dict({"image": [picture("red"), picture("green")]})
+    other.save_to_disk(tmp_path / "other")
+    assert load_images(str(tmp_path / "other"), inventory=file).digest != first.digest
+
+
+def test_files_that_a_dataset_names_are_looked_at_every_time(tmp_path):
+    picture("red").save(tmp_path / "a.png")
+    rows = Dataset.from_dict({"image": [str(tmp_path / "a.png")], "image_id": ["a"]}).cast_column(
+        "image", ImageFeature()
+    )
+    first = images_digest(rows, tmp_path / "inventory.parquet")
+    picture("blue").save(tmp_path / "a.png")
+    assert images_digest(rows, tmp_path / "inventory.parquet") != first

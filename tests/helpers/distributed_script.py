@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from tiny_training import config, message, pseudo_labels
+from tiny_training import config, message, pseudo_labels, with_pictures_elsewhere
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from c3l_hf.common.processes import process_state
@@ -73,7 +73,8 @@ def all_weights(trainer: C3LTrainer) -> dict[str, torch.Tensor]:
 
 def run(folder: Path, name: str) -> None:
     state = process_state()
-    trainer = make_trainer(folder, name, name, rows(bad=True), save_strategy="steps" if name in RESUMED else "no")
+    dataset = with_pictures_elsewhere(rows(bad=True)) if name == "full" else rows(bad=True)
+    trainer = make_trainer(folder, name, name, dataset, save_strategy="steps" if name in RESUMED else "no")
     if state.num_processes == 1:
         torch.save(all_weights(trainer), folder / f"{name}-start.pt")
     trainer.train()
@@ -82,7 +83,7 @@ def run(folder: Path, name: str) -> None:
     result = {
         "wrapped": type(trainer.model_wrapped).__name__,
         "packed": trainer.data_collator.packed,
-        "rows": list(trainer.train_dataset["image_id"]),
+        "rows": list(trainer.train_dataset.with_format(None)["image_id"]),
         "logs": [log for log in trainer.state.log_history if "loss" in log],
         "evaluation": trainer.evaluate(),
     }

@@ -1,32 +1,21 @@
 """The training benchmark measures what it says: equal losses, memory by the tokens, SFT as TRL computes it."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
+import training as benchmark
 from tiny_models import tiny_llava
 from trl import SFTTrainer
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(RECIPES))
+def trainers(monkeypatch, tmp_path):
     monkeypatch.setenv("CI", "1")  # TRL sends no telemetry then
-    module = importlib.import_module("benchmark_training")
-    monkeypatch.setattr(module, "build", tiny_llava)
-    return module
-
-
-@pytest.fixture
-def trainers(benchmark, tmp_path):
+    monkeypatch.setattr(benchmark, "build", tiny_llava)
     args = benchmark.TrainingBenchmarkArguments(rows=2, steps=1)
     return {way: benchmark.make_trainer(way, args, str(tmp_path / way)) for way in benchmark.WAYS}
 
 
-def test_packed_and_separate_train_the_same_and_packed_keeps_less(benchmark, trainers):
+def test_packed_and_separate_train_the_same_and_packed_keeps_less(trainers):
     losses = {}
     for way in (benchmark.PACKED, benchmark.SEPARATE):
         assert trainers[way].data_collator.packed == (way == benchmark.PACKED)
@@ -38,14 +27,14 @@ def test_packed_and_separate_train_the_same_and_packed_keeps_less(benchmark, tra
     assert 0 < kept[benchmark.PACKED] < kept[benchmark.SEPARATE]
 
 
-def test_all_ways_train_the_language_model(benchmark, trainers):
+def test_all_ways_train_the_language_model(trainers):
     head = sum(parameter.numel() for parameter in trainers[benchmark.PACKED].model.contrastive_head.parameters())
     trained = {way: benchmark.trained_parameters(trainer) for way, trainer in trainers.items()}
     assert trained[benchmark.PACKED] == trained[benchmark.SEPARATE] == trained[benchmark.SFT] + head
     assert trained[benchmark.SFT] == trained[benchmark.SFT_ANSWERS]
 
 
-def test_sft_at_the_answers_has_the_loss_of_sft(benchmark, trainers):
+def test_sft_at_the_answers_has_the_loss_of_sft(trainers):
     ours, theirs = trainers[benchmark.SFT_ANSWERS], trainers[benchmark.SFT]
     assert isinstance(ours, benchmark.AnswersSFTTrainer) and type(theirs) is SFTTrainer
     batch = theirs.data_collator([theirs.train_dataset[row] for row in range(2)])

@@ -4,22 +4,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-# The recipes import their neighbours, as scripts do.
-import contrast_arms as arms  # noqa: E402
-import contrast_experiment as experiment  # noqa: E402
-import contrast_report as reports  # noqa: E402
+import contrast_arms as arms
+import contrast_experiment as experiment
+import contrast_report as reports
 import numpy as np
 import pytest
 import torch
 from scipy.stats import t
 from trl import DPOConfig, DPOTrainer
 
+from c3l_hf.common.tables import fill_marks
 from c3l_hf.data.schema import SCORES
 from c3l_hf.generation.parsing import parse_pair
 from c3l_hf.generation.templates import QUESTION_TYPES, get_template
 from c3l_hf.models.encoding import encode_row
 from c3l_hf.scenes import check_pair, load_scenes
-from c3l_hf.scenes.evaluation import answer_questions
+from c3l_hf.scenes.evaluation import answer_questions, pair_texts
 from c3l_hf.scenes.questions import ask
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.training.config import C3LConfig
@@ -71,7 +71,7 @@ def test_truth_chooses_true_pairs_and_rejects_false_ones(rows, candidates):
 
     # images that have both, and no others
     both = {image_id: set() for image_id in rows["image_id"]}
-    texts = arms.texts_of(candidates)
+    texts = pair_texts(candidates)
     for image_id, type, text in zip(candidates["image_id"], candidates["type"], texts):
         if text:
             found = check_pair(*text, scenes[image_id])
@@ -101,9 +101,9 @@ def test_random_is_reproducible_and_not_the_rankings_choice(rows, candidates):
 
 def test_answers_of_a_row_are_to_one_question(rows, candidates, answers):
     scenes, asked = arms.scenes_by_id(rows), {}
-    for image_id, text in zip(candidates["image_id"], arms.texts_of(candidates)):
+    for image_id, text in zip(candidates["image_id"], pair_texts(candidates)):
         asked.setdefault(image_id, set()).add(text and text[0])
-    texts = arms.texts_of(answers)
+    texts = pair_texts(answers)
     for image_id, type, text, true in zip(answers["image_id"], answers["type"], texts, answers["true"]):
         if text:
             assert text[0] in asked[arms.scene_id(image_id)]
@@ -123,7 +123,7 @@ def test_sampled_answers_are_the_models_own(candidates):
     model, processor = arms.generator()
     few = candidates.select(range(25))
     sampled = arms.sample_answers(few, model, processor, 7)
-    texts = arms.texts_of(sampled)
+    texts = pair_texts(sampled)
     assert sampled["pair_id"][:5] == [f"{sampled['image_id'][0]}/{number}" for number in range(5)]
     images = [images[0] for images in sampled["images"]]
     greedy = answer_questions(model, processor, [text[0] for text in texts], images)
@@ -485,6 +485,7 @@ def test_the_readme_shows_what_was_found():
     assert len(found[""]["c3l"]) > 1
     texts = reports.short_texts(found[""])
     texts |= {"tables": reports.report(found[""]).rstrip(), "settings": reports.report(found["_settings"]).rstrip()}
-    for readme, names in ((folder.parent / "README.md", ("contrast", "second")), (folder / "contrast.md", ("tables",))):
+    shown = ((folder.parents[2] / "README.md", ("contrast", "second")), (folder / "README.md", ("tables", "settings")))
+    for readme, names in shown:
         text = readme.read_text()
-        assert reports.fill(text, texts) == text and all(f"<!-- evidence: {name} -->" in text for name in names)
+        assert fill_marks(text, texts) == text and all(f"<!-- evidence: {name} -->" in text for name in names)

@@ -1,12 +1,18 @@
-"""What the small models are trained on: nothing but descriptions and text for a student."""
+"""What the small models are trained on: nothing but descriptions and text for a student; and how the phases follow."""
 
+import json
 import re
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoProcessor
 
-from c3l_hf.scenes.architecture import build_processor
+from c3l_hf.scenes import pretraining_run
+from c3l_hf.scenes.architecture import build_model, build_processor
 from c3l_hf.scenes.checker import check_pair
 from c3l_hf.scenes.pretraining import ALL_TYPES, PackedScenes
+from c3l_hf.scenes.pretraining_run import PretrainingOptions, pretrain
 from c3l_hf.scenes.world import sample_scenes
 
 DESCRIBE = ("Describe the picture.", "What does the picture show?")
@@ -49,3 +55,39 @@ def test_whole_descriptions_are_true():
 def test_the_generator_sees_questions():
     asked = {question for _, sees, question, _ in segments(0) if sees}
     assert asked - set(DESCRIBE)
+
+
+SMALL = {"tower_steps": 1, "steps": 2, "hard_steps": 1, "text_steps": 1, "images_per_step": 2, "save_steps": 1}
+
+
+@pytest.mark.parametrize("phases", [("joint", "hard"), ("joint", "text")], ids=["generator", "student"])
+def test_a_run_and_what_it_leaves(tmp_path, monkeypatch, phases):
+    """Each phase trains on from the one before; the same call again finds nothing left to do."""
+    asked = []
+    monkeypatch.setattr(pretraining_run, "answer_accuracy", lambda *args, **options: asked.append(args) or {})
+    student = phases[1] == "text"
+    options = PretrainingOptions(str(tmp_path), **SMALL, bf16=False, descriptions_only=student)
+    final = pretrain(options)
+    lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 1] and len(asked) == 3
+    folders = [
+        "tower/checkpoint-1",
+        *(f"{phases[0]}/checkpoint-{step}" for step in (1, 2)),
+        f"{phases[1]}/checkpoint-1",
+    ]
+    weights = [load_file(tmp_path / folder / "model.safetensors") for folder in folders]
+    assert sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("*/*/model.safetensors")) == sorted(
+        folders
+    )
+    first, joint, _, last = weights
+    word = "layers.0.mlp.up_proj.weight"
+    (word,) = [name for name in first if name.endswith(word)]
+    start = build_model(build_processor(), 0).get_decoder().layers[0].mlp.up_proj.weight
+    assert torch.equal(first[word], start)  # the tower alone
+    assert not torch.equal(joint[word], start) and not torch.equal(last[word], joint[word])
+    shipped = load_file(final / "model.safetensors")
+    assert all(torch.equal(shipped[name], weight.half()) for name, weight in last.items())
+    AutoProcessor.from_pretrained(final)
+    pretrain(options)
+    again = load_file(final / "model.safetensors")
+    assert len(asked) == 3 and all(torch.equal(again[name], weight) for name, weight in shipped.items())

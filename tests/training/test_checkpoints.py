@@ -8,7 +8,7 @@ from tiny_models import tiny_llava
 from tiny_training import config, make_trainer
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.run_folder import Run
+from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.finetuning.student import StudentConfig
 from c3l_hf.training import checkpoints
 from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
@@ -25,9 +25,9 @@ def test_options_that_change_what_is_trained(tmp_path):
     split = {"accelerator_config": {"split_batches": True}}
     assert training_options(config(tmp_path, max_steps=3, **split)) == {**plain, **split}
     assert training_options(StudentConfig(str(tmp_path), lora_r=8))["lora_r"] == 8
-    with pytest.raises(RunError, match="--save_only_model gives checkpoints from which a training cannot go on"):
+    with pytest.raises(RunError, match="save_only_model=True gives checkpoints from which a training cannot go on"):
         training_options(config(tmp_path, save_only_model=True))
-    with pytest.raises(RunError, match="--resume_from_checkpoint is not used here"):
+    with pytest.raises(RunError, match="resume_from_checkpoint is not used here"):
         training_options(config(tmp_path, resume_from_checkpoint="last"))
 
 
@@ -68,8 +68,9 @@ def test_the_highest_step_is_the_newest(tmp_path):
 
 
 def planned(folder, **options):
-    run = Run(folder, {})
+    run = RunFolder(folder, {})
     run.plan({"train": options}, ["train"])
+    run.claim()
     return run
 
 

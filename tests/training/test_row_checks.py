@@ -4,10 +4,11 @@ import logging
 import re
 
 import pytest
+import torch
 from datasets import Dataset, Image, List
 from PIL import Image as PILImage
 from tiny_models import tiny_llava
-from tiny_training import config, make_trainer, message, moved, pseudo_labels
+from tiny_training import config, make_trainer, message, moved, pseudo_labels, weights, with_pictures_elsewhere
 
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.row_checks import row_problem
@@ -114,6 +115,43 @@ def test_a_stream_is_judged_as_it_comes(tmp_path, caplog, images, found):
     with caplog.at_level(logging.WARNING):
         assert moved(trainer)
     assert re.search(f"train_dataset: the row with image_id 'bad-0' is left out, images: .*{found}", caplog.text)
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_rows_that_are_made_when_they_are_read(tmp_path, caplog, num_proc):
+    bad = rows_with({"images": []}, {"images": [{"path": None, "bytes": b"x"}]}, {"chosen": None})
+    rows, good = with_pictures_elsewhere(bad), pseudo_labels()
+    with pytest.raises(ValueError, match=r"(?s)3 of 7 rows .*row 2 \(image_id 'bad-1'\), images: .* cannot be read"):
+        make_trainer(tmp_path, train_dataset=rows, dataset_num_proc=num_proc)
+    options = {"invalid_rows": "drop", "max_steps": 1, "dataset_num_proc": num_proc}
+    trainer = make_trainer(tmp_path, train_dataset=rows, eval_dataset=rows, **options)
+    assert "train_dataset: 3 of 7 rows are left out" in caplog.text
+    assert [row["image_id"] for row in trainer.train_dataset] == good["image_id"][:]
+    plain = make_trainer(tmp_path, train_dataset=good, eval_dataset=good, **options)
+    assert trainer.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
+    assert moved(trainer) == moved(plain)
+    for name, weight in weights(plain).items():
+        assert torch.equal(weight, weights(trainer)[name])
+
+
+def test_a_transform_that_fails_is_a_problem_of_its_row(tmp_path, caplog):
+    """Of `datasets`, too, which decodes the pictures before the transform."""
+    rows = rows_with({"images": [{"path": None, "bytes": b"not an image"}]})
+    bad = rows.with_transform(lambda batch: batch)
+    with pytest.raises(ValueError, match=r"1 of 5 rows [^$]*row 1 \(image_id 'bad-0'\), it cannot be read: "):
+        make_trainer(tmp_path, train_dataset=bad)
+    first = rows.select([1, 0, 2]).with_transform(lambda batch: batch)
+    trainer = make_trainer(tmp_path, train_dataset=first, invalid_rows="drop", max_steps=1)
+    assert "1 of 3 rows are left out" in caplog.text and moved(trainer)
+
+
+def test_columns_of_a_transform(tmp_path):
+    rows = pseudo_labels().with_transform(lambda batch: {name: batch[name] for name in ("images", "prompt", "chosen")})
+    with pytest.raises(ValueError, match="train_dataset has no column 'rejected'; it has images, prompt, chosen"):
+        make_trainer(tmp_path, train_dataset=rows)
+    alone = pseudo_labels().select([2]).with_transform(lambda batch: batch)
+    with pytest.raises(ValueError, match="no row with a rejected answer"):
+        make_trainer(tmp_path, train_dataset=alone)
 
 
 def test_plain_texts_are_one_message_each(tmp_path):

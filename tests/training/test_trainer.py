@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import doctest
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from c3l_hf.models.encoding import encode_row
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.config import C3LConfig, language_model_lora
 from c3l_hf.training.forward import HEAD
+from c3l_hf.training.losses import CONTRASTIVE_LOSSES
 from c3l_hf.training.trainer import C3LTrainer
 
 METRICS = ["loss/nll", "loss/contrastive", "similarity/positive", "alignment", "similarity/negative"]
@@ -492,6 +494,19 @@ def test_bad_columns(tmp_path):
         make_trainer(tmp_path, eval_dataset={"held_out": rows.remove_columns("chosen")})
     with pytest.raises(ValueError, match="train_dataset has no column 'score'"):
         make_trainer(tmp_path, weight_column="score")
+
+
+def test_choices_are_those_of_the_command_line(tmp_path, capsys):
+    assert set(get_args(get_type_hints(C3LConfig)["contrastive_loss"])) == set(CONTRASTIVE_LOSSES)
+    options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false", "--pooling"]
+    (args,) = TrlParser((C3LConfig,)).parse_args_and_config([*options, "last"])
+    assert args.pooling == "last"
+    with pytest.raises(SystemExit):
+        TrlParser((C3LConfig,)).parse_args_and_config([*options, "max"])
+    assert "invalid choice: 'max' (choose from 'mean', 'last')" in capsys.readouterr().err
+    (tmp_path / "max.yaml").write_text("pooling: max\n")
+    with pytest.raises(ValueError, match="pooling is 'max'; it must be one of mean, last"):
+        TrlParser((C3LConfig,)).parse_args_and_config([*options[:-1], "--config", str(tmp_path / "max.yaml")])
 
 
 def test_bad_arguments(tmp_path):

@@ -16,12 +16,11 @@ from c3l_hf.generation.templates import split_pair
 from c3l_hf.models.encoding import encode_prompt
 from c3l_hf.models.loading import Source, load
 from c3l_hf.scenes import GENERATOR, Scene
-from c3l_hf.scenes.evaluation import judge_pairs
+from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, judge_pairs, pair_texts
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 from c3l_hf.selection.scored_pairs import message_text
 
-MAX_NEW_TOKENS = 96
 # Added to the seed where a trained generator writes: another draw than the first round's, as in `c3l.py`.
 SECOND_DRAW = 1_000_003
 # What `select_pseudo_labels` may choose between: pairs of one type, pairs of several types, answers to one question.
@@ -131,15 +130,6 @@ def generator():
     return load(Source(GENERATOR, dtype="float32"))
 
 
-def texts_of(pairs: Dataset) -> list[tuple[str, str] | None]:
-    """(question, answer) of each row, None where there is no pair."""
-    rows = pairs.select_columns(["prompt", "completion"])[:]
-    return [
-        (message_text(prompt, "user"), message_text(completion, "assistant")) if prompt else None
-        for prompt, completion in zip(rows["prompt"], rows["completion"])
-    ]
-
-
 def scenes_by_id(rows: Dataset) -> dict[str, Scene]:
     return {row["image_id"]: Scene.from_row(row) for row in rows.remove_columns("images")}
 
@@ -171,7 +161,7 @@ def make_pool(
         candidates = generate_pairs(images, *(writer or (model, processor)), config)
     scenes = scenes_by_id(rows)
     of_rows = [scenes[scene_id(image_id)] for image_id in candidates["image_id"]]
-    _, true = judge_pairs(candidates["type"][:], texts_of(candidates), of_rows)
+    _, true = judge_pairs(candidates["type"][:], pair_texts(candidates), of_rows)
     scorer = I2CScorer(model, processor)
     features = Features({**candidates.features, **scorer.features})
     scored = candidates.map(scorer, batched=True, batch_size=500, features=features, desc="Scoring")
@@ -192,7 +182,7 @@ def sample_answers(pairs: Dataset, model: PreTrainedModel, processor: ProcessorM
     """
     per_question, per_image = (POOLS["answers"][key] for key in ("answers_per_question", "questions_per_image"))
     asked: dict[str, dict[str, int]] = {}
-    for row, (image_id, text) in enumerate(zip(pairs["image_id"], texts_of(pairs))):
+    for row, (image_id, text) in enumerate(zip(pairs["image_id"], pair_texts(pairs))):
         questions = asked.setdefault(image_id, {})
         if text and len(questions) < per_image:
             questions.setdefault(text[0], row)

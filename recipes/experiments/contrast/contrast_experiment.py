@@ -1,7 +1,7 @@
 """Does contrastive training of the generator help? An experiment in the scenes world, where the truth is known.
 
-    python recipes/contrast_experiment.py --seeds 0 1 2
-    python recipes/contrast_report.py --report contrast.md --plot contrast.png
+    python recipes/experiments/contrast/contrast_experiment.py --seeds 0 1 2
+    python recipes/experiments/contrast/contrast_report.py --results runs/contrast
 
 Every arm starts from the shipped generator and takes the same number of steps with the same number of rows; the arms of
 a second round (`--arms nll_again nll_second c3l_again c3l_second`) take as many again from a trained one. A seed is
@@ -29,7 +29,6 @@ import torch
 from contrast_arms import (
     ARMS,
     MAIN,
-    MAX_NEW_TOKENS,
     SECOND,
     SETTINGS,
     Arm,
@@ -38,19 +37,18 @@ from contrast_arms import (
     make_pool,
     scenes_by_id,
     select,
-    texts_of,
 )
 from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import DPOConfig, DPOTrainer, TrlParser
 
-from c3l_hf.common.files import files_digest
+from c3l_hf.common.files import files_digest, write_json
 from c3l_hf.common.versions import versions
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
 from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES, format_pair
 from c3l_hf.models.loading import Source, load
 from c3l_hf.scenes import GENERATOR, Scene, check_pair, load_scenes
-from c3l_hf.scenes.evaluation import answer_accuracy, judge_pairs
+from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, answer_accuracy, judge_pairs, pair_texts
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.trainer import C3LTrainer
 
@@ -197,7 +195,7 @@ def measure(model: PreTrainedModel, processor: ProcessorMixin, args: ExperimentA
         ):
             config = PairGenerationConfig(types=types, max_new_tokens=MAX_NEW_TOKENS, seed=seed, batch_size=250)
             pairs = generate_pairs(part, model, processor, config, progress=False)
-            of_name[kind] = count(pairs["image_id"], pairs["type"], texts_of(pairs), scenes)
+            of_name[kind] = count(pairs["image_id"], pairs["type"], pair_texts(pairs), scenes)
         answers = answer_accuracy(model, processor, args.questions, seed, shifted=shifted)
         of_name["answers"] = {type: [share.hits, share.total] for type, share in answers.items()}
         found[name] = of_name
@@ -304,9 +302,7 @@ def main(args: ExperimentArguments) -> None:
         result = run_arm(name, args, seed)
         file = result_file(args, seed, name)
         file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(result))
-        os.replace(unfinished, file)
+        write_json(file, result)
         print(f"seed {seed}, {name}: {true_shares(result)}; {result['seconds']}", flush=True)
 
 

@@ -1,14 +1,13 @@
 """The results of `contrast_experiment.py` as Markdown tables and a plot.
 
-    python recipes/contrast_report.py --results runs/contrast                 # prints the tables
-    python recipes/contrast_report.py --results runs/contrast --keep recipes/contrast.parquet
+    python recipes/experiments/contrast/contrast_report.py --results runs/contrast    # prints the tables
+    python recipes/experiments/contrast/contrast_report.py --results runs/contrast \
+        --keep recipes/experiments/contrast/contrast.parquet
 
-What is published comes from the kept results:
+What is published comes from the kept results; here in their folder:
 
-    python recipes/contrast_report.py --results recipes/contrast.parquet --plot recipes/contrast.png \
-        --readmes README.md recipes/contrast.md
-    python recipes/contrast_report.py --results recipes/contrast_settings.parquet --mark settings \
-        --readmes recipes/contrast.md
+    python contrast_report.py --results contrast.parquet --plot contrast.png --readmes ../../../README.md README.md
+    python contrast_report.py --results contrast_settings.parquet --mark settings --readmes README.md
 
 Shares of generated pairs are type-balanced: every question type counts the same. A share is the mean over seeds. Two
 95 % intervals answer two questions:
@@ -34,9 +33,9 @@ from contrast_results import (
     over_seeds,
     read_results,
 )
-from evidence_report import fill
 from trl import TrlParser
 
+from c3l_hf.common.tables import fill_marks, markdown_table
 from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES
 from c3l_hf.scenes.evaluation import Share
 
@@ -71,11 +70,6 @@ def cell(estimate: float, low: float, high: float, sign: bool = False) -> str:
     return form.format(estimate) + ("" if np.isnan(low) else f" [{form.format(low)}, {form.format(high)}]")
 
 
-def table(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def of_arm(results: Results, name: str, split: str, hit: str, kind: str = "pairs") -> list[np.ndarray]:
     return [counts_of(result, split, hit, kind) for _, result in sorted(results[name].items())]
 
@@ -94,7 +88,7 @@ def overview(results: Results) -> str:
         row.append(f"{np.mean(distinct):.3f}")
         rows.append(row)
     header = ["arm", "seeds", "true, usual", "true, shifted", "well-formed, shifted", "distinct of an image, shifted"]
-    return table([*header, "distinct of all, shifted"], rows)
+    return markdown_table([[*header, "distinct of all, shifted"], *rows])
 
 
 def differences(results: Results, further: Sequence[str]) -> str:
@@ -117,7 +111,8 @@ def differences(results: Results, further: Sequence[str]) -> str:
             ]
         rows.append(row)
     header = ["difference", "seeds"]
-    return table(header + [f"{split}{what}" for split in SPLITS for what in (" [over images]", " [over seeds]")], rows)
+    header += [f"{split}{what}" for split in SPLITS for what in (" [over images]", " [over seeds]")]
+    return markdown_table([header, *rows])
 
 
 def control_of(by_seed: Mapping[int, Mapping]) -> str:
@@ -133,7 +128,7 @@ def by_type(results: Results, split: str) -> str:
             # Only images that were asked about it: no resample is without any.
             row.append(cell(*mean_over_seeds([[one[:, one[1, :, 0] > 0] for one in counts]])))
         rows.append(row)
-    return table(["arm", *QUESTION_TYPES], rows)
+    return markdown_table([["arm", *QUESTION_TYPES], *rows])
 
 
 def answers(results: Results, split: str) -> str:
@@ -147,7 +142,7 @@ def answers(results: Results, split: str) -> str:
         mean = np.nanmean([found[type].value for type in QUESTION_TYPES])
         shares = [cell(found[type].value, *found[type].interval) for type in names]
         rows.append([name, f"{mean:.3f}", *shares])
-    return table(["arm", "mean of types", *names], rows)
+    return markdown_table([["arm", "mean of types", *names], *rows])
 
 
 def open_type(results: Results, split: str) -> str:
@@ -157,7 +152,7 @@ def open_type(results: Results, split: str) -> str:
         total = sum(sum(types.values()) for types in found)
         shares = [f"{sum(types.get(type, 0) for types in found) / total:.2f}" for type in (*QUESTION_TYPES, "none")]
         rows.append([name, cell(*mean_over_seeds([of_arm(results, name, split, "true", GENERAL)])), *shares])
-    return table(["arm", "true", *QUESTION_TYPES, "no known question"], rows)
+    return markdown_table([["arm", "true", *QUESTION_TYPES, "no known question"], *rows])
 
 
 def training_rows(results: Results) -> str:
@@ -169,7 +164,7 @@ def training_rows(results: Results) -> str:
             total = sum(label["rows"] for label in labels)
             types = [f"{sum(label['types'].get(type, 0) for label in labels) / total:.2f}" for type in QUESTION_TYPES]
             rows.append([name, f"{total / len(labels):.0f}", *(f"{share.value:.3f}" for share in shares), *types])
-    return table(["arm", "rows per seed", "chosen: true", "rejected: true", *QUESTION_TYPES], rows)
+    return markdown_table([["arm", "rows per seed", "chosen: true", "rejected: true", *QUESTION_TYPES], *rows])
 
 
 def report(results: Results, further: Sequence[str] = ()) -> str:
@@ -235,7 +230,7 @@ def short(results: Results, arms: Mapping[str, tuple[str, str]]) -> str:
             both = [[counts_of(results[arm][seed], split, "true") for seed in common] for arm in (name, control)]
             row.append(cell(mean_over_seeds(both)[0], *over_seeds(*both), sign=True) if common else "")
         rows.append([*row, len(results[name])])
-    return table(header, rows)
+    return markdown_table([header, *rows])
 
 
 def short_texts(results: Results) -> dict[str, str]:
@@ -273,7 +268,7 @@ def main(args: ReportArguments) -> None:
     if args.keep:
         keep_results(results, Path(args.keep))
     for file in map(Path, args.readmes):
-        file.write_text(fill(file.read_text(), texts))
+        file.write_text(fill_marks(file.read_text(), texts))
     if not (args.keep or args.readmes or args.plot):
         print(texts[args.mark])
     if args.plot:

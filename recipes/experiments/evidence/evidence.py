@@ -1,11 +1,11 @@
 """The paper's claims, tested where the truth is known: what do the scores find, and does selecting by them help?
 
-    python recipes/pretrain_scenes.py --output_dir runs/generator
-    python recipes/pretrain_scenes.py --descriptions_only --bridges 0.5 --output_dir runs/student
-    python recipes/evidence.py --generators strong=scenes middle=runs/generator/joint/checkpoint-2500 \
-        weak=runs/generator/joint/checkpoint-1500 --student runs/student/final --seeds 0 1 2 3 4 \
-        --output_dir runs/evidence
-    python recipes/evidence_report.py --results_dirs runs/evidence/results
+    python recipes/scenes/pretrain_scenes.py --output_dir runs/generator
+    python recipes/scenes/pretrain_scenes.py --descriptions_only --bridges 0.5 --output_dir runs/student
+    python recipes/experiments/evidence/evidence.py --student runs/student/final --seeds 0 1 2 3 4 \
+        --generators strong=scenes middle=runs/generator/joint/checkpoint-2500 \
+        weak=runs/generator/joint/checkpoint-1500 --output_dir runs/evidence
+    python recipes/experiments/evidence/evidence_report.py --results_dirs runs/evidence/results
 
 Two parts. `scores`: pairs that generators of several strengths write about usual and shifted scenes, scored in every
 way against every blind baseline; how well does each ranking tell true pairs, and prior-driven errors? `selection`: from
@@ -16,16 +16,11 @@ Hours on a CPU. Every result is a parquet file in `<output_dir>/results`; the sa
 interruption, and several processes may share the folder if each has seeds, or parts, of its own.
 """
 
-import json
 import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-# This folder behind the installed packages: else evaluate.py there would be taken for the package.
-sys.path.sort(key=lambda path: Path(path).resolve() == Path(__file__).resolve().parent)
 
 import datasets
 from datasets import Dataset
@@ -34,7 +29,7 @@ from evidence_scores import label, measure
 from evidence_students import ALL, ARMS, Training, candidates, describe, evaluate, questions, select, steps_of, train
 from trl import TrlParser
 
-from c3l_hf.common.files import files_digest
+from c3l_hf.common.files import atomic_write, files_digest, read_json, write_json
 from c3l_hf.common.versions import versions
 from c3l_hf.finetuning.examples import encode_examples
 from c3l_hf.scenes import GENERATOR
@@ -118,9 +113,8 @@ def result_file(args: EvidenceArguments, part: str, *names: object) -> Path:
 def write(file: Path, rows: list[dict]) -> None:
     """A result appears only when it is complete."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    Dataset.from_list(rows).to_parquet(unfinished)
-    os.replace(unfinished, file)
+    with atomic_write(file) as partial:
+        Dataset.from_list(rows).to_parquet(partial)
 
 
 def check(args: EvidenceArguments) -> None:
@@ -134,7 +128,7 @@ def check(args: EvidenceArguments) -> None:
             sys.exit(f"evidence: --{name} {' '.join(wrong)}: see --help")
     for folder in (args.student, *args.folders().values()):
         if not any(Path(folder).glob("*.safetensors")):
-            sys.exit(f"evidence: {folder} has no model; see the first lines of recipes/evidence.py")
+            sys.exit(f"evidence: {folder} has no model; see the first lines of evidence.py")
     for name, value in args.sizes().items():
         if value <= 0:
             sys.exit(f"evidence: --{name} is {value}; it must be above 0")
@@ -146,13 +140,13 @@ def check(args: EvidenceArguments) -> None:
     }
     file = Path(args.output_dir) / "evidence.json"
     if file.is_file():
-        there = json.loads(file.read_text())
+        there = read_json(file)
         for key in ("options", "generators", "student"):
             if there[key] != record[key]:
                 sys.exit(f"evidence: {file} says {key} {there[key]}, not {record[key]}; give another --output_dir")
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(file, record)
 
 
 def main(args: EvidenceArguments) -> None:

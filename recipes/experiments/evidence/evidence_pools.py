@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from contrast_arms import MAX_NEW_TOKENS, texts_of
 from datasets import Dataset, Features, load_from_disk
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
@@ -17,6 +16,7 @@ from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
 from c3l_hf.generation.templates import format_pair, get_template
 from c3l_hf.scenes import load_scenes
 from c3l_hf.scenes.architecture import build_processor
+from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, pair_texts
 from c3l_hf.scoring.scorer import I2CScorer
 
 KINDS = ("usual", "shifted")
@@ -96,7 +96,7 @@ def _make(pool: Pool) -> Dataset:
     config = PairGenerationConfig(max_new_tokens=MAX_NEW_TOKENS, seed=pool.seed, batch_size=250)
     images = scenes_of(pool).select_columns(["images", "image_id"])
     pairs = generate_pairs(images, model, processor, config, progress=False)
-    texts = texts_of(pairs)
+    texts = pair_texts(pairs)
     found: dict[str, list] = {
         **pairs.select_columns(["image_id", "pair_id", "type", "template", "generation_status"]).to_dict(),
         "question": [text and text[0] for text in texts],
@@ -129,7 +129,7 @@ def _as_generated(pairs: Dataset, scorer: I2CScorer) -> list[dict | None]:
     result: list[dict | None] = []
     for start in range(0, len(pairs), 500):
         part = pairs.select(range(start, min(start + 500, len(pairs))))
-        texts = texts_of(part)
+        texts = pair_texts(part)
         rows = [
             {
                 "images": row["images"],

@@ -1,14 +1,15 @@
 """Tables and plots of `evidence.py`, written between their marks in the two READMEs.
 
-    python recipes/evidence_report.py --results_dirs runs/evidence/results     # collect from these, then write
-    python recipes/evidence_report.py                                         # write again from what was collected
+    cd recipes/experiments/evidence
+    python evidence_report.py --results_dirs ../../../runs/evidence/results    # collect from these, then write
+    python evidence_report.py                                                  # write again from what was collected
 
 All results are kept in `evidence_scores.parquet` and `evidence_selection.parquet` beside this file. Intervals are 95 %
 t-intervals over seeds.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,9 @@ from evidence_tables import (
 )
 from trl import TrlParser
 
+from c3l_hf.common.files import atomic_write
+from c3l_hf.common.tables import fill_marks
+
 HERE = Path(__file__).parent
 # What there is → what its results are told apart by.
 PARTS = {
@@ -48,7 +52,7 @@ class ReportArguments:
     )
     kept: str = field(default=str(HERE), metadata={"help": "Folder of the collected results and of the plots."})
     readmes: list[str] = field(
-        default_factory=lambda: [str(HERE.parent / "README.md"), str(HERE / "README.md")],
+        default_factory=lambda: [str(HERE.parents[2] / "README.md"), str(HERE / "README.md")],
         metadata={"help": "Files with the marks <!-- evidence: name --> and <!-- end -->."},
     )
 
@@ -149,7 +153,8 @@ def collect(folders: Sequence[str], kept: Path) -> None:
                 f"evidence_report: {target} has {len(lost)} results that are not in these folders (the first: {what}); "
                 "give theirs too, or another --kept"
             )
-        Dataset.from_list(rows).to_parquet(target)
+        with atomic_write(target) as partial:
+            Dataset.from_list(rows).to_parquet(partial)
 
 
 def read(kept: Path, part: str) -> Rows:
@@ -157,18 +162,6 @@ def read(kept: Path, part: str) -> Rows:
     if not file.is_file():
         sys.exit(f"evidence_report: {file} is missing; collect results with --results_dirs")
     return Dataset.from_parquet(str(file), keep_in_memory=True).to_list()
-
-
-def fill(text: str, texts: Mapping[str, str]) -> str:
-    """The text with what stands between `<!-- evidence: name -->` and `<!-- end -->` replaced."""
-    for name, new in texts.items():
-        begin, end = f"<!-- evidence: {name} -->", "<!-- end -->"
-        if begin in text:
-            before, _, rest = text.partition(begin)
-            if end not in rest:
-                raise ValueError(f"no {end} after {begin}")
-            text = f"{before}{begin}\n{new}\n{end}{rest.partition(end)[2]}"
-    return text
 
 
 def texts_of(scores: Rows, selection: Rows) -> dict[str, str]:
@@ -208,7 +201,7 @@ def main(args: ReportArguments) -> None:
     plot_selection(selection, kept / "evidence_selection.png")
     texts = texts_of(scores, selection)
     for file in map(Path, args.readmes):
-        file.write_text(fill(file.read_text(), texts))
+        file.write_text(fill_marks(file.read_text(), texts))
         print(f"written: {file}")
 
 

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import t
+
+from c3l_hf.common.intervals import t_interval
+from c3l_hf.common.tables import markdown_table
 
 # Where a student stands, in one number: the mean over the four by written answers, LLaVA-Bench's relative score as a
 # share; and by what it finds likely, which does not wait for it to have learned how to put its answers.
@@ -18,14 +20,7 @@ Rows = list[dict]
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """(mean, low, high) over seeds; without a second seed no interval (NaN)."""
-    values = np.array([value for value in values if value is not None and math.isfinite(value)])
-    if not len(values):
-        return (math.nan,) * 3
-    mean = float(values.mean())
-    if len(values) == 1:
-        return mean, math.nan, math.nan
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    return t_interval([value for value in values if value is not None and math.isfinite(value)])
 
 
 def show(values: Sequence[float], sign: str = "") -> str:
@@ -42,12 +37,6 @@ def by_seed(rows: Iterable[Mapping], value: Callable[[Mapping], float]) -> list[
     for row in rows:
         found.setdefault(row["seed"], []).append(value(row))
     return [float(np.nanmean(values)) if np.isfinite(values).any() else math.nan for _, values in sorted(found.items())]
-
-
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    head, *rest = lines
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rest))
 
 
 def captioned(tables: Mapping[str, str]) -> str:
@@ -90,7 +79,7 @@ def score_table(rows: Rows, **where: str) -> str:
                 show(rho, "+"),
             )
         )
-    return table(lines)
+    return markdown_table(lines)
 
 
 LABELS = ("true", "prior", "true over prior")
@@ -113,7 +102,7 @@ def pools_table(rows: Rows) -> str:
                     str(len(first)),
                 )
             )
-    return table(lines)
+    return markdown_table(lines)
 
 
 # Does selecting help?
@@ -168,7 +157,7 @@ def selection_table(rows: Rows, parts: Sequence[tuple[str, str]]) -> str:
         steps = f"{np.mean([row['steps'] for row in one.values()]):,.0f}"
         true = f"{np.mean([row['true'] for row in one.values()]):.3f}"
         lines.append((arm if arm in CONTROLS else f"`{arm}`", steps, true, *kinds, str(len(one))))
-    return table(lines)
+    return markdown_table(lines)
 
 
 def kept_table(rows: Rows) -> str:
@@ -181,7 +170,7 @@ def kept_table(rows: Rows) -> str:
             f"{np.mean([row[name] for row in of]):,.0f}" for name in ("pairs", "texts", "images", "steps")
         )
         lines.append((arm if arm in CONTROLS else f"`{arm}`", pairs, *shares, texts, images, steps))
-    return table(lines)
+    return markdown_table(lines)
 
 
 def benchmark_table(rows: Rows, kind: str) -> str:
@@ -194,4 +183,4 @@ def benchmark_table(rows: Rows, kind: str) -> str:
             show(by_seed([row for row in of if (row["benchmark"], row["by"]) == column], figure)) for column in columns
         ]
         lines.append((arm, *cells))
-    return table(lines)
+    return markdown_table(lines)

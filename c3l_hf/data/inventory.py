@@ -1,0 +1,93 @@
+"""What is known of image files from an earlier look: a file is read again only when its size or time changed."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from c3l_hf.common.files import atomic_write
+
+__all__ = ["FileState", "Inventory", "list_files", "sha256_of"]
+
+_SCHEMA = pa.schema({"name": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64(), "digest": pa.binary(32)})
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file's name, size in bytes and time of its last change."""
+
+    name: str
+    size: int
+    mtime_ns: int
+
+
+def list_files(folder: str | Path) -> list[FileState]:
+    """The files in a folder and below it, by their path relative to it, in order; hidden ones are passed over."""
+
+    def visit(path: str, prefix: str) -> Iterator[FileState]:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    yield from visit(entry.path, f"{name}/")
+                elif entry.is_file():
+                    stat = entry.stat()
+                    yield FileState(name, stat.st_size, stat.st_mtime_ns)
+
+    return sorted(visit(str(folder), ""), key=lambda state: state.name.split("/"))
+
+
+class Inventory:
+    """SHA-256 digests of things that are named by a state, kept in a parquet file from one look to the next.
+
+    Args:
+        file: Where they are kept; None keeps nothing.
+    """
+
+    def __init__(self, file: str | Path | None = None):
+        self.file = None if file is None else Path(file)
+        self._known: dict[FileState, bytes] = {}
+        if self.file is not None and self.file.is_file():
+            columns = pq.read_table(self.file, schema=_SCHEMA).to_pydict()
+            states = map(FileState, columns["name"], columns["size"], columns["mtime_ns"])
+            self._known = dict(zip(states, columns["digest"]))
+
+    @property
+    def states(self) -> list[FileState]:
+        """What was looked at last, in its order."""
+        return list(self._known)
+
+    def digests(self, states: Sequence[FileState], make: Callable[[FileState], bytes]) -> list[bytes]:
+        """The digest of each, made where its state is new; what was kept of others is forgotten.
+
+        Args:
+            states: In their order.
+            make: A new state → its digest, 32 bytes.
+        """
+        new = [state for state in states if state not in self._known]
+        made = {state: make(state) for state in tqdm(new, desc="Looking at images", leave=False, disable=None)}
+        known = {state: made[state] if state in made else self._known[state] for state in states}
+        if self.file is not None and list(known) != list(self._known):
+            columns = [[getattr(state, name) for state in known] for name in ("name", "size", "mtime_ns")]
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.file) as partial:
+                pq.write_table(pa.table([*columns, list(known.values())], schema=_SCHEMA), partial)
+        self._known = known
+        return [known[state] for state in states]
+
+
+def sha256_of(path: str | Path) -> bytes:
+    """SHA-256 of a file's content; of one that cannot be read, of the reason."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        # A missing picture is found again, and counted, when its rows are made.
+        return hashlib.sha256(str(error).encode()).digest()

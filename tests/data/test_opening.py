@@ -1,0 +1,120 @@
+"""Rows from wherever they are, and the one line that says why they cannot be opened."""
+
+import json
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.data.opening import folder_cache, open_dataset
+
+ROWS = {"question": ["a?", "b?", "c?"], "answer": ["1", "2", "3"]}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return Dataset.from_dict(ROWS)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def configured(tmp_path, rows):
+    """A folder with two configurations, none of which is the default."""
+    folder = tmp_path / "configured"
+    lines = ["---", "configs:"]
+    for config in ("scored", "labels"):
+        (folder / config).mkdir(parents=True)
+        rows.to_parquet(folder / config / "train.parquet")
+        lines += [f"- config_name: {config}", f"  data_files: {config}/train.parquet"]
+    (folder / "README.md").write_text("\n".join([*lines, "---", ""]))
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "parquet", "csv"])
+def test_a_file(rows, tmp_path, ending):
+    file = tmp_path / f"rows.{ending}"
+    if ending == "json":
+        file.write_text(json.dumps(rows.to_list()))
+    else:
+        {"jsonl": rows.to_json, "parquet": rows.to_parquet, "csv": rows.to_csv}[ending](file)
+    assert open_dataset(file)["question"][:] == ROWS["question"]
+    assert open_dataset(str(file), limit=2)["question"][:] == ROWS["question"][:2]
+    assert len(open_dataset(file, limit=9)) == 3
+
+
+def test_a_saved_dataset_and_one_with_splits(rows, tmp_path):
+    rows.save_to_disk(tmp_path / "saved")
+    assert open_dataset(tmp_path / "saved", split="train")["question"][:] == ROWS["question"]
+    DatasetDict({"train": rows, "validation": rows.select([2])}).save_to_disk(tmp_path / "splits")
+    assert open_dataset(tmp_path / "splits", split="validation")["question"][:] == ["c?"]
+    with pytest.raises(RunError, match="has no split 'validatoin'; its splits are train, validation; did you mean 'v"):
+        open_dataset(tmp_path / "splits", split="validatoin")
+
+
+def test_a_folder_of_data_files(rows, configured, tmp_path):
+    (tmp_path / "files").mkdir()
+    rows.to_parquet(tmp_path / "files" / "train.parquet")
+    rows.select([1]).to_parquet(tmp_path / "files" / "dev.parquet")
+    assert len(open_dataset(tmp_path / "files")) == 3
+    # `datasets` calls a file dev.* the split validation
+    for split in ("dev", "validation"):
+        assert open_dataset(tmp_path / "files", split=split)["question"][:] == ["b?"]
+    with pytest.raises(RunError, match="files has no split 'tain'; its splits are train, validation; did you mean"):
+        open_dataset(tmp_path / "files", split="tain")
+    assert len(open_dataset(configured, "scored")) == 3
+    with pytest.raises(RunError, match="has no configuration 'score'; .* scored, labels; did you mean 'scored'"):
+        open_dataset(configured, "score")
+    with pytest.raises(RunError, match="has several configurations: scored, labels; say which"):
+        open_dataset(configured)
+
+
+def test_a_folder_is_read_whatever_is_called_so_on_the_hub(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user" / "name").mkdir(parents=True)
+    rows.to_parquet(tmp_path / "user" / "name" / "train.parquet")
+    assert len(open_dataset("user/name")) == 3
+
+
+def test_a_changed_folder_is_read_again(tmp_path):
+    """`datasets` alone would serve the rows that a folder with such a README had before."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: rows.parquet\n---\n")
+    read = []
+    for answer in ("first", "second"):
+        Dataset.from_dict({"question": ["?"], "answer": [answer]}).to_parquet(folder / "rows.parquet")
+        read += open_dataset(folder)["answer"][:]
+    assert read == ["first", "second"]
+    assert folder_cache("user/name") is None
+
+
+def test_what_cannot_be_opened(rows, tmp_path, monkeypatch):
+    rows.to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "rows.txt").write_text("a")
+    (tmp_path / "bad.jsonl").write_text('{"a": 1}\n{"a": ')
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    cases = {
+        "rows.txt": r"rows.txt ends in none of .json, .jsonl, .parquet, .csv",
+        "row.parquet": r"there is no such file or folder \(there is .*rows.parquet\)",
+        "nowhere/row.parquet": r"there is no such file or folder \(nor is there a folder .*nowhere\)",
+        "bad.jsonl": "bad.jsonl cannot be read: ",
+        "empty": "empty cannot be read: ",
+        "run": "is the folder of a run; the dataset that it made is .*dataset",
+    }
+    for name, message in cases.items():
+        with pytest.raises(RunError, match=message) as caught:
+            open_dataset(tmp_path / name)
+        assert "\n" not in str(caught.value), name
+    with pytest.raises(RunError, match="is a file, which has no configurations such as 'scored'"):
+        open_dataset(tmp_path / "rows.parquet", "scored")
+    with pytest.raises(RunError, match="limit is 0; it must be at least 1"):
+        open_dataset(tmp_path / "rows.parquet", limit=0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=r"user/rows is neither a file or folder here \(nor is there.* on the Hub that"):
+        open_dataset("user/rows")

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -7,6 +8,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import datasets
 import pytest
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports():
+    """`Trainer` has the garbage collected after each training. What is imported is no garbage, and takes most of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ NAMESPACE ?=
 LICENSE ?= $(if $(IMAGES),,apache-2.0)
 IMAGES_LICENSE ?=
 STATED := $(if $(IMAGES),$(and $(LICENSE),$(IMAGES_LICENSE)),yes)
-PUBLISH = $(if $(HUB),,$(BIN)/python tests/loopback_hub.py --) $(BIN)/python recipes/publish.py --folder $(OUTPUT) \
+PUBLISH = $(if $(HUB),,$(BIN)/python recipes/demo/loopback_hub.py --) $(BIN)/python recipes/demo/publish.py --folder $(OUTPUT) \
 	--license $(LICENSE) $(if $(IMAGES),--images_license $(IMAGES_LICENSE)) $(if $(NAMESPACE),--namespace $(NAMESPACE))
 # The four benchmarks on usual and on shifted scenes.
-EVALUATE = $(BIN)/python recipes/evaluate.py --model $(OUTPUT)/generator --bare_questions --num_images 25
+EVALUATE = $(BIN)/c3l evaluate --model $(OUTPUT)/generator --bare_questions --num_images 25
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench crosscheck style clean
@@ -32,21 +32,26 @@ help:  ## list the targets
 	@touch $@
 
 demo: .venv/installed  ## run the whole of C3L on the embedded world (or your pictures: IMAGES=folder/), push, pull, evaluate
-	$(BIN)/accelerate launch --quiet recipes/c3l.py --config recipes/configs/scenes.yaml --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
+	$(BIN)/c3l run --config scenes --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))
 	@$(if $(STATED),HF_HUB_DISABLE_PROGRESS_BARS=1 $(PUBLISH),echo "Not published: LICENSE= and IMAGES_LICENSE= are not stated.")
 	@$(if $(IMAGES),,$(foreach world,scenes scenes-shifted,$(EVALUATE) --world $(world) --output_dir $(OUTPUT)/evaluation/$(world) &&) true)
 
-test: .venv/installed-test  ## run all tests, with line coverage
-	$(BIN)/python -m pytest --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
+# Two processes of one thread each: the models of the tests are too small for more.
+WORKERS ?= 2
+test: .venv/installed-test  ## run all tests in WORKERS=2 processes, with line coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 25 \
+		--cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
 
 .venv/installed-bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
 bench: .venv/installed-bench  ## compare the scorer with the obvious script, and the trainer's ways: speed and memory
-	$(BIN)/python recipes/benchmark.py
-	$(BIN)/python recipes/benchmark_memory.py
-	$(BIN)/python recipes/benchmark_training.py
+	$(BIN)/python recipes/benchmarks/scoring.py
+	$(BIN)/python recipes/benchmarks/memory.py
+	$(BIN)/python recipes/benchmarks/training.py
+	$(BIN)/python recipes/benchmarks/selection.py
+	$(BIN)/python recipes/benchmarks/storage.py
 
 CROSSCHECK := .venv-crosscheck/bin
 .venv-crosscheck/installed: pyproject.toml constraints.txt constraints-crosscheck.txt
@@ -57,11 +62,13 @@ CROSSCHECK := .venv-crosscheck/bin
 	@touch $@
 
 crosscheck: .venv-crosscheck/installed  ## compare the benchmarks' figures with lmms-eval's, answer for answer
-	$(CROSSCHECK)/python recipes/crosscheck.py
+	$(CROSSCHECK)/python recipes/crosscheck/crosscheck.py
 
-style: .venv/installed-test  ## check lint and formatting
+style: .venv/installed-test  ## check lint, formatting, spelling and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
+	$(BIN)/mypy
 
 clean:  ## remove .venv and caches; results in runs/ stay
 	rm -rf .venv .venv-crosscheck .pytest_cache .ruff_cache .coverage build *.egg-info

@@ -11,6 +11,7 @@ _MODULES = {
     "PairGenerationConfig": "generation.pairs",
     "curate": "selection.curation",
     "generate_pairs": "generation.pairs",
+    "join_images": "data.join",
     "rank_agreement": "scoring.formulas",
     "score_dataset": "scoring.dataset",
     "select_pseudo_labels": "selection.pseudo_labels",

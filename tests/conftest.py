@@ -9,6 +9,8 @@ import datasets
 import pytest
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 
+from c3l_hf.models import checks
+
 
 @pytest.fixture(autouse=True, scope="module")
 def frozen_imports():
@@ -22,6 +24,13 @@ def caching():
     """The recipes switch the cache of `datasets` off for their process, which here is that of all tests."""
     yield
     datasets.enable_caching()
+
+
+@pytest.fixture
+def fresh_checks(monkeypatch):
+    """No check of a model has run in this process: for tests that change what a check finds without changing the
+    model, or count its passes."""
+    monkeypatch.setattr(checks, "_OUTCOMES", {})
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest, bootstrap, monte_carlo_test, permutation_test
+from scipy.stats import t as student_t
 
-__all__ = ["Difference", "Estimate", "estimate", "paired_test"]
+__all__ = ["Difference", "Estimate", "bootstrap_interval", "estimate", "paired_test", "t_interval"]
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -160,6 +161,44 @@ def paired_test(
     return Difference(value_a, value_b, value_b - value_a, low, high, p_value, test, len(ids_a), len(a))
 
 
+def bootstrap_interval(
+    sizes: Sequence[int], figure: Callable[..., np.ndarray], resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of a figure whose clusters are drawn anew, with replacement.
+
+    Example:
+
+    ```python
+    right, asked = ...  # (G,) each: of every image
+    bootstrap_interval([len(right)], lambda times: (times @ right) / (times @ asked))
+    ```
+
+    Args:
+        sizes: Clusters in each independent sample, such as the images of each seed; at least 2 each.
+        figure: For each sample how often its clusters are drawn, (r, G), as floats that are whole → the figure, (r,).
+        resamples: Number of resamples.
+        seed: Seed of the drawing.
+
+    Returns:
+        (low, high); NaN where the figure is NaN in some resample.
+    """
+    low, high, _ = _bootstrap(sizes, figure, resamples, seed)
+    return low, high
+
+
+def t_interval(values: ArrayLike) -> tuple[float, float, float]:
+    """(mean, low, high): the mean of independent values, such as those of several seeds, and its 95 % interval by
+    Student's t; NaN where there is none: the interval of a single value, and all three of no value."""
+    values = np.asarray(values, dtype=np.float64)
+    if not len(values):
+        return float("nan"), float("nan"), float("nan")
+    mean = float(values.mean())
+    if len(values) == 1:
+        return mean, float("nan"), float("nan")
+    half = float(student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
 def _cluster_sums(
     counts: ArrayLike, clusters: Sequence[str], statistic: Statistic | None
 ) -> tuple[np.ndarray, Statistic]:
@@ -192,30 +231,48 @@ def _apply(statistic: Statistic, sums: np.ndarray) -> np.ndarray:
 
 
 def _bootstrap_interval(sums: np.ndarray, statistic: Statistic, resamples: int, seed: int) -> tuple[float, float]:
+    """Of a statistic of (G, …) sums of clusters; NaN where it cannot be given, see `estimate`."""
     if len(sums) < 2:
         return float("nan"), float("nan")
 
-    def of_resamples(drawn: np.ndarray, axis: int) -> np.ndarray:
+    def figure(times: np.ndarray) -> np.ndarray:
+        return _apply(statistic, np.tensordot(times, sums, axes=1))
+
+    low, high, values = _bootstrap([len(sums)], figure, resamples, seed)
+    if np.ptp(values) <= 1e-12 * max(abs(low), abs(high)):
+        return float("nan"), float("nan")
+    return low, high
+
+
+def _bootstrap(
+    sizes: Sequence[int], figure: Callable[..., np.ndarray], resamples: int, seed: int
+) -> tuple[float, float, np.ndarray]:
+    """The ends of the interval, and the figure in all resamples."""
+
+    def of_resamples(*drawn: np.ndarray, axis: int) -> np.ndarray:
         # How often each cluster was drawn: the sums of all resamples are then one product.
-        numbered = drawn + len(sums) * np.arange(len(drawn))[:, None]
-        times = np.bincount(numbered.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        return _apply(statistic, np.tensordot(times.astype(float), sums, axes=1))
+        return figure(*map(_times_drawn, drawn))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that some resample has no figure is told by NaN
         found = bootstrap(
-            (np.arange(len(sums)),),
+            [np.arange(size) for size in sizes],
             of_resamples,
             n_resamples=resamples,
-            batch=100,
+            batch=50,  # with several samples, what is drawn depends on it
             vectorized=True,
             method="percentile",
             rng=np.random.default_rng(seed),
         )
     low, high = (float(end) for end in found.confidence_interval)
-    if np.ptp(found.bootstrap_distribution) <= 1e-12 * max(abs(low), abs(high)):
-        return float("nan"), float("nan")
-    return low, high
+    return low, high, found.bootstrap_distribution
+
+
+def _times_drawn(drawn: np.ndarray) -> np.ndarray:
+    """(r, G) numbers of clusters → (r, G): how often each of them is among its row's."""
+    rows, size = drawn.shape
+    numbered = drawn + size * np.arange(rows)[:, None]
+    return np.bincount(numbered.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
 
 
 def _mcnemar(right_a: np.ndarray, right_b: np.ndarray) -> float:

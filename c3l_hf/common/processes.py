@@ -39,8 +39,8 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 def limit_threads() -> None:
     """Keep PyTorch within the cores that this process may use.
 
-    What the user or the launcher has set (`OMP_NUM_THREADS`) stays as it is. So does what PyTorch takes of itself, if it
-    is not more than affinity and container allow, shared by the processes on this machine.
+    What the user or the launcher has set (`OMP_NUM_THREADS`) stays as it is. So does what PyTorch takes of itself, if
+    it is not more than affinity and container allow, shared by the processes on this machine.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return

@@ -17,7 +17,9 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.versions import versions
 
-__all__ = ["RunFolder"]
+__all__ = ["INVENTORY", "RunFolder"]
+
+INVENTORY = "images.parquet"  # what is known of the images of a run, see `data.inventory`
 
 _RECORD = "stage.json"
 _RUN = "run.json"
@@ -77,7 +79,7 @@ class RunFolder:
         """Raises a RunError if the folder is somebody's who is not this project."""
         if self.folder.is_file():
             raise RunError(f"{self.folder} is a file; give another output_dir")
-        names = {path.name for path in self.folder.iterdir()} - {_LOCK} if self.folder.is_dir() else ()
+        names = {path.name for path in self.folder.iterdir()} - {_LOCK, INVENTORY} if self.folder.is_dir() else ()
         if names and _RUN not in names:
             raise RunError(f"{self.folder} is not empty and was not made by c3l_hf; give another output_dir")
 
@@ -88,18 +90,21 @@ class RunFolder:
             RunError: If another run is working in it: what looks left over may be what that one is making.
         """
         if process_state().is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / _LOCK, timeout=0, thread_local=False, is_singleton=True)
-            try:
-                self._lock.acquire()
-            except Timeout:
-                raise RunError(
-                    f"another run is working in {self.folder}; wait until it has ended, or give another output_dir"
-                ) from None
+            self._lock_folder()
             self._clear()
             stages = {name: record["options"] for name, record in self.records.items()}
             write_json(self.folder / _RUN, {"inputs": self.inputs, "stages": stages, "versions": versions()})
         process_state().wait_for_everyone()
+
+    def _lock_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / _LOCK, timeout=0, thread_local=False, is_singleton=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"another run is working in {self.folder}; wait until it has ended, or give another output_dir"
+            ) from None
 
     def set_aside(self, stages: Collection[str], first: str, results: Collection[str]) -> Path | None:
         """Move the results of a stage and of those after it into a folder of their own; nothing is deleted.
@@ -111,7 +116,11 @@ class RunFolder:
 
         Returns:
             Where they are now; None if there were none.
+
+        Raises:
+            RunError: If another run is working in the folder.
         """
+        self._lock_folder()
         names = [f"{number}_{name}" for number, name in enumerate(stages, 1)]
         paths = [self.folder / "stages" / name for name in names[list(stages).index(first) :]]
         paths += [path.with_name(f"{path.name}.unfinished") for path in paths] + [

@@ -24,22 +24,26 @@ def files_state(rows: Dataset, column: str, folder: Path | None = None) -> str:
         column: Its column of images, or of lists of images: as `datasets` stores them, or paths.
         folder: What relative paths are relative to; by default the working folder.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    state = hashlib.blake2b(digest_size=16)
     for table in rows.select_columns([column]).with_format("arrow").iter(1000):
-        images = table.column(0)
-        while pa.types.is_list(images.type) or pa.types.is_large_list(images.type):
-            images = pc.list_flatten(images)
-        if pa.types.is_struct(images.type):
-            images = pc.filter(pc.struct_field(images, "path"), pc.is_null(pc.struct_field(images, "bytes")))
-        if not (pa.types.is_string(images.type) or pa.types.is_large_string(images.type)):
-            continue
-        for path in images.drop_null().to_pylist():
+        for path in _paths(table.column(0)):
             try:
-                found = os.stat(Path(folder or "") / path)
-                digest.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
+                file = os.stat(Path(folder or "") / path)
+                state.update(f"{path} {file.st_size} {file.st_mtime_ns}\n".encode())
             except (OSError, ValueError):
-                digest.update(f"{path} cannot be found\n".encode())
-    return digest.hexdigest()
+                state.update(f"{path} cannot be found\n".encode())
+    return state.hexdigest()
+
+
+def _paths(images: pa.Array | pa.ChunkedArray) -> list[str]:
+    """The paths in a column of images that have no content of their own."""
+    while pa.types.is_list(images.type) or pa.types.is_large_list(images.type):
+        images = pc.list_flatten(images)
+    if pa.types.is_struct(images.type):
+        images = pc.filter(pc.struct_field(images, "path"), pc.is_null(pc.struct_field(images, "bytes")))
+    if not (pa.types.is_string(images.type) or pa.types.is_large_string(images.type)):
+        return []
+    return images.drop_null().to_pylist()
 
 
 def check_key(rows: Dataset, column: str) -> str:

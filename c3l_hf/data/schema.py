@@ -8,6 +8,7 @@ from datasets import Features, Image, List, Value
 
 __all__ = [
     "PAIR_FEATURES",
+    "PAIR_TABLE_FEATURES",
     "PSEUDO_LABEL_FEATURES",
     "SCORES",
     "SCORE_COLUMNS",
@@ -52,6 +53,11 @@ PAIR_FEATURES = Features(
         "raw": Value("string"),
         "generation_status": Value("string"),
     }
+)
+
+# The same without the pixels: `image_row` is the image's row in the dataset of images.
+PAIR_TABLE_FEATURES = Features(
+    {"image_row": Value("int64"), **{name: value for name, value in PAIR_FEATURES.items() if name != "images"}}
 )
 
 # One image with its best pair and some others, for the contrastive training of the generator.

@@ -1,14 +1,25 @@
 """What became of the rows of a stage, counted."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from datasets import Dataset
 
-__all__ = ["generation_counts"]
+__all__ = ["count_statuses", "generation_counts"]
 
 
 def generation_counts(dataset: Dataset) -> dict[str, int]:
     """Counts of what `generate_pairs` made: "pairs" (all rows), "ok", then each other status by frequency."""
-    counts = Counter(dataset["generation_status"])
-    ok = counts.pop("ok", 0)
-    return {"pairs": len(dataset), "ok": ok, **dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
+    return count_statuses(dataset["generation_status"], "pairs")
+
+
+def count_statuses(statuses: Iterable[str], rows: str) -> dict[str, int]:
+    """How many rows there are, how many are "ok", then each other status by frequency.
+
+    Args:
+        statuses: Of each row.
+        rows: What the number of all rows is called.
+    """
+    counts = Counter(statuses)
+    total, ok = counts.total(), counts.pop("ok", 0)
+    return {rows: total, "ok": ok, **dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}

@@ -21,6 +21,7 @@ class World(Protocol):
         GENERATOR_NAME: What cards call that generator.
         IMAGES_LICENSE: Licence of its images.
         IMAGES_SOURCE: Where they come from, in words.
+        JUDGE: What grades answers about them, in words.
     """
 
     TITLE: str
@@ -28,6 +29,7 @@ class World(Protocol):
     GENERATOR_NAME: str
     IMAGES_LICENSE: str
     IMAGES_SOURCE: str
+    JUDGE: str
 
     def load_images(self, name: str, limit: int, seed: int, split: str) -> Dataset:
         """Images with the columns `images` and `image_id`, and their truth in further ones."""

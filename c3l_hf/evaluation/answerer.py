@@ -1,4 +1,4 @@
-"""Puts question rows to a model: the text it writes, and how likely each option is to it as the answer."""
+"""Puts questions to a model: the text it writes, and how likely each option is, with the image and blind."""
 
 import functools
 import itertools
@@ -108,7 +108,7 @@ class Answerer:
             reason = " ".join(str(error.__cause__ or error).split())[:300]
             raise RunError(
                 f"{type(self.model).__name__} has no likelihoods of options: {reason}; "
-                "to have its written answers only, set likelihood=False (--likelihood false)"
+                "to have its written answers only, set likelihood=False"
             ) from error
 
     def __call__(self, rows: Sequence[Mapping[str, Any]], keys: Sequence[bytes]) -> list[dict[str, Any]]:

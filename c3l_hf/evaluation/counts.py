@@ -1,7 +1,6 @@
-"""Predictions on a benchmark → what each adds to the sums that its metric's figures are made of."""
+"""Predictions on a benchmark → how each is read, and what it adds to the sums that its metric's figures are made of."""
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from datasets import Dataset
 
 from c3l_hf.common.intervals import Statistic
 from c3l_hf.data.schema import STATUS_OK
-from c3l_hf.evaluation.questions import LETTERS
+from c3l_hf.evaluation.likelihood_choice import likeliest_letters
 from c3l_hf.metrics.llava_bench import llava_bench
 from c3l_hf.metrics.mmbench import mmbench
 from c3l_hf.metrics.pope import pope
@@ -107,10 +106,8 @@ def count_answers(benchmark: str, predictions: Dataset) -> list[Counted]:
 
     - "generated": the text that the model wrote; for MMBench in all rotations, and "generated, first rotation" in the
       published order of the options alone (VanillaEval)
-    - "likelihood": the option with the highest mean log-probability per token; "likelihood minus prior": that whose the
-      images raise most (their pointwise mutual information). In half precision options of one token are often equal:
-      of equal ones a digest of question_id and text chooses, whatever their order, and in every run the same. Where
-      this is the text of several options, there is no choice, which counts as unreadable.
+    - "likelihood" and "likelihood minus prior": the option that `likelihood_choice.likeliest_letters` chooses; that
+      there is none counts as unreadable
     - "judge": the judge's scores
 
     Questions that were not asked are left out.
@@ -187,26 +184,7 @@ def _llava_w(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
 
 def _by_likelihood(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
     rows = _with(rows, "option_status")
-    ways = {
-        "likelihood": [row["option_logprobs"] for row in rows],
-        "likelihood minus prior": [np.subtract(row["option_logprobs"], row["option_logprobs_blind"]) for row in rows],
-    }
-    return [
-        one
-        for by, scores in ways.items()
-        for one in _letters(by, kind, rows, [_best(found, row) for found, row in zip(scores, rows)])
-    ]
-
-
-def _best(scores: Sequence[float], row: Mapping[str, Any]) -> str:
-    """The letter of the option with the largest; none if several have its text. Equal ones: see `count_answers`."""
-
-    def lot(text: str) -> bytes:
-        return hashlib.blake2b(json.dumps([row["question_id"], text]).encode()).digest()
-
-    texts = [option.strip() for option in row["options"]]
-    chosen = min((texts[place] for place in np.flatnonzero(np.asarray(scores) == np.max(scores))), key=lot)
-    return LETTERS[texts.index(chosen)] if texts.count(chosen) == 1 else ""
+    return [counted for by, letters in likeliest_letters(rows).items() for counted in _letters(by, kind, rows, letters)]
 
 
 def _letters(

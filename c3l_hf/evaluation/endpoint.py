@@ -1,4 +1,4 @@
-"""Chat completions from an OpenAI-compatible endpoint: repeated when that may help, ended when it cannot."""
+"""An OpenAI-compatible endpoint: requests, the retry of those that fail and its waits, and what ends a run."""
 
 import os
 import re

@@ -1,34 +1,19 @@
-"""Predictions → figures with their uncertainty and what is missing in them; and comparisons of two runs."""
+"""Predictions → figures with their intervals and what is missing in them; two runs compared; both as text."""
 
-import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from datasets import Dataset
-from datasets.fingerprint import Hasher
 
 from c3l_hf.common.intervals import estimate, paired_test
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation.counts import ALL, count_answers
-from c3l_hf.evaluation.questions import QUESTION_FEATURES, load_questions
-from c3l_hf.scenes import benchmarks as scenes
 
-__all__ = [
-    "bare_questions",
-    "compare_runs",
-    "evaluate_predictions",
-    "format_results",
-    "scenes_questions",
-    "select_some",
-]
-
-_SCENES = {"pope": scenes.pope, "seed": scenes.seed_bench, "mmbench": scenes.mmbench, "llava_w": scenes.llava_bench}
+__all__ = ["compare_runs", "evaluate_predictions", "format_results"]
 
 # Start of a way's name → the column that says which questions have such an answer; else `status`.
 _STATES = {"likelihood": "option_status", "judge": "judge_status"}
@@ -140,66 +125,6 @@ def _in_one_only(by: str, *runs: Dataset) -> dict[str, str]:
     ids, states = runs[0]["question_id"][:], [run[kind][:] for run in runs]
     pairs = [(id, a, b) for id, a, b in zip(ids, *states) if (a == STATUS_OK) != (b == STATUS_OK)]
     return {id: b if a == STATUS_OK else a for id, a, b in pairs}
-
-
-def scenes_questions(
-    benchmark: str, n_images: int, *, seed: int = 0, shifted: bool = False, circular: bool = True
-) -> Dataset:
-    """A benchmark's questions on scenes, as `benchmarks.load_questions` gives the published ones.
-
-    Args:
-        benchmark: A key of `benchmarks.BENCHMARKS`.
-        n_images: Number of scenes.
-        seed: Seed of the scenes and of all choices.
-        shifted: Scenes without the biases.
-        circular: As for `load_questions`.
-
-    Raises:
-        ValueError: If there is no such benchmark, or not at least one image.
-    """
-    if benchmark not in _SCENES or n_images < 1:
-        raise ValueError(f"no benchmark {benchmark!r} on {n_images} scenes; there are {', '.join(_SCENES)}")
-    with tempfile.TemporaryDirectory() as folder:
-        _SCENES[benchmark](n_images, seed, shifted).save_to_disk(folder)
-        rows = load_questions(benchmark, folder, circular=circular).to_list()
-    return Dataset.from_list(rows, features=QUESTION_FEATURES)
-
-
-def bare_questions(questions: Dataset) -> Dataset:
-    """The questions without the list of options and the request about the form, for models that know neither.
-
-    What is written is then read as the text of an option. Likelihoods are the same in any case. The pictures stay where
-    they are: copied together they may be more than an Arrow array holds (2 GB).
-    """
-    # Of the rows that are not selected, too: the table has them all.
-    table = questions.data.table
-    stems = [json.loads(meta)["stem"] for meta in table["meta"].to_pylist()]
-    place = table.column_names.index("question")
-    return Dataset(
-        table.set_column(place, table.schema.field(place), pa.array(stems, pa.string())),
-        info=questions.info,
-        indices_table=questions._indices,
-        # Given, because `datasets` would read all pictures to make one.
-        fingerprint=Hasher.hash([questions._fingerprint, "bare"]),
-    )
-
-
-def select_some(questions: Dataset, limit: int | None) -> Dataset:
-    """At most so many questions, spread evenly over all; all rotations of each.
-
-    Raises:
-        ValueError: If the limit is below 1.
-    """
-    if limit is None:
-        return questions
-    if limit < 1:
-        raise ValueError(f"limit is {limit}; it must be at least 1")
-    metas = zip(questions["meta"][:], questions["question_id"][:])
-    asked = [json.loads(meta or "{}").get("base", id) for meta, id in metas]
-    once = list(dict.fromkeys(asked))
-    places = np.unique(np.linspace(0, len(once) - 1, min(limit, len(once))).round().astype(int))
-    chosen = {once[place] for place in places}
-    return questions.select([number for number, name in enumerate(asked) if name in chosen])
 
 
 def format_results(results: Mapping[str, Any]) -> str:

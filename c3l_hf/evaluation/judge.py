@@ -1,13 +1,9 @@
-"""LLaVA-Bench (in the wild): a language model behind an OpenAI-compatible endpoint grades answers about images."""
+"""The judge of LLaVA-Bench: its prompt, and a language model behind an endpoint that grades answers about images."""
 
-import contextlib
-import hashlib
 import json
 import logging
-import os
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -16,8 +12,10 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import digest
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation.endpoint import ChatClient, ChatEndpoint, NoReply, short
+from c3l_hf.evaluation.judge_replies import appending, read_replies
 
 __all__ = ["JUDGE_FEATURES", "PROMPT_VERSION", "format_judgements", "judge_answers", "read_scores"]
 
@@ -59,9 +57,8 @@ first must make no difference.
 The first line of your reply must be two numbers with a space between them and nothing else: the grade of answer 1, \
 then the grade of answer 2. Explain the grades from the second line on."""
 # By construction another one when the prompt changes.
-PROMPT_VERSION = hashlib.sha256(f"{_SYSTEM}\0{_USER}".encode()).hexdigest()[:12]
+PROMPT_VERSION = digest(_SYSTEM, _USER, size=6)
 
-_ENTRY = '{"request": "'  # how every line of the file begins, also one that was interrupted later on
 _ORDERS = ("reference first", "model first")
 _GRADE = r"(\d+(?:\.\d+)?)"
 # "8,5" may be one number as well as two: not a separator without a space.
@@ -121,7 +118,7 @@ def judge_answers(
     if threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1")
     file = Path(file)
-    replies = _kept(file)
+    replies = read_replies(file)
     orders = _ORDERS if both_orders else _ORDERS[:1]
     plans: list[list[str] | str] = []
     pending: dict[str, dict[str, Any]] = {}
@@ -139,7 +136,7 @@ def judge_answers(
 
     failures: dict[str, str] = {}
     if pending:
-        with ChatClient(judge) as client, _appending(file) as append:
+        with ChatClient(judge) as client, appending(file) as append:
             failures = _ask_all(client, pending, replies, append, threads, progress)
     judged = _with_columns(rows, [_columns(plan, orders, replies, failures) for plan in plans])
     _report(judged, max_errors, file)
@@ -220,7 +217,7 @@ def _request(
 
 
 def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest(json.dumps(content, sort_keys=True))
 
 
 def _ask_all(
@@ -263,49 +260,6 @@ def _ask_all(
                 client.stop.set()
                 raise
     return failures
-
-
-def _kept(file: Path) -> dict[str, dict[str, Any]]:
-    """The replies in a file, by request."""
-    if file.is_dir() or not file.parent.is_dir():
-        raise ValueError(f"{file} is a folder, or in a folder that does not exist; name a .jsonl file to keep replies")
-    replies = {}
-    for number, line in enumerate(file.read_text("utf-8", "replace").split("\n") if file.exists() else (), start=1):
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            if line.strip() and not line.startswith(_ENTRY) and not _ENTRY.startswith(line):
-                raise _foreign(file, number) from None
-            if line.strip():
-                logger.warning("%s: line %d was not written to its end; its request is asked again", file, number)
-            continue
-        if not (isinstance(reply, dict) and {"request", "text", "refusal", "finish_reason"} <= reply.keys()):
-            raise _foreign(file, number)
-        replies[reply["request"]] = reply
-    return replies
-
-
-def _foreign(file: Path, number: int) -> ValueError:
-    return ValueError(f"{file}: line {number} is not a judge's reply; give another file")
-
-
-@contextlib.contextmanager
-def _appending(file: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A function that adds an entry to a file of JSON lines, whole, from any thread."""
-    lock = threading.Lock()
-    with file.open("ab") as out:
-        if out.tell():
-            with file.open("rb") as written:
-                written.seek(-1, os.SEEK_END)
-                if written.read() != b"\n":  # an interrupted line; what follows must not be glued to it
-                    out.write(b"\n")
-
-        def append(entry: Mapping[str, Any]) -> None:
-            with lock:
-                out.write(json.dumps(entry).encode() + b"\n")
-                out.flush()
-
-        yield append
 
 
 def _columns(

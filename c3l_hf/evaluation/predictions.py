@@ -1,11 +1,10 @@
-"""A model's answers to all questions of a benchmark: in parts that survive an interruption, over several processes."""
+"""A model's answers to a whole benchmark: in parts that survive an interruption, shared by several processes."""
 
 import functools
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.shards import Shards
 from c3l_hf.data import image, layouts, schema
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation import answerer
@@ -57,7 +58,7 @@ def predict(
     processes take turns at the parts, and each returns the whole.
 
     Args:
-        questions: Rows with the columns of `benchmarks.QUESTION_FEATURES`.
+        questions: Rows with the columns of `questions.QUESTION_FEATURES`.
         model: Any image-text-to-text model. Its own generation settings (repetition penalty, …) are not used, except
             for the ids of its special tokens.
         processor: Its processor, with a chat template.
@@ -86,26 +87,26 @@ def predict(
     """
     config = config or PredictionConfig()
     plain, asked = _prepared(questions, processor)
-    starts = range(0, len(asked.rows), config.part_size)
-    state = process_state()
-    answer = functools.partial(_answer, plain, asked, model, processor, config, progress and state.is_main_process)
+    parts, state = _Parts(plain, asked, model, processor, config), process_state()
+    numbers = range(parts.count)
     if folder is None:
-        return _joined(plain, asked, [row for part in answer(starts) for row in part])
+        with _progress(parts, numbers, progress) as bar:
+            return _joined(plain, asked, [answer for number in numbers for answer in parts.answer(number, bar)])
 
     folder = Path(folder)
     _claim(folder, _record(asked, model, processor, config, made_from))
     whole = predictions_file(folder)
     if not whole.is_file():
-        files = [folder / _PARTS / f"{number:05d}-of-{len(starts):05d}.parquet" for number in range(len(starts))]
-        missing = [number for number, file in enumerate(files) if not file.is_file()]
-        state.wait_for_everyone()  # all have seen the same
-        mine = missing[state.process_index :: state.num_processes]
-        for number, part in zip(mine, answer([starts[number] for number in mine])):
-            _write(part, ANSWER_FEATURES, files[number])
-        state.wait_for_everyone()
+        shards = Shards(folder / _PARTS, parts.count)
+        mine = shards.missing[state.process_index :: state.num_processes]
+        with _progress(parts, mine, progress) as bar:
+            shards.write_missing(
+                lambda number: [_table(parts.answer(number, bar), ANSWER_FEATURES)], ANSWER_FEATURES.arrow_schema
+            )
         if state.is_main_process:
-            answers = [answer for file in files for answer in pq.read_table(file).to_pylist()]
-            _write(_joined(plain, asked, answers).to_list(), PREDICTION_FEATURES, whole)
+            answers = [answer for batch in shards.batches() for answer in batch.to_pylist()]
+            with atomic_write(whole) as partial:
+                pq.write_table(_table(_joined(plain, asked, answers).to_list(), PREDICTION_FEATURES), partial)
             shutil.rmtree(folder / _PARTS, ignore_errors=True)
     state.wait_for_everyone()
     return Dataset.from_list(pq.read_table(whole).to_pylist(), features=PREDICTION_FEATURES)
@@ -154,41 +155,57 @@ class _Asked:
     @classmethod
     def of(cls, questions: Dataset) -> "_Asked":
         together, first, same = {}, {}, {}
-        everything = hashlib.sha256()
+        everything = []
         for number, row in enumerate(questions):
             images = [_content(image) for image in row["images"] or ()]
             text = json.dumps([value for name, value in row.items() if name != "images"])
-            everything.update(_digest(text, *images))
+            everything.append(digest(text, *images))
             if row["status"] == STATUS_OK:
-                key = _digest(json.dumps([row["question"], stem(row), row["options"]]), *images)
+                key = digest(json.dumps([row["question"], stem(row), row["options"]]), *images)
                 same[number] = first.setdefault(key, number)
                 together.setdefault(tuple(images), []).extend([number] * (first[key] == number))
         rows = [number for numbers in together.values() for number in numbers]
         places = {number: place for place, number in enumerate(rows)}
-        keys = {number: key for key, number in first.items()}
+        keys = {number: bytes.fromhex(key) for key, number in first.items()}
         place = {number: places[representative] for number, representative in same.items()}
-        return cls(rows, place, [keys[number] for number in rows], everything.hexdigest(), len(questions))
+        return cls(rows, place, [keys[number] for number in rows], digest(*everything), len(questions))
 
 
-def _answer(
-    questions: Dataset,
-    asked: _Asked,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    config: PredictionConfig,
-    progress: bool,
-    starts: Sequence[int],
-) -> Iterator[list[dict[str, Any]]]:
-    """The answers of each part that begins at one of these places in `asked.rows`."""
-    if not starts:
-        return
-    answerer, size = Answerer(model, processor, config), config.part_size
-    total = sum(min(size, len(asked.rows) - start) for start in starts)
-    with tqdm(total=total, desc="Answering", unit="question", disable=not progress) as bar:
-        for start in starts:
-            rows = list(questions.select(asked.rows[start : start + size]))
-            yield answerer(rows, asked.keys[start : start + size])
-            bar.update(len(rows))
+@dataclass(frozen=True)
+class _Parts:
+    """What is asked, in parts of `config.part_size` questions, each answered for itself."""
+
+    questions: Dataset
+    asked: _Asked
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    config: PredictionConfig
+
+    @property
+    def count(self) -> int:
+        return -(-len(self.asked.rows) // self.config.part_size)
+
+    @functools.cached_property
+    def _answerer(self) -> Answerer:
+        # When it is needed: it tries the model on rows of its own.
+        return Answerer(self.model, self.processor, self.config)
+
+    def place(self, number: int) -> slice:
+        """Where a part is in `asked.rows`."""
+        return slice(self.config.part_size * number, self.config.part_size * (number + 1))
+
+    def answer(self, number: int, bar: tqdm) -> list[dict[str, Any]]:
+        place = self.place(number)
+        rows = list(self.questions.select(self.asked.rows[place]))
+        answers = self._answerer(rows, self.asked.keys[place])
+        bar.update(len(answers))
+        return answers
+
+
+def _progress(parts: _Parts, numbers: Sequence[int], show: bool) -> tqdm:
+    total = sum(len(parts.asked.rows[parts.place(number)]) for number in numbers)
+    show = show and total > 0 and process_state().is_main_process
+    return tqdm(total=total, desc="Answering", unit="question", disable=not show)
 
 
 def _joined(questions: Dataset, asked: _Asked, answers: Sequence[Mapping[str, Any]]) -> Dataset:
@@ -236,7 +253,7 @@ def _claim(folder: Path, record: Mapping[str, Any]) -> None:
     state, path = process_state(), folder / _RECORD
     if path.is_file():
         try:
-            found = json.loads(path.read_text())
+            found = read_json(path)
         except ValueError:
             raise RunError(f"{path} is not one that c3l_hf has written; give another folder") from None
         for name in [*record, *found]:
@@ -250,9 +267,7 @@ def _claim(folder: Path, record: Mapping[str, Any]) -> None:
     state.wait_for_everyone()
     if state.is_main_process and not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(partial, path)
+        write_json(path, record)
     state.wait_for_everyone()
 
 
@@ -270,13 +285,13 @@ def _record(
         "rows": asked.count,
         "questions": asked.digest,
         "model": digest_weights(model),
-        "model_config": _digest(model.config.to_json_string()).hex(),
+        "model_config": digest(model.config.to_json_string()),
         "dtype": str(model.dtype),
-        "processor": _digest(*asking).hex(),
+        "processor": digest(*asking),
         "end_tokens": end_tokens(model, processor.tokenizer),
         **{name: value for name, value in asdict(config).items() if name != "batch_size"},
         "transformers": transformers.__version__,
-        "code": _code_digest(),
+        "code": _code(),
     }
 
 
@@ -297,37 +312,23 @@ _MODULES = (
 
 
 @functools.cache
-def _code_digest() -> str:
+def _code() -> str:
     """Of the modules that answer, as they were when first asked for: what is edited later is not what answers."""
-    files = [Path(__file__)] + [Path(module.__file__) for module in _MODULES]
-    return _digest(*(path.read_text() for path in files)).hex()
+    return code_digest(sys.modules[__name__], *_MODULES)
 
 
-def _write(rows: Sequence[Mapping[str, Any]], features: Features, file: Path) -> None:
-    """Under another name, and moved when it is whole."""
-    file.parent.mkdir(exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=features.arrow_schema), partial)
-    os.replace(partial, file)
+def _table(rows: Sequence[Mapping[str, Any]], features: Features) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=features.arrow_schema)
 
 
-def _content(image: Mapping[str, Any] | None) -> bytes:
+def _content(image: Mapping[str, Any] | None) -> str:
     """Digest of an encoded image; of one that is not there, of its name."""
     if image is None:
-        return b""
+        return ""
     content = image["bytes"]
     if content is None:
         try:
             content = Path(image["path"]).read_bytes()
         except (OSError, TypeError):
-            content = str(image["path"]).encode()
-    return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _digest(*parts: str | bytes) -> bytes:
-    # Lengths keep ("a", "bc") apart from ("ab", "c").
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        digest.update(len(content).to_bytes(8) + content)
-    return digest.digest()
+            content = str(image["path"])
+    return digest(content)

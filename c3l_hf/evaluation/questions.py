@@ -1,47 +1,25 @@
-"""Benchmarks → rows of questions, from the Hub or a folder; predictions → the file that MMBench's server takes."""
+"""A benchmark's questions as rows, from the Hub, a folder or a dataset: all or some, with options listed or bare."""
 
-import csv
 import json
 import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pyarrow as pa
-from datasets import (
-    Dataset,
-    DatasetDict,
-    DatasetInfo,
-    Features,
-    Image,
-    List,
-    Value,
-    get_dataset_config_names,
-    get_dataset_split_names,
-    load_dataset,
-    load_from_disk,
-)
-from datasets.exceptions import DatasetGenerationError, DatasetsError
+from datasets import Dataset, DatasetInfo, Features, Image, List, Value, get_dataset_config_names
+from datasets.exceptions import DatasetsError
 from datasets.fingerprint import Hasher
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from c3l_hf.common.errors import RowError
+from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.data.image import image_key, open_image
-from c3l_hf.data.opening import folder_cache
+from c3l_hf.data.opening import is_saved, open_dataset
 from c3l_hf.data.schema import STATUS_OK
-from c3l_hf.evaluation.layouts import BENCHMARKS, CIRCULAR_STEP, LETTERS, SEED_DIMENSIONS, Layout, rotated
+from c3l_hf.evaluation.benchmarks import BENCHMARKS, Layout, rotated
 
-__all__ = [
-    "BENCHMARKS",
-    "CIRCULAR_STEP",
-    "LETTERS",
-    "QUESTION_FEATURES",
-    "SEED_DIMENSIONS",
-    "load_questions",
-    "write_submission",
-]
+__all__ = ["QUESTION_FEATURES", "bare_questions", "load_questions", "read_questions", "select_some"]
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +78,31 @@ def load_questions(
         ValueError: If there is no such benchmark, or the source cannot be loaded, has other columns, no questions, or
             none that can be asked.
     """
-    if benchmark not in BENCHMARKS:
-        raise ValueError(f"no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
-    layout = BENCHMARKS[benchmark]
+    layout = _layout(benchmark)
     split, source = split or layout.split, str(source or layout.repository)
-    published = _load(layout, source, split, revision)
+    return read_questions(benchmark, _open(layout, source, split, revision), source, split=split, circular=circular)
+
+
+def read_questions(
+    benchmark: str, published: Dataset, source: str, *, split: str | None = None, circular: bool = True
+) -> Dataset:
+    """The questions of a dataset in the published layout.
+
+    Args:
+        benchmark: A key of `BENCHMARKS`.
+        published: The dataset.
+        source: What the description and errors call it.
+        split: Which split it is, by default the one that is usually reported.
+        circular: As for `load_questions`.
+
+    Returns:
+        As `load_questions`.
+
+    Raises:
+        ValueError: As `load_questions`.
+    """
+    layout = _layout(benchmark)
+    split = split or layout.split
     _check_columns(layout, source, published.features)
     table = published.with_format("arrow")[:]
     pictures = _as_lists(table["image"])
@@ -145,72 +143,58 @@ def load_questions(
     )
 
 
-def write_submission(predictions: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """Predictions on MMBench as the table that its evaluation server takes.
+def bare_questions(questions: Dataset) -> Dataset:
+    """The questions without the list of options and the request about the form, for models that know neither.
 
-    The server's script (VLMEvalKit, scripts/mmb_eval_gradio.py) takes .tsv and .csv beside .xlsx, and needs the columns
-    index, question, A to D, l2-category and prediction. All rotations belong into it. A question without a prediction
-    has an empty one, and is named in a warning.
+    What is written is then read as the text of an option. Likelihoods are the same in any case. The pictures stay where
+    they are: copied together they may be more than an Arrow array holds (2 GB).
+    """
+    # Of the rows that are not selected, too: the table has them all.
+    table = questions.data.table
+    stems = [json.loads(meta)["stem"] for meta in table["meta"].to_pylist()]
+    place = table.column_names.index("question")
+    return Dataset(
+        table.set_column(place, table.schema.field(place), pa.array(stems, pa.string())),
+        info=questions.info,
+        indices_table=questions._indices,
+        # Given, because `datasets` would read all pictures to make one.
+        fingerprint=Hasher.hash([questions._fingerprint, "bare"]),
+    )
 
-    Args:
-        predictions: Prediction rows of `load_questions("mmbench", …)`: `question_id`, `prediction` (null if there is
-            none), `options`, `group` and `meta`.
-        path: Where to write it, .tsv or .csv; nothing may be there.
+
+def select_some(questions: Dataset, limit: int | None) -> Dataset:
+    """At most so many questions, spread evenly over all; all rotations of each.
 
     Raises:
-        ValueError: If the path has another ending or is there already, or a row is not one of MMBench.
+        ValueError: If the limit is below 1.
     """
-    path = Path(path)
-    delimiter = {".tsv": "\t", ".csv": ","}.get(path.suffix)
-    if delimiter is None:
-        raise ValueError(f"{path} must end in .tsv or .csv")
-    if path.exists():
-        raise ValueError(f"{path} is there already; give another name, or move it away")
-    lines, missing = [], []
-    for row in predictions:
-        meta = json.loads(row["meta"])
-        if "index" not in meta:
-            raise ValueError(f"{row['question_id']} is not a question of MMBench: its meta has no index")
-        missing += [row["question_id"]] * (row["prediction"] is None)
-        options = [*row["options"], *[""] * len(LETTERS)][: len(LETTERS)]
-        rest = (meta["category"], row["group"], _cell(row["prediction"] or ""))
-        lines.append([meta["index"], meta["question"], *options, *rest])
-    if missing:
-        named = ", ".join(missing[:_SHOWN]) + (", …" if len(missing) > _SHOWN else "")
-        logger.warning("%s: %d of %d questions have no prediction: %s", path, len(missing), len(lines), named)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        writer.writerow(["index", "question", *LETTERS, "category", "l2-category", "prediction"])
-        writer.writerows(lines)
-    os.replace(partial, path)
+    if limit is None:
+        return questions
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1")
+    metas = zip(questions["meta"][:], questions["question_id"][:])
+    asked = [json.loads(meta or "{}").get("base", id) for meta, id in metas]
+    once = list(dict.fromkeys(asked))
+    places = np.unique(np.linspace(0, len(once) - 1, min(limit, len(once))).round().astype(int))
+    chosen = {once[place] for place in places}
+    return questions.select([number for number, name in enumerate(asked) if name in chosen])
 
 
-def _cell(text: str) -> str:
-    """A generated text that a spreadsheet neither refuses nor takes for a formula; the server ignores the blank."""
-    text = "".join(character if character.isprintable() else " " for character in text)
-    return f" {text}" if text.startswith(("=", "+", "-", "@")) else text
+def _layout(benchmark: str) -> Layout:
+    if benchmark not in BENCHMARKS:
+        raise ValueError(f"no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[benchmark]
 
 
-def _load(layout: Layout, source: str, split: str, revision: str | None) -> Dataset:
-    path = Path(source)
+def _open(layout: Layout, source: str, split: str, revision: str | None) -> Dataset:
+    config = layout.config
     try:
-        if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-            loaded = load_from_disk(path)
-            if isinstance(loaded, DatasetDict) and split not in loaded:
-                raise ValueError(f"there is no such split, only {', '.join(loaded)}")
-            return loaded[split] if isinstance(loaded, DatasetDict) else loaded
-        if not path.is_dir():
-            return load_dataset(source, layout.config, split=split, revision=revision)
-        # Without the configuration it is the folder of this one alone; `datasets` calls a split by the files' names,
-        # but dev validation.
-        config = layout.config if layout.config in get_dataset_config_names(source) else None
-        names = {"dev": "validation"} if "dev" not in get_dataset_split_names(source, config) else {}
-        return load_dataset(source, config, split=names.get(split, split), cache_dir=folder_cache(path))
-    except (OSError, ValueError, DatasetsError, HfHubHTTPError, HFValidationError) as error:
-        # That one says only that there was an error.
-        cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-        reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+        # A folder may hold this configuration alone, without its name.
+        if config and Path(source).is_dir() and (is_saved(source) or config not in get_dataset_config_names(source)):
+            config = None
+        return open_dataset(source, config, split, revision)
+    except (RunError, OSError, ValueError, DatasetsError) as error:
+        reason = " ".join(str(error).split())[:400]
         raise ValueError(f"{layout.name} cannot be loaded from {source}, split {split!r}: {reason}") from None
 
 

@@ -1,35 +1,37 @@
 """Images → instruction/answer pairs: sampling with one seed per pair, and the parsing of the raw text."""
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common.ahead import ahead
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import open_image
-from c3l_hf.data.image_files import is_there
-from c3l_hf.data.schema import PAIR_FEATURES
+from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column, image_ids
 from c3l_hf.data.status import generation_counts
+from c3l_hf.data.stored_images import stored_images
 from c3l_hf.generation.parsing import PairParseError, parse_pair
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
 from c3l_hf.generation.templates import QUESTION_TYPES, Template, templates_for
 from c3l_hf.models.encoding import encode_prompt
 
-__all__ = [
-    "PairGenerationConfig",
-    "generate_pairs",
-]
+__all__ = ["PairGenerationConfig", "generate_pairs", "generate_tables"]
 
 logger = logging.getLogger(__name__)
 
 _CUT_OFF = "cut off at max_new_tokens"
+_TABLE_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class PairGenerationConfig:
 
     Attributes:
         pairs_per_image: Pairs per image, k.
-        types: Question types to ask for, each one that `prompts.templates_for` knows ("general" lets the model choose).
+        types: Question types to ask for, each one that `generation.templates.templates_for` knows ("general" lets the
+            model choose).
         types_per_image: Over how many different types the pairs of one image are spread, as evenly as k allows. Which
             ones is drawn from (seed, image_id), each type equally likely. 1 gives k candidates for one instruction.
         temperature: Sampling temperature; 0 takes the likeliest token.
@@ -95,64 +98,134 @@ def generate_pairs(
 
     Returns:
         One row per pair, in the order of the images: `images` (as they were encoded, without those whose file is
-        missing), `image_id`, `pair_id`
-        ("<image_id>/<k>"), `template`, `type`, `prompt` and `completion` (messages), `raw` (the model's text) and
-        `generation_status` ("ok", or the reason why there is no pair; `prompt` and `completion` are null then). The
-        rows are written to the cache of `datasets`, not held in memory.
+        missing), `image_id`, `pair_id` ("<image_id>/<k>"), `template`, `type`, `prompt` and `completion` (messages),
+        `raw` (the model's text) and `generation_status` ("ok", or the reason why there is no pair; `prompt` and
+        `completion` are null then). The rows are written to the cache of `datasets`, not held in memory.
 
     Raises:
         ValueError: If the columns are wrong, an image_id is missing or occurs twice, or the processor has no chat
             template.
     """
-    column = image_column(dataset)
-    ids = image_ids(dataset)
+    pairs = pa.concat_tables(generate_tables(dataset, model, processor, config, progress=progress))
+    images = dataset.select_columns([image_column(dataset)])
+    result = Dataset.from_generator(_with_images, features=PAIR_FEATURES, gen_kwargs={"images": images, "pairs": pairs})
+    for status, count in generation_counts(result).items():
+        logger.info("generation: %s: %d", status, count)
+    return result
+
+
+def generate_tables(
+    images: Dataset,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    config: PairGenerationConfig,
+    *,
+    first_row: int = 0,
+    progress: bool = True,
+) -> Iterator[pa.Table]:
+    """The pairs of `generate_pairs` without the pixels: `image_row` says which row of the images they are about.
+
+    The texts are written before the first table comes: pairs of one template go to the model together, whichever images
+    they are about. So the texts, and a batch of pictures, are in memory together, and an interruption loses all of
+    them: give it images by the hundred.
+
+    Args:
+        images: As for `generate_pairs`: some of the images, or all.
+        model: As for `generate_pairs`.
+        processor: As for `generate_pairs`.
+        config: Options.
+        first_row: The row of the first one among all images.
+        progress: Show a progress bar.
+
+    Returns:
+        Tables of `PAIR_TABLE_FEATURES`, in the order of the images.
+
+    Raises:
+        ValueError: As for `generate_pairs`; or if these are not the first images and have no `image_id`.
+    """
+    column = image_column(images)
+    if first_row and "image_id" not in images.column_names:
+        raise ValueError(f"first_row is {first_row}, and the images have no column image_id: theirs would begin at 0")
+    ids = image_ids(images)
     if not processor.chat_template:
         raise ValueError(
             f"{type(processor).__name__} has no chat template, so instructions cannot be put to the model: "
             "set processor.chat_template"
         )
-    # Rows as arrow hold the encoded image; pixels are decoded only while a prompt is encoded.
-    encoded_images = dataset.select_columns([column]).with_format("arrow")
     pairs = [
-        {"row": row, "image_id": image_id, "k": k, "template": template}
+        _Pair(row, image_id, k, template)
         for row, image_id in enumerate(ids)
         for k, template in enumerate(_templates(config, image_id))
     ]
+    # Rows as arrow hold the encoded image; pixels are decoded only while a prompt is encoded.
+    return _tables(
+        images.select_columns([column]).with_format("arrow"), pairs, model, processor, config, first_row, progress
+    )
+
+
+@dataclass
+class _Pair:
+    """A pair that is to be written: of which image, the how-manieth, and in answer to what; then the model's text, and
+    why it is none, if so."""
+
+    row: int
+    image_id: str
+    k: int
+    template: Template
+    raw: str = ""
+    status: str | None = None
+
+
+def _tables(
+    images: Dataset,
+    pairs: Sequence[_Pair],
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    config: PairGenerationConfig,
+    first_row: int,
+    progress: bool,
+) -> Iterator[pa.Table]:
     # Batches of one template have prompts of one length and answers of similar length.
-    order = sorted(range(len(pairs)), key=lambda index: (pairs[index]["template"].id, index))
+    order = sorted(pairs, key=lambda pair: pair.template.id)
+    batches = (order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size))
     sampler = TextSampler(
         model, processor, temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens
     )
-    with sampler, tqdm(total=len(pairs), desc="Generating pairs", unit="pair", disable=not progress) as bar:
-        for start in range(0, len(order), config.batch_size):
-            batch = [pairs[index] for index in order[start : start + config.batch_size]]
-            prompts, numbers = [], {}
-            for pair in batch:
-                key = pair["row"], pair["template"].id
-                if key not in numbers:
-                    inputs = _encode(processor, encoded_images[pair["row"]][column][0].as_py(), pair["template"])
-                    numbers[key] = inputs if isinstance(inputs, str) else len(prompts)
-                    if not isinstance(inputs, str):
-                        prompts.append(inputs)
-                pair["prompt"] = numbers[key]
-            written = [pair for pair in batch if not isinstance(pair["prompt"], str)]
-            which = [pair["prompt"] for pair in written]
-            texts = sampler(prompts, which, _uniforms(config, written)) if written else []
-            for pair, (raw, ended) in zip(written, texts):
-                pair["raw"], pair["status"] = raw, {True: None, False: _CUT_OFF, None: NON_FINITE}[ended]
-            for pair in batch:
-                if isinstance(pair["prompt"], str):
-                    pair["raw"], pair["status"] = "", pair["prompt"]
-            bar.update(len(batch))
+    # Prompts are encoded ahead of the model. It leaves the tokenizer to them, but for the decoding of its texts.
+    encoded = contextlib.closing(ahead(_with_prompts(batch, images, processor) for batch in batches))
+    with tqdm(total=len(pairs), desc="Generating pairs", unit="pair", disable=not progress) as bar:
+        with encoded as prompted, sampler:
+            for batch, prompts, which in prompted:
+                written = [pair for pair in batch if pair.status is None]
+                if written:
+                    uniforms = _uniforms(config, [(pair.image_id, pair.k) for pair in written])
+                    for pair, (raw, ended) in zip(written, sampler(prompts, which, uniforms), strict=True):
+                        pair.raw, pair.status = raw, {True: None, False: _CUT_OFF, None: NON_FINITE}[ended]
+                bar.update(len(batch))
+    # The sampler's settings of model and torch end here: between two tables others run.
+    for start in range(0, len(pairs), _TABLE_ROWS):
+        rows = [_finished(pair, first_row) for pair in pairs[start : start + _TABLE_ROWS]]
+        yield pa.Table.from_pylist(rows, schema=PAIR_TABLE_FEATURES.arrow_schema)
 
-    result = Dataset.from_generator(
-        _pair_rows,
-        features=PAIR_FEATURES,
-        gen_kwargs={"encoded_images": encoded_images, "pairs": tuple(map(_finish, pairs))},
-    )
-    for status, count in generation_counts(result).items():
-        logger.info("generation: %s: %d", status, count)
-    return result
+
+def _with_prompts(
+    batch: Sequence[_Pair], images: Dataset, processor: ProcessorMixin
+) -> tuple[Sequence[_Pair], list[dict[str, torch.Tensor]], list[int]]:
+    """A batch with its prompts, each once, and for each pair that has one its number; the others get their status."""
+    prompts: list[dict[str, torch.Tensor]] = []
+    which, numbers = [], {}
+    for pair in batch:
+        key = pair.row, pair.template.id
+        if key not in numbers:
+            inputs = _encode(processor, images[pair.row].column(0)[0].as_py(), pair.template)
+            numbers[key] = inputs if isinstance(inputs, str) else len(prompts)
+            if not isinstance(inputs, str):
+                prompts.append(inputs)
+        if isinstance(numbers[key], str):
+            pair.status = numbers[key]
+        else:
+            which.append(numbers[key])
+    return batch, prompts, which
 
 
 def _digest(*parts: object) -> bytes:
@@ -173,16 +246,10 @@ def _templates(config: PairGenerationConfig, image_id: str) -> list[Template]:
     return [templates[k % len(templates)] for k in range(config.pairs_per_image)]
 
 
-def _uniforms(config: PairGenerationConfig, batch: Sequence[dict]) -> torch.Tensor:
-    """Numbers in [0, 1) of shape (rows, max_new_tokens), each row from its own (seed, image_id, k)."""
-    raw = np.stack(
-        [
-            np.random.Philox(
-                key=np.frombuffer(_digest(config.seed, "sample", pair["image_id"], pair["k"]), dtype="<u8")
-            ).random_raw(config.max_new_tokens)
-            for pair in batch
-        ]
-    )
+def _uniforms(config: PairGenerationConfig, drawn: Sequence[tuple[str, int]]) -> torch.Tensor:
+    """Numbers in [0, 1) of shape (rows, max_new_tokens), each row from the seed and its own (image_id, k)."""
+    keys = [np.frombuffer(_digest(config.seed, "sample", image_id, k), dtype="<u8") for image_id, k in drawn]
+    raw = np.stack([np.random.Philox(key=key).random_raw(config.max_new_tokens) for key in keys])
     return torch.from_numpy((raw >> np.uint64(11)) * 2.0**-53)
 
 
@@ -199,34 +266,34 @@ def _encode(processor: ProcessorMixin, images: list | dict | None, template: Tem
         return str(error) if cause is None else f"the image cannot be read ({type(cause).__name__})"
 
 
-def _finish(pair: dict) -> dict:
-    """The columns of a row besides its images, with the raw text parsed."""
+def _finished(pair: _Pair, first_row: int) -> dict[str, Any]:
+    """A row of `PAIR_TABLE_FEATURES`, with the raw text parsed."""
     question = answer = None
-    status = pair["status"]
+    status = pair.status
     if status is None:
         try:
-            question, answer = parse_pair(pair["raw"])
+            question, answer = parse_pair(pair.raw)
             status = "ok"
         except PairParseError as error:
             status = error.reason
     ok = status == "ok"
     return {
-        "image_id": pair["image_id"],
-        "pair_id": f"{pair['image_id']}/{pair['k']}",
-        "template": pair["template"].id,
-        "type": pair["template"].type,
+        "image_row": first_row + pair.row,
+        "image_id": pair.image_id,
+        "pair_id": f"{pair.image_id}/{pair.k}",
+        "template": pair.template.id,
+        "type": pair.template.type,
         "prompt": [{"role": "user", "content": question}] if ok else None,
         "completion": [{"role": "assistant", "content": answer}] if ok else None,
-        "raw": pair["raw"],
+        "raw": pair.raw,
         "generation_status": status,
     }
 
 
-def _pair_rows(encoded_images: Dataset, pairs: Sequence[dict]) -> Iterator[dict]:
-    per_image = len(pairs) // len(encoded_images)
-    for row in range(len(encoded_images)):
-        found = encoded_images[row].column(0)[0].as_py()
-        # Without those whose file is not there: `datasets` would end where it stores them.
-        images = [image for image in (found if isinstance(found, list) else [found]) if image and is_there(image)]
-        for pair in pairs[row * per_image : (row + 1) * per_image]:
-            yield {"images": images, **pair}
+def _with_images(images: Dataset, pairs: pa.Table) -> Iterator[dict[str, Any]]:
+    for table in pairs.to_batches(_TABLE_ROWS):
+        rows = table.to_pylist()
+        numbers = list(dict.fromkeys(row["image_row"] for row in rows))
+        stored = dict(zip(numbers, stored_images(images, numbers)))
+        for row in rows:
+            yield {"images": stored[row.pop("image_row")], **row}

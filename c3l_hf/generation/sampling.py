@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
@@ -19,8 +20,8 @@ from transformers import (
 )
 
 from c3l_hf.generation.parsing import IMAGE_MARKER
+from c3l_hf.models.checks import TOLERANCE, check_key, recall, remember
 from c3l_hf.models.encoding import collate
-from c3l_hf.scoring.self_check import TOLERANCE
 
 __all__ = ["NON_FINITE", "SeededSampling", "TextSampler", "end_tokens"]
 
@@ -103,6 +104,21 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     return [eos] if isinstance(eos, int) else list(eos)
 
 
+@dataclass(frozen=True)
+class _Sharing:
+    """What was tried of computing a prompt once for all its texts.
+
+    Attributes:
+        tokens: Of the longest prompt that was tried.
+        prompts: Most at once that were tried.
+        problem: Why it does not work; None if it did.
+    """
+
+    tokens: int = 0
+    prompts: int = 0
+    problem: str | None = None
+
+
 class TextSampler:
     """Writes texts with an image-text-to-text model. Use it as a context manager.
 
@@ -113,7 +129,9 @@ class TextSampler:
     Several texts for one prompt share its computation: the prompt goes through the model once, and its key-value cache
     is copied to the rows. Where this does not give the same tokens as the plain way (tried on the first prompts, and
     again on longer ones), the plain way is used and a warning says so. In half precision, where equal ways differ by
-    rounding, the predictions up to the first other token have to be alike.
+    rounding, the predictions up to the first other token have to be alike. What was tried holds in this process for
+    models that differ in their weights only (`models.checks`); an error, or predictions that are no numbers, are not
+    remembered.
 
     Args:
         model: The model, or a PEFT model around it.
@@ -150,8 +168,11 @@ class TextSampler:
             max_new_tokens=max_new_tokens,
         )
         self.temperature, self.top_p = temperature, top_p
+        self._check = check_key("sharing of prompts", self.model, processor, max_new_tokens)
+        self._tried: _Sharing = recall(self._check) or _Sharing()
         self.shares_prompts = True
-        self._verified = (0, 0)  # longest prompt, most prompts at once
+        if self._tried.problem is not None:
+            self._share_no_longer(self._tried.problem)
 
     def __enter__(self) -> "TextSampler":
         with contextlib.ExitStack() as stack:
@@ -181,9 +202,8 @@ class TextSampler:
         if self.shares_prompts and len(prompts) < len(which):
             longest = max(prompt["input_ids"].shape[1] for prompt in prompts)
             several = min(2, len(prompts))
-            if longest > self._verified[0] or several > self._verified[1]:
-                self._verify(prompts, which, uniforms)
-                self._verified = max(longest, self._verified[0]), max(several, self._verified[1])
+            if longest > self._tried.tokens or several > self._tried.prompts:
+                self._try(prompts, which, uniforms)
         written = None
         if self.shares_prompts and len(prompts) < len(which):
             try:
@@ -236,7 +256,7 @@ class TextSampler:
         written = self.model.generate(**inputs, logits_processor=processors)[:, prompt_length:].tolist()
         return list(map(self._cut, written, non_finite.first()))
 
-    def _verify(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> None:
+    def _try(self, prompts: Sequence[dict], which: Sequence[int], uniforms: torch.Tensor) -> None:
         """Compare both ways on two prompts, the longest one and another."""
         longest = max(range(len(prompts)), key=lambda number: prompts[number]["input_ids"].shape[1])
         other = next((number for number in range(len(prompts)) if number != longest), longest)
@@ -244,12 +264,19 @@ class TextSampler:
         tried = [prompts[number] for number in dict.fromkeys(which[row] for row in rows)]
         numbers = {number: position for position, number in enumerate(dict.fromkeys(which[row] for row in rows))}
         arguments = tried, [numbers[which[row]] for row in rows], uniforms[rows]
+        problem, certain = None, True
         try:
             tops = _Tops(), _Tops()
             shared, plain = self._shared(*arguments, tops[0]), self._plain(*arguments, tops[1])
-            problem = None if shared == plain or self._by_rounding(shared, plain, *tops) else "the tokens differ"
+            if shared != plain and not self._by_rounding(shared, plain, *tops):
+                problem = "the tokens differ"
+            certain = all(ended is not None for _, ended in (*shared, *plain))
         except Exception as error:  # model families fail in many ways where they do not support this
-            problem = f"{type(error).__name__}: {error}"
+            problem, certain = f"{type(error).__name__}: {error}", False
+        tokens, count = prompts[longest]["input_ids"].shape[1], min(2, len(prompts))
+        self._tried = _Sharing(max(tokens, self._tried.tokens), max(count, self._tried.prompts), problem)
+        if certain:
+            remember(self._check, self._tried)
         if problem is not None:
             self._share_no_longer(problem)
 

@@ -84,7 +84,7 @@ def get_template(id: str) -> Template:
 
 
 def format_pair(question: str, answer: str) -> str:
-    """A pair in the text format that the templates ask for, which `generation.parse_pair` reads back."""
+    """A pair in the text format that the templates ask for, which `generation.parsing.parse_pair` reads back."""
     return f"Question: {question}\nAnswer: {answer}"
 
 

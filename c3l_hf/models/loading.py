@@ -1,37 +1,60 @@
-"""Models and processors from the Hub or a folder, short digests of what they are, and where datasets are cached."""
+"""Models and processors from the Hub or a folder, and short digests of what they are."""
 
-from dataclasses import dataclass, replace
+import importlib.util
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import xxhash
 from accelerate.utils import align_module_device
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.utils import cached_file
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import files_digest
 from c3l_hf.common.processes import process_state
-from c3l_hf.scenes import GENERATOR
+from c3l_hf.data.worlds import find_world
 
-__all__ = ["Source", "digest_weights", "find_model", "load", "pick_dtype"]
+__all__ = ["LoadingOptions", "Source", "digest_weights", "find_model", "load", "model_folder", "pick_dtype"]
 
 # Files of a model beside its weights.
 _WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
+class LoadingOptions(Protocol):
+    """What `Source.of` reads; `pipeline.options.ModelOptions` has it."""
+
+    model: str
+    model_revision: str | None
+    dtype: Any
+    device_map: str | None
+    attn_implementation: str | None
+    load_in_4bit: bool
+    load_in_8bit: bool
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where a model is: enough to load it again in another process.
+    """Where a model is, and how it is to be loaded: enough to load it again in another process.
 
     Attributes:
-        model_id: Repository id or folder.
+        model_id: Repository id, folder, or the name of an embedded world, for the generator that is shipped with it.
         revision: Branch, tag or commit on the Hub.
         dtype: "float32", "bfloat16", "float16", or "auto", see `pick_dtype`.
-        device: Where to put the model; None for this process's accelerator, or the CPU.
+        device: Where to put the whole model; None for this process's accelerator, or the CPU.
         trust_remote_code: Whether code from the repository may be run.
+        device_map: In place of `device`, where its parts go: "auto", "cpu", "cuda:1", ...; see `from_pretrained`.
+        attn_implementation: "sdpa", "eager", "flash_attention_2", ...; None for the model's default.
+        quantization_config: How the weights are quantised as they are loaded, e.g. a `BitsAndBytesConfig`.
     """
 
     model_id: str
@@ -39,15 +62,53 @@ class Source:
     dtype: str = "auto"
     device: str | None = None
     trust_remote_code: bool = False
+    device_map: str | None = None
+    attn_implementation: str | None = None
+    quantization_config: Any = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.device is not None and self.device_map is not None:
+            raise ValueError(f"device {self.device} and device_map {self.device_map} are both given; choose one")
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it was said where the model goes."""
+        return self.device is not None or self.device_map is not None
+
+    @classmethod
+    def of(
+        cls, options: LoadingOptions, *, model_id: str | Path | None = None, trust_remote_code: bool = False
+    ) -> "Source":
+        """The model that a user's options name, loaded as they say.
+
+        Args:
+            options: The options.
+            model_id: Where it is here, if that is known (see `find_model`), or another model to load in the same way.
+            trust_remote_code: Whether code from the repository may be run.
+
+        Raises:
+            RunError: If options exclude each other, or quantisation is asked for that is not installed.
+        """
+        return cls(
+            options.model if model_id is None else str(model_id),
+            options.model_revision if model_id is None else None,
+            options.dtype,
+            trust_remote_code=trust_remote_code,
+            device_map=options.device_map,
+            attn_implementation=options.attn_implementation,
+            quantization_config=_quantization(options),
+        )
 
     def pinned(self) -> "Source":
-        """The same with the commit that a branch or tag of a repository is at now; a folder as it is.
+        """The same with the commit that a branch or tag of a repository is at now; a folder as it is, an embedded
+        world's name as the folder of its generator.
 
         Raises:
             OSError: If there is no such model.
         """
-        if Path(self.model_id).is_dir():
-            return self
+        folder = model_folder(self.model_id)
+        if Path(folder).is_dir():
+            return replace(self, model_id=folder)
         try:
             file = cached_file(self.model_id, "adapter_config.json", revision=self.revision)
         except OSError:  # not adapters alone
@@ -78,24 +139,54 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
         OSError: If there is no such model, or it has no weights as safetensors: others may hold code.
     """
     options = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    processor = AutoProcessor.from_pretrained(source.model_id, **options)
+    name = model_folder(source.model_id)
+    processor = AutoProcessor.from_pretrained(name, **options)
     device = torch.device(source.device) if source.device else process_state().device
+    placed = source.device_map is not None or source.quantization_config is not None
+    if placed:
+        # Quantised weights are made where they stay.
+        options["device_map"] = source.device_map or {"": device}
+    if source.attn_implementation is not None:
+        options["attn_implementation"] = source.attn_implementation
+    if source.quantization_config is not None:
+        options["quantization_config"] = source.quantization_config
     dtype = pick_dtype(device) if source.dtype == "auto" else source.dtype
-    model = AutoModelForImageTextToText.from_pretrained(source.model_id, dtype=dtype, use_safetensors=True, **options)
-    return model.eval().to(device), processor
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
+    model = model.eval()
+    return model if placed else model.to(device), processor
 
 
-def find_model(name: str, revision: str, with_code: bool, adapters: bool = False) -> tuple[Path, dict[str, str]]:
+def model_folder(name: str) -> str:
+    """The folder of the generator that is shipped with an embedded world, if `name` is one; else the name."""
+    world = find_world(name)
+    return name if world is None else world.GENERATOR
+
+
+def find_model(name: str, revision: str | None, with_code: bool, adapters: bool = False) -> tuple[Path, dict[str, str]]:
     """A model's folder, and what identifies it: the commit on the Hub, or digests of its files.
 
-    With `adapters`, a folder that has only these, and names their model, will do.
+    All files of a local model are read for that, at every start and by every process: some seconds for a 7B model whose
+    files are in memory, as long as reading takes for others.
+
+    Args:
+        name: A folder, a repository id, or the name of an embedded world, for the generator that is shipped with it.
+        revision: Branch, tag or commit on the Hub.
+        with_code: Whether to fetch the code of a repository, too.
+        adapters: Whether a folder will do that has adapters only, and names their model.
+
+    Raises:
+        RunError: If there is no such model, or it has no weights as safetensors.
     """
-    folder = Path(GENERATOR if name == "scenes" else name)
+    folder = Path(model_folder(name))
     if folder.is_dir():
         if not any((folder / file).is_file() for file in ["config.json"] + ["adapter_config.json"] * adapters):
-            raise RunError(f"{name} has no config.json, so it is not a model; give a folder of save_pretrained")
+            what = (
+                ": these are adapters, which have to be merged into their model first"
+                * (folder / "adapter_config.json").is_file()
+            )
+            raise RunError(f"model {name} has no config.json{what or ', so it is not a model'}; see save_pretrained")
         if not any(folder.glob("*.safetensors")):
-            raise RunError(f"{name} has no weights as *.safetensors; write it with save_pretrained")
+            raise RunError(f"model {name} has no weights as *.safetensors; write it with save_pretrained")
         # The weights, and what else says how they are used: configuration, processor, chat template.
         beside = files_digest(folder, *_WITH_WEIGHTS, "*.py")
         return folder, {"digest": files_digest(folder, "*.safetensors"), "files": beside}
@@ -105,10 +196,23 @@ def find_model(name: str, revision: str, with_code: bool, adapters: bool = False
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise RunError(
-            f"--model {name} is neither a folder here nor a model that could be fetched ({reason})"
-        ) from None
+        raise RunError(f"model {name} is neither a folder here nor a model that could be fetched ({reason})") from None
     return folder, {"revision": folder.name}
+
+
+def _quantization(options: LoadingOptions) -> BitsAndBytesConfig | None:
+    if options.load_in_4bit and options.load_in_8bit:
+        raise RunError("load_in_4bit and load_in_8bit are both set; choose one")
+    if not (options.load_in_4bit or options.load_in_8bit):
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        name = "load_in_4bit" if options.load_in_4bit else "load_in_8bit"
+        raise RunError(f"{name} needs the package bitsandbytes, which is not installed")
+    if options.load_in_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    dtype = pick_dtype(process_state().device) if options.dtype == "auto" else options.dtype
+    # NF4, as in QLoRA (Dettmers et al. 2023); left to itself the library computes in float32.
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
 def pick_dtype(device: torch.device) -> str:

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.schema import SCORES
+from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.templates import QUESTION_TYPES
+from c3l_hf.training.checkpoints import training_options
+from c3l_hf.training.config import C3LConfig
 
 __all__ = [
     "STAGES",
@@ -15,10 +18,13 @@ __all__ = [
     "GenerationOptions",
     "ImageOptions",
     "ModelOptions",
+    "PassOptions",
     "PublishingOptions",
     "RunOptions",
     "ScoringOptions",
     "SelectionOptions",
+    "Settings",
+    "UsedModelOptions",
     "check_options",
 ]
 
@@ -29,6 +35,7 @@ STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "cura
 class RunOptions:
     """What of a run is done."""
 
+    _argument_group_name: ClassVar[str] = "Run"
     stages: list[str] = field(
         default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, of: {' '.join(STAGES)}."}
     )
@@ -46,8 +53,10 @@ class RunOptions:
 class ImageOptions:
     """The images to write pairs about."""
 
-    images: str = field(
-        metadata={"help": "A folder of pictures, a saved dataset, a dataset on the Hub, 'scenes', or 'scenes-shifted'."}
+    _argument_group_name: ClassVar[str] = "Images"
+    images: str | None = field(
+        default=None,
+        metadata={"help": "A folder of pictures, a saved dataset, a Hub id, 'scenes', or 'scenes-shifted'."},
     )
     num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
     images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
@@ -55,8 +64,9 @@ class ImageOptions:
 
 @dataclass
 class ModelOptions:
-    """The vision-language model; what is not named here goes to `from_pretrained` with its default."""
+    """The vision-language model and how it is loaded. A trainer's options have `trust_remote_code` themselves."""
 
+    _argument_group_name: ClassVar[str] = "Model"
     model: str = field(metadata={"help": "A folder, a Hub id, or 'scenes' for the small generator that is shipped."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
@@ -71,9 +81,19 @@ class ModelOptions:
 
 
 @dataclass
+class UsedModelOptions(ModelOptions):
+    """The same, of commands that train nothing."""
+
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Whether code from the model's repository may be run."}
+    )
+
+
+@dataclass
 class GenerationOptions:
     """How pairs are written."""
 
+    _argument_group_name: ClassVar[str] = "Generation"
     pairs_per_image: int = field(default=5, metadata={"help": "Pairs per image, k."})
     types: list[str] = field(
         default_factory=lambda: list(QUESTION_TYPES),
@@ -89,17 +109,26 @@ class GenerationOptions:
 
 
 @dataclass
-class ScoringOptions:
-    """How pairs are scored."""
+class PassOptions:
+    """How answers are scored, whoever the scorer is."""
 
-    ranking: Literal[SCORES] = field(default="pmi", metadata={"help": "Which score goes into the column i2c."})  # type: ignore[valid-type]
-    scorer_model: str | None = field(
-        default=None, metadata={"help": "Another model that scores; by default the generator before its training."}
-    )
+    _argument_group_name: ClassVar[str] = "Scoring"
+    ranking: Literal[SCORES] = field(
+        default="pmi", metadata={"help": f"Which score goes into the column i2c: {', '.join(SCORES)}."}
+    )  # type: ignore[valid-type]
     scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})
     scoring_max_tokens: int | None = field(
         default=None,
-        metadata={"help": "Most tokens in a scoring pass; by default 8192, on a CPU 4096, or 1024 in float32."},
+        metadata={"help": "Most tokens in a pass; by default 8192, on a CPU 4096, or 1024 in float32."},
+    )
+
+
+@dataclass
+class ScoringOptions(PassOptions):
+    """How pairs are scored."""
+
+    scorer_model: str | None = field(
+        default=None, metadata={"help": "Another model that scores; by default the generator before its training."}
     )
 
 
@@ -107,6 +136,7 @@ class ScoringOptions:
 class SelectionOptions:
     """Which pairs become pseudo-labels."""
 
+    _argument_group_name: ClassVar[str] = "Pseudo-labels"
     within: Literal["type", "all"] = field(
         default="type", metadata={"help": "Rank the pairs of an image within their type, or all of them."}
     )
@@ -118,6 +148,7 @@ class SelectionOptions:
 class CurationOptions:
     """Which pairs come into the compact dataset."""
 
+    _argument_group_name: ClassVar[str] = "Curation"
     target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
     near_duplicate_scope: Literal["image", "dataset", "none"] = field(
         default="image", metadata={"help": "Compare the pairs of an image, of the dataset, or none."}
@@ -132,6 +163,7 @@ class CurationOptions:
 class PublishingOptions:
     """What the cards say, and where --push_to_hub publishes."""
 
+    _argument_group_name: ClassVar[str] = "Publishing"
     license: str | None = field(
         default=None, metadata={"help": "Licence of dataset and generator (an identifier of the Hub), for the cards."}
     )
@@ -144,7 +176,7 @@ class PublishingOptions:
     hub_namespace: str | None = field(
         default=None, metadata={"help": "User or organisation on the Hub; by default the token's user."}
     )
-    hub_dataset_name: str = field(default="c3l-5k", metadata={"help": "Name of the dataset's repository."})
+    hub_dataset_name: str = field(default="c3l-pairs", metadata={"help": "Name of the dataset's repository."})
     hub_generator_name: str = field(default="c3l-generator", metadata={"help": "Name of the generator's repository."})
     public: bool = field(default=False, metadata={"help": "Make the repositories public; else they are private."})
     overwrite: bool = field(
@@ -195,3 +227,64 @@ def check_options(
                 f"within {selection.within} and sampling_temperature {generation.sampling_temperature:g} no image has "
                 "two different pairs to compare, and so no pseudo-label"
             )
+
+
+# What the cards say and no stage reads.
+_WORDS = ("license", "images_license", "images_source")
+# What does not change the results, and so is not part of their configuration.
+_HOW = ("stages", "restart_from", "dry_run", "hub_namespace", "hub_dataset_name", "hub_generator_name", "public")
+_HOW_FAST = ("generation_batch_size",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All options of a run, see the groups."""
+
+    run: RunOptions
+    images: ImageOptions
+    model: ModelOptions
+    generation: GenerationOptions
+    scoring: ScoringOptions
+    selection: SelectionOptions
+    curation: CurationOptions
+    publishing: PublishingOptions
+    training: C3LConfig
+    config_name: str | None = None
+
+    def check(self) -> None:
+        """Raises a RunError for what the stages would refuse, before the first of them has worked for hours."""
+        check_options(self.run, self.generation, self.scoring, self.selection, self.curation)
+        if (self.images.images is None) == (self.run.pairs is None):
+            raise RunError("a run needs either images, or pairs (which have their images)")
+
+    @property
+    def images_license(self) -> str | None:
+        """Licence of the images: as stated; that of an embedded world is known."""
+        world = find_world(self.images.images or "")
+        return self.publishing.images_license or (world.IMAGES_LICENSE if world else None)
+
+    def words(self) -> dict[str, Any]:
+        """What the cards are told."""
+        return {name: getattr(self.publishing, name) for name in _WORDS} | {"images_license": self.images_license}
+
+    def generation_identity(self) -> dict[str, Any]:
+        """The options that change what is generated."""
+        model = {name: getattr(self.model, name) for name in ("dtype", "load_in_4bit", "load_in_8bit")}
+        return {name: value for name, value in vars(self.generation).items() if name not in _HOW_FAST} | model
+
+    def configuration(self) -> dict[str, Any]:
+        """The run as a configuration file: what it was made by, without how and where."""
+        groups = (
+            self.images,
+            self.model,
+            self.run,
+            self.generation,
+            self.scoring,
+            self.selection,
+            self.curation,
+            self.publishing,
+        )
+        values = {name: value for group in groups for name, value in vars(group).items()}
+        values |= {"images_license": self.images_license}
+        kept = {name: value for name, value in values.items() if name not in (*_HOW, "overwrite")}
+        return kept | training_options(self.training)

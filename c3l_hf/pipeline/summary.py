@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from datasets import Dataset
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.data.worlds import World
 from c3l_hf.generation.templates import split_pair
-from c3l_hf.scenes import Scene
-from c3l_hf.scenes.evaluation import judge_pairs, type_balanced
 from c3l_hf.selection.scored_pairs import message_text
 
-__all__ = ["Pool", "format_summary", "pool_of_labels", "pool_of_pairs", "scenes_of"]
+__all__ = ["POOL_COLUMNS", "Pool", "Truth", "format_summary", "pool_of_labels", "pool_of_pairs"]
 
+POOL_COLUMNS = ("image_id", "type", "prompt", "completion", "i2c", STATUS)
 QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -39,55 +41,55 @@ class Pool:
     true: Sequence[float] | None
 
 
-def scenes_of(images: Dataset) -> dict[str, Scene] | None:
-    """The scene of each image id, or None if the images do not come with their truth."""
-    if "texture_seed" not in images.column_names:
-        return None
-    return {row["image_id"]: Scene.from_row(row) for row in images.remove_columns("images")}
+@dataclass(frozen=True)
+class Truth:
+    """The truth about images of an embedded world.
+
+    Attributes:
+        world: The world.
+        images: Image id → what it knows of the image.
+    """
+
+    world: World
+    images: Mapping[str, Any]
+
+    def share(
+        self, types: Sequence[str], texts: Sequence[tuple[str, str] | None], image_ids: Sequence[str]
+    ) -> tuple[float, float, float]:
+        return self.world.share_true(types, texts, image_ids, self.images)
 
 
-def pool_of_pairs(name: str, pairs: Dataset, scenes: Mapping[str, Scene] | None) -> Pool:
-    """Figures of generated and scored pairs."""
-    rows = pairs.select_columns(["image_id", "type", "prompt", "completion", "i2c", STATUS])[:]
-    texts = [
-        (message_text(prompt, "user"), message_text(completion, "assistant")) if prompt else None
-        for prompt, completion in zip(rows["prompt"], rows["completion"])
-    ]
-    scores = [score for score, status in zip(rows["i2c"], rows[STATUS]) if status == STATUS_OK]
-    return _pool(name, rows["image_id"], rows["type"], texts, scores, scenes)
+def pool_of_pairs(name: str, pairs: pa.Table, truth: Truth | None) -> Pool:
+    """Figures of generated and scored pairs, of a table with the columns `POOL_COLUMNS`."""
+    scores = pairs.filter(pc.equal(pairs[STATUS], STATUS_OK))["i2c"].to_numpy()
+    true = None
+    if truth is not None and len(pairs):
+        columns = pairs.select(["prompt", "completion"]).to_pydict()
+        texts = [
+            (message_text(prompt, "user"), message_text(completion, "assistant")) if prompt else None
+            for prompt, completion in zip(columns["prompt"], columns["completion"])
+        ]
+        true = truth.share(pairs["type"].to_pylist(), texts, pairs["image_id"].to_pylist())
+    return Pool(name, len(pairs), len(pairs) - pairs["prompt"].null_count, _quantiles(scores), true)
 
 
-def pool_of_labels(name: str, labels: Dataset, column: str, scenes: Mapping[str, Scene] | None) -> Pool:
+def pool_of_labels(name: str, labels: pa.Table, column: str, truth: Truth | None) -> Pool:
     """Figures of the pairs in one column of pseudo-labels, "chosen" or "rejected"."""
-    rows = labels.select_columns(["image_id", "type", "chosen", "rejected", "chosen_score", "rejected_scores"])[:]
+    rows = labels.select(["image_id", "type", "chosen", "rejected", "chosen_score", "rejected_scores"]).to_pydict()
     chosen = column == "chosen"
     answers = [[messages] for messages in rows["chosen"]] if chosen else rows["rejected"]
     scores = [[score] for score in rows["chosen_score"]] if chosen else rows["rejected_scores"]
-    flat = [(row, messages) for row, several in enumerate(answers) for messages in several]
-    return _pool(
-        name,
-        [rows["image_id"][row] for row, _ in flat],
-        [rows["type"][row] for row, _ in flat],
-        [split_pair(message_text(messages, "assistant")) for _, messages in flat],
-        [score for several in scores for score in several],
-        scenes,
-    )
-
-
-def _pool(
-    name: str,
-    image_ids: Sequence[str],
-    types: Sequence[str],
-    texts: Sequence[tuple[str, str] | None],
-    scores: Sequence[float],
-    scenes: Mapping[str, Scene] | None,
-) -> Pool:
+    flat = [(row, split_pair(message_text(messages, "assistant"))) for row, m in enumerate(answers) for messages in m]
     true = None
-    if scenes is not None and texts:
-        _, hits = judge_pairs(types, texts, [scenes[image_id] for image_id in image_ids])
-        true = type_balanced(types, hits, image_ids)
-    quantiles = tuple(float(value) for value in np.quantile(scores, QUANTILES)) if scores else None
-    return Pool(name, len(texts), sum(text is not None for text in texts), quantiles, true)
+    if truth is not None and flat:
+        types, image_ids = ([rows[name][row] for row, _ in flat] for name in ("type", "image_id"))
+        true = truth.share(types, [text for _, text in flat], image_ids)
+    values = np.array([score for several in scores for score in several])
+    return Pool(name, len(flat), len(flat), _quantiles(values), true)
+
+
+def _quantiles(scores: np.ndarray) -> tuple[float, ...] | None:
+    return tuple(np.quantile(scores, QUANTILES).tolist()) if len(scores) else None
 
 
 def format_summary(pools: Sequence[Pool], ranking: str) -> str:

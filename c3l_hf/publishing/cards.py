@@ -1,57 +1,55 @@
 """The cards of dataset and generator: the facts of a run in, Markdown out, which no generated text can break."""
 
-import hashlib
+import contextlib
 import json
 import math
 import numbers
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, Literal
 
 import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from c3l_hf.common.files import shipped
 from c3l_hf.common.versions import versions
 from c3l_hf.data.schema import SCORES
 from c3l_hf.publishing.manifest import DataConfig, FileRecord, digest_of
-from c3l_hf.scoring.formulas import PMI_K
-from c3l_hf.training.config import C3LConfig
+from c3l_hf.scoring.formulas import SCORE_DESCRIPTIONS
 
-__all__ = ["GENERATED_AGAIN", "RunFacts", "dataset_card", "model_card", "plain", "renderer"]
+__all__ = ["GENERATED_AGAIN", "TRAINING_FACTS", "RunFacts", "dataset_card", "model_card", "plain", "stated_figures"]
 
-# The templates lie beside the package in a checkout, and in it once installed.
-_TEMPLATES = FileSystemLoader([Path(__file__).parent / "hub_cards", Path(__file__).parents[1] / "hub_cards"])
 _TEXT_LIMIT = 300
 # As numeric references these are text wherever they stand: no table, emphasis, link, code, mathematics, html, mention.
 # An underscore within a word is text anyhow.
 _MARKDOWN = re.compile(r"[&<>|\\`*\[\]~#$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)")
 
-# With p_t, q_t: predictions of token t with and without the image; a_t, t = 1 … N: the answer's tokens (i2c.py).
-_SCORES = {
-    "answer_kl": (
-        "sum_t P_t ln(P_t / Q_t), P_t = p_t(a_t) / sum_s p_s(a_s), Q_t alike",
-        "divergence between the answer's scores, normalised over the answer",
-    ),
-    "token_kl": ("(1/N) sum_t sum_v p_t(v) ln(p_t(v) / q_t(v))", "divergence over the whole vocabulary, per token"),
-    "pmi": ("(1/N) sum_t [ln p_t(a_t) - ln q_t(a_t)]", "how much likelier the image makes this answer, per token"),
-    "ppl_ratio": ("exp(pmi)", "perplexity without the image by that with it"),
-    "pmi_k": (
-        f"(1/N) sum_t [{PMI_K} ln p_t(a_t) - ln q_t(a_t)]",
-        "pmi, with the answer's likelihood given the image counted more",
-    ),
-    "logprob": ("(1/N) sum_t ln p_t(a_t)", "with the image, per token"),
-    "logprob_blind": ("(1/N) sum_t ln q_t(a_t)", "without it, per token"),
-}
-
 # The pool of pairs in `RunFacts.truth` that tells how good the trained generator is.
 GENERATED_AGAIN = "generated again"
 
-# The configuration of a run has of the training what is not at its default.
-_TRAINING = {option.name: option.default for option in fields(C3LConfig) if option.name in C3LConfig.__annotations__}
+# What of the training the cards tell: options of `training.config.C3LConfig`.
+TRAINING_FACTS = (
+    "anchor",
+    "contrastive_loss",
+    "contrastive_weight",
+    "hidden_layer",
+    "in_batch_negatives",
+    "lora_r",
+    "nll_weight",
+    "pooling",
+    "projection",
+    "projection_dim",
+    "temperature",
+    "train_language_model",
+    "train_projector",
+    "train_vision_tower",
+    "use_lora",
+    "weight_column",
+)
 
 _TAGS = ["c3l", "i2c", "vision-language-instruction-tuning"]
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -72,10 +70,17 @@ class RunFacts:
         seed: The run's seed.
         ranking: The score that `i2c` is, one of `schema.SCORES`.
         options: The run's configuration, as plain values.
+        training: What the training was set to, defaults included: all of `TRAINING_FACTS`, by name.
+        near_duplicate_scope: Among which pairs near-duplicates were left out: "image", "dataset", or "none".
         stages: (name, [(label, number), …]) of each stage in the order of the run.
         generator_revision: Commit of the generator on the Hub. Without one it is taken for a local model, which the
             metadata must not name as a base model on the Hub.
         generator_digest: Digest of a local generator's weights.
+        scorer: The model that gave the scores, where it was not the generator before its training.
+        scorer_revision: Its commit on the Hub.
+        scorer_digest: Digest of its weights, if it is a local one.
+        scorer_dtype: The dtype in which the scores were taken, e.g. "bfloat16".
+        pairs_source: Where the pairs of the first round come from, if the generator did not write them.
         images_digest: Digest of the images.
         images_license: Licence of the images; the card says so when it is not stated.
         images_source: Where the images come from, in words or as an address.
@@ -101,9 +106,16 @@ class RunFacts:
     seed: int
     ranking: str
     options: Mapping[str, Any]
+    training: Mapping[str, Any]
+    near_duplicate_scope: Literal["image", "dataset", "none"]
     stages: Sequence[tuple[str, Sequence[tuple[str, float]]]]
     generator_revision: str | None = None
     generator_digest: str | None = None
+    scorer: str | None = None
+    scorer_revision: str | None = None
+    scorer_digest: str | None = None
+    scorer_dtype: str = "float32"
+    pairs_source: str | None = None
     images_digest: str | None = None
     images_license: str | None = None
     images_source: str | None = None
@@ -123,10 +135,18 @@ class RunFacts:
     def __post_init__(self) -> None:
         if self.ranking not in SCORES:
             raise ValueError(f"ranking must be one of {', '.join(SCORES)}, not {self.ranking!r}")
+        if self.training.keys() != set(TRAINING_FACTS):
+            wrong = ", ".join(sorted(self.training.keys() ^ set(TRAINING_FACTS)))
+            raise ValueError(f"training must have the options of TRAINING_FACTS and no others; it differs in {wrong}")
+        if self.near_duplicate_scope not in ("image", "dataset", "none"):
+            raise ValueError(
+                f"near_duplicate_scope must be 'image', 'dataset' or 'none', not {self.near_duplicate_scope!r}"
+            )
         # A correlation that does not exist (all scores equal) was not measured.
         if self.length_correlation is not None and math.isnan(self.length_correlation[0]):
             object.__setattr__(self, "length_correlation", None)
-        for name in ("generator", "images", "images_source", "config_file", "options", "stages"):
+        told = ("generator", "scorer", "pairs_source", "images", "images_source", "config_file")
+        for name in (*told, "options", "training", "stages"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,18 +216,41 @@ def model_card(facts: RunFacts) -> str:
     return _render("model_card.md", facts, metadata)
 
 
-def renderer() -> str:
-    """Digest of what turns facts into a card: this file, the templates, and the defaults of the training."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    digest.update(json.dumps(_TRAINING).encode())
-    for name in ("dataset_card.md", "model_card.md"):
-        digest.update(_TEMPLATES.get_source(Environment(), name)[0].encode())
-    return digest.hexdigest()[:16]
+def stated_figures(facts: Mapping[str, Any], kind: Literal["dataset", "generator"]) -> list[tuple[str, str, str]]:
+    """The figures among facts, whichever version of this package they are of.
+
+    Args:
+        facts: Of a manifest. What is not there, or not as this version has it, gives no figure.
+        kind: Whose card.
+
+    Returns:
+        (what it is, what stands in the same line of the card or "", how a card writes the figure) of each.
+    """
+    figures: list[tuple[str, str, str]] = []
+
+    def add(name: str, values: Any, of: Callable[[Any], Iterable[tuple[str, str]]]) -> None:
+        with contextlib.suppress(TypeError, ValueError, AttributeError, LookupError):
+            figures.extend((f"{name}{label}", _text(label), figure) for label, figure in of(values))
+
+    add("", facts.get("seed"), lambda seed: [("seed", str(int(seed)))])
+    add("length correlation", facts.get("length_correlation"), lambda pair: [("", f"{pair[0]:+.2f}")])
+    for stage in facts.get("stages") or ():
+        name = f"{stage[0]}, " if isinstance(stage, Sequence) and stage else ""
+        add(name, stage, lambda stage: [(label, _number(number)) for label, number in stage[1]])
+    for judged in facts.get("truth") or ():
+        add("truth, ", judged, lambda row: [(row[0], _number(row[1])), *((row[0], _percent(x)) for x in row[2:5])])
+    if kind == "dataset":
+        add("rows", facts.get("rows"), lambda rows: [("", _number(rows))])
+        add("share of ", facts.get("type_shares"), lambda shares: [(t, _percent(share)) for t, share in shares.items()])
+        add("quantile ", facts.get("score_quantiles"), lambda values: [(q, _number(v)) for q, v in values.items()])
+        for bin in facts.get("histogram") or ():
+            add("histogram", bin, lambda bin: [("", _number(bin[2])), ("", _number(bin[3]))])
+    return figures
 
 
 def _render(template: str, facts: RunFacts, metadata: DatasetCardData | ModelCardData, **values: Any) -> str:
     environment = Environment(
-        loader=_TEMPLATES,
+        loader=FileSystemLoader(shipped("hub_cards")),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -218,8 +261,8 @@ def _render(template: str, facts: RunFacts, metadata: DatasetCardData | ModelCar
     environment.globals |= {"table": _table, "yaml_block": _yaml_block, "histogram": _histogram, "examples": _examples}
     environment.filters |= {"code": _code, "python": lambda text: Markup(json.dumps(_one_line(text)))}
     # For words of the template itself.
-    environment.filters |= {"markdown": Markup, "percent": lambda share: f"{100 * share:.1f} %"}
-    values |= {"facts": facts, "scores": _SCORES, "training": _TRAINING | facts.options}
+    environment.filters |= {"markdown": Markup, "percent": _percent}
+    values |= {"facts": facts, "scores": SCORE_DESCRIPTIONS, "training": facts.training}
     return environment.get_template(template).render(metadata=Markup(metadata.to_yaml()), **values)
 
 
@@ -246,6 +289,10 @@ def _one_line(text: str) -> str:
 
 def _number(value: numbers.Real) -> str:
     return f"{value:,}" if isinstance(value, numbers.Integral) else f"{value:.4g}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _text(value: object) -> str:

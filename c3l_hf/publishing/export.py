@@ -3,68 +3,126 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from datasets import Dataset
 from datasets.table import embed_table_storage
-from peft import PeftModel
-from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import STATUS, STATUS_OK
-from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card, plain, renderer
+from c3l_hf.data.streams import RowStream
+from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card, plain
 from c3l_hf.publishing.manifest import MANIFEST, DataConfig, FileRecord, Manifest
 
-__all__ = ["card_and_manifest", "write_dataset", "write_generator"]
+if TYPE_CHECKING:  # cards and checks do without models
+    from transformers import PreTrainedModel, ProcessorMixin
+
+__all__ = ["card_and_manifest", "example_pictures", "write_dataset", "write_generator"]
 
 CARD = "README.md"
 _SHARD_BYTES = 500_000_000
 # Few enough for the Hub's viewer and for streaming, which read whole row groups, images included.
 _ROW_GROUP = 100
+# Rows without pictures are small, and every row group costs some kilobytes of the file's footer.
+_ROW_GROUP_OF_TEXT = 1000
+# A value that a row group has twice is stored once as long as its different values take no more than this; Parquet
+# cannot have more than 2 GB of them. The default, 1 MB, is a few pictures.
+_DICTIONARY_BYTES = 1 << 30
 _EXAMPLE_PIXELS = 256
 
 
-def write_dataset(configs: Mapping[str, Dataset], folder: str | Path, facts: RunFacts) -> None:
-    """Write datasets as a folder that `load_dataset(folder, name)` and the Hub read.
-
-    Columns and features stay as they are. The bytes of all images are in the shards, also where rows refer to files.
-    Images that cannot be read are left out of rows that have no score.
+def example_pictures(
+    rows: Dataset, examples: Sequence[tuple[str, str, str, float, str]] | None
+) -> list[PIL.Image.Image]:
+    """The first image of each example of a card, upright and not larger than a card needs.
 
     Args:
-        configs: Name → dataset with at least one row. "default" is what `load_dataset(folder)` gives; its shards are in
-            `data`, those of the others in folders of their names.
+        rows: Rows with the columns `pair_id` and `images`, the examples among them.
+        examples: As in `cards.RunFacts`.
+
+    Raises:
+        ValueError: If an example is not among the rows.
+    """
+    numbers = {pair_id: number for number, pair_id in enumerate(rows["pair_id"])} if examples else {}
+    pictures = []
+    for *_, pair_id in examples or ():
+        if pair_id not in numbers:
+            raise ValueError(f"the example {pair_id!r} is not among the rows")
+        picture = open_image(rows[numbers[pair_id]]["images"][0])
+        picture.thumbnail((_EXAMPLE_PIXELS, _EXAMPLE_PIXELS))
+        pictures.append(picture)
+    return pictures
+
+
+def write_dataset(
+    configs: Mapping[str, Dataset | RowStream],
+    folder: str | Path,
+    facts: RunFacts,
+    pictures: Sequence[PIL.Image.Image] = (),
+) -> None:
+    """Write datasets as a folder that `load_dataset(folder, name)` and the Hub read.
+
+    Columns, features and the order of rows stay as they are. The bytes of all images are in the shards, also where rows
+    refer to files; equal images of one row group (100 rows) are stored once. Streams are never in memory as a whole.
+
+    An image that cannot be read is left out, so that everybody can load the dataset: its row in the configuration
+    "images" stays, with an empty list, and so do rows that have no score and say so in `i2c_status`.
+
+    Args:
+        configs: Name → rows, at least one. "default" is what `load_dataset(folder)` gives; its shards are in `data`,
+            those of the others in folders of their names. A run has "default" (with its images), "images" (`image_id`
+            and `images`, once for each image that a row of the following is about), "scored" and "pseudo_labels".
         folder: Made, with `data/train-00000-of-0000N.parquet` (up to about 500 MB each) and so on, README.md,
             manifest.json, config.yaml and the pictures of the card's examples. It appears when it is complete, or not
             at all.
-        facts: What the card says. The examples are rows of the default dataset.
+        facts: What the card says.
+        pictures: One for each of `facts.examples`, see `example_pictures`.
 
     Raises:
         FileExistsError: If the folder exists and is not empty.
-        FileNotFoundError: If a file that a row refers to is not there; the message names it.
-        ValueError: If a dataset has no rows.
+        FileNotFoundError: If a file that a row refers to is not there, though the image was scored; the message names
+            it.
+        ValueError: If a configuration has no rows, or the pictures are not as many as the examples.
     """
-    for name, dataset in configs.items():
-        if not len(dataset):
+    for name, rows in configs.items():
+        if not len(rows):
             raise ValueError(f"the dataset {name!r} has no rows: nothing to write to {folder}")
     with _complete_or_nothing(folder) as made:
         written = {}
-        for name, dataset in configs.items():
-            subfolder = "data" if name == "default" else name
-            shards = _write_shards(dataset, made / subfolder)
-            written[name] = DataConfig(subfolder, len(dataset), shards)
-        _write_pictures(configs["default"], facts, made)
-        _finish(made, "dataset", facts, written)
+        readable: set[str] = set()
+        # Pairs first: whoever has a score has an image that was read, which need not be tried again.
+        for name in sorted(configs, key=lambda name: name == "images"):
+            subfolder = made / ("data" if name == "default" else name)
+            rows = configs[name]
+            stream = RowStream.of(rows, _ROW_GROUP) if isinstance(rows, Dataset) else rows
+            tables: Iterable[pa.Table] = stream.tables()
+            if name == "images":
+                tables = (_without_unreadable(table, _not_among(table, readable)) for table in tables)
+            elif {"images", STATUS} <= stream.features.keys():
+                tables = (_without_unreadable(table, pc.not_equal(table[STATUS], STATUS_OK)) for table in tables)
+            if {"image_id", STATUS} <= stream.features.keys():
+                tables = _noting_scored(tables, readable)
+            written[name] = _write_shards(tables, stream.features.arrow_schema, subfolder)
+            if written[name].rows != len(rows):
+                raise ValueError(f"the dataset {name!r} gave {written[name].rows:,} rows instead of {len(rows):,}")
+        _write_pictures(pictures, facts, made)
+        _finish(made, "dataset", facts, {name: written[name] for name in configs})
 
 
 def write_generator(
-    model: PreTrainedModel, processor: ProcessorMixin, folder: str | Path, facts: RunFacts, dataset: Dataset
+    model: "PreTrainedModel",
+    processor: "ProcessorMixin",
+    folder: str | Path,
+    facts: RunFacts,
+    pictures: Sequence[PIL.Image.Image] = (),
 ) -> None:
     """Write a generator as a folder that `AutoModelForImageTextToText` and `AutoProcessor` load.
 
@@ -74,18 +132,21 @@ def write_generator(
         folder: Made, with README.md, manifest.json, config.yaml and the pictures of the card's examples beside the
             model; it appears when it is complete, or not at all.
         facts: What the card says.
-        dataset: The curated dataset, of which the examples are rows.
+        pictures: One for each of `facts.examples`, see `example_pictures`.
 
     Raises:
         FileExistsError: If the folder exists and is not empty.
         TypeError: If the model has an adapter that is not merged.
+        ValueError: If the pictures are not as many as the examples.
     """
+    from peft import PeftModel
+
     if isinstance(model, PeftModel):
         raise TypeError("the model has an adapter that is not merged: give model.merge_and_unload()")
     with _complete_or_nothing(folder) as made:
         model.save_pretrained(made)
         processor.save_pretrained(made)
-        _write_pictures(dataset, facts, made)
+        _write_pictures(pictures, facts, made)
         _finish(made, "generator", facts, {})
 
 
@@ -100,7 +161,7 @@ def card_and_manifest(
     facts = RunFacts(**facts.to_dict())
     card = (dataset_card(facts, configs, files) if kind == "dataset" else model_card(facts)).encode()
     files = {path: record for path, record in files.items() if path not in (CARD, MANIFEST)}
-    manifest = Manifest(kind, facts.to_dict(), files | {CARD: FileRecord.of(card)}, configs, renderer())
+    manifest = Manifest(kind, facts.to_dict(), files | {CARD: FileRecord.of(card)}, configs)
     return {CARD: card, MANIFEST: manifest.to_bytes()}
 
 
@@ -113,35 +174,70 @@ def _finish(folder: Path, kind: Literal["dataset", "generator"], facts: RunFacts
         (folder / name).write_bytes(content)
 
 
-def _write_shards(dataset: Dataset, folder: Path) -> int:
-    """Writes parquet shards, images embedded; returns how many."""
+def _write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> DataConfig:
+    """Writes parquet shards, images embedded."""
     folder.mkdir()
-    schema = dataset.features.arrow_schema
-    tables = dataset.with_format("arrow").iter(_ROW_GROUP)
+    with_images = "images" in schema.names
+    groups = _of_size(tables, _ROW_GROUP if with_images else _ROW_GROUP_OF_TEXT)
     shards: list[Path] = []
-    table = next(tables, None)
+    rows = 0
+    table = next(groups, None)
     while table is not None:
         shards.append(folder / f"{len(shards)}.unfinished")
-        size = 0
-        # Chunks cut by content: on the Hub, shards that are equal in part are stored once.
-        with pq.ParquetWriter(shards[-1], schema, use_content_defined_chunking=True, write_page_index=True) as writer:
-            while table is not None and size < _SHARD_BYTES:
-                table = embed_table_storage(_without_unreadable(table))
-                writer.write_table(table)
-                size += table.nbytes
-                table = next(tables, None)
-    for number, path in enumerate(DataConfig(folder.name, len(dataset), len(shards)).files):
+        with pq.ParquetWriter(
+            shards[-1],
+            schema,
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+            # Chunks cut by content: on the Hub, shards that are equal in part are stored once.
+            use_content_defined_chunking=True,
+            write_page_index=True,
+        ) as writer:
+            while table is not None:
+                writer.write_table(embed_table_storage(table.cast(schema)) if with_images else table.cast(schema))
+                rows += len(table)
+                table = next(groups, None)
+                if shards[-1].stat().st_size >= _SHARD_BYTES:
+                    break
+    config = DataConfig(folder.name, rows, len(shards))
+    for number, path in enumerate(config.files):
         shards[number].rename(folder.parent / path)
-    return len(shards)
+    return config
 
 
-def _without_unreadable(table: pa.Table) -> pa.Table:
-    """Takes images that cannot be read out of rows whose status says so: with them, nobody could load the dataset."""
-    if STATUS not in table.column_names or pc.all(pc.equal(table[STATUS], STATUS_OK)).as_py():
+def _of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of so many, the last one of fewer."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        while rows + len(table) >= size:
+            part = table.slice(0, size - rows)
+            yield pa.concat_tables([*waiting, part])
+            waiting, rows, table = [], 0, table.slice(len(part))
+        if len(table):
+            waiting.append(table)
+            rows += len(table)
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _not_among(table: pa.Table, image_ids: set[str]) -> pa.Array:
+    return pa.array([image_id not in image_ids for image_id in table["image_id"].to_pylist()])
+
+
+def _noting_scored(tables: Iterable[pa.Table], image_ids: set[str]) -> Iterator[pa.Table]:
+    """The tables as they are, while the ids of images about which a pair has a score are collected."""
+    for table in tables:
+        image_ids.update(table["image_id"].filter(pc.equal(table[STATUS], STATUS_OK)).to_pylist())
+        yield table
+
+
+def _without_unreadable(table: pa.Table, suspect: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Takes images that cannot be read out of the suspect rows: with them, nobody could load the dataset."""
+    if not pc.any(suspect).as_py():
         return table
     images = table["images"].to_pylist()
-    for row, status in enumerate(table[STATUS].to_pylist()):
-        if status != STATUS_OK:
+    for row, is_suspect in enumerate(suspect.to_pylist()):
+        if is_suspect is not False:
             images[row] = [image for image in images[row] or () if _is_readable(image)]
     number = table.schema.get_field_index("images")
     return table.set_column(number, table.field(number), pa.array(images, table.field(number).type))
@@ -155,15 +251,11 @@ def _is_readable(image: Any) -> bool:
     return True
 
 
-def _write_pictures(dataset: Dataset, facts: RunFacts, folder: Path) -> None:
-    """The first image of each example, upright and not larger than a card needs."""
-    if not facts.examples:
-        return
-    (folder / "examples").mkdir()
-    rows = {pair_id: row for row, pair_id in enumerate(dataset["pair_id"])}
-    for number, (*_, pair_id) in enumerate(facts.examples):
-        picture = open_image(dataset[rows[pair_id]]["images"][0])
-        picture.thumbnail((_EXAMPLE_PIXELS, _EXAMPLE_PIXELS))
+def _write_pictures(pictures: Sequence[PIL.Image.Image], facts: RunFacts, folder: Path) -> None:
+    if len(pictures) != len(facts.examples or ()):
+        raise ValueError(f"{len(pictures)} pictures of examples, and {len(facts.examples or ())} examples")
+    for number, picture in enumerate(pictures):
+        (folder / "examples").mkdir(exist_ok=True)
         picture.save(folder / "examples" / f"{number}.png")
 
 

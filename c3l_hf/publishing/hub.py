@@ -1,16 +1,11 @@
 """A finished run's dataset and generator, pushed to the Hub and checked there.
 
-    python -m c3l_hf.publishing.hub push runs/demo --namespace user --license apache-2.0
-    python -m c3l_hf.publishing.hub verify user/c3l-pairs
-
 The token comes from the environment (HF_TOKEN) or the saved login (`hf auth login`).
 """
 
-import argparse
 import contextlib
 import glob
-import logging
-import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,9 +15,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import card_and_manifest
-from c3l_hf.publishing.manifest import MANIFEST, FolderError, Manifest
+from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, FolderError, Manifest
 from c3l_hf.publishing.repository import BARE, HubError, Pushed, Repository, patiently
-from c3l_hf.publishing.verify import verify_folder
+from c3l_hf.publishing.verify import Check, compare_facts, verify_folder
 
 __all__ = ["HubError", "Publication", "Pushed", "check_access", "push", "verify"]
 
@@ -72,11 +67,16 @@ def push(folder: str | Path, options: Publication, *, api: HfApi | None = None) 
     folder, api = Path(folder), api or HfApi()
     try:
         manifests = {part: Manifest.read(folder / part) for part in ("dataset", "generator")}
+        for part, manifest in manifests.items():
+            if manifest.card_schema != CARD_SCHEMA:
+                raise ValueError(f"the card of the {part} has schema {manifest.card_schema}, not {CARD_SCHEMA}")
         facts = RunFacts(**manifests["dataset"].facts)
     except FolderError as error:
         raise HubError(f"{error}: nothing to push") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise HubError(f"{folder}: the manifest is of another version of c3l_hf ({error}): nothing to push") from None
+    if not (check := compare_facts(manifests["dataset"], manifests["generator"])).ok:
+        raise HubError(f"{folder}: {check.found}: nothing to push")
     facts = _stated(facts, options)
     repositories = check_access(options, api=api)
     facts = replace(facts, **{f"{repository.kind}_repo": repository.id for repository in repositories})
@@ -162,18 +162,28 @@ def verify(
         parts = [patiently(name, lambda: _download(name, revision, repo_type, api))]
     elif not (folder / MANIFEST).exists() and (folder / "dataset" / MANIFEST).exists():
         parts = [(folder / part, set(), str(folder / part)) for part in ("dataset", "generator")]
-    well = True
+    results = []
     for folder, extra, title in parts:
-        failed = []
-        print(title)
-        for check in verify_folder(folder, extra=extra, rescore=rescore, model=model, model_revision=model_revision):
-            # Texts and names of others must not reach the terminal as commands to it.
-            found = "".join(character if character.isprintable() else "?" for character in check.found)
-            print(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<10} {found}", flush=True)
-            failed += [check.name] * (not check.ok)
-        print(f"{title}: {'failed: ' + ', '.join(failed) if failed else 'all is as it should be'}")
-        well = well and not failed
-    return well
+        checks = verify_folder(folder, extra=extra, rescore=rescore, model=model, model_revision=model_revision)
+        results.append(_print_checks(title, checks))
+    if len(parts) == 2 and all((folder / MANIFEST).is_file() for folder, *_ in parts):
+        with contextlib.suppress(FolderError):  # which has been printed
+            both = [Manifest.read(folder) for folder, *_ in parts]
+            results.append(_print_checks(name, [compare_facts(*both)]))
+    return all(results)
+
+
+def _print_checks(title: str, checks: Iterable[Check]) -> bool:
+    """Prints checks as they are made; returns whether all are well."""
+    failed = []
+    print(title)
+    for check in checks:
+        # Texts and names of others must not reach the terminal as commands to it.
+        found = "".join(character if character.isprintable() else "?" for character in check.found)
+        print(f"  {'ok  ' if check.ok else 'FAIL'}  {check.name:<10} {found}", flush=True)
+        failed += [check.name] * (not check.ok)
+    print(f"{title}: {'failed: ' + ', '.join(failed) if failed else 'all is as it should be'}")
+    return not failed
 
 
 def _stated(facts: RunFacts, options: Publication) -> RunFacts:
@@ -181,9 +191,9 @@ def _stated(facts: RunFacts, options: Publication) -> RunFacts:
     stated = {name: getattr(options, name) for name in ("license", "images_license", "images_source")}
     facts = replace(facts, **{name: value for name, value in stated.items() if value})
     if not facts.images_license:
-        raise HubError("the licence of the images is not stated: find it out, and give it with --images_license")
+        raise HubError("the licence of the images is not stated: find it out, and give it as images_license")
     if not facts.license:
-        raise HubError("the card has no licence: say under which one you publish, with --license (e.g. apache-2.0)")
+        raise HubError("the card has no licence: say under which one you publish, as license (e.g. apache-2.0)")
     return facts
 
 
@@ -196,7 +206,7 @@ def _download(name: str, revision: str | None, repo_type: str | None, api: HfApi
     if not found:
         raise HubError(f"{name} is neither a folder nor a repository that this token (if any) may read")
     if len(found) > 1:
-        raise HubError(f"{name} is a dataset and a model: say which with --repo_type")
+        raise HubError(f"{name} is a dataset and a model: say which, as repo_type")
     ((type, info),) = found.items()
     try:
         path = Path(api.hf_hub_download(name, MANIFEST, repo_type=type, revision=info.sha))
@@ -209,40 +219,3 @@ def _download(name: str, revision: str | None, repo_type: str | None, api: HfApi
     folder = api.snapshot_download(name, repo_type=type, revision=info.sha, allow_patterns=patterns)
     files = {sibling.rfilename for sibling in info.siblings or ()} - BARE
     return Path(folder), files, f"{name} ({type}, commit {info.sha[:12]})"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """`python -m c3l_hf.publishing.hub`"""
-    parser = argparse.ArgumentParser(prog="python -m c3l_hf.publishing.hub", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    pushing = commands.add_parser("push", help="push the dataset and the generator of a finished run")
-    pushing.add_argument("folder", help="the run's output folder")
-    pushing.add_argument("--namespace", help="user or organisation; default: the token's user")
-    pushing.add_argument("--dataset_name", default=Publication.dataset_name)
-    pushing.add_argument("--generator_name", default=Publication.generator_name)
-    pushing.add_argument("--public", action="store_true", help="make the repositories public; else they are private")
-    pushing.add_argument("--license", help="licence of what is published, an identifier of the Hub")
-    pushing.add_argument("--images_license", help="licence of the images")
-    pushing.add_argument("--images_source", help="where the images come from")
-    pushing.add_argument("--overwrite", action="store_true", help="replace files of the same name, whoever made them")
-    verifying = commands.add_parser("verify", help="check a dataset or generator against its manifest and card")
-    verifying.add_argument("name", help="repository on the Hub, or folder")
-    verifying.add_argument("--revision", help="branch, tag or commit")
-    verifying.add_argument("--repo_type", choices=["dataset", "model"], help="if there are both of that name")
-    verifying.add_argument("--rescore", type=int, default=0, metavar="N", help="score N rows again")
-    verifying.add_argument("--model", help="the model for that; default: the one that the manifest names")
-    verifying.add_argument("--model_revision", help="its revision")
-    values = vars(parser.parse_args(arguments))
-    command = values.pop("command")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        if command == "verify":
-            sys.exit(0 if verify(values.pop("name"), **values) else 1)
-        for pushed in push(values.pop("folder"), Publication(**values)):
-            print(pushed)
-    except HubError as error:
-        sys.exit(f"hub: {error}")
-
-
-if __name__ == "__main__":
-    main()

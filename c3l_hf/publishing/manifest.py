@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 from c3l_hf.common.versions import versions
 
-__all__ = ["MANIFEST", "DataConfig", "FileRecord", "FolderError", "Manifest", "digest_of"]
+__all__ = ["CARD_SCHEMA", "MANIFEST", "DataConfig", "FileRecord", "FolderError", "Manifest", "digest_of"]
 
 MANIFEST = "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
+# What a card's facts are called and how the card words them: raised whenever a template, or what it is given, changes
+# what a reader sees. Cards of one schema can be rendered again and compared; of others the facts are looked for.
+CARD_SCHEMA = 2
 
 
 class FolderError(ValueError):
@@ -56,7 +59,7 @@ class Manifest:
         facts: What its card was rendered from, see `cards.RunFacts`.
         files: Path within the folder → its record; all files but the manifest itself.
         configs: Name → configuration of a dataset; none of a generator.
-        renderer: Digest of the code that rendered the card: the same code renders the same card from the facts.
+        card_schema: `CARD_SCHEMA` of the version that wrote it.
         c3l_hf: Version of this package that wrote it.
     """
 
@@ -64,7 +67,7 @@ class Manifest:
     facts: Mapping[str, Any]
     files: Mapping[str, FileRecord]
     configs: Mapping[str, DataConfig]
-    renderer: str
+    card_schema: int = CARD_SCHEMA
     c3l_hf: str = field(default_factory=lambda: versions()["c3l-hf"])
 
     def to_bytes(self) -> bytes:
@@ -88,12 +91,17 @@ class Manifest:
             values = json.loads(content)
             if values.pop("made_by") != "c3l_hf" or values["kind"] not in ("dataset", "generator"):
                 raise ValueError
+            if values["format"] == 1:  # it had a digest of the code that rendered the card
+                values |= {"format": _FORMAT, "card_schema": 1}
+                del values["renderer"]
             if values.pop("format") != _FORMAT:
                 raise FolderError(f"{where}: {MANIFEST} has another format; it needs another version of c3l_hf")
             values["files"] = {path: FileRecord(**record) for path, record in values["files"].items()}
             values["configs"] = {name: DataConfig(**config) for name, config in values["configs"].items()}
             manifest = cls(**values)
-            if not all(map(_stays_inside, manifest.files)) or not isinstance(manifest.facts, dict):
+            if not isinstance(manifest.card_schema, int) or not isinstance(manifest.facts, dict):
+                raise ValueError
+            if not all(map(_stays_inside, manifest.files)):
                 raise ValueError
             for config in manifest.configs.values():
                 if config.shards > len(manifest.files) or not manifest.files.keys() >= set(config.files):

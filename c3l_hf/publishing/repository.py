@@ -185,7 +185,7 @@ class Repository:
 
     def _check_owner(self, state: _State) -> None:
         if not state.private and not self.public:
-            raise HubError(f"{self.id} is public: give --public to push to it, or another name")
+            raise HubError(f"{self.id} is public, and public is False: set it to push there, or give another name")
         if self.overwrite or (state.manifest is not None and state.manifest.kind == self.kind):
             return
         found = state.files.keys() - BARE
@@ -196,8 +196,8 @@ class Repository:
         if found:
             some = ", ".join(sorted(found)[:3])
             raise HubError(
-                f"{self.id} holds something that c3l_hf has not made ({some}): give another name, or --overwrite to "
-                "replace files of the same name"
+                f"{self.id} holds something that c3l_hf has not made ({some}): give another name, or set "
+                "overwrite to replace files of the same name"
             )
 
     def _check_edits(self, state: _State, changed: Collection[str], removed: Collection[str]) -> None:
@@ -209,7 +209,7 @@ class Repository:
             found = lfs.sha256 if lfs else FileRecord.of(self.fetch(path, state.commit)).sha256
             if record is None or record.sha256 != found:
                 raise HubError(
-                    f"{self.id}: {path} was not pushed so, somebody changed it on the Hub: --overwrite replaces it"
+                    f"{self.id}: {path} was not pushed so, somebody changed it on the Hub; set overwrite to replace it"
                 )
 
 

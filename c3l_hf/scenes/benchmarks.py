@@ -1,8 +1,8 @@
 """POPE, SEED-Bench, MMBench and LLaVA-Bench on scenes: the same protocols, in the published layouts, with known truth.
 
 Every function makes a dataset in memory, from scenes of the split `test`, with the columns of the dataset that
-lmms-lab publishes on the Hub, so that `save_to_disk` makes a folder for `c3l_hf.evaluation.questions.load_questions`.
-Every random choice depends on (seed, benchmark, shifted, number of the image) only.
+lmms-lab publishes on the Hub: `evaluation.questions.read_questions` takes it, and `load_questions` the folder that
+`save_to_disk` makes of it. Every random choice depends on (seed, benchmark, shifted, number of the image) only.
 
 Questions and answers are in the language of `questions.py`, without lists of options or letters: a small model that
 knows no other language can be asked the bare question, and the likelihood of an option is that of a sentence. Told to

@@ -11,6 +11,7 @@ __all__ = [
     "GENERATOR_NAME",
     "IMAGES_LICENSE",
     "IMAGES_SOURCE",
+    "JUDGE",
     "TITLE",
     "benchmark",
     "judge_answers",
@@ -24,6 +25,7 @@ TITLE = "C3L pairs about scenes"
 GENERATOR_NAME = "c3l_hf scenes generator"
 IMAGES_LICENSE = "apache-2.0"  # of the artwork, see NOTICE
 IMAGES_SOURCE = "the embedded world of c3l_hf"
+JUDGE = "the scenes checker"
 
 
 def load_images(name: str, limit: int, seed: int, split: str) -> Dataset:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common.intervals import bootstrap_interval
 from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.checker import check_pair, described_objects
 from c3l_hf.scenes.questions import ask
@@ -77,18 +78,16 @@ def type_balanced(
     np.add.at(counts, (0, image_index, type_index), np.asarray(hits, dtype=float))
     np.add.at(counts, (1, image_index, type_index), 1.0)
 
-    def share(sample: np.ndarray, axis: int = -1) -> np.ndarray:
-        right, total = (counts[part][sample].sum(axis=-2) for part in (0, 1))
+    def share(times: np.ndarray) -> np.ndarray:
+        """How often each image is drawn → the share."""
+        right, total = (np.tensordot(times, counts[part], axes=1) for part in (0, 1))
         with np.errstate(invalid="ignore"):
             return np.nanmean(right / total, axis=-1)
 
-    everything = np.arange(len(image_names))
+    value = float(share(np.ones(len(image_names))))
     if len(image_names) == 1:
-        return float(share(everything)), float("nan"), float("nan")
-    found = bootstrap(
-        (everything,), share, n_resamples=1000, batch=50, method="percentile", rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return float(share(everything)), float(found.low), float(found.high)
+        return value, float("nan"), float("nan")
+    return value, *bootstrap_interval([len(image_names)], share, resamples=1000, seed=seed)
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -16,9 +16,10 @@ from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.layouts import Pair
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
 
-__all__ = ["BASELINES", "PairEncoder"]
+__all__ = ["BASELINES", "Baseline", "PairEncoder"]
 
-BASELINES = {
+Baseline = Literal["drop", "blank", "noise", "shuffle"]
+BASELINES: dict[Baseline, str] = {
     "drop": "no image and nothing that belongs to it: the conversation is rendered again without",
     "blank": "a picture of the same size in the image's mean colour",
     "noise": "a picture of the same size, every value uniformly random, drawn from the image's content",
@@ -29,7 +30,8 @@ BASELINES = {
 class PairEncoder:
     """Encodes pairs with their images and for the blind pass; each distinct image and blind row once.
 
-    It keeps what it has seen: make one for a batch of rows.
+    Make one for a batch of rows: what it has encoded, it keeps. The decoded pictures, which are far larger, it keeps
+    until `forget_images` is called.
 
     Args:
         processor: The model's processor.
@@ -43,15 +45,34 @@ class PairEncoder:
         self,
         processor: ProcessorMixin,
         max_length: int | None,
-        blind: str = "drop",
+        blind: Baseline = "drop",
         blind_images: Sequence[PIL.Image.Image] = (),
         image_folder: Path | None = None,
     ):
-        self._processor, self._max_length = with_image_cache(processor), max_length
+        self._plain_processor, self._max_length = processor, max_length
         self.blind, self._pool, self._folder = blind, blind_images, image_folder
-        self._images: dict[Hashable, tuple[PIL.Image.Image, Any]] = {}
-        self._substitutes: dict[Hashable, PIL.Image.Image] = {}
+        self._keys: dict[int, tuple[Any, Hashable]] = {}
         self._blind: dict[Hashable, EncodedRow] = {}
+        self.forget_images()
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What the encoding of rows depends on beside the processor; of blind images their sizes."""
+        return self.blind, self._max_length, tuple(image.size for image in self._pool)
+
+    def forget_images(self) -> None:
+        """Let the decoded pictures go. A row with one of them that comes later reads it again."""
+        self._processor = with_image_cache(self._plain_processor)
+        self._images: dict[Hashable, PIL.Image.Image] = {}
+        self._substitutes: dict[Hashable, tuple[PIL.Image.Image, Hashable]] = {}
+
+    def image_keys(self, pair: Pair) -> tuple[Hashable, ...]:
+        """A key for each image of the pair, equal for equal images.
+
+        Raises:
+            RowError: If an image is not where it may be.
+        """
+        return tuple(self._key(image) for image in pair.images)
 
     def encode(self, pair: Pair) -> tuple[EncodedRow, EncodedRow]:
         """The pair with its images, and for the blind pass.
@@ -59,17 +80,16 @@ class PairEncoder:
         Raises:
             RowError: If one of them cannot be encoded, or the answer has other tokens in the one than in the other.
         """
-        values = [self._located(image) for image in pair.images]
-        keys = tuple(image_key(value) for value in values)
-        images = [self._opened(key, value) for key, value in zip(keys, values)]
+        keys = self.image_keys(pair)
+        images = [self._opened(key, value) for key, value in zip(keys, pair.images)]
         with_image = self._encode(pair, images, keys)
-        substitutes, blind_keys = [], ()
+        substitutes: list[tuple[PIL.Image.Image, Hashable]] = []
         if self.blind != "drop":
             substitutes = [self._substitute(key, image) for key, image in zip(keys, images)]
-            blind_keys = tuple(map(id, substitutes))  # all of them are kept, so that identities stay their own
+        blind_keys = tuple(key for _, key in substitutes)
         known = (repr((pair.prompt, pair.answer)), blind_keys)
         if known not in self._blind:
-            self._blind[known] = self._encode(pair, substitutes, blind_keys)
+            self._blind[known] = self._encode(pair, [image for image, _ in substitutes], blind_keys)
         blind = self._blind[known]
         if with_image.answer_ids != blind.answer_ids:
             raise RowError("the answer has other tokens with the image than without")
@@ -91,27 +111,35 @@ class PairEncoder:
             raise RowError(f"the image {value} is not in the folder {self._folder}")
         return path
 
+    def _key(self, value: Any) -> Hashable:
+        # Of each object once: it takes a digest of the content. The value is kept so that its identity stays its own.
+        if id(value) not in self._keys:
+            self._keys[id(value)] = value, image_key(self._located(value))
+        return self._keys[id(value)][1]
+
     def _opened(self, key: Hashable, value: Any) -> PIL.Image.Image:
         if key not in self._images:
-            self._images[key] = (open_image(value), value)  # the value is kept so that its identity stays its own
-        return self._images[key][0]
+            self._images[key] = open_image(self._located(value))
+        return self._images[key]
 
-    def _substitute(self, key: Hashable, image: PIL.Image.Image) -> PIL.Image.Image:
+    def _substitute(self, key: Hashable, image: PIL.Image.Image) -> tuple[PIL.Image.Image, Hashable]:
+        """What stands in an image's place, and its key."""
         if key not in self._substitutes:
             # From the content alone, so that a row's score does not depend on the rows around it.
             digest = hashlib.blake2b(image.tobytes(), digest_size=8).digest()
             if self.blind == "blank":
                 mean = tuple(round(value) for value in PIL.ImageStat.Stat(image).mean)
-                substitute = PIL.Image.new("RGB", image.size, mean)
+                self._substitutes[key] = PIL.Image.new("RGB", image.size, mean), ("blank", image.size, mean)
             elif self.blind == "noise":
                 rng = np.random.default_rng(list(digest))
-                substitute = PIL.Image.fromarray(rng.integers(0, 256, (image.height, image.width, 3), dtype=np.uint8))
+                noise = PIL.Image.fromarray(rng.integers(0, 256, (image.height, image.width, 3), dtype=np.uint8))
+                self._substitutes[key] = noise, ("noise", image.size, digest)
             else:
-                others = [other for other in self._pool if not _equal(other, image)]
+                others = [number for number, other in enumerate(self._pool) if not _equal(other, image)]
                 if not others:
                     raise RowError("blind_images has no image other than the row's own")
-                substitute = others[int.from_bytes(digest) % len(others)]
-            self._substitutes[key] = substitute
+                number = others[int.from_bytes(digest) % len(others)]
+                self._substitutes[key] = self._pool[number], ("shuffle", number)
         return self._substitutes[key]
 
 

@@ -1,34 +1,30 @@
-"""Scores a whole dataset: in parts that survive an interruption, over several processes, and from the command line."""
+"""Scores of whole datasets and of pair tables: in parts that survive an interruption, over several processes."""
 
-import functools
-import hashlib
+import contextlib
 import logging
-import os
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features, Image, List, concatenate_datasets, load_dataset, load_from_disk
-from trl import TrlParser
+from datasets import Dataset, Features, Image, List, concatenate_datasets
+from tqdm.auto import tqdm
 
-from c3l_hf.common.errors import RowError
+from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
-from c3l_hf.data.image import open_image
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.opening import folder_cache
-from c3l_hf.data.schema import SCORE_COLUMNS, SCORES, STATUS, STATUS_OK
-from c3l_hf.scoring.scorer import DEFAULT_RANKING, I2CScorer
+from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK
+from c3l_hf.data.stored_images import stored_images
+from c3l_hf.scoring.scorer import I2CScorer
 
-__all__ = ["format_scores", "score_dataset", "score_rows", "with_scores"]
+__all__ = ["format_scores", "score_dataset", "score_rows", "score_stream", "score_tables", "with_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +47,9 @@ def score_dataset(
     see.
 
     Args:
-        dataset: Rows in any layout of `schema.to_pairs`. The other columns stay as they are.
+        dataset: Rows in any layout of `data.layouts.to_pairs`. The other columns stay as they are.
         scorer: The scorer.
-        batch_size: Rows given to the scorer at once; their images are in memory together.
+        batch_size: Rows given to the scorer at once; what the model takes of two such batches is in memory together.
         part_size: Rows in a part.
         cache_dir: Where the parts are kept; by default in the cache of `datasets`.
 
@@ -64,57 +60,129 @@ def score_dataset(
     if present := [name for name in SCORE_COLUMNS if name in dataset.column_names]:
         raise ValueError(f"the dataset has the columns {', '.join(present)} already; remove or rename them first")
     needed = dataset.select_columns(list(columns))
-    digest = hashlib.blake2b(f"{needed._fingerprint} {scorer.fingerprint} {part_size}".encode(), digest_size=16)
-    digest.update(files_state(needed, columns[-1], scorer.image_folder).encode())
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{digest.hexdigest()}"
-    folder.mkdir(parents=True, exist_ok=True)
-
+    files = files_state(needed, columns[-1], scorer.image_folder)
+    name = digest(needed._fingerprint, scorer.fingerprint, part_size, files)
     starts = range(0, len(needed), part_size)
-    files = [folder / f"{number:05d}-of-{len(starts):05d}.arrow" for number in range(len(starts))]
-    state = process_state()
-    missing = [number for number, file in enumerate(files) if not file.is_file()]
-    state.wait_for_everyone()  # all have seen the same
-    for number in missing[state.process_index :: state.num_processes]:
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{name}"
+    shards = Shards(folder, count=len(starts))
+
+    def part(number: int) -> Iterator[pa.Table]:
         rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
-        score_rows(
-            rows,
-            scorer,
-            batch_size,
-            cache_file_name=str(files[number]),  # written under another name and moved when it is whole
-            desc=f"Scoring, part {number + 1} of {len(starts)}",
-        )
-    state.wait_for_everyone()
-    parts = [Dataset.from_file(str(file)) for file in files]
-    scores = concatenate_datasets(parts) if parts else score_rows(needed, scorer)
-    without = sum(status != STATUS_OK for status in scores[STATUS][:])
+        return _shown(score_stream(rows, scorer, batch_size), len(rows), f"Scoring, part {number + 1} of {len(starts)}")
+
+    shards.write_missing(part, SCORE_FEATURES.arrow_schema)
+    scores = _stored_scores(shards)
+    state = process_state()
+    without = sum(status != STATUS_OK for status in scores[STATUS])
     if without and state.is_main_process:
         logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", without, len(scores))
     return with_scores(dataset, scores)
 
 
-def score_rows(rows: Dataset, scorer: I2CScorer, batch_size: int = 256, **options: Any) -> Dataset:
-    """The score columns alone, one row for each. The scorer gets images as they are stored: `datasets` would end at one
-    that it cannot decode.
+def score_rows(rows: Dataset, scorer: I2CScorer, batch_size: int = 256, desc: str = "Scoring") -> Dataset:
+    """The score columns alone, in memory, one row for each.
 
     Args:
         rows: As for `score_dataset`.
         scorer: The scorer.
         batch_size: Rows given to it at once.
-        options: Further ones of `Dataset.map`.
+        desc: What the progress bar says.
     """
-    needed = rows.select_columns(list(layout_of(rows.column_names)))
-    if not len(needed):  # `map` would leave out the columns
-        return Dataset.from_dict({name: [] for name in scorer.features}, features=Features(scorer.features))
+    tables = _shown(score_stream(rows, scorer, batch_size), len(rows), desc)
+    return Dataset(pa.concat_tables([SCORE_FEATURES.arrow_schema.empty_table(), *tables]))
+
+
+def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Iterator[pa.Table]:
+    """The score columns of a dataset, in tables of `batch_size` rows.
+
+    The scorer gets images as they are stored: `datasets` would end at one that it cannot decode. The next batch is read
+    and encoded while the model works on the present one.
+
+    Args:
+        rows: As for `score_dataset`.
+        scorer: The scorer.
+        batch_size: Rows given to it at once.
+
+    Raises:
+        ValueError: If the columns are in no accepted layout.
+    """
+    columns = list(layout_of(rows.column_names))
+    needed = rows.select_columns(columns)
     stored = Features({name: _undecoded(feature) for name, feature in needed.features.items()})
-    scores = needed.with_format("arrow").map(
-        functools.partial(_score_table, scorer=scorer, features=stored),
-        batched=True,
-        batch_size=batch_size,
-        remove_columns=needed.column_names,
-        features=Features(scorer.features),
-        **options,
-    )
-    return scores.with_format(None)
+    tables = needed.with_format("arrow").iter(batch_size) if len(needed) else ()
+    batches = (_rows_of(stored.decode_batch(table.to_pydict()), columns) for table in tables)
+    return _score_tables(batches, scorer)
+
+
+def score_tables(
+    pairs: Iterable[pa.Table | pa.RecordBatch], images: Dataset, scorer: I2CScorer, batch_size: int = 256
+) -> Iterator[pa.Table]:
+    """The score columns of pair tables, whose images are stored apart: a row for each pair, in tables of `batch_size`.
+
+    Images come from their dataset as they are stored, each once for a batch, so the pairs of an image should follow
+    each other. The next batch is read and encoded while the model works on the present one; what the model takes of two
+    batches is in memory together.
+
+    Args:
+        pairs: Tables of `PAIR_TABLE_FEATURES`, or of its columns `image_row`, `prompt` and `completion`. They are read
+            in another thread.
+        images: Images in a column `images` or `image`; `image_row` counts its rows.
+        scorer: The scorer.
+        batch_size: Rows given to it at once.
+
+    Returns:
+        Tables of `SCORE_FEATURES`. A row without a pair, or whose image cannot be read, has no scores, and the reason
+        in `i2c_status`.
+    """
+
+    def batches() -> Iterator[list[dict[str, Any]]]:
+        for table in _rebatched(pairs, ["image_row", "prompt", "completion"], batch_size):
+            batch = table.to_pydict()
+            numbers = list(dict.fromkeys(batch["image_row"]))
+            stored = dict(zip(numbers, stored_images(images, numbers)))
+            batch["images"] = [stored[number] for number in batch["image_row"]]
+            yield _rows_of(batch, ["images", "prompt", "completion"])
+
+    return _score_tables(batches(), scorer)
+
+
+def _score_tables(batches: Iterable[list[dict[str, Any]]], scorer: I2CScorer) -> Iterator[pa.Table]:
+    with contextlib.closing(scorer.score_batches(batches)) as scored:
+        for scores in scored:
+            yield pa.Table.from_pylist(scores, schema=SCORE_FEATURES.arrow_schema)
+
+
+def _rows_of(batch: Mapping[str, list], columns: Sequence[str]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, values)) for values in zip(*(batch[name] for name in columns))]
+
+
+def _rebatched(tables: Iterable[pa.Table | pa.RecordBatch], columns: Sequence[str], size: int) -> Iterator[pa.Table]:
+    """The rows of tables in tables of `size` rows, the last one with what is left."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+        table = pa.concat_tables([*waiting, table.select(columns)])
+        whole = table.num_rows - table.num_rows % size
+        yield from (table.slice(start, size) for start in range(0, whole, size))
+        waiting = [table.slice(whole)]
+    if waiting and waiting[0].num_rows:
+        yield waiting[0]
+
+
+def _shown(tables: Iterable[pa.Table], total: int, desc: str) -> Iterator[pa.Table]:
+    """The same with a progress bar of rows."""
+    with tqdm(total=total, desc=desc, unit="row") as bar:
+        for table in tables:
+            bar.update(table.num_rows)
+            yield table
+
+
+def _stored_scores(shards: Shards) -> Dataset:
+    """The scores of all parts, on the disk as `datasets` needs them."""
+    if not len(shards):
+        return Dataset(SCORE_FEATURES.arrow_schema.empty_table())
+    with process_state().main_process_first():  # the others find the copy
+        return Dataset.from_parquet([str(file) for file in shards.files], cache_dir=str(shards.folder))
 
 
 def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
@@ -124,10 +192,6 @@ def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
     # Of datasets without rows it would drop the columns.
     features = Features({**rows.features, **scores.features})
     return Dataset.from_dict({name: [] for name in features}, features=features)
-
-
-def _score_table(table: pa.Table, scorer: I2CScorer, features: Features) -> dict[str, list]:
-    return scorer(features.decode_batch(table.to_pydict()))
 
 
 def _undecoded(feature):
@@ -157,132 +221,3 @@ def _kind(reason: str) -> str:
     """A reason without what is particular to its row."""
     reason = re.sub(r"the image .*?(cannot be read|has mode|is not in)", r"the image \1", reason)
     return re.sub(r"\d+", "N", re.sub(r"'/[^']*'", "...", reason))[:90]
-
-
-@dataclass
-class ScoreArguments:
-    model: str = field(metadata={"help": "The vision-language model: a repository on the Hub, or a folder."})
-    dataset: str = field(
-        metadata={
-            "help": "The rows: a dataset on the Hub, a folder (saved with save_to_disk, or of data files), or one "
-            ".json, .jsonl, .parquet or .csv file. LLaVA's JSON is taken as it is, with --image_folder."
-        }
-    )
-    output: str = field(
-        metadata={
-            "help": "The scored rows: a .parquet file, or .jsonl (without images that the "
-            "dataset holds itself). It must not be there yet."
-        }
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration (subset) of the dataset."})
-    split: str = field(default="train", metadata={"help": "Split of the dataset."})
-    limit: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
-    image_folder: str | None = field(
-        default=None, metadata={"help": "Where images are that the rows name by a relative path."}
-    )
-    ranking: str = field(default=DEFAULT_RANKING, metadata={"help": f"What i2c is a copy of: {', '.join(SCORES)}."})
-    blind: str = field(
-        default="drop",
-        metadata={"help": "In the image's place in the pass without it: drop, blank, noise, or shuffle."},
-    )
-    path: str = field(default="auto", metadata={"help": "auto, or plain: answers about an image never share a pass."})
-    max_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Most tokens in a forward pass; by default 8192, on a CPU 4096, or 1024 in float32."},
-    )
-    batch_size: int = field(default=256, metadata={"help": "Rows whose images are in memory together."})
-    revision: str | None = field(default=None, metadata={"help": "Revision of the model."})
-    dtype: str = field(
-        default="auto", metadata={"help": "float32, bfloat16, float16, or auto: bfloat16 on an accelerator."}
-    )
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda:1, ...; by default the accelerator."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Whether code from the model's repository may be run."}
-    )
-
-
-def main() -> None:
-    """`python -m c3l_hf.scoring.scorer`; the options may also stand in a YAML file: --config file.yaml."""
-    parser = TrlParser((ScoreArguments,), prog="python -m c3l_hf.scoring.scorer", description=_DESCRIPTION)
-    (args,) = parser.parse_args_and_config()
-    try:
-        _run(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-
-
-def _run(args: ScoreArguments) -> None:
-    output = Path(args.output)
-    if output.suffix not in (".parquet", ".jsonl"):
-        raise ValueError(f"--output {output} must end in .parquet or .jsonl")
-    if output.exists():
-        raise ValueError(f"--output {output} is there already; give another name, or move it away")
-    if not output.parent.is_dir():
-        raise ValueError(f"--output {output}: there is no folder {output.parent}")
-    dataset = _rows(args)
-    layout_of(dataset.column_names)
-    scorer = I2CScorer.from_pretrained(
-        args.model,
-        revision=args.revision,
-        dtype=args.dtype,
-        device=args.device,
-        trust_remote_code=args.trust_remote_code,
-        ranking=args.ranking,
-        path=args.path,
-        blind=args.blind,
-        blind_images=list(_some_images(dataset, args.image_folder)) if args.blind == "shuffle" else (),
-        max_tokens=args.max_tokens,
-        image_folder=args.image_folder,
-    )
-    scored = score_dataset(dataset, scorer, batch_size=args.batch_size)
-    if process_state().is_main_process:
-        partial = output.with_name(f".{output.name}.partial")
-        if output.suffix == ".parquet":
-            scored.to_parquet(partial)
-        else:
-            encoded = [name for name, feature in dataset.features.items() if _undecoded(feature) != feature]
-            scored.remove_columns(encoded).to_json(partial)
-        os.replace(partial, output)
-        print(f"{format_scores(scored)}\n\n{args.model}, {scorer.path} path → {output}")
-
-
-def _rows(args: ScoreArguments) -> Dataset:
-    path = Path(args.dataset)
-    if path.is_file():
-        kind = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}.get(path.suffix)
-        if kind is None:
-            raise ValueError(f"--dataset {path} is none of .json, .jsonl, .parquet, .csv")
-        dataset = load_dataset(kind, data_files=str(path), split="train")
-    elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        dataset = load_from_disk(path)
-    else:
-        dataset = load_dataset(
-            args.dataset, args.dataset_config, split=args.split, cache_dir=folder_cache(args.dataset)
-        )
-    if isinstance(dataset, DatasetDict):
-        if args.split not in dataset:
-            raise ValueError(f"--dataset {path} has no split {args.split!r}; it has {', '.join(dataset)}")
-        dataset = dataset[args.split]
-    return dataset if args.limit is None else dataset.select(range(min(args.limit, len(dataset))))
-
-
-def _some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterable:
-    """Images of rows spread evenly over the dataset; those that cannot be read are left out."""
-    column = layout_of(dataset.column_names)[-1]
-    # A damaged one among them would end the run, in an error of `datasets`.
-    dataset = dataset.select_columns([column])
-    stored = Features({column: _undecoded(dataset.features[column])})
-    dataset = dataset.with_format("arrow")
-    for number in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)) if len(dataset) else ():
-        (value,) = stored.decode_batch(dataset[[int(number)]].to_pydict())[column]
-        value = value[0] if isinstance(value, list) and value else value
-        try:
-            yield open_image(Path(folder) / value if folder and isinstance(value, str) else value)
-        except RowError:
-            continue
-
-
-_DESCRIPTION = """Scores every answer of a dataset by how much its image matters to it (I2C): the likelihood of the
-answer with the image and without. Rows may be prompt + completion, messages, question + answer, or LLaVA's
-conversations, beside image or images. Rows that cannot be scored stay, with the reason in i2c_status. After an
-interruption the same command continues. Several processes: accelerate launch -m c3l_hf.scoring.scorer ..."""

@@ -7,26 +7,37 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-__all__ = ["PMI_K", "rank_agreement", "scores_from_logprobs"]
+__all__ = ["PMI_K", "SCORE_DESCRIPTIONS", "rank_agreement", "scores_from_logprobs"]
 
 # Between pmi (k = 1), which finds errors that come from the language prior, and the log-probability (k → ∞), which
 # finds false answers; on pools of `recipes/evidence.py` that are not reported, 2 to 6 did about the same for both.
 PMI_K = 4
 
+# Name → (formula, meaning), as the cards say it. With p_t, q_t the predictions of token t with and without the image,
+# a_t, t = 1 … N, the answer's tokens; teacher-forced, in nats.
+SCORE_DESCRIPTIONS = {
+    # C3L as implemented here: the paper's normalisation is not known.
+    "answer_kl": (
+        "sum_t P_t ln(P_t / Q_t), P_t = p_t(a_t) / sum_s p_s(a_s), Q_t alike",
+        "divergence between the answer's scores, normalised over the answer",
+    ),
+    "token_kl": ("(1/N) sum_t sum_v p_t(v) ln(p_t(v) / q_t(v))", "divergence over the whole vocabulary, per token"),
+    "pmi": ("(1/N) sum_t [ln p_t(a_t) - ln q_t(a_t)]", "how much likelier the image makes this answer, per token"),
+    "ppl_ratio": ("exp(pmi)", "perplexity without the image by that with it"),
+    # PMI^k (Daille, 1994), which asks an answer to be likely with the image as well: pmi + (k - 1) logprob.
+    "pmi_k": (
+        f"(1/N) sum_t [{PMI_K} ln p_t(a_t) - ln q_t(a_t)]",
+        "pmi, with the answer's likelihood given the image counted more",
+    ),
+    "logprob": ("(1/N) sum_t ln p_t(a_t)", "with the image, per token"),
+    "logprob_blind": ("(1/N) sum_t ln q_t(a_t)", "without it, per token"),
+}
+
 
 def scores_from_logprobs(with_image: Sequence[float], blind: Sequence[float], kl: Sequence[float]) -> dict[str, float]:
     """All scores of one answer from what its N tokens got in the two passes.
 
-    With p_t, q_t the predictions with and without the image and a_t the answer's tokens:
-
-    - `answer_kl` = sum_t P_t ln(P_t / Q_t), P_t = p_t(a_t) / sum_s p_s(a_s), Q_t alike: the divergence between the two
-      sequences of answer scores, each normalised over the answer (C3L as implemented here; the paper's normalisation is
-      not known)
-    - `token_kl` = (1/N) sum_t sum_v p_t(v) ln(p_t(v) / q_t(v))
-    - `pmi` = (1/N) sum_t [ln p_t(a_t) - ln q_t(a_t)]; `ppl_ratio` = exp(pmi)
-    - `pmi_k` = (1/N) sum_t [k ln p_t(a_t) - ln q_t(a_t)], k = `PMI_K`: PMI^k (Daille, 1994), which asks an answer to be
-      likely with the image as well, by k - 1 times the log-probability: pmi + (k - 1) logprob
-    - `logprob`, `logprob_blind` = (1/N) sum_t ln p_t(a_t), (1/N) sum_t ln q_t(a_t)
+    `SCORE_DESCRIPTIONS` has their formulas.
 
     Args:
         with_image: ln p_t(a_t), (N,), nats.

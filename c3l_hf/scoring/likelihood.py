@@ -2,7 +2,7 @@
 
 One pass with the image and one without give everything. The plain path gives every row a sequence of its own in a
 padded batch, as the model's own processor would. The packed path puts rows about the same image into one sequence that
-has the image and whatever else they begin with once (`packing.py`), and is what makes k answers to an image cheap.
+has the image and whatever else they begin with once (`models/packing.py`): it makes k answers to an image cheap.
 """
 
 import itertools

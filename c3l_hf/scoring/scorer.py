@@ -1,63 +1,66 @@
 """I²C, the image-instruction correspondence of an answer: how much seeing the image changes what a model thinks of it.
 
-`I2CScorer` scores the rows of a dataset, as a function for `Dataset.map`; `scores.py` has the formulas.
+`I2CScorer` scores the rows of a dataset, as a function for `Dataset.map`; `formulas.py` has the formulas.
 
 From the command line, with any dataset:
 
-    python -m c3l_hf.scoring.scorer --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --split train --output scored.parquet
+    c3l score --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --output scored.parquet
 """
 
+import contextlib
 import dataclasses
 import functools
-import hashlib
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-import numpy as np
 import PIL.Image
 import torch
 import transformers
 import xxhash
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf.common.errors import RowError
+from c3l_hf.common.ahead import ahead
+from c3l_hf.common.files import code_digest, digest
 from c3l_hf.data import image, layouts, schema
 from c3l_hf.data.image import open_image
-from c3l_hf.data.layouts import is_batch, layout_of, to_pairs
-from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.layouts import is_batch, layout_of
+from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES
 from c3l_hf.models import encoding, packing
-from c3l_hf.models.encoding import EncodedRow, token_texts
+from c3l_hf.models.checks import tokenizer_state
 from c3l_hf.models.loading import Source, digest_weights, load
-from c3l_hf.scoring import blind, formulas, likelihood, self_check
-from c3l_hf.scoring.blind import BASELINES, PairEncoder
-from c3l_hf.scoring.formulas import scores_from_logprobs
-from c3l_hf.scoring.likelihood import AnswerLogprobs, answer_logprobs
+from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
+from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch
+from c3l_hf.scoring.blind import Baseline, PairEncoder
+from c3l_hf.scoring.likelihood import answer_logprobs
 from c3l_hf.scoring.self_check import Paths, check_paths
 
 __all__ = ["DEFAULT_RANKING", "I2CScorer"]
 
-DEFAULT_RANKING = "pmi"
-PATHS = ("auto", "plain")
+Ranking = Literal[SCORES]  # type: ignore[valid-type]
+RowPath = Literal["auto", "plain"]
+DEFAULT_RANKING: Ranking = "pmi"
 
 
 @dataclass(frozen=True)
 class _Options:
     """What a user may set; see `I2CScorer`."""
 
-    ranking: str
+    ranking: Ranking
     max_tokens: int | None
-    path: str
-    blind: str
+    path: RowPath
+    blind: Baseline
     blind_images: tuple[PIL.Image.Image, ...]
     image_folder: str | None
 
     def __post_init__(self):
-        for name, choices in (("ranking", SCORES), ("path", PATHS), ("blind", tuple(BASELINES))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+        for name, choices in (("ranking", Ranking), ("path", RowPath), ("blind", Baseline)):
+            if getattr(self, name) not in get_args(choices):
+                allowed = ", ".join(get_args(choices))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {allowed}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if (self.blind == "shuffle") != bool(self.blind_images):
@@ -76,8 +79,8 @@ class I2CScorer:
     """Scores image/question/answer rows by what the image does to the answer's likelihood.
 
     A scorer is a function for `map`: of a row it returns the score columns, of a batch (`batched=True`) lists of them.
-    Rows in any layout of `schema.to_pairs` are taken, with one or several images and assistant turns. A row that cannot
-    be scored has null scores and the reason in `i2c_status`.
+    Rows in any layout of `data.layouts.to_pairs` are taken, with one or several images and assistant turns. A row that
+    cannot be scored has null scores and the reason in `i2c_status`.
 
     Example:
 
@@ -111,10 +114,10 @@ class I2CScorer:
         model: PreTrainedModel,
         processor: ProcessorMixin,
         *,
-        ranking: str = DEFAULT_RANKING,
+        ranking: Ranking = DEFAULT_RANKING,
         max_tokens: int | None = None,
-        path: str = "auto",
-        blind: str = "drop",
+        path: RowPath = "auto",
+        blind: Baseline = "drop",
         blind_images: Sequence[Any] = (),
         image_folder: str | Path | None = None,
     ):
@@ -122,7 +125,7 @@ class I2CScorer:
         Args:
             model: A model for `AutoModelForImageTextToText`. Later changes of its weights need a new scorer.
             processor: Its processor, with a chat template.
-            ranking: Which of `schema.SCORES` goes into the column `i2c`.
+            ranking: Which of `data.schema.SCORES` goes into the column `i2c`.
             max_tokens: Most tokens in one forward pass, with padding; a longer row gets one of its own. By default
                 8,192; on a CPU 4,096, in float32 1,024, as more only leave its caches.
             path: "auto": rows with the same images share a sequence if a few rows, scored at once in either way, show
@@ -153,17 +156,23 @@ class I2CScorer:
         revision: str | None = None,
         dtype: str = "auto",
         device: str | None = None,
+        device_map: str | None = None,
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
         trust_remote_code: bool = False,
         **options: Any,
     ) -> "I2CScorer":
         """A scorer with a model and processor from the Hub or a folder.
 
         Args:
-            model_id: Repository id or folder.
+            model_id: Repository id or folder, or "scenes" for the small generator that is shipped.
             revision: Branch, tag or commit on the Hub.
             dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on an accelerator, float32 on the CPU. The
                 softmax is taken in float32 or better in any case.
             device: Where to put the model; by default the accelerator if there is one, else the CPU.
+            device_map: In place of `device`, where its parts go, as for the model's `from_pretrained`: "auto", ...
+            attn_implementation: As for the model's `from_pretrained`: "sdpa", "eager", "flash_attention_2", ...
+            quantization_config: Likewise, e.g. a `BitsAndBytesConfig`.
             trust_remote_code: Whether code from the repository may be run.
             options: Those of `I2CScorer`.
 
@@ -171,7 +180,8 @@ class I2CScorer:
             OSError: If there is no such model.
             ValueError: As for `I2CScorer`.
         """
-        source = Source(str(model_id), revision, dtype, device, trust_remote_code).pinned()
+        placing = (device_map, attn_implementation, quantization_config)
+        source = Source(str(model_id), revision, dtype, device, trust_remote_code, *placing).pinned()
         scorer = cls(*load(source), **options)
         scorer._source = source
         return scorer
@@ -197,12 +207,12 @@ class I2CScorer:
         """Scores one row, or a batch of rows.
 
         Args:
-            rows: A row (column → value) or a batch (column → list of values); `schema.is_batch` tells them apart.
+            rows: A row (column → value) or a batch (column → list of values); `data.layouts.is_batch` tells them apart.
             rank: The number of this process, from `map(with_rank=True)`: where there are several accelerators, the
                 model goes to the one of that number.
 
         Returns:
-            The columns of `schema.SCORE_COLUMNS` with a value each, or with a list in the order of the batch.
+            The columns of `data.schema.SCORE_COLUMNS` with a value each, or with a list in the order of the batch.
 
         Raises:
             ValueError: If the columns are in no accepted layout.
@@ -219,53 +229,38 @@ class I2CScorer:
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The score columns of each row, in order. See `__call__`."""
-        encoder = self._encoder()
-        results: list[dict[str, Any]] = [{} for _ in rows]
-        turns: list[tuple[int, EncodedRow, EncodedRow]] = []
-        for number, row in enumerate(rows):
-            try:
-                turns += [(number, *encoder.encode(pair)) for pair in to_pairs(row)]
-            except RowError as error:
-                results[number] = _without_score(str(error))
-        logprobs = self._logprobs([turn[1] for turn in turns], [turn[2] for turn in turns])
-        of_row: dict[int, list[tuple[EncodedRow, AnswerLogprobs]]] = {}
-        for (number, row, _), found in zip(turns, logprobs):
-            of_row.setdefault(number, []).append((row, found))
-        for number, found in of_row.items():
-            results[number] = self._result(found)
-        return results
+        return self._scored(self._encoded(rows))
 
-    def _logprobs(self, rows: list[EncodedRow], blind_rows: list[EncodedRow]) -> list[AnswerLogprobs]:
+    def score_batches(self, batches: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+        """The score columns of each row of each batch, in order; the next batch is read and encoded in a thread while
+        the model works on the present one.
+
+        Close it where it may be left early (`contextlib.closing`), see `common.ahead`. Two batches are in memory
+        together, encoded.
+
+        Args:
+            batches: Rows as for `score`. They are made in the thread.
+        """
+        self._loaded()  # here rather than in the thread
+        with contextlib.closing(ahead(map(self._encoded, batches))) as encoded:
+            for rows in encoded:
+                yield self._scored(rows)
+
+    def _encoded(self, rows: Sequence[Mapping[str, Any]]) -> EncodedBatch:
+        return encode_batch(self._encoder(), self._processor, rows)
+
+    def _scored(self, encoded: EncodedBatch) -> list[dict[str, Any]]:
         model, processor = self._loaded()
+        rows, blind_rows = [turn.seen for turn in encoded.turns], [turn.blind for turn in encoded.turns]
+        packed = self._paths.not_packed is None
+        max_tokens = 1 if self._paths.not_batched else self._max_tokens
         training = model.training
         model.eval()
         try:
-            packed = self._paths.not_packed is None
-            max_tokens = 1 if self._paths.not_batched else self._max_tokens
-            return answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
+            logprobs = answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
         finally:
             model.train(training)
-
-    def _result(self, turns: list[tuple[EncodedRow, AnswerLogprobs]]) -> dict[str, Any]:
-        processor = self._processor
-        tokens = [text for row, _ in turns for text in token_texts(processor, row.answer_ids)]
-        lists = [(t.with_image.tolist(), t.blind.tolist(), t.kl.tolist()) for _, t in turns]
-        together = [[value for one in lists for value in one[part]] for part in range(3)]
-        if not np.isfinite(together).all():
-            return _without_score("the model's log-probabilities are not finite")
-        ranking = self._options.ranking
-        each = [scores_from_logprobs(*one) for one in lists]
-        row = scores_from_logprobs(*together)
-        return {
-            "i2c": row[ranking],
-            **row,
-            "answer_tokens": tokens,
-            "token_kl_per_token": together[2],
-            "logprob_per_token": together[0],
-            "logprob_blind_per_token": together[1],
-            TURNS: [{"i2c": t[ranking], **t, "tokens": len(one[0])} for t, one in zip(each, lists)],
-            STATUS: STATUS_OK,
-        }
+        return batch_scores(encoded, logprobs, self._options.ranking)
 
     @property
     def _max_tokens(self) -> int:
@@ -313,7 +308,7 @@ class I2CScorer:
         return self._model, self._processor
 
     def _to_accelerator(self, rank: int) -> None:
-        if not torch.accelerator.is_available() or (self._source is not None and self._source.device is not None):
+        if not torch.accelerator.is_available() or (self._source is not None and self._source.is_placed):
             return
         device = torch.device(torch.accelerator.current_accelerator().type, rank % torch.accelerator.device_count())
         if self._model is None and self._source is not None:
@@ -335,14 +330,14 @@ class I2CScorer:
             str(model.dtype),
             model.config.to_json_string(),
             processor.to_json_string(),
-            processor.tokenizer.backend_tokenizer.to_str(),
+            tokenizer_state(processor.tokenizer),
             str(processor.chat_template),
             self._options.digest(),
             _code_version(),
         ]
         # A model passed in may have been trained since it was loaded: its weights count, whatever it says about itself.
         parts += [digest_weights(model)] if self._source is None else self._source.digest()
-        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+        return digest(*parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # `datasets` fingerprints a function by pickling it: this is what it sees, instead of the weights
@@ -358,21 +353,8 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
     return scorer
 
 
-def _without_score(reason: str) -> dict[str, Any]:
-    return {**dict.fromkeys(SCORE_COLUMNS), STATUS: reason}
-
-
 @functools.cache
 def _code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
-    digest = hashlib.blake2b(transformers.__version__.encode(), digest_size=16)
-    for module in (blind, encoding, formulas, image, layouts, likelihood, packing, schema, self_check):
-        digest.update(Path(module.__file__).read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()
-
-
-if __name__ == "__main__":
-    from c3l_hf.scoring.dataset import main
-
-    main()
+    modules = (batch, blind, encoding, formulas, image, layouts, likelihood, packing, schema, self_check)
+    return digest(transformers.__version__, code_digest(*modules, sys.modules[__name__]))

@@ -2,9 +2,11 @@
 and the same of prompts that are to be answered.
 
 Neither batching nor packing is exact for every architecture (sliding windows, two-way attention within images, position
-schemes of their own), and no list of families stays complete. So it is tried.
+schemes of their own), and no list of families stays complete. So it is tried, once in a process for models that differ
+in nothing but their weights.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +15,12 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.data.layouts import Pair
+from c3l_hf.models.checks import TOLERANCE, check_key, recall, remember
 from c3l_hf.models.encoding import collate, encode_prompt
 from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.likelihood import answer_logprobs
 
-__all__ = ["TOLERANCE", "Paths", "check_paths", "check_prompts"]
-
-# Largest difference of a log-probability, in nats, that rounding explains: the logits are in the model's dtype, and of
-# the order of ten.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.25}
+__all__ = ["Paths", "check_paths", "check_prompts"]
 
 _COMPARED = ("with_image", "blind")
 _LIKELIEST = 5  # next tokens that are compared: those that are hardly possible differ by more
@@ -51,9 +50,17 @@ def check_paths(
 ) -> Paths:
     """Scores some rows each way, and tells what agrees with the plain path, one row at a time.
 
+    What was found for a model holds in this process for others that differ in their weights only (`models.checks`):
+    whether two ways agree within rounding depends on a model's code. An error, or numbers that are not finite, are not
+    remembered: the next model is tried again.
+
     Raises:
         ValueError: If the rows cannot be scored at all, e.g. as the processor makes no row without an image.
     """
+    key = check_key("paths", model, processor, encoder.settings, max_tokens)
+    paths: Paths | None = recall(key)
+    if paths is not None:
+        return paths
     try:
         rows, blind_rows = zip(*(encoder.encode(pair) for pair in _pairs()))
         alone = answer_logprobs(model, processor, rows, blind_rows, packed=False, max_tokens=1)
@@ -62,23 +69,29 @@ def check_paths(
             f"{type(model).__name__} with {type(processor).__name__} cannot be scored: {_line(error)}"
             + (' (if it is without an image that it fails, blind="blank" may work)' if encoder.blind == "drop" else "")
         ) from error
-    tolerance = TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
+    certain = True
 
     def problem(packed: bool) -> str | None:
+        nonlocal certain
         try:
-            found = answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
+            answers = answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
         except Exception as error:  # the model's own code: whatever it is, this path is not for it
+            certain = False
             return _line(error)
-        pairs = [(getattr(one, name), getattr(other, name)) for one, other in zip(found, alone) for name in _COMPARED]
+        pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(answers, alone) for name in _COMPARED]
         difference = torch.cat([torch.abs(a - b) for a, b in pairs]).max().item()
+        certain = certain and math.isfinite(difference)
         # Not `>`, as it may be not a number.
-        if difference <= tolerance:
+        if difference <= _tolerance(model):
             return None
         return f"log-probabilities differ by up to {difference:.1e} from those of single rows"
 
     not_batched = problem(packed=False)
     not_packed = not_batched or _partial_attention(model) or problem(packed=True)
-    return Paths(not_batched, not_packed)
+    paths = Paths(not_batched, not_packed)
+    if certain:
+        remember(key, paths)
+    return paths
 
 
 def check_prompts(model: PreTrainedModel, processor: ProcessorMixin) -> str | None:
@@ -86,19 +99,23 @@ def check_prompts(model: PreTrainedModel, processor: ProcessorMixin) -> str | No
 
     The predictions of the first token that `generate` makes of a batch are compared with those of each prompt alone.
     No answer is put into a template, as some have no place for one after the prompt. Call it as the model is to write:
-    in eval mode, with its generation settings.
+    in eval mode, with its generation settings. What was found is remembered as by `check_paths`.
 
     Raises:
         ValueError: If the model answers no prompt at all.
     """
+    key = check_key("prompts", model, processor)
+    outcome: tuple[str | None] | None = recall(key)
+    if outcome is not None:
+        return outcome[0]
 
     def predicted(rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
         inputs = {
             name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
             for name, tensor in collate(processor, rows, padding_side="left").items()
         }
-        made = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
-        return made.logits[0].cpu().double().log_softmax(dim=-1)
+        output = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
+        return output.logits[0].cpu().double().log_softmax(dim=-1)
 
     try:
         prompts = [encode_prompt(processor, pair.prompt, pair.images) for pair in _pairs()]
@@ -113,10 +130,16 @@ def check_prompts(model: PreTrainedModel, processor: ProcessorMixin) -> str | No
         return _line(error)
     likeliest = alone.topk(min(_LIKELIEST, alone.shape[-1])).indices
     difference = (together - alone).gather(-1, likeliest).abs().max().item()
-    # Not `>`, as it may be not a number.
-    if difference <= TOLERANCE.get(model.dtype, max(TOLERANCE.values())):
-        return None
-    return f"predictions of the next token differ by up to {difference:.1e} from those of single prompts"
+    problem = None
+    if not difference <= _tolerance(model):  # not `>`, as it may be not a number
+        problem = f"predictions of the next token differ by up to {difference:.1e} from those of single prompts"
+    if math.isfinite(difference):
+        remember(key, (problem,))
+    return problem
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
 
 
 def _partial_attention(model: PreTrainedModel) -> str | None:

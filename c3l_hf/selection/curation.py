@@ -1,87 +1,50 @@
-"""Scored pairs → the compact dataset: filtered, without near-duplicates, balanced by type, the best by score."""
+"""Scored pairs → the compact dataset: filtered, without near-duplicates, balanced by type, the best by score.
 
-import hashlib
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+`curate` and `random_selection` take datasets. `choose_pairs` and `choose_random` do their work, on tables without
+images and with the texts of few pairs as Python objects at a time.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
-from datasketch import MinHash, MinHashLSH
 from scipy.stats import spearmanr
 
-from c3l_hf.common.tables import format_table
-from c3l_hf.selection.scored_pairs import ScoredPair, quantile_ranks, read_scored_pairs
+from c3l_hf.common.choices import check_choice
+from c3l_hf.selection.columns import pieces, place_in_group, read_columns, text_order
+from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, NearDuplicates, compare_within_images
+from c3l_hf.selection.pair_texts import PairTexts
+from c3l_hf.selection.reports import CurationReport, LengthCorrelation
+from c3l_hf.selection.scored_pairs import (
+    PAIR_COLUMNS,
+    SCORED_PAIR_COLUMNS,
+    ScoredPairs,
+    quantile_ranks,
+    read_pairs,
+    read_scored_pairs,
+    tie_breaks,
+)
 
-__all__ = ["CurationReport", "LengthCorrelation", "curate", "length_correlation", "random_selection"]
+__all__ = [
+    "CURATION_COLUMNS",
+    "RANDOM_COLUMNS",
+    "CurationReport",
+    "LengthCorrelation",
+    "NearDuplicateScope",
+    "balanced_quotas",
+    "choose_pairs",
+    "choose_random",
+    "curate",
+    "length_correlation",
+    "random_selection",
+]
 
-_PERMUTATIONS = 128
-
-
-@dataclass(frozen=True)
-class LengthCorrelation:
-    """Spearman's rank correlation of a score with the length of the answer in words, over `pairs` pairs.
-
-    `spearman` is NaN where it does not exist: fewer than two pairs, or all scores or all lengths equal.
-    """
-
-    spearman: float
-    pairs: int
-
-
-@dataclass
-class CurationReport:
-    """What `curate` did; `print(report)` shows it as a table.
-
-    Attributes:
-        pairs: Rows of the input.
-        dropped: Rows dropped, by rule, in the order in which the rules apply.
-        kept: Rows of the result.
-        target_size: Rows asked for.
-        types_before: Pairs of the input that have a score, by type.
-        types_available: Pairs left for the choice by score after all other rules, by type.
-        types_after: Rows of the result, by type.
-        length_before: Correlation of the score with answer length over the scored pairs of the input.
-        length_after: The same over the result.
-    """
-
-    pairs: int
-    dropped: dict[str, int]
-    kept: int
-    target_size: int
-    types_before: dict[str, int]
-    types_available: dict[str, int]
-    types_after: dict[str, int]
-    length_before: LengthCorrelation
-    length_after: LengthCorrelation
-
-    def __str__(self) -> str:
-        counts = [
-            ("curation", "count"),
-            ("pairs", self.pairs),
-            *((f"  dropped: {rule}", count) for rule, count in self.dropped.items()),
-            ("  kept", self.kept),
-        ]
-        types = [
-            ("type", "scored", "available", "kept"),
-            *(
-                (type, before, self.types_available.get(type, 0), self.types_after.get(type, 0))
-                for type, before in self.types_before.items()
-            ),
-        ]
-        lengths = [
-            ("Spearman of score with answer length", "rho", "pairs"),
-            ("scored", f"{self.length_before.spearman:+.2f}", self.length_before.pairs),
-            ("kept", f"{self.length_after.spearman:+.2f}", self.length_after.pairs),
-        ]
-        tables = [format_table(counts), format_table(types), format_table(lengths)]
-        if self.kept < self.target_size:
-            tables.append(
-                f"Fewer pairs than asked for: {self.kept:,} of {self.target_size:,}; all that were left are kept."
-            )
-        return "\n\n".join(tables)
+NearDuplicateScope = Literal["image", "dataset", "none"]
+# What `choose_pairs` reads besides the score column, and what `choose_random` reads.
+CURATION_COLUMNS = SCORED_PAIR_COLUMNS
+RANDOM_COLUMNS = PAIR_COLUMNS
 
 
 def curate(
@@ -93,7 +56,7 @@ def curate(
     min_quantile: float | None = None,
     balance_types: bool = True,
     within_type: bool = True,
-    near_duplicate_scope: Literal["image", "dataset", "none"] = "image",
+    near_duplicate_scope: NearDuplicateScope = "image",
     near_duplicate_threshold: float = 0.8,
     max_per_image: int | None = None,
     seed: int = 0,
@@ -113,7 +76,7 @@ def curate(
 
     Args:
         dataset: Scored pairs with the columns `image_id`, `pair_id`, `type`, `prompt`, `completion`, `i2c_status` and
-            `score`; further columns are kept. Pixels are not decoded.
+            `score`; further columns, such as `images`, are kept. Pixels are not decoded.
         target_size: Rows to keep. If fewer are left, all are kept and the report says so.
         score: Column to rank by; higher is better.
         min_score: Scores below are dropped.
@@ -134,6 +97,50 @@ def curate(
     Raises:
         ValueError: If columns are missing, a `pair_id` occurs twice, or an option is out of range.
     """
+    rows, report = choose_pairs(
+        read_columns(dataset, (*CURATION_COLUMNS, score)),
+        target_size=target_size,
+        score=score,
+        min_score=min_score,
+        min_quantile=min_quantile,
+        balance_types=balance_types,
+        within_type=within_type,
+        near_duplicate_scope=near_duplicate_scope,
+        near_duplicate_threshold=near_duplicate_threshold,
+        max_per_image=max_per_image,
+        seed=seed,
+    )
+    return dataset.select(rows), report
+
+
+def choose_pairs(
+    table: pa.Table,
+    *,
+    target_size: int = 5000,
+    score: str = "i2c",
+    min_score: float | None = None,
+    min_quantile: float | None = None,
+    balance_types: bool = True,
+    within_type: bool = True,
+    near_duplicate_scope: NearDuplicateScope = "image",
+    near_duplicate_threshold: float = 0.8,
+    max_per_image: int | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, CurationReport]:
+    """`curate` on a table: which rows it keeps.
+
+    XXXCOSTS
+
+    Args:
+        table: The columns `CURATION_COLUMNS` and `score` of scored pairs; others are not looked at.
+        target_size: This and the other options are those of `curate`.
+
+    Returns:
+        The rows kept (int64) in the order (image_id, pair_id), and the report.
+
+    Raises:
+        ValueError: As `curate`.
+    """
     if target_size < 1:
         raise ValueError(f"target_size must be at least 1, not {target_size}")
     if min_quantile is not None and not 0 <= min_quantile < 1:
@@ -142,53 +149,57 @@ def curate(
         raise ValueError(f"max_per_image must be at least 1, not {max_per_image}")
     if not 0 < near_duplicate_threshold <= 1:
         raise ValueError(f"near_duplicate_threshold must be in (0, 1], not {near_duplicate_threshold}")
-    if near_duplicate_scope not in ("image", "dataset", "none"):
-        raise ValueError(f"near_duplicate_scope must be 'image', 'dataset' or 'none', not {near_duplicate_scope!r}")
+    check_choice("near_duplicate_scope", near_duplicate_scope, get_args(NearDuplicateScope))
 
-    scored, dropped = read_scored_pairs(dataset, score)
-    ranks = quantile_ranks(scored)
-    value = {pair.pair_id: ranks[pair.pair_id] if within_type else pair.score for pair in scored}
-    # Best first from here on: every rule keeps the first of what it compares.
-    pairs = sorted(scored, key=lambda pair: (-value[pair.pair_id], _hash(seed, pair.pair_id)))
+    scored, texts = read_scored_pairs(table, score, seed), PairTexts(table)
+    pairs, dropped = scored.pairs, dict(scored.left_out)
+    value = quantile_ranks(scored.score, pairs.type) if within_type else scored.score
+    # Positions among the scored pairs, best first from here on: every rule keeps the first of what it compares.
+    best = np.lexsort((scored.tie_break, -value))
 
-    def drop(rule: str, keep: Callable[[ScoredPair], bool]) -> None:
-        nonlocal pairs
-        kept = [pair for pair in pairs if keep(pair)]
-        dropped[rule] = len(pairs) - len(kept)
-        pairs = kept
+    def drop(rule: str, keep: np.ndarray) -> None:
+        nonlocal best
+        dropped[rule] = int(len(best) - np.count_nonzero(keep))
+        best = best[keep]
 
     if min_score is not None:
-        drop(f"score below {min_score:g}", lambda pair: pair.score >= min_score)
-    if min_quantile is not None and pairs:
+        drop(f"score below {min_score:g}", scored.score[best] >= min_score)
+    if min_quantile is not None and len(best):
         floors = _quantile_floors(scored, min_quantile, within_type)
-        drop(f"score in the lowest {min_quantile:.0%}", lambda pair: pair.score >= floors[pair.type])
-    drop("same instruction about the same image", _first(1, lambda pair: (pair.image_id, _normal(pair.question))))
+        drop(f"score in the lowest {min_quantile:.0%}", scored.score[best] >= floors[pairs.type[best]])
+    threshold = near_duplicate_threshold if near_duplicate_scope == "image" else None
+    verdicts = compare_within_images(texts, pairs.row[best], pairs.image[best], threshold)
+    drop("same instruction about the same image", verdicts != SAME_INSTRUCTION)
     if near_duplicate_scope == "image":
-        drop("near-duplicate about the same image", _NearDuplicatesPerImage(near_duplicate_threshold))
+        drop("near-duplicate about the same image", verdicts[verdicts != SAME_INSTRUCTION] != NEAR_DUPLICATE)
     elif near_duplicate_scope == "dataset":
-        drop("near-duplicate in the dataset", _NearDuplicates(near_duplicate_threshold, seed))
+        repeated = _near_duplicates(texts, pairs.row[best], near_duplicate_threshold, seed)
+        drop("near-duplicate in the dataset", ~repeated)
     if max_per_image is not None:
-        drop(f"beyond {max_per_image} about the same image", _first(max_per_image, lambda pair: pair.image_id))
-    available = _type_counts(pairs)
+        within = place_in_group(pairs.image[best]) < max_per_image
+        drop(f"beyond {max_per_image} about the same image", within)
+    available = pairs.type_counts(best)
     if balance_types:
-        quota = Counter(balanced_quotas(available, target_size))
-        drop("beyond the quota of the type", _within_quota(quota))
+        quotas = balanced_quotas(available, target_size)
+        places = np.array([quotas.get(type, 0) for type in pairs.types], np.int64)
+        drop("beyond the quota of the type", place_in_group(pairs.type[best]) < places[pairs.type[best]])
     else:
-        drop("beyond target_size", _within_quota(Counter({None: target_size}), key=lambda pair: None))
+        drop("beyond target_size", np.arange(len(best)) < target_size)
 
-    pairs.sort(key=lambda pair: (pair.image_id, pair.pair_id))
+    kept = pairs.sorted_by_id(best)
+    words = texts.answer_words(pairs.row)
     report = CurationReport(
-        pairs=len(dataset),
+        pairs=len(table),
         dropped=dropped,
-        kept=len(pairs),
+        kept=len(kept),
         target_size=target_size,
-        types_before=_type_counts(scored),
+        types_before=pairs.type_counts(),
         types_available=available,
-        types_after=_type_counts(pairs),
-        length_before=_length_correlation(scored),
-        length_after=_length_correlation(pairs),
+        types_after=pairs.type_counts(kept),
+        length_before=_length_correlation(scored.score, words),
+        length_after=_length_correlation(scored.score[kept], words[kept]),
     )
-    return dataset.select([pair.row for pair in pairs]), report
+    return pairs.row[kept], report
 
 
 def random_selection(
@@ -210,31 +221,53 @@ def random_selection(
     Raises:
         ValueError: If columns are missing or there are not enough pairs (of a type).
     """
-    columns = ["image_id", "pair_id", "type", "prompt", "completion"]
-    missing = [name for name in columns if name not in dataset.column_names]
-    if missing:
-        raise ValueError(f"columns missing: {', '.join(missing)}; found {', '.join(dataset.column_names)}")
-    rows = [
-        (_hash(seed, values["pair_id"]), values["type"], values["image_id"], values["pair_id"], row)
-        for row, values in enumerate(dataset.with_format(None).select_columns(columns))
-        if values["prompt"] is not None and values["completion"] is not None
-    ]
-    available = Counter(type for _, type, *_ in rows)
+    rows = choose_random(read_columns(dataset, RANDOM_COLUMNS), size, balance_types=balance_types, seed=seed)
+    return dataset.select(rows)
+
+
+def choose_random(
+    table: pa.Table, size: int | Mapping[str, int], *, balance_types: bool = True, seed: int = 0
+) -> np.ndarray:
+    """`random_selection` on a table: which rows it chooses.
+
+    Args:
+        table: The columns `RANDOM_COLUMNS` of pairs; others are not looked at.
+        size: This and the other options are those of `random_selection`.
+
+    Returns:
+        The rows chosen (int64), in the order (image_id, pair_id).
+
+    Raises:
+        ValueError: As `random_selection`.
+    """
+    pairs = read_pairs(table)
+    available = pairs.type_counts()
     if isinstance(size, Mapping):
         quotas = dict(size)
-        short = [f"{type} ({count} of {available[type]})" for type, count in quotas.items() if count > available[type]]
+        short = [
+            f"{type} ({count} of {available.get(type, 0)})"
+            for type, count in quotas.items()
+            if count > available.get(type, 0)
+        ]
         if short:
             raise ValueError(f"more pairs asked for than there are: {', '.join(short)}")
-    elif size > len(rows):
-        raise ValueError(f"more pairs asked for than there are: {size} of {len(rows)}")
+    elif size < 0:
+        raise ValueError(f"size must be at least 0, not {size}")
+    elif size > len(pairs):
+        raise ValueError(f"more pairs asked for than there are: {size} of {len(pairs)}")
     elif balance_types:
         quotas = balanced_quotas(available, size)
     else:
-        quotas = Counter(type for _, type, *_ in sorted(rows)[:size])
-    chosen = []
-    for type, quota in quotas.items():
-        chosen += sorted(row for row in rows if row[1] == type)[:quota]
-    return dataset.select([row[-1] for row in sorted(chosen, key=lambda row: row[2:])])
+        quotas = None
+    # The hash alone decides but where a pair_id occurs twice.
+    image_place = text_order(pairs.image_ids)[pairs.image]
+    order = np.lexsort((image_place, _places_of_types(pairs.types)[pairs.type], tie_breaks(pairs, seed)))
+    if quotas is None:
+        chosen = order[:size]
+    else:
+        places = np.array([quotas.get(type, 0) for type in pairs.types], np.int64)
+        chosen = order[place_in_group(pairs.type[order]) < places[pairs.type[order]]]
+    return pairs.row[pairs.sorted_by_id(chosen)]
 
 
 def length_correlation(dataset: Dataset, score: str = "i2c") -> LengthCorrelation:
@@ -245,7 +278,9 @@ def length_correlation(dataset: Dataset, score: str = "i2c") -> LengthCorrelatio
     Raises:
         ValueError: If columns are missing, as for `curate`.
     """
-    return _length_correlation(read_scored_pairs(dataset, score)[0])
+    table = read_columns(dataset, (*CURATION_COLUMNS, score))
+    scored = read_scored_pairs(table, score)
+    return _length_correlation(scored.score, PairTexts(table).answer_words(scored.pairs.row))
 
 
 def balanced_quotas(available: Mapping[str, int], target: int) -> dict[str, int]:
@@ -261,109 +296,30 @@ def balanced_quotas(available: Mapping[str, int], target: int) -> dict[str, int]
     return dict(sorted(quotas.items()))
 
 
-def _length_correlation(pairs: Sequence[ScoredPair]) -> LengthCorrelation:
-    scores = [pair.score for pair in pairs]
-    words = [len(pair.answer.split()) for pair in pairs]
-    if len(set(scores)) < 2 or len(set(words)) < 2:
-        return LengthCorrelation(float("nan"), len(pairs))
-    return LengthCorrelation(float(spearmanr(scores, words).statistic), len(pairs))
+def _places_of_types(types: list[str]) -> np.ndarray:
+    return np.argsort(np.array(sorted(range(len(types)), key=types.__getitem__), np.int64))
 
 
-def _hash(*parts: object) -> int:
-    return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
-
-
-def _type_counts(pairs: Sequence[ScoredPair]) -> dict[str, int]:
-    return dict(sorted(Counter(pair.type for pair in pairs).items()))
-
-
-def _quantile_floors(pairs: Sequence[ScoredPair], quantile: float, within_type: bool) -> dict[str, float]:
-    scores = defaultdict(list)
-    for pair in pairs:
-        scores[pair.type].append(pair.score)
+def _quantile_floors(scored: ScoredPairs, quantile: float, within_type: bool) -> np.ndarray:
+    """The lowest score that stays, by number of the type."""
+    types = scored.pairs.type
     if not within_type:
-        floor = float(np.quantile([pair.score for pair in pairs], quantile))
-        return dict.fromkeys(scores, floor)
-    return {type: float(np.quantile(values, quantile)) for type, values in scores.items()}
+        return np.full(len(scored.pairs.types), np.quantile(scored.score, quantile))
+    floors = np.full(len(scored.pairs.types), np.nan)  # of types without a score, which no pair has
+    for type in np.unique(types):
+        floors[type] = np.quantile(scored.score[types == type], quantile)
+    return floors
 
 
-def _first(count: int, key: Callable[[ScoredPair], object]) -> Callable[[ScoredPair], bool]:
-    """Keeps the first `count` of each key."""
-    kept: Counter = Counter()
-
-    def keep(pair: ScoredPair) -> bool:
-        kept[key(pair)] += 1
-        return kept[key(pair)] <= count
-
-    return keep
+def _near_duplicates(texts: PairTexts, rows: np.ndarray, threshold: float, seed: int) -> np.ndarray:
+    near, repeated = NearDuplicates(threshold, seed), np.zeros(len(rows), bool)
+    for piece in pieces(len(rows)):
+        pairs = zip(texts.questions(rows[piece]), texts.answers(rows[piece]))
+        repeated[piece] = [near.repeats(question, answer) for question, answer in pairs]
+    return repeated
 
 
-def _within_quota(
-    quota: Counter, key: Callable[[ScoredPair], object] = lambda pair: pair.type
-) -> Callable[[ScoredPair], bool]:
-    def keep(pair: ScoredPair) -> bool:
-        quota[key(pair)] -= 1
-        return quota[key(pair)] >= 0
-
-    return keep
-
-
-def _normal(text: str) -> str:
-    return " ".join(_words(text)) or text.strip()
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _shingles(pair: ScoredPair) -> frozenset[tuple[str, str, str]]:
-    """Pairs of neighbouring words, of instruction and answer apart, with their ends marked.
-
-    The marks give a one-word answer two shingles: "yes" and "no" to a short question are not near-duplicates.
-    """
-    shingles = set()
-    for part, text in (("q", pair.question), ("a", pair.answer)):
-        words = ["", *_normal(text).split(), ""]
-        shingles.update((part, *two) for two in zip(words[:-1], words[1:]))
-    return frozenset(shingles)
-
-
-def _jaccard(first: Collection, second: Collection) -> float:
-    common = len(first & second)
-    return common / (len(first) + len(second) - common)
-
-
-class _NearDuplicatesPerImage:
-    """Keeps a pair unless one about the same image that it kept is similar: few pairs, so compared exactly."""
-
-    def __init__(self, threshold: float):
-        self.threshold = threshold
-        self.kept: dict[str, list[frozenset]] = defaultdict(list)
-
-    def __call__(self, pair: ScoredPair) -> bool:
-        shingles = _shingles(pair)
-        if any(_jaccard(shingles, other) >= self.threshold for other in self.kept[pair.image_id]):
-            return False
-        self.kept[pair.image_id].append(shingles)
-        return True
-
-
-class _NearDuplicates:
-    """Keeps a pair unless one that it kept is similar: candidates from MinHash LSH, then compared exactly."""
-
-    def __init__(self, threshold: float, seed: int):
-        # Misses weigh more than false candidates, which the exact comparison removes. LSH takes no threshold of 1.
-        self.lsh = MinHashLSH(threshold=min(threshold, 0.95), num_perm=_PERMUTATIONS, weights=(0.05, 0.95))
-        self.threshold = threshold
-        self.empty = MinHash(num_perm=_PERMUTATIONS, seed=_hash("minhash", seed) % 2**32)
-        self.kept: dict[str, frozenset] = {}
-
-    def __call__(self, pair: ScoredPair) -> bool:
-        shingles = _shingles(pair)
-        sketch = self.empty.copy()
-        sketch.update_batch(["\x1f".join(shingle).encode() for shingle in shingles])
-        if any(_jaccard(shingles, self.kept[other]) >= self.threshold for other in self.lsh.query(sketch)):
-            return False
-        self.lsh.insert(pair.pair_id, sketch)
-        self.kept[pair.pair_id] = shingles
-        return True
+def _length_correlation(scores: np.ndarray, words: np.ndarray) -> LengthCorrelation:
+    if not len(scores) or scores.min() == scores.max() or words.min() == words.max():
+        return LengthCorrelation(float("nan"), len(scores))
+    return LengthCorrelation(float(spearmanr(scores, words).statistic), len(scores))

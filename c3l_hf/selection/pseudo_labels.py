@@ -1,77 +1,47 @@
-"""Scored pairs → pseudo-labels: per image the best pair is chosen, the others are rejected."""
+"""Scored pairs → pseudo-labels: per image the best pair is chosen, the others are rejected.
 
-from collections import Counter
-from dataclasses import dataclass, field
-from itertools import chain
-from typing import Literal
+`select_pseudo_labels` takes a dataset. `choose_labels` does its work, on a table without images and with the texts of
+few pairs as Python objects at a time.
+"""
+
+from itertools import pairwise
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
-from c3l_hf.common.tables import format_table
+from c3l_hf.common.choices import check_choice
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.generation.templates import format_pair, get_template
-from c3l_hf.selection.scored_pairs import ScoredPair, quantile_ranks, read_scored_pairs
+from c3l_hf.selection.columns import ChunkedColumn, blocks, check_columns, encode, pieces, read_columns
+from c3l_hf.selection.pair_texts import PairTexts
+from c3l_hf.selection.reports import QUANTILES, SelectionReport
+from c3l_hf.selection.scored_pairs import SCORED_PAIR_COLUMNS, ScoredPairs, quantile_ranks, read_scored_pairs
 
-__all__ = ["SelectionReport", "select_pseudo_labels"]
+__all__ = ["LABEL_COLUMNS", "LABEL_SCHEMA", "SelectionReport", "Within", "choose_labels", "select_pseudo_labels"]
 
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+Within = Literal["type", "all"]
+# What `choose_labels` reads besides the score column.
+LABEL_COLUMNS = ("template", *SCORED_PAIR_COLUMNS)
+
+# The columns that say which image a row is about: a label has them from its chosen pair, where the pairs have them.
+_IMAGE_COLUMNS = ("images", "image_row")
+_TEXT_FEATURES = Features({name: type for name, type in PSEUDO_LABEL_FEATURES.items() if name != "images"})
+LABEL_SCHEMA = _TEXT_FEATURES.arrow_schema.remove_metadata().append(pa.field("row", pa.int64()))
+_MESSAGES, _REJECTED, _SCORES = (LABEL_SCHEMA.field(name).type for name in ("chosen", "rejected", "rejected_scores"))
+
 # The rules that leave an image out, in the order in which they are applied.
 _TOO_FEW = "fewer than two scored pairs"
 _IDENTICAL = "all texts identical to the chosen one"
 _MARGIN = "margin too small"
 
 
-@dataclass
-class SelectionReport:
-    """What `select_pseudo_labels` did; `print(report)` shows it as a table.
-
-    Attributes:
-        images: Images seen.
-        labels: Images with a pseudo-label, i.e. rows of the result.
-        pairs: Pairs seen.
-        pairs_left_out: Pairs that took no part because they have no score, by reason.
-        rejected_left_out: Rejected pairs removed from images that were kept, by reason.
-        images_dropped: Images without a pseudo-label, by rule.
-        types: Pseudo-labels by question type.
-        quantiles: 5, 25, 50, 75 and 95 % quantiles over the result, by quantity (scores and margin in the score's unit,
-            answer lengths in words).
-    """
-
-    images: int
-    labels: int
-    pairs: int
-    pairs_left_out: dict[str, int]
-    rejected_left_out: dict[str, int]
-    images_dropped: dict[str, int]
-    types: dict[str, int]
-    quantiles: dict[str, tuple[float, ...]] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        counts = [
-            ("pseudo-labels", "count"),
-            ("images", self.images),
-            *((f"  dropped: {rule}", count) for rule, count in self.images_dropped.items()),
-            ("  kept", self.labels),
-            *((f"    of type {type}", count) for type, count in self.types.items()),
-            ("pairs", self.pairs),
-            *((f"  left out: {reason}", count) for reason, count in self.pairs_left_out.items()),
-            *((f"  rejected removed: {reason}", count) for reason, count in self.rejected_left_out.items()),
-        ]
-        if not self.quantiles:
-            return format_table(counts)
-        quantiles = [
-            ("quantile", *(f"{quantile:.0%}" for quantile in _QUANTILES)),
-            *((name, *(f"{value:.3f}" for value in values)) for name, values in self.quantiles.items()),
-        ]
-        return f"{format_table(counts)}\n\n{format_table(quantiles)}"
-
-
 def select_pseudo_labels(
     dataset: Dataset,
     *,
     score: str = "i2c",
-    within: Literal["type", "all"] = "type",
+    within: Within = "type",
     max_rejected: int = 4,
     min_margin: float = 0.0,
 ) -> tuple[Dataset, SelectionReport]:
@@ -81,8 +51,8 @@ def select_pseudo_labels(
     pairs of an image that read like the chosen one, or like each other, are used once. Ties are broken by `pair_id`.
 
     Args:
-        dataset: Scored pairs with the columns `images`, `image_id`, `pair_id`, `template`, `type`, `prompt`,
-            `completion`, `i2c_status` and `score`. Pixels are not decoded.
+        dataset: Scored pairs with the columns `image_id`, `pair_id`, `template`, `type`, `prompt`, `completion`,
+            `i2c_status` and `score`, and with `images` or not. Pixels are not decoded.
         score: Column to rank by; higher is better.
         within: "type" ranks pairs of one question type only, because scores differ more between types than within them:
             of an image with several types that type is used whose best pair stands highest among all pairs of its type
@@ -93,114 +63,259 @@ def select_pseudo_labels(
     Returns:
         The rows (`images`, `image_id`, `prompt`: the instruction of the chosen pair's generation template, `chosen`,
         `rejected`, `chosen_score`, `rejected_scores`, `weight`, `type`, `template`), in the order in which the images
-        first appear, and the report. `weight` is for those who want pairs of high score to count more in training
-        (`C3LConfig.weight_column`): twice the quantile of the chosen score among those of its type, so that it is in
-        (0, 2), with mean 1, whatever the scale of the scores.
+        first appear, and the report. `images` and `image_row` are there if the pairs have them. `weight` is for those
+        who want pairs of high score to count more in training (`C3LConfig.weight_column`): twice the quantile of the
+        chosen score among those of its type, so that it is in (0, 2), with mean 1, whatever the scale of the scores.
 
     Raises:
         ValueError: If columns are missing, an option is out of range, or no image is left.
     """
-    if within not in ("type", "all"):
-        raise ValueError(f"within must be 'type' or 'all', not {within!r}")
+    table, report = choose_labels(
+        read_columns(dataset, (*LABEL_COLUMNS, score)),
+        score=score,
+        within=within,
+        max_rejected=max_rejected,
+        min_margin=min_margin,
+    )
+    labels = Dataset(table.drop_columns("row"))
+    image_columns = [name for name in _IMAGE_COLUMNS if name in dataset.column_names]
+    if not image_columns:
+        return labels, report
+    # `select` then joining columns copies the encoded images; nothing is decoded.
+    images = dataset.select(table["row"].to_numpy()).select_columns(image_columns)
+    return concatenate_datasets([images, labels], axis=1), report
+
+
+def choose_labels(
+    table: pa.Table,
+    *,
+    score: str = "i2c",
+    within: Within = "type",
+    max_rejected: int = 4,
+    min_margin: float = 0.0,
+) -> tuple[pa.Table, SelectionReport]:
+    """`select_pseudo_labels` on a table.
+
+    XXXCOSTS
+
+    Args:
+        table: The columns `LABEL_COLUMNS` and `score` of scored pairs; others are not looked at.
+        score: This and the other options are those of `select_pseudo_labels`.
+
+    Returns:
+        The labels (`LABEL_SCHEMA`): the columns of `select_pseudo_labels` without `images`, and `row` (int64), the row
+        of the chosen pair in `table`. And the report.
+
+    Raises:
+        ValueError: As `select_pseudo_labels`.
+    """
+    check_choice("within", within, get_args(Within))
     if max_rejected < 1:
         raise ValueError(f"max_rejected must be at least 1, not {max_rejected}: a pseudo-label needs a rejected pair")
     if not min_margin >= 0:
         raise ValueError(f"min_margin must be at least 0, not {min_margin}")
+    check_columns(table.column_names, (*LABEL_COLUMNS, score))
 
-    scored, left_out = read_scored_pairs(dataset, score, also=("images", "template"))
-    groups: dict[str, dict[str, list[ScoredPair]]] = {image_id: {} for image_id in dataset["image_id"]}
-    for pair in scored:
-        groups[pair.image_id].setdefault(pair.type if within == "type" else "", []).append(pair)
-    rank = quantile_ranks(scored)
-
-    candidates, dropped = [], dict.fromkeys((_TOO_FEW, _IDENTICAL, _MARGIN), 0)
+    scored, texts = read_scored_pairs(table, score), PairTexts(table)
+    rank = quantile_ranks(scored.score, scored.pairs.type)
+    by_image = np.argsort(scored.pairs.image, kind="stable")
+    dropped = dict.fromkeys((_TOO_FEW, _IDENTICAL, _MARGIN), 0)
     rejected_left_out = dict.fromkeys(("same text as the chosen one", "same text as another", "above max_rejected"), 0)
-    for by_type in groups.values():
-        outcomes = [_candidates(pairs, max_rejected, min_margin) for pairs in by_type.values()]
-        kept = [outcome for outcome in outcomes if not isinstance(outcome, str)]
-        if kept:
-            chosen, rejected, removed = min(kept, key=lambda kept: (-rank[kept[0].pair_id], kept[0].pair_id))
-            candidates.append((chosen, rejected))
-            for reason, count in zip(rejected_left_out, removed):
-                rejected_left_out[reason] += count
-        else:
-            # With several types: the rule that stopped the type that came furthest.
-            dropped[max(outcomes, key=list(dropped).index, default=_TOO_FEW)] += 1
+    parts, images_with_scores = [], 0
+    for block, bounds in blocks(scored.pairs.image[by_image]):
+        positions = by_image[block]
+        candidates = _read_candidates(scored, rank, texts, positions, one_group=within == "all")
+        outcomes = [
+            _choose(candidates[first:end], max_rejected, min_margin) for first, end in pairwise(bounds.tolist())
+        ]
+        images_with_scores += len(outcomes)
+        choices = []
+        for outcome in outcomes:
+            if isinstance(outcome, str):
+                dropped[outcome] += 1
+            else:
+                choices.append(outcome)
+                for reason, count in zip(rejected_left_out, outcome.left_out):
+                    rejected_left_out[reason] += count
+        parts.append(_part(choices))
+    images, image_ids = encode(table["image_id"])
+    images_in_all = len(image_ids) + bool((images < 0).any())
+    dropped[_TOO_FEW] += images_in_all - images_with_scores
 
+    chosen = np.concatenate([np.empty(0, np.int64), *(part.chosen for part in parts)])
     report = SelectionReport(
-        images=len(groups),
-        labels=len(candidates),
-        pairs=len(dataset),
-        pairs_left_out=left_out,
+        images=images_in_all,
+        labels=len(chosen),
+        pairs=len(table),
+        pairs_left_out=scored.left_out,
         rejected_left_out=rejected_left_out,
         images_dropped=dropped,
-        types=dict(sorted(Counter(chosen.type for chosen, _ in candidates).items())),
+        types=scored.pairs.type_counts(chosen),
     )
-    if not candidates:
+    if not len(chosen):
         raise ValueError(f"no image has a pseudo-label:\n{report}")
-    report.quantiles = _quantiles(candidates)
-    # `select` then joining columns copies the encoded images; nothing is decoded.
-    rows = dataset.select([chosen.row for chosen, _ in candidates])
-    quantiles = quantile_ranks([chosen for chosen, _ in candidates])
-    labels = Dataset.from_list(
-        [
-            _label(chosen, rejected, template, 2 * quantiles[chosen.pair_id])
-            for (chosen, rejected), template in zip(candidates, rows["template"])
-        ],
-        features=Features({name: type for name, type in PSEUDO_LABEL_FEATURES.items() if name != "images"}),
+    report.quantiles = _quantiles(scored.score, parts)
+    return _label_table(table, scored, chosen, parts), report
+
+
+class _Candidate(NamedTuple):
+    score: float
+    pair_id: str
+    # Rank of the score among all pairs of its type.
+    rank: float
+    # Pairs of equal group compete within an image.
+    group: int
+    position: int
+    content: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """What is compared with others: the content with single spaces."""
+        return " ".join(self.content.split())
+
+
+class _Choice(NamedTuple):
+    chosen: _Candidate
+    rejected: list[_Candidate]
+    # How many others are not among the rejected: same text as the chosen one, same text as another, above max_rejected.
+    left_out: tuple[int, int, int]
+
+
+class _Part(NamedTuple):
+    """The labels of some images, by column; positions among the scored pairs."""
+
+    chosen: np.ndarray
+    rejected: np.ndarray  # of all labels one after the other, lowest score first
+    rejected_counts: np.ndarray  # by label
+    chosen_words: np.ndarray  # lengths of the answers
+    rejected_words: np.ndarray
+    chosen_messages: pa.Array
+    rejected_messages: pa.Array
+
+
+def _read_candidates(
+    scored: ScoredPairs, rank: np.ndarray, texts: PairTexts, positions: np.ndarray, one_group: bool
+) -> list[_Candidate]:
+    pairs = scored.pairs
+    questions, answers = texts.questions(pairs.row[positions]), texts.answers(pairs.row[positions])
+    columns = (
+        scored.score[positions].tolist(),
+        pairs.ids(positions).to_pylist(),
+        rank[positions].tolist(),
+        [0] * len(positions) if one_group else pairs.type[positions].tolist(),
+        positions.tolist(),
+        map(format_pair, questions, answers),
+        answers,
     )
-    return concatenate_datasets([rows.select_columns(["images"]), labels], axis=1), report
+    return [_Candidate(*values) for values in zip(*columns)]
 
 
-def _candidates(pairs: list[ScoredPair], max_rejected: int, min_margin: float) -> tuple | str:
-    """(chosen, rejected, counts of rejected left out by the three reasons), or the rule that drops these pairs."""
+def _choose(pairs: list[_Candidate], max_rejected: int, min_margin: float) -> _Choice | str:
+    """The label of an image from its scored pairs, or the rule that leaves it out."""
+    groups: dict[int, list[_Candidate]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.group, []).append(pair)
+    outcomes = [_choose_in_group(group, max_rejected, min_margin) for group in groups.values()]
+    choices = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+    if choices:
+        return min(choices, key=lambda choice: (-choice.chosen.rank, choice.chosen.pair_id))
+    # With several types: the rule that stopped the type that came furthest.
+    return max(outcomes, key=(_TOO_FEW, _IDENTICAL, _MARGIN).index)
+
+
+def _choose_in_group(pairs: list[_Candidate], max_rejected: int, min_margin: float) -> _Choice | str:
     if len(pairs) < 2:
         return _TOO_FEW
     chosen, *others = sorted(pairs, key=lambda pair: (-pair.score, pair.pair_id))
-    different = [pair for pair in others if _key(pair) != _key(chosen)]
+    chosen_text = chosen.text
     # Of equal texts the lowest score stays; a dict keeps the order.
-    by_text: dict[str, ScoredPair] = {}
-    for pair in sorted(different, key=lambda pair: (pair.score, pair.pair_id)):
-        by_text.setdefault(_key(pair), pair)
+    by_text: dict[str, _Candidate] = {}
+    same_as_chosen = 0
+    for pair in sorted(others, key=lambda pair: (pair.score, pair.pair_id)):
+        text = pair.text
+        if text == chosen_text:
+            same_as_chosen += 1
+        else:
+            by_text.setdefault(text, pair)
     rejected = list(by_text.values())[:max_rejected]
     if not rejected:
         return _IDENTICAL
     if chosen.score - rejected[0].score < min_margin:
         return _MARGIN
-    return chosen, rejected, (len(others) - len(different), len(different) - len(by_text), len(by_text) - len(rejected))
+    same_as_another = len(others) - same_as_chosen - len(by_text)
+    return _Choice(chosen, rejected, (same_as_chosen, same_as_another, len(by_text) - len(rejected)))
 
 
-def _key(pair: ScoredPair) -> str:
-    return " ".join(format_pair(pair.question, pair.answer).split())
+def _part(choices: list[_Choice]) -> _Part:
+    chosen = [choice.chosen for choice in choices]
+    rejected = [pair for choice in choices for pair in choice.rejected]
+    counts = np.array([len(choice.rejected) for choice in choices], np.int64)
+    return _Part(
+        chosen=np.array([pair.position for pair in chosen], np.int64),
+        rejected=np.array([pair.position for pair in rejected], np.int64),
+        rejected_counts=counts,
+        chosen_words=np.array([len(pair.answer.split()) for pair in chosen], np.int64),
+        rejected_words=np.array([len(pair.answer.split()) for pair in rejected], np.int64),
+        chosen_messages=_messages("assistant", [pair.content for pair in chosen]),
+        rejected_messages=_lists(counts, _messages("assistant", [pair.content for pair in rejected]), _REJECTED),
+    )
 
 
-def _assistant(pair: ScoredPair) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": format_pair(pair.question, pair.answer)}]
+def _messages(role: str, contents: list[str]) -> pa.Array:
+    """For each text a list with one message."""
+    fields = list(_MESSAGES.value_type)
+    columns = {"role": pa.repeat(role, len(contents)), "content": pa.array(contents, pa.string())}
+    message = pa.StructArray.from_arrays([columns[field.name] for field in fields], fields=fields)
+    return _lists(np.ones(len(contents), np.int64), message, _MESSAGES)
 
 
-def _label(chosen: ScoredPair, rejected: list[ScoredPair], template: str, weight: float) -> dict:
-    return {
-        "image_id": chosen.image_id,
-        "prompt": [{"role": "user", "content": get_template(template).text}],
-        "chosen": _assistant(chosen),
-        "rejected": [_assistant(pair) for pair in rejected],
-        "chosen_score": chosen.score,
-        "rejected_scores": [pair.score for pair in rejected],
-        "weight": weight,
-        "type": chosen.type,
-        "template": template,
+def _lists(counts: np.ndarray, values: pa.Array, type: pa.DataType) -> pa.Array:
+    """Values one after the other as lists of so many."""
+    return pa.ListArray.from_arrays(np.r_[0, np.cumsum(counts)].astype(np.int32), values, type=type)
+
+
+def _label_table(table: pa.Table, scored: ScoredPairs, chosen: np.ndarray, parts: list[_Part]) -> pa.Table:
+    pairs = scored.pairs
+    rows = pairs.row[chosen]
+    rejected_scores = [
+        _lists(part.rejected_counts, pa.array(scored.score[part.rejected].astype(np.float32)), _SCORES)
+        for part in parts
+    ]
+    template, templates = encode(pa.chunked_array([ChunkedColumn(table["template"]).take(rows)]))
+    if (template < 0).any():
+        raise ValueError(f"column 'template' is null in row {rows[(template < 0).argmax()]}")
+    prompts = [get_template(id).text for id in templates.to_pylist()]
+    columns = {
+        "image_id": _by_number(pairs.image[chosen], pairs.image_ids.cast(pa.string())),
+        "prompt": _by_number(template, _messages("user", prompts)),
+        "chosen": pa.chunked_array([part.chosen_messages for part in parts], _MESSAGES),
+        "rejected": pa.chunked_array([part.rejected_messages for part in parts], _REJECTED),
+        "chosen_score": scored.score[chosen].astype(np.float32),
+        "rejected_scores": pa.chunked_array(rejected_scores, _SCORES),
+        "weight": (2 * quantile_ranks(scored.score[chosen], pairs.type[chosen])).astype(np.float32),
+        "type": _by_number(pairs.type[chosen], pa.array(pairs.types, pa.string())),
+        "template": _by_number(template, templates.cast(pa.string())),
+        "row": rows,
     }
+    return pa.table([columns[name] for name in LABEL_SCHEMA.names], schema=LABEL_SCHEMA)
 
 
-def _quantiles(candidates: list[tuple[ScoredPair, list[ScoredPair]]]) -> dict[str, tuple[float, ...]]:
-    chosen = [best for best, _ in candidates]
-    rejected = list(chain.from_iterable(others for _, others in candidates))
+def _by_number(numbers: np.ndarray, values: pa.Array) -> pa.ChunkedArray:
+    return pa.chunked_array([values.take(pa.array(numbers[piece])) for piece in pieces(len(numbers))], values.type)
+
+
+def _quantiles(score: np.ndarray, parts: list[_Part]) -> dict[str, tuple[float, ...]]:
+    chosen = np.concatenate([score[part.chosen] for part in parts])
+    rejected = np.concatenate([score[part.rejected] for part in parts])
+    counts = np.concatenate([part.rejected_counts for part in parts])
+    worst = rejected[np.cumsum(counts) - counts]
     # Length must not be what ranks: a chosen answer that is always the longer one shows here.
     values = {
-        "chosen score": [pair.score for pair in chosen],
-        "rejected score": [pair.score for pair in rejected],
-        "margin (best - worst)": [best.score - others[0].score for best, others in candidates],
-        "chosen answer, words": [len(pair.answer.split()) for pair in chosen],
-        "rejected answer, words": [len(pair.answer.split()) for pair in rejected],
+        "chosen score": chosen,
+        "rejected score": rejected,
+        "margin (best - worst)": chosen - worst,
+        "chosen answer, words": np.concatenate([part.chosen_words for part in parts]),
+        "rejected answer, words": np.concatenate([part.rejected_words for part in parts]),
     }
-    return {name: tuple(np.quantile(series, _QUANTILES).tolist()) for name, series in values.items()}
+    return {name: tuple(np.quantile(series, QUANTILES).tolist()) for name, series in values.items()}

@@ -1,78 +1,135 @@
-"""Scored pairs as selection reads them: without their images, in the order of the dataset."""
+"""Pairs as selection reads them: columns without images, in the order of the table."""
 
-import math
-from collections import Counter, defaultdict
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasets import Dataset
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.stats import rankdata
 
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.selection.columns import ChunkedColumn, check_columns, encode, pieces, text_order
 
-__all__ = ["ScoredPair", "message_text", "quantile_ranks", "read_scored_pairs"]
+__all__ = [
+    "PAIR_COLUMNS",
+    "SCORED_PAIR_COLUMNS",
+    "Pairs",
+    "ScoredPairs",
+    "message_text",
+    "quantile_ranks",
+    "read_pairs",
+    "read_scored_pairs",
+    "tie_breaks",
+]
+
+PAIR_COLUMNS = ("image_id", "pair_id", "type", "prompt", "completion")
+# The score column comes on top.
+SCORED_PAIR_COLUMNS = (*PAIR_COLUMNS, STATUS)
 
 
 @dataclass(frozen=True)
-class ScoredPair:
-    """One scored pair without its image: `row` is its row in the dataset, `score` a finite number."""
+class Pairs:
+    """Some rows of a table of pairs, by column. A *position* is a place here, a *row* one in the table.
 
-    row: int
-    image_id: str
-    pair_id: str
-    type: str
-    question: str
-    answer: str
-    score: float
+    Attributes:
+        row: Row in the table, int64, ascending.
+        image: Number of the image, in the order in which images first appear in the table.
+        type: Number of the question type.
+        pair_id: The column of the whole table, read by row.
+        image_ids: `image_id` by number, those of the whole table.
+        types: Question types by number, those of the whole table.
+    """
+
+    row: np.ndarray
+    image: np.ndarray
+    type: np.ndarray
+    pair_id: ChunkedColumn
+    image_ids: pa.Array
+    types: list[str]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def ids(self, positions: np.ndarray | slice) -> pa.Array:
+        """`pair_id` at these positions, few enough for one Arrow array."""
+        return self.pair_id.take(self.row[positions])
+
+    def type_counts(self, positions: np.ndarray | slice = slice(None)) -> dict[str, int]:
+        """How many of these positions have each type, sorted by type, without types that none has."""
+        counts = np.bincount(self.type[positions], minlength=len(self.types)).tolist()
+        return {self.types[code]: counts[code] for code in _sorted_codes(self.types) if counts[code]}
+
+    def sorted_by_id(self, positions: np.ndarray) -> np.ndarray:
+        """These positions in the order (image_id, pair_id, row)."""
+        if not len(positions):
+            return positions
+        image_place = text_order(self.image_ids)[self.image[positions]]
+        # The ids of many rows together may pass what one Arrow array holds.
+        ids = pa.chunked_array([self.ids(positions[piece]) for piece in pieces(len(positions))])
+        keys = pa.table({"image": image_place, "pair": ids, "row": self.row[positions]})
+        order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+        return positions[order.to_numpy()]
 
 
-def read_scored_pairs(
-    dataset: Dataset, score: str, also: Sequence[str] = ()
-) -> tuple[list[ScoredPair], dict[str, int]]:
-    """Read the pairs that have a finite score, without their images.
+@dataclass(frozen=True)
+class ScoredPairs:
+    """The pairs that have a finite score.
 
-    Args:
-        dataset: Pairs with the columns `image_id`, `pair_id`, `type`, `prompt`, `completion`, `i2c_status` and `score`.
-        score: Name of the score column.
-        also: Further columns that the caller needs; they are checked, not read.
+    Attributes:
+        pairs: The pairs.
+        score: The score of each, float64.
+        tie_break: A hash of (seed, pair_id) of each, uint64: among equals the lower one comes first.
+        left_out: How many rows were left out by reason: "no pair", "not scored", "score not finite".
+    """
 
-    Returns:
-        The pairs in row order, and how many were left out by reason: "no pair", "not scored", "score not finite".
+    pairs: Pairs
+    score: np.ndarray
+    tie_break: np.ndarray
+    left_out: dict[str, int]
+
+
+def read_pairs(table: pa.Table) -> Pairs:
+    """The rows that have a pair, whether it has a score or not.
 
     Raises:
-        ValueError: If columns are missing (the message names them), or a `pair_id` occurs twice.
+        ValueError: If columns are missing, or `image_id`, `pair_id` or `type` of a pair is null.
     """
-    columns = ["image_id", "pair_id", "type", "prompt", "completion", STATUS, score]
-    missing = [name for name in (*also, *columns) if name not in dataset.column_names]
-    if missing:
-        raise ValueError(
-            f"columns missing: {', '.join(missing)}; found {', '.join(dataset.column_names)}. "
-            "Scored pairs come from generate_pairs followed by I2CScorer"
-        )
-    pairs, left_out = [], dict.fromkeys(("no pair", "not scored", "score not finite"), 0)
-    for row, values in enumerate(dataset.with_format(None).select_columns(columns)):
-        if values["prompt"] is None or values["completion"] is None:
-            left_out["no pair"] += 1
-        elif values[STATUS] != STATUS_OK or values[score] is None:
-            left_out["not scored"] += 1
-        elif not math.isfinite(values[score]):
-            left_out["score not finite"] += 1
-        else:
-            pairs.append(
-                ScoredPair(
-                    row=row,
-                    image_id=values["image_id"],
-                    pair_id=values["pair_id"],
-                    type=values["type"],
-                    question=message_text(values["prompt"], "user"),
-                    answer=message_text(values["completion"], "assistant"),
-                    score=values[score],
-                )
-            )
-    repeated = [pair_id for pair_id, count in Counter(pair.pair_id for pair in pairs).items() if count > 1]
-    if repeated:
-        raise ValueError(f"column 'pair_id' must be unique; more than once: {', '.join(sorted(repeated)[:5])}")
-    return pairs, left_out
+    check_columns(table.column_names, PAIR_COLUMNS)
+    return _read(table, ~_without_pair(table))
+
+
+def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs:
+    """The pairs that have a finite score.
+
+    Args:
+        table: Pairs with the columns `image_id`, `pair_id`, `type`, `prompt`, `completion`, `i2c_status` and `score`.
+        score: Name of the score column.
+        seed: For `tie_break`.
+
+    Raises:
+        ValueError: If columns are missing (the message names them), the score is not a number, a `pair_id` occurs twice
+            among these pairs, or `image_id`, `pair_id` or `type` of one is null.
+    """
+    check_columns(table.column_names, (*SCORED_PAIR_COLUMNS, score))
+    kind = table.schema.field(score).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise ValueError(f"column {score!r} has values of type {kind}; a score must be a number")
+    no_pair = _without_pair(table)
+    scores = table[score].cast(pa.float64())
+    scored = _mask(pc.equal(table[STATUS].cast(pa.string()), STATUS_OK)) & _mask(pc.is_valid(scores))
+    scores = scores.to_numpy()
+    finite = np.isfinite(scores)
+    left_out = {
+        "no pair": int(no_pair.sum()),
+        "not scored": int((~no_pair & ~scored).sum()),
+        "score not finite": int((~no_pair & scored & ~finite).sum()),
+    }
+    pairs = _read(table, ~no_pair & scored & finite)
+    ties = tie_breaks(pairs, seed)
+    _check_unique(pairs, ties)
+    return ScoredPairs(pairs, scores[pairs.row], ties, left_out)
 
 
 def message_text(messages: Sequence[dict], role: str) -> str:
@@ -80,13 +137,64 @@ def message_text(messages: Sequence[dict], role: str) -> str:
     return next((message["content"] for message in reversed(messages) if message["role"] == role), "")
 
 
-def quantile_ranks(pairs: Sequence[ScoredPair]) -> dict[str, float]:
-    """Where each pair stands among the pairs of its type, in (0, 1), by `pair_id`: ties share the mean rank."""
-    by_type = defaultdict(list)
-    for pair in pairs:
-        by_type[pair.type].append(pair)
-    ranks = {}
-    for members in by_type.values():
-        quantiles = (rankdata([pair.score for pair in members]) - 0.5) / len(members)
-        ranks.update(zip((pair.pair_id for pair in members), quantiles.tolist()))
+def quantile_ranks(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Where each score stands among those of its group, in (0, 1): ties share the mean rank.
+
+    Args:
+        scores: float64.
+        groups: The number of the group (question type) of each.
+    """
+    ranks = np.empty(len(scores), np.float64)
+    order = np.argsort(groups, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        ranks[members] = (rankdata(scores[members]) - 0.5) / max(len(members), 1)
     return ranks
+
+
+def tie_breaks(pairs: Pairs, seed: int) -> np.ndarray:
+    """64 bits of a hash of (seed, pair_id) for each pair, so that no image is favoured by its name."""
+    hashes = [np.empty(0, np.uint64)]
+    for piece in pieces(len(pairs)):
+        digests = [hash_of(seed, pair_id) for pair_id in pairs.ids(piece).to_pylist()]
+        hashes.append(np.frombuffer(b"".join(digests), ">u8").astype(np.uint64))
+    return np.concatenate(hashes)
+
+
+def hash_of(*parts: object) -> bytes:
+    """Eight bytes that depend on these values and their order."""
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+
+
+def _read(table: pa.Table, rows: np.ndarray) -> Pairs:
+    row = np.flatnonzero(rows)
+    image, image_ids = encode(table["image_id"])
+    type, types = encode(table["type"])
+    pairs = Pairs(row, image[row], type[row], ChunkedColumn(table["pair_id"]), image_ids, types.to_pylist())
+    without_id = _mask(pc.is_null(table["pair_id"]))[row]
+    for name, null in (("image_id", pairs.image < 0), ("pair_id", without_id), ("type", pairs.type < 0)):
+        if null.any():
+            raise ValueError(f"column {name!r} is null in row {row[null.argmax()]}; every pair needs a value there")
+    return pairs
+
+
+def _without_pair(table: pa.Table) -> np.ndarray:
+    return _mask(pc.is_null(table["prompt"])) | _mask(pc.is_null(table["completion"]))
+
+
+def _mask(values: pa.ChunkedArray) -> np.ndarray:
+    return values.fill_null(False).to_numpy()
+
+
+def _check_unique(pairs: Pairs, hashes: np.ndarray) -> None:
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order][1:] == hashes[order][:-1]
+    suspects = order[np.r_[same, False] | np.r_[False, same]] if len(order) else order
+    # Equal hashes are equal ids but for a collision, of which there is one in 10^6 among 5 M pairs.
+    counts = pc.value_counts(pairs.ids(suspects))
+    repeated = [str(entry["values"]) for entry in counts.to_pylist() if entry["counts"] > 1]
+    if repeated:
+        raise ValueError(f"column 'pair_id' must be unique; more than once: {', '.join(sorted(repeated)[:5])}")
+
+
+def _sorted_codes(types: list[str]) -> list[int]:
+    return sorted(range(len(types)), key=types.__getitem__)

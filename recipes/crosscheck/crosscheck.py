@@ -1,11 +1,11 @@
 """The same figures through lmms-eval: are they ours, answer for answer, and where not, why?
 
     make crosscheck                                # its own environment: .venv-crosscheck
-    .venv-crosscheck/bin/python recipes/crosscheck.py --model folder/ --images 30
+    .venv-crosscheck/bin/python recipes/crosscheck/crosscheck.py --model folder/ --images 30
 
 Small local copies of POPE, SEED-Bench, MMBench and LLaVA-Bench (the benchmarks on scenes, in the published layouts) are
-put to a model by lmms-eval's own tasks, unmodified except for where their data are, and by recipes/evaluate.py; on the
-CPU in float32, so that both compute the same. MMBench, for which their prompts differ, is put to it by us once more
+put to a model by lmms-eval's own tasks, unmodified except for where their data are, and by `c3l_hf.evaluation.run`; on
+the CPU in float32, so that both compute the same. MMBench, for which their prompts differ, is put to it by us once more
 with lmms-eval's prompts: then all must be the same.
 
 A second run has no model: to every question belongs a text written here, such as models write ("(B)", "Yes, there is no
@@ -23,8 +23,6 @@ if a difference has no known cause.
 import importlib.util
 import json
 import logging
-import os
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -32,10 +30,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-# This folder behind the installed packages: else evaluate.py in it would be taken for the package `evaluate`.
-sys.path.sort(key=lambda path: Path(path).resolve() == Path(__file__).resolve().parent)
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 import pyarrow.parquet as pq
 from crosscheck_answers import CAUSES, Answer, Difference, Figure, compare_answers, compare_figures
@@ -45,18 +39,22 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from openai_server import OpenAIServer
 from trl import TrlParser
 
+from c3l_hf.common.errors import RunError
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.schema import STATUS_OK
+from c3l_hf.data.worlds import find_world
 from c3l_hf.evaluation.answerer import PredictionConfig
+from c3l_hf.evaluation.benchmarks import CIRCULAR_STEP, LETTERS
 from c3l_hf.evaluation.counts import count_answers
 from c3l_hf.evaluation.endpoint import ChatEndpoint
 from c3l_hf.evaluation.judge import judge_answers
+from c3l_hf.evaluation.judge_setup import judged_file
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES, predict, predictions_file
-from c3l_hf.evaluation.questions import CIRCULAR_STEP, LETTERS, load_questions
+from c3l_hf.evaluation.questions import load_questions
+from c3l_hf.evaluation.run import EvaluateOptions, run_evaluation
 from c3l_hf.metrics.reading import letter, yes_no
 from c3l_hf.models.loading import Source, load
 from c3l_hf.scenes import GENERATOR
-from c3l_hf.scenes.benchmarks import llava_bench, mmbench, pope, seed_bench
 
 SPLITS = {"pope": "test", "seed": "test", "mmbench": "dev", "llava_w": "train"}
 
@@ -126,8 +124,9 @@ class Crosscheck:
 
     def __init__(self, args: CrosscheckArguments, folder: Path):
         self.args, self.folder = args, folder
-        makers = {"pope": pope, "seed": seed_bench, "mmbench": mmbench, "llava_w": llava_bench}
-        rows = {name: make(args.images, args.seed) for name, make in makers.items()}
+        self.source = Source(args.model, dtype="float32", device="cpu")
+        scenes = find_world("scenes")
+        rows = {name: scenes.benchmark("scenes", name, args.images, args.seed) for name in TASKS}
         rows["seed"], rows["mmbench"] = with_videos(rows["seed"]), with_rotations(rows["mmbench"])
         self.data, self.ids, self.questions = {}, {}, {}
         for name, published in rows.items():
@@ -144,22 +143,23 @@ class Crosscheck:
         """Both programs put the questions to the model."""
         args, ours, lmms = self.args, self.folder / "model" / "ours", self.folder / "model" / "lmms-eval"
         with OpenAIServer(lambda body: grade(body, (WELL,))) as judge:
-            command = [sys.executable, str(Path(__file__).with_name("evaluate.py")), "--model", args.model]
-            command += ["--benchmarks", *TASKS, "--data", *(f"{name}={path}" for name, path in self.data.items())]
-            command += ["--model_dtype", "float32", "--max_new_tokens", str(args.max_new_tokens)]
-            command += ["--likelihood", "false", "--judge_base_url", judge.url, "--judge_model", "stand-in"]
-            command += ["--output_dir", str(ours)]
-            if subprocess.run(command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}).returncode:
-                raise RuntimeError("recipes/evaluate.py has failed; what it says is above")
+            options = EvaluateOptions(
+                str(ours),
+                benchmarks=list(TASKS),
+                data=[f"{name}={path}" for name, path in self.data.items()],
+                max_new_tokens=[str(args.max_new_tokens)],
+                likelihood=False,
+                judge_base_url=judge.url,
+                judge_model="stand-in",
+            )
+            results = run_evaluation(options, self.source)
             lmms_args = f"pretrained={args.model},dtype=float32,device_map=cpu"
             run_lmms(lmms, self.data, judge.url, args.lmms_model, lmms_args)
         found = {}
         for name in TASKS:
-            results = json.loads((ours / name / "results.json").read_text())["metric"]
-            judged = ours / name / "judged.parquet"
-            file = judged if judged.is_file() else predictions_file(ours / name)
+            file = judged_file(ours / name) if name == "llava_w" else predictions_file(ours / name)
             predictions = pq.read_table(file).to_pylist()
-            metric = results["judge" if name == "llava_w" else "generated"]
+            metric = results[name]["metric"]["judge" if name == "llava_w" else "generated"]
             found[name] = self._compared(name, lmms, predictions, metric)
         found["mmbench, its prompts"] = self._with_their_prompts(lmms)
         return found
@@ -217,7 +217,7 @@ class Crosscheck:
         prompts = [theirs[id].prompt for id in questions["question_id"][:]]
         questions = questions.remove_columns("question").add_column("question", prompts)
         config = PredictionConfig(max_new_tokens=self.args.max_new_tokens, likelihood=False)
-        predictions = predict(questions, *load(Source(self.args.model, dtype="float32", device="cpu")), config)
+        predictions = predict(questions, *load(self.source), config)
         return self._compared("mmbench", lmms, predictions, count_answers("mmbench", predictions)[0].metric)
 
 
@@ -272,7 +272,7 @@ if __name__ == "__main__":
     (arguments,) = TrlParser((CrosscheckArguments,)).parse_args_and_config()
     try:
         explained = main(arguments)
-    except RuntimeError as error:
+    except (RunError, RuntimeError) as error:
         sys.exit(f"crosscheck: {error}")
     if not explained:
         sys.exit("crosscheck: some differences have no known cause")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from crosscheck_answers import Answer
 
-from c3l_hf.evaluation.questions import LETTERS
+from c3l_hf.evaluation.benchmarks import LETTERS
 
 __all__ = ["TASKS", "check_finished", "run_lmms", "their_answers", "their_figures"]
 

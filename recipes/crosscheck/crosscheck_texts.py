@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from c3l_hf.evaluation.questions import LETTERS
+from c3l_hf.evaluation.benchmarks import LETTERS
 
 __all__ = ["REPLIES", "WELL", "WRITTEN_LETTERS", "WRITTEN_YES_NO", "grade", "written"]
 

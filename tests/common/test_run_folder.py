@@ -4,20 +4,23 @@ import gc
 import json
 import shutil
 
+import pyarrow as pa
 import pytest
-from datasets import Dataset
 from filelock import FileLock, Timeout
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import files_digest
-from c3l_hf.common.run_folder import Run
+from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.common.shards import Shards
 
 PLAN = {"first": {"k": 5}, "second": {"size": 3}}
+SCHEMA = pa.schema({"y": pa.int64()})
 
 
 def make_run(folder, plan=PLAN, wanted=("first", "second"), **inputs):
-    run = Run(folder, {"seed": 0, **inputs})
+    run = RunFolder(folder, {"seed": 0, **inputs})
     run.plan(plan, wanted)
+    run.claim()
     return run
 
 
@@ -42,9 +45,10 @@ def test_one_run_at_a_time(tmp_path):
 
 
 def numbers(n, calls):
-    def make():
+    def make(folder):
         calls.append(n)
-        return Dataset.from_dict({"x": list(range(n))}), {"rows": n}
+        (folder / "numbers").write_text(",".join(map(str, range(n))))
+        return {"rows": n}
 
     return make
 
@@ -53,8 +57,8 @@ def test_a_result_is_made_once(tmp_path):
     calls = []
     for _ in range(2):
         run = make_run(tmp_path / "run")
-        dataset, report = run.dataset("first", numbers(4, calls))
-        assert dataset["x"][:] == [0, 1, 2, 3] and report == {"rows": 4} == run.report("first")
+        assert run.complete("first", numbers(4, calls)) == {"rows": 4} == run.report("first")
+        assert (run.path("first") / "numbers").read_text() == "0,1,2,3"
     assert calls == [4]
     assert not list(tmp_path.glob("run/stages/*.unfinished"))
 
@@ -64,30 +68,59 @@ def test_a_result_is_made_once(tmp_path):
     [
         ({"plan": {"first": {"k": 6}, "second": {"size": 3}}}, "options.k: 5 there, 6 asked for"),
         ({"seed": 1}, "from.seed: 0 there, 1 asked for"),
+        ({"plan": {"first": {"k": 6, "j": 1}, "second": {}}}, "options.j: None there, 1 asked for; options.k: 5 there"),
     ],
 )
 def test_another_runs_result_is_refused_and_kept(tmp_path, change, says):
     folder = tmp_path / "run"
-    make_run(folder).dataset("first", numbers(4, []))
+    make_run(folder).complete("first", numbers(4, []))
     before = sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
-    with pytest.raises(RunError, match=f"1_first holds another run's result .{says}.*--output_dir"):
+    with pytest.raises(
+        RunError, match=f"1_first holds another run's result .{says}.*output_dir, or restart_from first"
+    ):
         make_run(folder, **change)
     assert before == sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
 
 
 def test_a_later_stage_knows_the_options_of_the_earlier(tmp_path):
-    make_run(tmp_path).dataset("second", numbers(1, []))
+    make_run(tmp_path).complete("second", numbers(1, []))
     changed = {"first": {"k": 6}, "second": {"size": 3}}
     with pytest.raises(RunError, match="2_second holds another run's result .from.first.k"):
         make_run(tmp_path, changed)
     # an option of a stage that has no result yet is free
-    make_run(tmp_path / "other").dataset("first", numbers(1, []))
+    make_run(tmp_path / "other").complete("first", numbers(1, []))
     make_run(tmp_path / "other", {"first": {"k": 5}, "second": {"size": 9}})
+
+
+def test_old_results_are_set_aside_and_kept(tmp_path):
+    run = make_run(tmp_path)
+    for stage in PLAN:
+        run.complete(stage, numbers(3, []))
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "rows").write_text("rows")
+    changed = {**PLAN, "second": {"size": 9}}
+    aside = RunFolder(tmp_path, {}).set_aside(list(PLAN), "second", ["dataset", "generator"])
+    assert aside == tmp_path / "set_aside-1"
+    assert (aside / "stages" / "2_second" / "numbers").is_file() and (aside / "dataset" / "rows").read_text() == "rows"
+    again = make_run(tmp_path, changed)
+    assert again.is_done("first") and not again.is_done("second") and not (tmp_path / "dataset").exists()
+    again.complete("second", numbers(5, []))
+    assert RunFolder(tmp_path, {}).set_aside(list(PLAN), "second", []) == tmp_path / "set_aside-2"
+    assert RunFolder(tmp_path, {}).set_aside(list(PLAN), "second", []) is None
+
+
+def test_nothing_is_set_aside_under_another_run(tmp_path):
+    make_run(tmp_path).complete("first", numbers(1, []))
+    gc.collect()
+    with FileLock(tmp_path / ".lock", timeout=0):
+        with pytest.raises(RunError, match="another run is working in"):
+            RunFolder(tmp_path, {}).set_aside(list(PLAN), "first", [])
+    assert (tmp_path / "stages" / "1_first").is_dir()
 
 
 def test_somebody_elses_folder_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="not empty and was not made by this recipe"):
+    with pytest.raises(RunError, match="not empty and was not made by c3l_hf"):
         make_run(tmp_path)
     with pytest.raises(RunError, match="is a file"):
         make_run(tmp_path / "thesis.txt")
@@ -104,68 +137,84 @@ def test_an_interrupted_stage_leaves_no_result(tmp_path):
         run.complete("first", fails)
     assert not run.is_done("first")
     run = make_run(tmp_path)
-    assert run.dataset("first", numbers(2, []))[1] == {"rows": 2}
+    assert run.complete("first", numbers(2, [])) == {"rows": 2}
     assert not (run.path("first") / "half").exists()
 
 
 def test_a_stage_alone_needs_what_comes_before(tmp_path):
-    with pytest.raises(RunError, match="no result of first yet; add it to --stages"):
+    with pytest.raises(RunError, match="no result of first yet; add it to stages"):
         make_run(tmp_path / "run", wanted=["second"])
     assert not (tmp_path / "run").exists()
-    make_run(tmp_path / "run", wanted=["first"]).dataset("first", numbers(2, []))
+    make_run(tmp_path / "run", wanted=["first"]).complete("first", numbers(2, []))
     make_run(tmp_path / "run", wanted=["second"])
 
 
-SEVEN = Dataset.from_dict({"x": list(range(7))})
-
-
 def doubled(calls, stop_at=None):
-    def make(part):
-        if stop_at in part["x"][:]:
+    def make(first, last):
+        if stop_at in range(first, last):
             raise KeyboardInterrupt
-        calls.append(part["x"][:])
-        return Dataset.from_dict({"y": [2 * x for x in part["x"]]})
+        calls.append(list(range(first, last)))
+        yield pa.table({"y": [2 * x for x in range(first, last)]})
 
     return make
 
 
-def test_a_stage_in_pieces_goes_on_with_the_next_one(tmp_path):
+def in_shards(run, calls, stage="first", size=2, stop_at=None):
+    def report(shards):
+        return {"rows": shards.num_rows}
+
+    return run.in_shards(stage, 7, doubled(calls, stop_at), SCHEMA, report, size).table()["y"].to_pylist()
+
+
+def test_a_stage_in_shards_goes_on_with_the_next_one(tmp_path):
     calls = []
     with pytest.raises(KeyboardInterrupt):
-        make_run(tmp_path).in_pieces("first", SEVEN, doubled(calls, stop_at=4), piece_size=2)
+        in_shards(make_run(tmp_path), calls, stop_at=4)
     assert calls == [[0, 1], [2, 3]] and not make_run(tmp_path).is_done("first")
     run = make_run(tmp_path)
-    assert run.in_pieces("first", SEVEN, doubled(calls), piece_size=2)["y"][:] == [2 * x for x in range(7)]
-    assert calls == [[0, 1], [2, 3], [4, 5], [6]]
-    assert sorted(path.name for path in run.path("first").iterdir()) == ["data", "stage.json"]
-    assert run.in_pieces("first", SEVEN, doubled(calls))["y"][:] == [2 * x for x in range(7)] and len(calls) == 4
+    # Another size of shards does not lose what was begun.
+    assert in_shards(run, calls, size=3) == [2 * x for x in range(7)]
+    assert calls == [[0, 1], [2, 3], [4, 5], [6]] and run.report("first") == {"rows": 7}
+    names = sorted(path.name for path in run.path("first").iterdir())
+    assert names == [f"0000{number}-of-00004.parquet" for number in range(4)] + ["stage.json"]
+    assert in_shards(run, calls) == [2 * x for x in range(7)] and len(calls) == 4
 
 
-def test_pieces_of_other_options_or_of_another_input_are_made_anew(tmp_path):
+def test_shards_of_other_options_or_of_another_input_are_made_anew(tmp_path):
     calls = []
     with pytest.raises(KeyboardInterrupt):
-        make_run(tmp_path).in_pieces("first", SEVEN, doubled(calls, stop_at=6), piece_size=2)
-    other = make_run(tmp_path, {**PLAN, "first": {"k": 6}})
-    assert len(other.in_pieces("first", SEVEN, doubled(calls), piece_size=2)) == 7 and len(calls) == 3 + 4
+        in_shards(make_run(tmp_path), calls, stop_at=6)
+    changed = {**PLAN, "first": {"k": 6}}
+    other = make_run(tmp_path, changed)
+    assert len(in_shards(other, calls)) == 7 and len(calls) == 3 + 4
     # The stage before was made again: what comes after it is of something else.
     with pytest.raises(KeyboardInterrupt):
-        other.in_pieces("second", SEVEN, doubled(calls, stop_at=6), piece_size=2)
+        in_shards(other, calls, "second", stop_at=6)
     shutil.rmtree(other.path("first"))
-    again = make_run(tmp_path, {**PLAN, "first": {"k": 6}})
-    again.in_pieces("first", SEVEN, doubled(calls), piece_size=7)
-    again.in_pieces("second", SEVEN, doubled(calls), piece_size=2)
+    again = make_run(tmp_path, changed)
+    in_shards(again, calls, size=7)
+    in_shards(again, calls, "second")
     assert calls[-5:] == [list(range(7)), [0, 1], [2, 3], [4, 5], [6]]
 
 
-def test_a_piece_that_was_cut_short_is_made_again(tmp_path):
+def test_a_shard_that_was_cut_short_is_made_again(tmp_path):
     calls = []
     with pytest.raises(KeyboardInterrupt):
-        make_run(tmp_path).in_pieces("first", SEVEN, doubled(calls, stop_at=2), piece_size=2)
-    (pieces,) = tmp_path.glob("stages/1_first.unfinished/pieces-2")
-    (pieces / "000000002.partial").mkdir()
-    (pieces / "000000002.partial" / "half").write_text("half")
-    made = make_run(tmp_path).in_pieces("first", SEVEN, doubled(calls), piece_size=2)
-    assert made["y"][:] == [2 * x for x in range(7)] and calls == [[0, 1], [2, 3], [4, 5], [6]]
+        in_shards(make_run(tmp_path), calls, stop_at=2)
+    (folder,) = tmp_path.glob("stages/1_first.unfinished")
+    (folder / ".00001-of-00004.parquet.partial").write_text("half")
+    assert in_shards(make_run(tmp_path), calls) == [2 * x for x in range(7)]
+    assert calls == [[0, 1], [2, 3], [4, 5], [6]] and not list(tmp_path.rglob("*.partial"))
+
+
+def test_shards_are_not_merged(tmp_path):
+    """What a stage has written once stays where it is."""
+    run, written = make_run(tmp_path), []
+    plain = Shards.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shards, "write", lambda shards, *args: written.append(args[0]) or plain(shards, *args))
+        in_shards(run, [])
+    assert written == [0, 1, 2, 3] and len(list(tmp_path.rglob("*.parquet"))) == 4
 
 
 def test_the_digest_follows_names_and_contents(tmp_path):
@@ -181,7 +230,7 @@ def test_the_digest_follows_names_and_contents(tmp_path):
 
 
 def test_the_folder_says_what_made_it(tmp_path):
-    make_run(tmp_path, images="abc").dataset("first", numbers(1, []))
+    make_run(tmp_path, images="abc").complete("first", numbers(1, []))
     made_by = json.loads((tmp_path / "run.json").read_text())
     assert made_by["inputs"] == {"seed": 0, "images": "abc"} and made_by["stages"] == PLAN
     assert "torch" in made_by["versions"]

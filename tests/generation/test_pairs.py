@@ -3,6 +3,7 @@
 import copy
 import io
 import logging
+import threading
 from collections import Counter
 
 import numpy as np
@@ -22,8 +23,10 @@ from tiny_families import (
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 from transformers import TopPLogitsWarper
 
+from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.data.status import generation_counts
-from c3l_hf.generation.pairs import PairGenerationConfig, _uniforms, generate_pairs
+from c3l_hf.generation import pairs as generation
+from c3l_hf.generation.pairs import PairGenerationConfig, _uniforms, generate_pairs, generate_tables
 from c3l_hf.generation.sampling import SeededSampling, TextSampler
 from c3l_hf.generation.templates import get_template, templates_for
 from c3l_hf.models.encoding import collate, encode_prompt, encode_row
@@ -146,8 +149,82 @@ def test_seed_changes_the_texts(speaker, config):
         generate_pairs(images, *speaker, changed(config, seed=seed), progress=False)["raw"][:] for seed in (0, 0, 1)
     )
     assert first == again != other
-    rows = [{"image_id": "a", "k": 0}]
+    rows = [("a", 0)]
     assert not torch.equal(_uniforms(config, rows), _uniforms(changed(config, seed=1), rows))
+
+
+@pytest.mark.parametrize("column", ["image", "images"])
+def test_tables_are_the_pairs_without_their_images(speaker, config, column):
+    contents = [png(0), b"this is not an image", png(1), None, png(2)]
+    images = dataset_of(contents, list("abcde"))
+    if column == "images":
+        lists = [[image] for image in images.cast_column("image", Image(decode=False))["image"]]
+        images = images.remove_columns("image").add_column("images", lists, feature=List(Image()))
+    expected = generate_pairs(images, *speaker, config, progress=False).remove_columns("images")
+    tables = list(generate_tables(images, *speaker, config, progress=False))
+    assert all(table.schema.equals(PAIR_TABLE_FEATURES.arrow_schema) for table in tables)
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert [row["image_row"] for row in rows] == [number for number in range(5) for _ in range(4)]
+    assert [{name: row[name] for name in row if name != "image_row"} for row in rows] == list(expected)
+    # In parts, as a run has them.
+    parts = [
+        row
+        for first, last in ((0, 2), (2, 5))
+        for table in generate_tables(
+            images.select(range(first, last)), *speaker, config, first_row=first, progress=False
+        )
+        for row in table.to_pylist()
+    ]
+    assert parts == rows
+
+
+def test_row_numbers_are_no_ids_of_a_part(speaker, config):
+    with pytest.raises(ValueError, match="first_row is 5, and the images have no column image_id"):
+        generate_tables(dataset_of([png(0)]), *speaker, config, first_row=5)
+
+
+def test_model_and_torch_are_as_they_were_between_two_tables(speaker, config):
+    model, processor = speaker
+    own = model.generation_config
+    for _ in generate_tables(dataset_of([png(0)]), model, processor, config, progress=False):
+        assert model.generation_config is own and not torch.is_inference_mode_enabled()
+        assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_prompts_are_encoded_while_the_model_writes(speaker, config, monkeypatch):
+    """By events, not by the clock: the model waits until the next batch's prompts have been encoded."""
+    options = changed(config, batch_size=4)
+    images = dataset_of([png(i) for i in range(6)])
+    batches = [threading.Event() for _ in range(6)]
+    encoded, written = [], []
+    real_encode, real_call = generation._with_prompts, TextSampler.__call__
+
+    def encode(*args):
+        result = real_encode(*args)
+        assert len(encoded) <= len(written) + 2  # the one that is written, and the next
+        batches[len(encoded)].set()
+        encoded.append(threading.current_thread().name)
+        return result
+
+    def call(self, *args):
+        if len(written) + 1 < len(batches):
+            assert batches[len(written) + 1].wait(30), "nothing was encoded ahead"
+        written.append(threading.current_thread().name)
+        return real_call(self, *args)
+
+    expected = generate_pairs(images, *speaker, options, progress=False)["raw"][:]
+    monkeypatch.setattr(generation, "_with_prompts", encode)
+    monkeypatch.setattr(TextSampler, "__call__", call)
+    tables = generate_tables(images, *speaker, options, progress=False)
+    assert [row["raw"] for table in tables for row in table.to_pylist()] == expected
+    assert set(encoded) == {"ahead"} and len(set(written)) == 1 and len(encoded) == len(written) == 6
+
+
+def test_an_error_of_the_model_leaves_no_thread(speaker, config, monkeypatch):
+    monkeypatch.setattr(TextSampler, "__call__", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
+    with pytest.raises(MemoryError, match="full"):
+        generate_pairs(dataset_of([png(i) for i in range(6)]), *speaker, config, progress=False)
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])  # plain; with the prompt shared by the rows
@@ -158,7 +235,7 @@ def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size
     for k, row in enumerate(pairs):
         prompt = [{"role": "user", "content": get_template(row["template"]).text}]
         inputs = encode_prompt(processor, prompt, [picture(3)])
-        uniforms, ids, written = _uniforms(options, [{"image_id": "x", "k": k}])[0], inputs["input_ids"], []
+        uniforms, ids, written = _uniforms(options, [("x", k)])[0], inputs["input_ids"], []
         for step in range(options.max_new_tokens):
             with torch.no_grad():
                 logits = model(
@@ -198,7 +275,7 @@ def test_shared_prompts_give_the_plain_tokens_or_are_not_used(every_family, size
         assert sampler.shares_prompts
 
 
-def test_what_fails_after_it_was_verified(llava, caplog, monkeypatch):
+def test_what_fails_after_it_was_verified(llava, caplog, monkeypatch, fresh_checks):
     model, processor = llava
     prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
     uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -209,7 +286,7 @@ def test_what_fails_after_it_was_verified(llava, caplog, monkeypatch):
     assert not sampler.shares_prompts and "RuntimeError: sizes differ" in caplog.text
 
 
-def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch):
+def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch, fresh_checks):
     model, processor = llava
     prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
     uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -222,12 +299,18 @@ def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch)
     assert [text for text, _ in texts] == plain
 
 
-def test_rounding_in_half_precision_is_no_reason_not_to_share(caplog, monkeypatch):
-    """A draw near the border between two tokens may fall on the other side."""
+@pytest.fixture
+def half():
+    """(model, processor, prompt, random numbers) in bfloat16."""
     model, processor = tiny_llava()
-    model.to(torch.bfloat16)
     prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
     uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return model.to(torch.bfloat16), processor, prompt, uniforms
+
+
+def test_rounding_in_half_precision_is_no_reason_not_to_share(half, caplog, monkeypatch, fresh_checks):
+    """A draw near the border between two tokens may fall on the other side."""
+    model, processor, prompt, uniforms = half
     honest, tokens = TextSampler._shared, []
 
     def rounded(self, prompts, which, uniforms, tops=None):
@@ -238,6 +321,11 @@ def test_rounding_in_half_precision_is_no_reason_not_to_share(caplog, monkeypatc
     with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
         sampler([prompt], [0, 0, 0], uniforms)
     assert tokens[0][0] != tokens[0][1] and sampler.shares_prompts and not caplog.records
+
+
+def test_other_predictions_in_half_precision_are_one(half, caplog, monkeypatch, fresh_checks):
+    model, processor, prompt, uniforms = half
+    honest = TextSampler._shared
 
     def wrong(self, prompts, which, uniforms, tops=None):
         head = self.model.lm_head.weight
@@ -376,7 +464,7 @@ def test_sampling_follows_the_distribution():
     logits = torch.randn(12, generator=generator) * 2
     logits[[3, 7, 11]] = -torch.inf
     options = PairGenerationConfig(max_new_tokens=2)
-    rows = [{"image_id": f"{i:05d}", "k": k} for i in range(4000) for k in range(5)]
+    rows = [(f"{i:05d}", k) for i in range(4000) for k in range(5)]
     uniforms = _uniforms(options, rows)
     sampler = SeededSampling(uniforms, prompt_length=3)
     first = sampler(torch.zeros(len(rows), 3, dtype=torch.long), logits.expand(len(rows), -1))

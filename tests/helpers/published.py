@@ -1,6 +1,11 @@
 """A small finished run as `recipes/c3l.py` leaves it: rows whose scores follow from their tokens, a tiny generator."""
 
+import atexit
 import dataclasses
+import functools
+import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -8,13 +13,17 @@ from datasets import Dataset, Features
 from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES, STATUS
-from c3l_hf.publishing.cards import RunFacts
-from c3l_hf.publishing.export import write_dataset, write_generator
+from c3l_hf.publishing.cards import TRAINING_FACTS, RunFacts
+from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.publishing.figures import dataset_figures
 from c3l_hf.scoring.formulas import scores_from_logprobs
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
+from c3l_hf.training.config import C3LConfig
 
 FEATURES = Features({**PAIR_FEATURES, **SCORE_FEATURES})
+IMAGE_FEATURES = Features({name: PAIR_FEATURES[name] for name in ("image_id", "images")})
+# As a run without options of its own has it.
+TRAINING = {field.name: field.default for field in dataclasses.fields(C3LConfig) if field.name in TRAINING_FACTS}
 
 
 def picture(number: int) -> PIL.Image.Image:
@@ -55,11 +64,17 @@ def pairs(n: int) -> Dataset:
 
 
 def configs(n: int = 6) -> dict[str, Dataset]:
-    """The three parts of a run's dataset, about n images with two pairs each, the second one kept."""
+    """The parts of a run's dataset, about n images with two pairs each, the second one kept, and one without a pair."""
     rows = [row(number, pair) for number in range(n) for pair in range(2)] + [unscored_row(n)]
     pool = Dataset.from_list(rows, features=FEATURES)
     kept = Dataset.from_list([row(number, 1) for number in range(n)], features=FEATURES)
-    return {"default": kept, "scored": pool, "pseudo_labels": select_pseudo_labels(pool)[0]}
+    images = [{"image_id": str(number), "images": [picture(number)]} for number in range(n + 1)]
+    return {
+        "default": kept,
+        "images": Dataset.from_list(images, features=IMAGE_FEATURES),
+        "scored": pool.remove_columns("images"),
+        "pseudo_labels": select_pseudo_labels(pool)[0].remove_columns("images"),
+    }
 
 
 def facts(**changes) -> RunFacts:
@@ -76,6 +91,8 @@ def facts(**changes) -> RunFacts:
         seed=7,
         ranking="pmi",
         options={"images": "scenes", "types": ("count", "where"), "temperature": 1.0},
+        training=TRAINING,
+        near_duplicate_scope="image",
         stages=[("generate", [("pairs", 15_000), ("ok", 14_801)]), ("curate", [("kept", 5000)])],
         synthetic_images=True,
         config_file="recipes/configs/scenes.yaml",
@@ -89,12 +106,30 @@ def facts(**changes) -> RunFacts:
     return dataclasses.replace(full, **changes)
 
 
+@functools.cache
+def _generator() -> Path:
+    """A tiny generator's files, written once: most of the time of a run."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    for part in tiny_llava():
+        part.save_pretrained(folder)
+    return folder
+
+
+class _Saved:
+    """Stands in for a model whose files are there."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        shutil.copytree(_generator(), folder, dirs_exist_ok=True)
+
+
 def write_run(folder, n: int = 6, **changes):
     """A finished run's folder, with `dataset` and `generator`."""
     parts = configs(n)
-    told = facts(**{**dataset_figures(parts["default"], parts["scored"]), **changes})
-    write_dataset(parts, folder / "dataset", told)
-    write_generator(*tiny_llava(), folder / "generator", told, parts["default"])
+    told = facts(**{**dataset_figures(parts["default"], parts["scored"]["i2c"][:]), **changes})
+    pictures = example_pictures(parts["default"], told.examples)
+    write_dataset(parts, folder / "dataset", told, pictures)
+    write_generator(_Saved(), _Saved(), folder / "generator", told, pictures)
     return folder
 
 

@@ -9,17 +9,17 @@ import evaluate
 import numpy as np
 import pytest
 
-import c3l_hf
+from c3l_hf import metrics
 from c3l_hf.common.intervals import estimate
+from c3l_hf.metrics import metric_path
 from c3l_hf.metrics.llava_bench import llava_bench as llava_bench_module
 from c3l_hf.metrics.mmbench import mmbench as mmbench_module
 from c3l_hf.metrics.pope import pope as pope_module
 from c3l_hf.metrics.reading import yes_no
 from c3l_hf.metrics.seed_bench import seed_bench as seed_bench_module
 
-FOLDER = Path(c3l_hf.__file__).parent / "metrics"
 NAMES = ("llava_bench", "mmbench", "pope", "seed_bench")
-METRICS = {name: evaluate.load(str(FOLDER / name), keep_in_memory=True) for name in NAMES}
+METRICS = {name: evaluate.load(metric_path(name), keep_in_memory=True) for name in NAMES}
 NAN = pytest.approx(math.nan, nan_ok=True)
 
 
@@ -278,10 +278,17 @@ def test_a_metric_documents_itself(name):
         assert f"`{figure}`" in metric.description or figure in metric.inputs_description
     assert "arXiv" in metric.description and metric.citation.lstrip().startswith("@")
     assert all(f"    {column} (" in metric.inputs_description for column in metric.features)
-    example = doctest.DocTestParser().get_doctest(metric.inputs_description, {"evaluate": _Loaded}, name, None, None)
+    scope = {"evaluate": _Loaded, "c3l_hf": metrics}  # which exports `metric_path`
+    example = doctest.DocTestParser().get_doctest(metric.inputs_description, scope, name, None, None)
     assert example.examples and doctest.DocTestRunner(verbose=False).run(example).failed == 0
-    readme = (FOLDER / name / "README.md").read_text()
-    assert readme.startswith("---\n") and f"c3l_hf/metrics/{name}" in readme
+    readme = (Path(metric_path(name)) / "README.md").read_text()
+    assert readme.startswith("---\n") and f'evaluate.load(c3l_hf.metric_path("{name}"))' in readme
+
+
+def test_there_is_no_other_metric():
+    assert metrics.METRICS == NAMES
+    with pytest.raises(ValueError, match="no metric 'popes'; there are llava_bench, mmbench, pope, seed_bench"):
+        metric_path("popes")
 
 
 class _Loaded:

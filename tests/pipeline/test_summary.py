@@ -2,17 +2,20 @@
 
 import math
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 
+from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.templates import format_pair, split_pair
-from c3l_hf.pipeline.summary import format_summary, pool_of_labels, pool_of_pairs, scenes_of
+from c3l_hf.pipeline.summary import Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.publishing.figures import dataset_figures
 from c3l_hf.scenes import Scene
 from c3l_hf.scenes.evaluation import Share, judge_pairs, type_balanced
 from c3l_hf.scenes.world import SceneObject
 
 SCENE = Scene("a", (SceneObject("dog", 16, 16, 26),), "blue", "plain", 0)
+TRUTH = Truth(find_world("scenes"), {"a": SCENE})
 TRUE = ("Can you see a dog?", "Yes, there is a dog.")
 FALSE = ("How many dogs are there?", "There are two dogs.")
 
@@ -38,12 +41,12 @@ def test_a_pool_of_pairs():
         # true, but not of the type asked for
         pair_row("count", TRUE, 4.0),
     ]
-    pool = pool_of_pairs("all", Dataset.from_list(rows), {"a": SCENE})
+    pool = pool_of_pairs("all", pa.Table.from_pylist(rows), TRUTH)
     assert (pool.pairs, pool.usable) == (5, 4)
     assert pool.quantiles == pytest.approx((1.3, 2.5, 3.7))
     # presence 2 of 3, count 0 of 2, each type the same weight
     assert pool.true[0] == pytest.approx((2 / 3 + 0) / 2)
-    without_truth = pool_of_pairs("all", Dataset.from_list(rows), None)
+    without_truth = pool_of_pairs("all", pa.Table.from_pylist(rows), None)
     assert without_truth.true is None
     table = format_summary([pool], "pmi")
     assert "pmi 50%" in table and "0.333" in table and "80.0%" in table
@@ -62,8 +65,8 @@ def test_a_pool_of_pseudo_labels():
         "chosen_score": 2.0,
         "rejected_scores": [0.0, 1.0],
     }
-    labels = Dataset.from_list([row])
-    chosen, rejected = (pool_of_labels(name, labels, name, {"a": SCENE}) for name in ("chosen", "rejected"))
+    labels = pa.Table.from_pylist([row])
+    chosen, rejected = (pool_of_labels(name, labels, name, TRUTH) for name in ("chosen", "rejected"))
     assert (chosen.pairs, chosen.true[0], chosen.quantiles[1]) == (1, 1.0, 2.0)
     assert (rejected.pairs, rejected.true[0], rejected.quantiles[1]) == (2, 0.5, 0.5)
 
@@ -74,7 +77,7 @@ def test_label_words_in_the_texts_of_pseudo_labels():
     assert [split_pair(format_pair(*pair)) for pair in pairs] == list(pairs)
     answers = [[{"role": "assistant", "content": format_pair(*pair)}] for pair in pairs]
     row = {"image_id": "a", "type": "text", "chosen": answers[0], "rejected": answers[1:]}
-    labels = Dataset.from_list([{**row, "chosen_score": 2.0, "rejected_scores": [0.0]}])
+    labels = pa.Table.from_pylist([{**row, "chosen_score": 2.0, "rejected_scores": [0.0]}])
     assert [pool_of_labels(name, labels, name, None).usable for name in ("chosen", "rejected")] == [1, 1]
 
 
@@ -86,7 +89,7 @@ def test_figures_of_a_dataset():
     pool = [row(n, float(n), "word " * (n // 10)) for n in range(1, 100)]
     curated = pool[79:]
     nothing = [row(100, None), row(101, float("nan"))]
-    figures = dataset_figures(Dataset.from_list(curated), Dataset.from_list(pool + nothing))
+    figures = dataset_figures(Dataset.from_list(curated), [row["i2c"] for row in pool + nothing])
     assert figures["rows"] == 20 and figures["type_shares"] == {"a": 0.5, "b": 0.5}
     assert figures["score_quantiles"] == pytest.approx(
         {"least": 80, "10 %": 81.9, "50 %": 89.5, "90 %": 97.1, "most": 99}
@@ -106,13 +109,9 @@ def test_figures_of_a_dataset():
 
 def test_figures_that_do_not_exist():
     same = Dataset.from_list([pair_row("a", ("q?", "yes"), 1.0) | {"pair_id": str(n)} for n in range(3)])
-    figures = dataset_figures(same, same)
+    figures = dataset_figures(same, same["i2c"][:])
     assert figures["length_correlation"] is None
     assert sum(scored for *_, scored, _ in figures["histogram"]) == 3
-
-
-def test_scenes_are_known_only_where_the_truth_is():
-    assert scenes_of(Dataset.from_dict({"images": [], "image_id": []})) is None
 
 
 def test_type_balance_and_its_interval():

@@ -2,17 +2,21 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
-from published import FEATURES, facts
+from published import FEATURES, TRAINING, facts
 
+from c3l_hf.common.files import digest
 from c3l_hf.common.versions import versions
 from c3l_hf.data.schema import SCORES
-from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card
-from c3l_hf.publishing.manifest import DataConfig, FileRecord
+from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card, stated_figures
+from c3l_hf.publishing.manifest import CARD_SCHEMA, DataConfig, FileRecord
+from c3l_hf.scoring.formulas import SCORE_DESCRIPTIONS
 
 HOSTILE = (
     "a | b\n---\nlicense: evil\n# heading </script><img src=x onerror=alert(1)> {{ 7 * 7 }} {% raw %} `code` ```\n"
@@ -134,9 +138,7 @@ def test_what_every_card_says(render):
     assert "**Licence of the images:** Apache-2.0\n" in card
     assert "| pairs | 15,000 |\n| ok | 14,801 |" in card
     assert "| generated | 14,801 | 80.0 % | 79.0 % to 81.0 % |" in card
-    assert (
-        "`config.yaml`" in card and "`recipes/configs/scenes.yaml`" in card and "c3l_hf.publishing.hub verify" in card
-    )
+    assert "`config.yaml`" in card and "`recipes/configs/scenes.yaml`" in card and "`c3l verify <folder" in card
     assert "![](examples/0.png) | How many dogs? | two | count | 1.5 |" in card
     options = yaml.safe_load(re.search(r"```yaml\n(.*?)```", card, re.DOTALL)[1])
     assert options == {"images": "scenes", "types": ["count", "where"], "temperature": 1.0}
@@ -184,8 +186,8 @@ def test_what_every_card_says(render):
     ],
 )
 def test_the_model_card_tells_the_training_that_there_was(options, says, does_not_say):
-    card = model_card(facts(options=options))
-    told = card[card.index("# Generator of") : card.index("```yaml") if options else None]
+    card = model_card(facts(training=TRAINING | options))
+    told = card[card.index("# Generator of") : card.index("```yaml")]
     for text in says.split("|"):
         assert text in told, text
     for text in does_not_say.split("|"):
@@ -197,8 +199,9 @@ def test_the_dataset_card_tells_the_training_and_curation_that_there_were():
     configs = {"default": DataConfig("data", 5000, 1), "pseudo_labels": DataConfig("pseudo_labels", 900, 1)}
     files = {path: FileRecord("a" * 64, 1) for config in configs.values() for path in config.files}
 
-    def told(**options):
-        return dataset_card(facts(options=options), configs, files)
+    def told(near_duplicate_scope="image", **options):
+        told = facts(training=TRAINING | options, near_duplicate_scope=near_duplicate_scope)
+        return dataset_card(told, configs, files)
 
     assert "by their likelihood and by a contrastive loss against" in told() and "which took no" not in told()
     assert "labels, by a contrastive loss against the negative ones." in told(nll_weight=0.0)
@@ -336,6 +339,75 @@ def test_same_facts_same_card():
     assert dataset_card(facts()) != dataset_card(facts(seed=8))
 
 
-def test_unknown_ranking_is_refused():
+def test_facts_that_no_card_can_tell_are_refused():
     with pytest.raises(ValueError, match="one of answer_kl, token_kl, .* not 'clip'"):
         facts(ranking="clip")
+    with pytest.raises(ValueError, match="training must have the options of TRAINING_FACTS.*differs in anchor$"):
+        facts(training={name: value for name, value in TRAINING.items() if name != "anchor"})
+    with pytest.raises(ValueError, match="differs in bf16$"):
+        facts(training={**TRAINING, "bf16": True})
+    with pytest.raises(ValueError, match="near_duplicate_scope must be .* not 'all'"):
+        facts(near_duplicate_scope="all")
+
+
+def test_another_scorer_and_pairs_of_others():
+    scorer = {"scorer": "org/judge", "scorer_revision": "feed01"}
+    card = dataset_card(facts(**scorer, pairs_source="my <pairs>"))
+    assert "- **Scored by:** `org/judge`, revision `feed01`\n" in card
+    assert "The pairs of the first round were there already: my &#60;pairs&#62;. Later ones" in card
+    card = model_card(facts(**scorer, pairs_source="my <pairs>"))
+    assert "p_t and q_t the predictions of `org/judge` of the answer's" in card
+    assert "began with several pairs about each image: my &#60;pairs&#62;. Each was scored by how" in card
+    for card in (dataset_card(facts()), model_card(facts())):
+        assert "Scored by" not in card and "already" not in card and "began with" not in card
+    assert "The model wrote several pairs about each image. Each was scored by how" in model_card(facts())
+
+
+# Schema
+
+
+def test_a_card_whose_words_change_has_another_schema():
+    """Published cards are rendered again, to see whether they say what their facts say. Whoever changes a template, or
+    what it prints, raises `CARD_SCHEMA` and notes the new digests here; before the first release with that schema, the
+    digests alone."""
+    told = facts(versions={"c3l-hf": "0.0"}, scorer="org/judge", pairs_source="a file")
+    configs = {name: DataConfig(name, 10, 1) for name in ("default", "images", "scored", "pseudo_labels")}
+    files = {path: FileRecord("a" * 64, 1) for config in configs.values() for path in config.files}
+    cards = dataset_card(told, configs, files), model_card(told)
+    digests = [digest(card.split("\n---\n", 1)[1], size=4) for card in cards]
+    assert {CARD_SCHEMA: digests} == {2: ["3e50473b", "3c77459c"]}
+
+
+def test_figures_are_written_as_the_cards_write_them():
+    told = facts(histogram=[(0.0, 0.5, 30_000, 0), (0.5, 1.0, 6_543, 2_109)]).to_dict()
+    for kind, card in (("dataset", dataset_card(facts(**told))), ("generator", model_card(facts(**told)))):
+        figures = stated_figures(told, kind)
+        assert len(figures) > 6
+        for _, label, figure in figures:
+            assert any(label.lower() in line.lower() and figure in line for line in card.splitlines()), (label, figure)
+        assert ("truth, generated again", "generated again", "90.0 %") in figures
+    assert ("histogram", "", "2,109") in stated_figures(told, "dataset")
+    assert ("curate, kept", "kept", "5,000") in stated_figures(told, "generator")
+    # Of others' facts, what can be read.
+    strange = {"rows": "many", "stages": [3, ["a", [["b", 4]]]], "truth": None, "seed": {}, "type_shares": [1]}
+    assert stated_figures(strange, "dataset") == [("a, b", "b", "4")]
+
+
+# Scores
+
+
+def test_every_score_is_described_once_and_in_the_readme():
+    assert tuple(SCORE_DESCRIPTIONS) == SCORES
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    rows = table(readme, "column | formula")[2:]
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row[0])] == list(SCORES)
+
+
+def test_cards_and_checks_load_no_models():
+    """Whoever verifies or pushes a dataset waits for neither torch nor the trainer."""
+    code = (
+        "import sys, c3l_hf.publishing.cards, c3l_hf.publishing.verify, c3l_hf.publishing.hub\n"
+        "print([name for name in ('torch', 'transformers', 'trl', 'peft', 'accelerate') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -4,23 +4,28 @@ import json
 import re
 import shutil
 
+import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from datasets import Dataset, Features, Image, List, load_dataset
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
 from peft import LoraConfig, get_peft_model
-from published import FEATURES, configs, facts, pairs, picture, row, unscored_row, write_run
+from published import FEATURES, IMAGE_FEATURES, configs, facts, pairs, picture, row, unscored_row, write_run
 from tiny_models import tiny_llava
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
 import c3l_hf.publishing.export as export
+from c3l_hf import join_images
+from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
+from c3l_hf.data.streams import RowStream
 from c3l_hf.publishing.cards import dataset_card, model_card
-from c3l_hf.publishing.export import write_dataset, write_generator
-from c3l_hf.publishing.manifest import FolderError, Manifest
+from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
+from c3l_hf.publishing.manifest import CARD_SCHEMA, FolderError, Manifest
 
 BARE = {"examples": None}
 
@@ -55,15 +60,29 @@ def test_every_configuration_loads_back(tmp_path):
             for column in dataset.column_names:
                 if column != "images":
                     assert loaded[column][:] == dataset[column][:]
-            assert loaded[0]["images"][0].tobytes() == picture(0).tobytes()
+                else:
+                    assert loaded[0]["images"][0].tobytes() == picture(0).tobytes()
     assert load(folder)["pair_id"][:] == parts["default"]["pair_id"][:]
-    assert parts["pseudo_labels"].features == PSEUDO_LABEL_FEATURES
+    assert [name for name, dataset in parts.items() if "images" in dataset.column_names] == ["default", "images"]
+    assert load(folder, "pseudo_labels").features == Features(
+        {name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"}
+    )
+
+
+def test_rows_of_every_configuration_find_their_images(tmp_path):
+    folder = write_run(tmp_path / "run") / "dataset"
+    images = load(folder, "images")
+    for name in ("scored", "pseudo_labels"):
+        joined = join_images(load(folder, name), images)
+        assert len(joined) == len(load(folder, name))
+        for pair in joined:
+            assert pair["images"][0].tobytes() == picture(int(pair["image_id"])).tobytes()
 
 
 def test_what_is_in_the_folders(tmp_path):
     run = write_run(tmp_path / "run")
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    data = {f"dataset/{name}/train-00000-of-00001.parquet" for name in ("data", "scored", "pseudo_labels")}
+    data = {f"dataset/{name}/train-00000-of-00001.parquet" for name in ("data", "images", "scored", "pseudo_labels")}
     both = ("README.md", "manifest.json", "config.yaml", "examples/0.png", "examples/1.png")
     words = {f"{part}/{name}" for part in ("dataset", "generator") for name in both}
     model = {f"generator/{name}" for name in ("config.json", "generation_config.json", "model.safetensors")}
@@ -153,7 +172,7 @@ def test_nothing_is_overwritten(tmp_path, llava):
         with pytest.raises(FileExistsError, match=f"{name} exists and is not empty: remove it"):
             write(pairs(1), tmp_path / name)
         with pytest.raises(FileExistsError, match=f"{name} exists and is not empty: remove it"):
-            write_generator(*llava, tmp_path / name, facts(**BARE), pairs(1))
+            write_generator(*llava, tmp_path / name, facts(**BARE))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "precious.txt"]
 
 
@@ -172,22 +191,113 @@ def test_empty_dataset_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+# An image is stored once
+
+
+def test_an_image_with_several_pairs_is_stored_once(tmp_path):
+    rng = np.random.default_rng(0)
+    contents = [rng.bytes(100_000) for _ in range(2)]
+    images = Features({"images": List(Image(decode=False)), "image_id": Value("string")})
+    for n, pictures in ((1, contents[:1] * 5), (2, [contents[0]] * 40 + [contents[1]] * 60)):
+        rows = [{"images": [{"bytes": content, "path": None}], "image_id": "a"} for content in pictures]
+        write(Dataset.from_list(rows, features=images), tmp_path / str(n))
+        path = tmp_path / str(n) / "data/train-00000-of-00001.parquet"
+        assert n * 100_000 < path.stat().st_size < n * 105_000
+        assert [row["images"][0]["bytes"] for row in pq.read_table(path).to_pylist()] == pictures
+        column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+        assert column.has_offset_index
+
+
+def test_more_different_pictures_than_a_default_dictionary_holds(tmp_path):
+    """Past its limit, a Parquet dictionary is given up, and every value is stored where it stands."""
+    rng = np.random.default_rng(0)
+    contents = [rng.bytes(100_000) for _ in range(30)] * 3
+    rows = [{"images": [{"bytes": content, "path": None}]} for content in contents]
+    write(Dataset.from_list(rows, features=Features({"images": List(Image(decode=False))})), tmp_path / "dataset")
+    assert (tmp_path / "dataset/data/train-00000-of-00001.parquet").stat().st_size < 31 * 100_000
+
+
+# Streams
+
+
+def test_a_stream_is_written_as_its_rows_would_be(tmp_path):
+    parts = configs(20)
+    told = facts(rows=20, **BARE)
+    write_dataset(parts, tmp_path / "rows", told)
+    for size in (1, 7, 1000):
+        streams = {name: rows if name == "default" else RowStream.of(rows, size) for name, rows in parts.items()}
+        write_dataset(streams, tmp_path / str(size), told)
+        for path in (tmp_path / "rows").rglob("*.parquet"):
+            again = tmp_path / str(size) / path.relative_to(tmp_path / "rows")
+            assert again.read_bytes() == path.read_bytes(), (size, path)
+
+
+def test_a_stream_is_never_in_memory_as_a_whole(tmp_path):
+    """Of 400 MB of pictures, no more than some row groups at any time."""
+    allocated = []
+
+    def tables():
+        rng = np.random.default_rng(0)
+        for number in range(40):
+            allocated.append(pa.total_allocated_bytes())
+            rows = [
+                {"image_id": f"{number}/{n}", "images": [{"bytes": rng.bytes(100_000), "path": None}]}
+                for n in range(100)
+            ]
+            yield pa.Table.from_pylist(rows, schema=IMAGE_FEATURES.arrow_schema)
+
+    before = pa.total_allocated_bytes()
+    stream = RowStream(IMAGE_FEATURES, 4000, tables)
+    write_dataset({"default": stream}, tmp_path / "dataset", facts(**BARE))
+    assert pq.read_metadata(tmp_path / "dataset/data/train-00000-of-00001.parquet").num_row_groups == 40
+    assert max(allocated) - before < 60_000_000
+
+
+def test_a_stream_that_breaks_off_is_found(tmp_path):
+    rows = pairs(3)
+    stream = RowStream(rows.features, 4, RowStream.of(rows).tables)
+    with pytest.raises(ValueError, match="the dataset 'default' gave 3 rows instead of 4"):
+        write_dataset({"default": stream}, tmp_path / "dataset", facts(**BARE))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_cannot_be_read_keep_their_rows(tmp_path, monkeypatch):
+    """In `images` every image has a row. Only those are opened about which no pair has a score."""
+    parts = configs(3)
+    broken, missing = {"bytes": b"not a picture", "path": None}, {"bytes": None, "path": str(tmp_path / "gone.png")}
+    more = [{"image_id": name, "images": [image]} for name, image in (("broken", broken), ("missing", missing))]
+    parts["images"] = concatenate_datasets([parts["images"], Dataset.from_list(more, features=IMAGE_FEATURES)])
+    opened = []
+    monkeypatch.setattr(export, "open_image", lambda image: opened.append(image) or open_image(image))
+    write_dataset(parts, tmp_path / "dataset", facts(rows=3, **BARE))
+    loaded = load(tmp_path / "dataset", "images")
+    assert loaded["image_id"][:] == ["0", "1", "2", "3", "broken", "missing"]
+    assert [len(row["images"]) for row in loaded] == [1, 1, 1, 1, 0, 0]
+    assert len(opened) == 3
+
+
 def test_pictures_of_examples_are_small_and_those_of_the_rows(tmp_path):
     rows = [row(0), {**row(1), "images": [picture(1).resize((600, 300))]}]
+    dataset = Dataset.from_list(rows, features=FEATURES)
     told = facts(rows=2, examples=[("q", "a", "t", 1.0, f"{number}/0") for number in (1, 0)])
-    write_dataset({"default": Dataset.from_list(rows, features=FEATURES)}, tmp_path / "dataset", told)
+    write_dataset({"default": dataset}, tmp_path / "dataset", told, example_pictures(dataset, told.examples))
     pictures = [PIL.Image.open(tmp_path / f"dataset/examples/{number}.png") for number in (0, 1)]
     assert pictures[0].size == (256, 128) and pictures[1].tobytes() == picture(0).tobytes()
+    with pytest.raises(ValueError, match="0 pictures of examples, and 2 examples"):
+        write_dataset({"default": dataset}, tmp_path / "again", told)
+    with pytest.raises(ValueError, match="the example '1/0' is not among the rows"):
+        example_pictures(dataset.select([0]), told.examples)
+    assert example_pictures(dataset, None) == []
 
 
 def test_generator_loads_back(tmp_path, monkeypatch, capsys):
     model, processor = tiny_llava()
     model.generation_config.max_new_tokens = 11
     # As in a run: read from a folder first, whose path must not be written on.
-    write_generator(model, processor, tmp_path / "first", facts(**BARE), pairs(1))
+    write_generator(model, processor, tmp_path / "first", facts(**BARE))
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "first")
     processor_again = AutoProcessor.from_pretrained(tmp_path / "first")
-    write_generator(again, processor_again, tmp_path / "generator", facts(**BARE), pairs(1))
+    write_generator(again, processor_again, tmp_path / "generator", facts(**BARE))
     shutil.rmtree(tmp_path / "first")
 
     folder = tmp_path / "generator"
@@ -211,7 +321,7 @@ def test_adapters_must_be_merged(tmp_path):
     model, processor = tiny_llava()
     adapted = get_peft_model(model, LoraConfig(target_modules=r".*language_model.*q_proj"))
     with pytest.raises(TypeError, match="merge_and_unload"):
-        write_generator(adapted, processor, tmp_path / "generator", facts(**BARE), pairs(1))
+        write_generator(adapted, processor, tmp_path / "generator", facts(**BARE))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -264,6 +374,7 @@ def manifest_of(tmp_path, **changes):
         {"configs": {"default": {"folder": "data", "rows": 1, "shards": 10**12}}},
         {"configs": {"default": {"folder": "..", "rows": 1, "shards": 1}}},
         {"facts": []},
+        {"card_schema": "new"},
         {"more": 1},
     ],
     ids=str,
@@ -276,8 +387,9 @@ def test_a_manifest_of_others_is_refused(tmp_path, changes):
 def test_manifests(tmp_path):
     content = manifest_of(tmp_path)
     assert Manifest.from_bytes(content, "x") == Manifest.read(tmp_path / "dataset")
+    assert Manifest.from_bytes(content, "x").card_schema == CARD_SCHEMA
     with pytest.raises(FolderError, match="another version of c3l_hf"):
-        Manifest.from_bytes(manifest_of(tmp_path / "again", format=2), "x")
+        Manifest.from_bytes(manifest_of(tmp_path / "again", format=3), "x")
     for nothing in (b"", b"[]", b"[" * 10_000, b"\xff"):
         with pytest.raises(FolderError, match="not one that"):
             Manifest.from_bytes(nothing, "x")

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,13 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.utils import close_session
 from loopback_hub import LoopbackHub
-from published import configs, facts, finished_run
+from published import configs, finished_run
 from tiny_models import tiny_llava
 
-from c3l_hf.publishing.export import write_dataset
-from c3l_hf.publishing.hub import HubError, Publication, main, push, verify
+from c3l_hf.cli import main
+from c3l_hf.publishing.cards import RunFacts
+from c3l_hf.publishing.export import example_pictures, write_dataset
+from c3l_hf.publishing.hub import HubError, Publication, push, verify
 from c3l_hf.publishing.manifest import MANIFEST, Manifest
 
 TOKEN, OTHER = "hf_oursecret", "hf_theirsecret"
@@ -233,7 +236,7 @@ def test_private_unless_public(hub, finished, caplog):
     assert HfApi().dataset_info(DATASET).private
     push(finished, Publication(dataset_name="open", generator_name="open", public=True))
     assert not HfApi().dataset_info("user/open").private
-    with pytest.raises(HubError, match="user/open is public: give --public"):
+    with pytest.raises(HubError, match="user/open is public, and public is False: set it"):
         push(finished, Publication(dataset_name="open", generator_name="open"))
 
 
@@ -372,8 +375,8 @@ def test_names(hub, finished, name):
 
 def test_licences(hub, tmp_path):
     run = finished_run(tmp_path / "run", license=None, images_license=None)
-    refused(hub, run, "licence of the images is not stated: .* --images_license", license="mit")
-    refused(hub, run, "the card has no licence: .*--license", images_license="mit")
+    refused(hub, run, "licence of the images is not stated: .* as images_license", license="mit")
+    refused(hub, run, "the card has no licence: .* as license", images_license="mit")
 
 
 def test_a_card_that_the_hub_refuses(hub, finished):
@@ -381,6 +384,24 @@ def test_a_card_that_the_hub_refuses(hub, finished):
     with pytest.raises(HubError, match=f"{DATASET}: Invalid metadata in README.md"):
         push(finished, Publication(license="a licence that there is not"))
     assert not [r for r in hub.requests if r.method == "PUT"]
+
+
+def test_parts_of_two_runs(hub, finished, another, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished / "dataset", run / "dataset")
+    shutil.copytree(another / "generator", run / "generator")
+    says = "dataset and generator are not of one run, they differ in rows, stages, score_quantiles"
+    assert not verify(str(run))
+    printed = capsys.readouterr().out
+    assert printed.count("all is as it should be") == 2 and f"FAIL  run        {says}" in printed
+    refused(hub, run, says)
+
+
+def test_cards_of_another_schema_are_not_pushed(hub, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    manifest = json.loads((run / "generator" / MANIFEST).read_text())
+    (run / "generator" / MANIFEST).write_text(json.dumps({**manifest, "card_schema": 99}))
+    refused(hub, run, "another version of c3l_hf .the card of the generator has schema 99, not ")
 
 
 def test_unfinished_runs(hub, finished, tmp_path):
@@ -406,7 +427,8 @@ def test_files_that_were_changed_or_cannot_be_read(hub, finished, tmp_path):
     broken[2]["images"] = [{"bytes": b"not a picture", "path": None}]
     parts["default"] = parts["default"].from_list(broken, parts["default"].features)
     shutil.rmtree(run / "dataset")
-    write_dataset(parts, run / "dataset", facts(examples=None))
+    told = RunFacts(**Manifest.read(run / "generator").facts)
+    write_dataset(parts, run / "dataset", told, example_pictures(configs()["default"], told.examples))
     refused(hub, run, "run/dataset: images: data/train-.*, row 2: the image cannot be read")
 
 
@@ -450,7 +472,7 @@ def test_verify_of_other_things(hub, finished):
     with pytest.raises(HubError, match="neither a folder nor a repository|cannot|must"):
         verify("not a name at all/")
     push(finished, Publication(dataset_name="same", generator_name="same"))
-    with pytest.raises(HubError, match="user/same is a dataset and a model: say which with --repo_type"):
+    with pytest.raises(HubError, match="user/same is a dataset and a model: say which, as repo_type"):
         verify("user/same")
     assert verify("user/same", repo_type="model") and verify("user/same", repo_type="dataset")
 
@@ -464,9 +486,7 @@ def test_verify_finds_what_was_changed_on_the_hub(hub, finished, capsys):
     verify(DATASET)
     assert "\x1b" not in capsys.readouterr().out
     commit(DATASET, {"config.yaml": b"seed: 1\n"})
-    with pytest.raises(SystemExit) as end:
-        main(["verify", DATASET])
-    assert end.value.code == 1
+    assert main(["verify", DATASET]) == 1
     assert "FAIL  files      config.yaml is not the file of the manifest" in capsys.readouterr().out
 
 
@@ -524,15 +544,13 @@ def test_a_full_disk(hub, finished, monkeypatch):
 
 
 def test_the_command(hub, finished, capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["push", str(finished), "--namespace", "other"])
-    assert end.value.code.startswith("hub: the token has no permission to write to other")
-    main(["push", str(finished), "--namespace", "user", "--dataset_name", "c3l-5k", "--generator_name", "gen"])
+    assert main(["push", str(finished), "--hub_namespace", "other"]) == 1
+    assert capsys.readouterr().err.startswith("c3l push: the token has no permission to write to other")
+    names = ["--hub_dataset_name", "c3l-5k", "--hub_generator_name", "gen"]
+    assert main(["push", str(finished), "--hub_namespace", "user", *names]) == 0
     printed = capsys.readouterr().out
     assert f"{hub.url}/datasets/user/c3l-5k" in printed and "new or changed" in printed
-    with pytest.raises(SystemExit) as end:
-        main(["verify", "user/c3l-5k"])
-    assert end.value.code == 0 and capsys.readouterr().out.count("\n  ok  ") == 8
+    assert main(["verify", "user/c3l-5k"]) == 0 and capsys.readouterr().out.count("\n  ok  ") == 8
 
 
 def test_a_folder_can_be_verified_without_a_hub(finished, capsys):
@@ -546,6 +564,7 @@ def test_the_folder_of_a_run_is_verified_in_both_parts(finished, tmp_path, capsy
     printed = capsys.readouterr().out
     for part in ("dataset", "generator"):
         assert f"{finished / part}: all is as it should be" in printed
+    assert re.search(rf"\n{finished}\n  ok    run        \d+ facts, the same of dataset and generator\n", printed)
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "dataset" / "config.yaml").write_text("seed: 8")
     assert not verify(str(run))
@@ -563,9 +582,11 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 from trl import SFTConfig, SFTTrainer
 
+from c3l_hf import join_images
+
 name, generator, folder = sys.argv[1:]
 rows = {}
-for config in (None, "default", "scored", "pseudo_labels"):
+for config in (None, "default", "images", "scored", "pseudo_labels"):
     loaded, streamed = load_dataset(name, config), load_dataset(name, config, streaming=True)
     assert list(loaded) == list(streamed) == ["train"]
     assert loaded["train"].features == streamed["train"].features
@@ -574,6 +595,8 @@ for config in (None, "default", "scored", "pseudo_labels"):
     rows[str(config)] = len(ids)
 train = load_dataset(name, split="train")
 assert train[0]["images"][0].size == (10, 12)
+pool = join_images(load_dataset(name, "scored", split="train"), load_dataset(name, "images", split="train"))
+assert len(pool) == 13 and {row["images"][0].size for row in pool} == {(10, 12)}
 model = AutoModelForImageTextToText.from_pretrained(generator, dtype=torch.float32)
 processor = AutoProcessor.from_pretrained(generator)
 before = model.lm_head.weight.clone()
@@ -592,12 +615,13 @@ print(json.dumps(rows))
 def test_the_libraries_load_it_by_name(finished, tmp_path):
     with LoopbackHub({TOKEN: "user"}) as hub:
         environment = {**os.environ, **hub.environment(TOKEN, tmp_path / "home")}
-        push_command = [sys.executable, "-m", "c3l_hf.publishing.hub", "push", str(finished)]
+        code = "import sys; from c3l_hf.publishing.hub import Publication, push; push(sys.argv[1], Publication())"
+        push_command = [sys.executable, "-c", code, str(finished)]
         pushed = subprocess.run(push_command, env=environment, capture_output=True, text=True)
         assert pushed.returncode == 0, pushed.stderr[-3000:]
         assert TOKEN not in pushed.stdout + pushed.stderr
         command = [sys.executable, "-c", USER, DATASET, GENERATOR, str(tmp_path / "sft")]
         used = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert used.returncode == 0, used.stderr[-3000:]
-    rows = {"None": 6, "default": 6, "scored": 13, "pseudo_labels": 6}
+    rows = {"None": 6, "default": 6, "images": 7, "scored": 13, "pseudo_labels": 6}
     assert json.loads(used.stdout.splitlines()[-1]) == rows

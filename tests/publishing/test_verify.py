@@ -7,12 +7,16 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from published import finished_run, picture
+import yaml
+from datasets import Dataset, Features
+from published import FEATURES, IMAGE_FEATURES, facts, finished_run, picture, row
 from tiny_models import tiny_llava
 
+from c3l_hf.data.streams import RowStream
 from c3l_hf.publishing.cards import RunFacts
-from c3l_hf.publishing.export import card_and_manifest
-from c3l_hf.publishing.manifest import FileRecord, Manifest
+from c3l_hf.publishing.export import card_and_manifest, example_pictures, write_dataset
+from c3l_hf.publishing.figures import dataset_figures
+from c3l_hf.publishing.manifest import CARD_SCHEMA, FileRecord, Manifest
 from c3l_hf.publishing.verify import verify_folder
 from c3l_hf.scoring.formulas import scores_from_logprobs
 from c3l_hf.scoring.scorer import I2CScorer
@@ -64,9 +68,9 @@ def test_all_is_well(dataset, generator):
     checks = results(dataset)
     assert list(checks) == "manifest files schema scores selection images figures card".split()
     assert all(check.ok for check in checks.values()), checks
-    assert checks["schema"].found == "default 6 rows, scored 13 rows, pseudo_labels 6 rows"
+    assert checks["schema"].found == "default 6 rows, images 7 rows, scored 13 rows, pseudo_labels 6 rows"
     assert re.match(r"18 rows recomputed .* at most \de-\d\d; 1 without a score", checks["scores"].found)
-    assert checks["images"].found.startswith("7 different ones")
+    assert checks["images"].found == ("7 different ones, all can be read; 7 images once each, those of all pairs")
     assert checks["figures"].found.split(", ")[0] == "rows"
     checks = results(generator)
     assert list(checks) == "manifest files weights loading card".split()
@@ -161,7 +165,25 @@ def test_scores_of_turns(dataset):
 def test_selection(dataset):
     change_rows(dataset, "data", lambda rows: rows[0].update(pair_id="somewhere else"))
     sign(dataset)
-    assert "pair 'somewhere else' is not so in the scored pool" in failures(dataset)["selection"]
+    assert "data/train-00000-of-00001.parquet, row 0: pair 'somewhere else' is not in" in failures(dataset)["selection"]
+
+
+@pytest.mark.parametrize("column", ["i2c", "completion", "raw", "template", "answer_tokens"])
+def test_kept_rows_are_those_of_the_pool_in_every_column(dataset, column):
+    other = {"i2c": 0.5, "completion": [{"role": "assistant", "content": "nine"}], "answer_tokens": ["tw", "o"]}
+    change_rows(dataset, "data", lambda rows: rows[2].update({column: other.get(column, "other")}))
+    sign(dataset)
+    says = "data/train-00000-of-00001.parquet, row 2: pair '2/1' is not so in the scored pool"
+    assert failures(dataset)["selection"] == says
+
+
+def test_pairs_are_there_once(dataset):
+    change_rows(dataset, "scored", lambda rows: rows.__setitem__(0, rows[1]))
+    sign(dataset)
+    assert failures(dataset)["selection"] == "scored/train-00000-of-00001.parquet, row 1: pair '0/1' is there twice"
+    change_rows(dataset, "data", lambda rows: rows.__setitem__(4, rows[3]))
+    sign(dataset)
+    assert failures(dataset)["selection"] == "data/train-00000-of-00001.parquet, row 4: pair '3/1' is there twice"
 
 
 def test_pseudo_labels(dataset):
@@ -174,6 +196,98 @@ def test_images(dataset):
     change_rows(dataset, "data", lambda rows: rows[1]["images"][0].update(bytes=b"not a picture"))
     sign(dataset)
     assert re.match("data/train-.*, row 1: the image cannot be read", failures(dataset)["images"])
+    change_rows(dataset, "images", lambda rows: rows[4]["images"][0].update(bytes=b"not a picture"))
+    change_rows(dataset, "data", lambda rows: rows[1]["images"][0].update(rows[0]["images"][0]))
+    sign(dataset)
+    assert re.match("images/train-.*, row 4: the image cannot be read", failures(dataset)["images"])
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "says"),
+    [
+        ("images", lambda rows: rows.__setitem__(1, rows[0]), "images/FILE, row 1: image '0' is there twice"),
+        ("images", lambda rows: rows[2].update(image_id=None), "images/FILE, row 2: image None is without a name"),
+        # of the one without a pair, of one that is kept, and of one that is not in the compact dataset any more
+        (
+            "images",
+            lambda rows: rows[6].update(image_id="x"),
+            "scored/FILE, row 12: images has no picture of its image '6'",
+        ),
+        ("images", lambda rows: rows[5].update(image_id="x"), "data/FILE, row 5: its image '5' is not in images"),
+        ("images", lambda rows: rows[5].update(images=[]), "data/FILE, row 5: its picture is not that of image '5'"),
+        ("images", lambda rows: rows[5].update(images=rows[4]["images"]), "data/FILE, row 5: its picture is not that"),
+        ("data", lambda rows: rows[5].update(images=rows[4]["images"]), "data/FILE, row 5: its picture is not that"),
+        ("data", lambda rows: rows[5].update(images=[]), "data/FILE, row 5: it has no picture"),
+        ("data", lambda rows: rows[5].update(image_id="4"), "data/FILE, row 5: it has no picture, or another"),
+        (
+            "pseudo_labels",
+            lambda rows: rows[3].update(image_id="99"),
+            "pseudo_labels/FILE, row 3: images has no picture",
+        ),
+        (
+            "scored",
+            lambda rows: rows[3].update(image_id=None),
+            "scored/FILE, row 3: images has no picture of its image None",
+        ),
+    ],
+)
+def test_every_image_is_there_once(dataset, config, change, says):
+    change_rows(dataset, config, change)
+    sign(dataset)
+    assert failures(dataset)["images"].startswith(says.replace("FILE", "train-00000-of-00001.parquet"))
+
+
+def test_an_image_without_a_picture_may_have_pairs_without_a_score_only(dataset):
+    change_rows(dataset, "images", lambda rows: rows[6].update(images=[]))
+    sign(dataset)
+    assert not failures(dataset)
+    # A pair that is scored, and not kept: the compact dataset does not tell.
+    change_rows(dataset, "scored", lambda rows: rows[0].update(image_id="6"))
+    sign(dataset)
+    says = "scored/train-00000-of-00001.parquet, row 0: images has no picture of its image '6'"
+    assert failures(dataset)["images"] == says
+
+
+def test_pairs_without_images_need_a_configuration_with_them(dataset):
+    shutil.rmtree(dataset / "images")
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    del manifest["configs"]["images"]
+    manifest["files"] = {path: record for path, record in manifest["files"].items() if not path.startswith("images/")}
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    sign(dataset)
+    says = "scored/train-00000-of-00001.parquet: column images is None, not List(Image"
+    assert failures(dataset)["schema"].startswith(says)
+
+
+def test_checks_read_a_few_rows_at_a_time(tmp_path):
+    """Of a pool of 40 MB no more than some MB at any time."""
+    n, text = 20_000, "x" * 2_000
+    lists = {"logprob_per_token": [-0.1], "logprob_blind_per_token": [-0.5], "token_kl_per_token": [0.3]}
+    scores = scores_from_logprobs(*lists.values())
+    scores["i2c"] = scores["pmi"]
+    pair = {**row(0), **scores, **lists, "answer_tokens": ["t"], "turns": [{**scores, "tokens": 1}], "raw": text}
+    without_images = Features({name: feature for name, feature in FEATURES.items() if name != "images"})
+
+    def tables():
+        rows = pa.Table.from_pylist([pair] * 1000, schema=without_images.arrow_schema)
+        for start in range(0, n, 1000):
+            ids = pa.array([f"{number}" for number in range(start, start + 1000)])
+            yield rows.set_column(rows.column_names.index("pair_id"), "pair_id", ids)
+
+    kept = Dataset.from_list([{**pair, "pair_id": "5"}], features=FEATURES)
+    told = facts(**dataset_figures(kept, [scores["i2c"]] * n), stages=[], truth=None)
+    images = Dataset.from_list([{"image_id": "0", "images": [picture(0)]}], features=IMAGE_FEATURES)
+    parts = {"default": kept, "images": images, "scored": RowStream(without_images, n, tables)}
+    write_dataset(parts, tmp_path / "dataset", told, example_pictures(kept, told.examples))
+
+    usual, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.system_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        checks = list(verify_folder(tmp_path / "dataset"))
+    finally:
+        pa.set_memory_pool(usual)
+    assert all(check.ok for check in checks), checks
+    assert 1_000_000 < pool.max_memory() < 15_000_000
 
 
 # The card
@@ -250,9 +364,52 @@ def test_the_card_says_what_the_manifest_says(dataset):
     manifest["files"]["README.md"] = vars(FileRecord.of(card))
     (dataset / "manifest.json").write_text(json.dumps(manifest))
     assert failures(dataset) == {"card": "README.md does not say what the manifest's facts say"}
-    # Another version renders another card: there is nothing to compare.
-    (dataset / "manifest.json").write_text(json.dumps({**manifest, "renderer": "another"}))
-    assert not failures(dataset) and "another version" in results(dataset)["card"].found
+
+
+@pytest.mark.parametrize("part", ["dataset", "generator"])
+def test_cards_of_other_schemas(dataset, generator, part):
+    """Their figures are looked for, and it is said that their words were not compared."""
+    folder = {"dataset": dataset, "generator": generator}[part]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    original = (folder / "README.md").read_text()
+
+    def check(card, drop=(), **changes):
+        (folder / "README.md").write_text(card)
+        content = {name: value for name, value in manifest.items() if name not in drop} | changes
+        content["files"] = {**manifest["files"], "README.md": vars(FileRecord.of(folder / "README.md"))}
+        (folder / "manifest.json").write_text(json.dumps(content))
+        return results(folder)["card"]
+
+    other_words = original.replace("## Known limits", "## Limits")
+    assert not check(other_words).ok
+    newer = check(other_words, card_schema=CARD_SCHEMA + 1)
+    assert newer.ok and re.fullmatch(
+        rf"of schema {CARD_SCHEMA + 1}, this version writes {CARD_SCHEMA}: its words were not compared; "
+        r"the \d\d figures of the facts are in it",
+        newer.found,
+    )
+    first = check(other_words, drop=["card_schema"], format=1, renderer="c0ffee")
+    assert first.ok and first.found.startswith("of schema 1, this version writes")
+    assert not failures(folder)
+    for old, new, says in (
+        ("| steps | 3 |", "| steps | 38 |", "train, steps is 3 in the manifest's facts, which README.md does not say"),
+        ("80.0 %", "81.0 %", "truth, generated is 80.0 % in the manifest's"),
+        ("`7`", "`8`", "seed is 7"),
+    ):
+        changed = check(other_words.replace(old, new), card_schema=1)
+        assert not changed.ok and changed.found.startswith(says)
+
+
+def test_the_layout_of_metadata_is_up_to_the_library(dataset):
+    card = dataset / "README.md"
+    _, metadata, text = card.read_text().split("---\n", 2)
+    values = yaml.safe_load(metadata)
+    for changed, well in ((values, True), ({**values, "license": "mit"}, False)):
+        card.write_text(f"---\n{yaml.safe_dump(changed, indent=4, sort_keys=True)}---\n{text}")
+        manifest = json.loads((dataset / "manifest.json").read_text())
+        manifest["files"]["README.md"] = vars(FileRecord.of(card))
+        (dataset / "manifest.json").write_text(json.dumps(manifest))
+        assert results(dataset)["card"].ok == well
 
 
 def test_facts_of_a_stranger(dataset):
@@ -299,11 +456,11 @@ def test_rescoring(tmp_path, llava):
     scorer = I2CScorer(model, processor, ranking="pmi")
 
     def score(rows):
-        scored = [row for row in rows if row["i2c_status"] == "ok"]
-        for row, scores in zip(
-            scored, scorer.score([{"images": [picture(int(row["image_id"]))], **_texts(row)} for row in scored])
-        ):
-            row.update(scores)
+        scored = [pair for pair in rows if pair["i2c_status"] == "ok"]
+        images = [[picture(int(pair["image_id"]))] for pair in scored]
+        again = scorer.score([{"images": own, **_texts(pair)} for own, pair in zip(images, scored)])
+        for pair, scores in zip(scored, again):
+            pair.update(scores)
 
     for config in ("data", "scored"):
         change_rows(run / "dataset", config, score)
@@ -312,10 +469,14 @@ def test_rescoring(tmp_path, llava):
     folder = run / "dataset"
     assert "4 rows by mine" in results(folder, rescore=4, model=str(tmp_path / "model"))["rescoring"].found
     assert "the model gives" in failures(folder, rescore=4, model=str(tmp_path / "other"))["rescoring"]
-    assert "name its folder with --model" in failures(folder, rescore=1)["rescoring"]
+    assert "give its folder as model" in failures(folder, rescore=1)["rescoring"]
     sign(folder, generator_digest="feed")
     says = "its weights have another digest"
     assert says in failures(folder, rescore=1, model=str(tmp_path / "model"))["rescoring"]
+    # Where another model than the generator has scored, it is that one.
+    sign(folder, generator_digest=None, scorer="a judge", scorer_digest="feed")
+    assert says in failures(folder, rescore=1, model=str(tmp_path / "model"))["rescoring"]
+    assert "a local model (a judge)" in failures(folder, rescore=1)["rescoring"]
 
 
 def _texts(row):

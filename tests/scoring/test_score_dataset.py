@@ -1,4 +1,4 @@
-"""A whole dataset: parts, interruption, several processes, and the command line on other people's files."""
+"""A whole dataset: parts, interruption, and several processes."""
 
 import json
 import os
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value, load_dataset
-from PIL import Image as PILImage
 from scored_rows import assert_same, picture, png
 from tiny_models import tiny_llava
 
@@ -73,22 +72,23 @@ def test_lists_of_images_and_of_rows_chosen_from_others(scorer, dataset, expecte
 
 
 def test_continues_after_an_interruption(scorer, dataset, expected, tmp_path, monkeypatch):
-    calls, score = [], I2CScorer.score
+    calls, score_batches = [], I2CScorer.score_batches
 
-    def interrupted(self, rows):
-        calls.append(len(rows))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return score(self, rows)
+    def interrupted(self, batches):
+        for scores in score_batches(self, batches):
+            calls.append(len(scores))
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            yield scores
 
-    monkeypatch.setattr(I2CScorer, "score", interrupted)
+    monkeypatch.setattr(I2CScorer, "score_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)
-    assert len(list(tmp_path.glob("*/*.arrow"))) == 1
+    assert len(list(tmp_path.glob("*/*.parquet"))) == 1
     scored = score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)
     assert calls == [2, 2, 2, 2, 2, 1]  # the part that was interrupted starts again, the finished one does not
     assert_same(scores(scored), expected)
-    monkeypatch.setattr(I2CScorer, "score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(I2CScorer, "score_batches", lambda *_: pytest.fail("scored again"))
     assert_same(scores(score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)), expected)
 
 
@@ -168,70 +168,6 @@ def test_reasons_are_counted_by_kind():
     assert scoring._kind("700 tokens, but the model takes at most 512") == "N tokens, but the model takes at most N"
 
 
-def run(*args, launch=(), **env):
-    command = [sys.executable, *launch, "-m", "c3l_hf.scoring.scorer", *map(str, args)]
-    root = Path(__file__).parents[2]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=root, env={**os.environ, "HF_HUB_OFFLINE": "1", **env}
-    )
-
-
-@pytest.fixture
-def llava_json(tmp_path):
-    """LLaVA's own layout: one JSON, images named relative to a folder."""
-    (tmp_path / "pictures" / "train").mkdir(parents=True)
-    rows = []
-    for i in range(4):
-        picture(i).save(tmp_path / "pictures" / "train" / f"{i}.png")
-        turns = [("human", f"<image>\n{QUESTIONS[0]}"), ("gpt", ANSWERS[0]), ("human", QUESTIONS[1]), ("gpt", "two")]
-        conversations = [{"from": who, "value": text} for who, text in turns]
-        rows.append({"id": f"{i:03d}", "image": f"train/{i}.png", "conversations": conversations})
-    rows[2]["image"] = "train/missing.png"
-    del rows[3]["image"]
-    (tmp_path / "data.json").write_text(json.dumps(rows))
-    return tmp_path / "data.json"
-
-
-@pytest.mark.slow
-def test_command_on_llava_json(folder, llava, llava_json, tmp_path):
-    output = tmp_path / "scored.parquet"
-    result = run(
-        "--model",
-        folder,
-        "--dataset",
-        llava_json,
-        "--image_folder",
-        tmp_path / "pictures",
-        "--output",
-        output,
-        HF_DATASETS_CACHE=str(tmp_path / "cache"),
-    )
-    assert result.returncode == 0, result.stderr
-    assert "4 rows, 2 with scores, 2 without" in result.stdout and "packed path" in result.stdout
-    scored = load_dataset("parquet", data_files=str(output), split="train", cache_dir=str(tmp_path / "again"))
-    assert scored["id"][:] == ["000", "001", "002", "003"]
-    assert "missing.png cannot be read" in scored["i2c_status"][2] and "no image" in scored["i2c_status"][3]
-    expected = I2CScorer(*llava, image_folder=tmp_path / "pictures").score(json.loads(llava_json.read_text())[:2])
-    assert_same(scores(scored)[:2], expected)
-    assert [len(turns) for turns in scored["turns"][:2]] == [2, 2]
-    again = run("--model", folder, "--dataset", llava_json, "--output", output)
-    assert again.returncode == 1 and again.stderr.splitlines()[-1].endswith("give another name, or move it away")
-
-
-@pytest.mark.slow
-def test_command_on_a_saved_dataset_to_jsonl(folder, dataset, expected, tmp_path):
-    dataset.save_to_disk(tmp_path / "saved")
-    output = tmp_path / "scored.jsonl"
-    config = tmp_path / "score.yaml"
-    config.write_text(f"model: {folder}\ndataset: {tmp_path / 'saved'}\nlimit: 5\npath: plain\n")
-    result = run("--config", config, "--output", output, HF_DATASETS_CACHE=str(tmp_path / "cache"))
-    assert result.returncode == 0, result.stderr
-    assert "batched path" in result.stdout
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["id"] for row in rows] == list(range(5)) and "image" not in rows[0]
-    assert_same([{name: row[name] for name in SCORE_COLUMNS} for row in rows], expected[:5])
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one(folder, dataset, expected, tmp_path):
     dataset.to_parquet(tmp_path / "rows.parquet")
@@ -259,35 +195,4 @@ def test_two_processes_equal_one(folder, dataset, expected, tmp_path):
         rows = [json.loads(line) for line in lines]
         assert [row["id"] for row in rows] == list(range(9))
         assert_same([{name: row[name] for name in SCORE_COLUMNS} for row in rows], expected)
-    assert len(list((tmp_path / "parts").glob("*/*.arrow"))) == 5  # each part once
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"--output": "scored.txt"}, "must end in .parquet or .jsonl"),
-        ({"--output": "/nowhere/at/all.parquet"}, "there is no folder /nowhere/at"),
-        ({"--dataset": "/nowhere.json"}, "/nowhere.json"),
-        ({"--model": "/nowhere/model"}, "/nowhere/model"),
-        ({"--blind": "dark"}, "blind is 'dark'; it must be one of drop, blank, noise, shuffle"),
-    ],
-)
-def test_bad_options_end_in_one_line(folder, llava_json, tmp_path, options, message):
-    default = {"--model": folder, "--dataset": llava_json, "--output": tmp_path / "scored.parquet"}
-    args = [part for pair in {**default, **options}.items() for part in pair]
-    result = run(*args, HF_DATASETS_CACHE=str(tmp_path / "cache"))
-    assert result.returncode == 1
-    assert message in result.stderr.splitlines()[-1] and "Traceback" not in result.stderr
-
-
-def test_help_is_readable():
-    result = run("--help", COLUMNS="100")
-    assert result.returncode == 0
-    assert "Scores every answer of a dataset" in result.stdout and "--image_folder" in result.stdout
-    assert "RuntimeWarning" not in result.stderr
-
-
-def test_shuffle_takes_its_images_from_the_rows(dataset):
-    images = list(scoring._some_images(dataset, None))
-    assert len(images) == 8 and all(isinstance(image, PILImage.Image) for image in images)  # one cannot be read
+    assert len(list((tmp_path / "parts").glob("*/*.parquet"))) == 5  # each part once

@@ -30,7 +30,7 @@ def test_gemma3_is_not():
     assert paths.not_batched is None and "sliding_attention" in paths.not_packed
 
 
-def test_two_way_attention_is_seen_without_its_configuration(monkeypatch):
+def test_two_way_attention_is_seen_without_its_configuration(fresh_checks, monkeypatch):
     monkeypatch.setattr(self_check, "_partial_attention", lambda model: None)
     assert "differ" in check(*tiny_gemma3()).not_packed
 
@@ -43,7 +43,7 @@ def test_a_window_in_the_configuration_counts_though_the_check_is_shorter():
     assert check(model, processor).not_packed is None
 
 
-def test_wrong_positions_are_seen(monkeypatch):
+def test_wrong_positions_are_seen(fresh_checks, monkeypatch):
     real = self_check.answer_logprobs
 
     def without_positions(model, *args, packed, **kwargs):
@@ -80,10 +80,11 @@ def test_rows_that_change_each_other_in_a_batch_are_seen():
     assert "differ" in paths.not_batched and paths.not_packed == paths.not_batched
 
 
-def test_numbers_that_are_not_finite_are_no_agreement():
+def test_numbers_that_are_not_finite_are_no_agreement(fresh_checks):
     model, processor = tiny_llava()
     torch.nn.init.constant_(model.model.language_model.norm.weight, float("nan"))
     assert "nan" in check(model, processor).not_batched
+    assert check(*tiny_llava()).not_batched is None  # and nothing that would be remembered of the code
 
 
 def test_a_model_that_takes_no_4d_mask_keeps_the_plain_path():

@@ -44,7 +44,7 @@ Raises:
     none.
 
 Example:
-    >>> llava_bench = evaluate.load("c3l_hf/metrics/llava_bench")
+    >>> llava_bench = evaluate.load(c3l_hf.metric_path("llava_bench"))
     >>> llava_bench.compute(predictions=[6, None], references=[8, None], categories=["conv", "conv"])["relative_score"]
     75.0
 """

@@ -58,7 +58,7 @@ Raises:
     are none.
 
 Example:
-    >>> mmbench = evaluate.load("c3l_hf/metrics/mmbench")
+    >>> mmbench = evaluate.load(c3l_hf.metric_path("mmbench"))
     >>> found = mmbench.compute(
     ...     predictions=["A", "A"],
     ...     references=["A", "B"],

@@ -1,8 +1,8 @@
 """POPE (Polling-based Object Probing Evaluation): does a model say that objects are there which are not?
 
 Each question is "Is there a … in the image?"; "yes" is the positive class. Definitions after Li et al. (2023, arXiv
-2305.10355, section 5) and its script; what a text answers is read by `c3l_hf.metrics.reading.yes_no`. With TP, FP, TN, FN over
-the readable answers, and U_yes, U_no the unreadable ones to questions whose answer is yes or no:
+2305.10355, section 5) and its script; what a text answers is read by `c3l_hf.metrics.reading.yes_no`. With TP, FP, TN,
+FN over the readable answers, and U_yes, U_no the unreadable ones to questions whose answer is yes or no:
 
 - `accuracy` = (TP + TN) / n: of all questions, as an answer that cannot be read is not right
 - `accuracy_parsed` = (TP + TN) / (TP + FP + TN + FN): of the readable answers
@@ -50,7 +50,7 @@ Raises:
     differ in length, or if there are none.
 
 Example:
-    >>> pope = evaluate.load("c3l_hf/metrics/pope")
+    >>> pope = evaluate.load(c3l_hf.metric_path("pope"))
     >>> pope.compute(predictions=["Yes.", "no"], references=["yes", "yes"], categories=["random", "random"])["recall"]
     0.5
 """

@@ -53,7 +53,7 @@ Raises:
     are none.
 
 Example:
-    >>> seed_bench = evaluate.load("c3l_hf/metrics/seed_bench")
+    >>> seed_bench = evaluate.load(c3l_hf.metric_path("seed_bench"))
     >>> seed_bench.compute(
     ...     predictions=["(B) a dog"], references=["B"], options=[["a cat", "a dog"]], dimensions=["Instance Identity"]
     ... )["accuracy"]

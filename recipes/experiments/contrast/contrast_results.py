@@ -1,15 +1,14 @@
 """The results of `contrast_experiment.py`: reading and keeping them, and shares of true pairs with their intervals."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 from pyarrow import parquet
-from scipy.stats import bootstrap, ttest_1samp
 
+from c3l_hf.common.intervals import bootstrap_interval, t_interval
 from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES
 
 SPLITS = ("usual", "shifted")
@@ -85,15 +84,6 @@ def balanced(counts: np.ndarray) -> np.ndarray:
         return np.where(known, share, 0).sum(-1) / known.sum(-1)
 
 
-def times_drawn(samples: np.ndarray, images: int) -> np.ndarray:
-    """How often each image is in a sample: (..., n) numbers of images → (..., images). Sums over a sample are products
-    with this, which is much faster than to gather."""
-    rows = samples.reshape(math.prod(samples.shape[:-1]), samples.shape[-1])
-    places = rows + images * np.arange(len(rows))[:, None]
-    drawn = np.bincount(places.ravel(), minlength=images * len(rows))
-    return drawn.reshape(*samples.shape[:-1], images).astype(float)
-
-
 def mean_over_seeds(arms: Sequence[Sequence[np.ndarray]]) -> tuple[float, float, float]:
     """The mean over seeds of the type-balanced share, or of the first arm's minus the second's, and its 95 % interval
     over images.
@@ -103,21 +93,20 @@ def mean_over_seeds(arms: Sequence[Sequence[np.ndarray]]) -> tuple[float, float,
     """
     seeds = list(zip(*arms, strict=True))
 
-    def value(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
+    def value(*times: np.ndarray) -> np.ndarray:
+        """For each seed how often each image is drawn → the mean."""
         total = 0.0
-        for sample, of_seed in zip(samples, seeds):
-            weights = times_drawn(sample, of_seed[0].shape[1])
+        for weights, of_seed in zip(times, seeds):
+            # Sums over a sample are products with this, which is much faster than to gather.
             shares = [balanced(np.tensordot(counts, weights, (1, -1)).swapaxes(1, -1)) for counts in of_seed]
             total = total + (shares[0] - shares[1] if len(shares) == 2 else shares[0])
         return total / len(seeds)
 
-    everything = [np.arange(of_seed[0].shape[1]) for of_seed in seeds]
-    estimate = float(value(*everything))
-    if min(map(len, everything)) < 2 or np.isnan(estimate):
+    sizes = [of_seed[0].shape[1] for of_seed in seeds]
+    estimate = float(value(*map(np.ones, sizes)))
+    if min(sizes) < 2 or np.isnan(estimate):
         return estimate, NAN, NAN
-    rng = np.random.default_rng(0)
-    found = bootstrap(everything, value, n_resamples=1000, batch=50, method="percentile", rng=rng).confidence_interval
-    return estimate, float(found.low), float(found.high)
+    return estimate, *bootstrap_interval(sizes, value, resamples=1000, seed=0)
 
 
 def over_seeds(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -125,5 +114,4 @@ def over_seeds(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> tup
     differences = [float(balanced(a.sum(axis=1)) - balanced(b.sum(axis=1))) for a, b in zip(first, second)]
     if len(differences) < 2 or np.ptp(differences) == 0:
         return NAN, NAN
-    found = ttest_1samp(differences, 0).confidence_interval(0.95)
-    return float(found.low), float(found.high)
+    return t_interval(differences)[1:]

@@ -15,8 +15,9 @@ from c3l_hf.data.schema import STATUS
 from c3l_hf.evaluation.answerer import PredictionConfig
 from c3l_hf.evaluation.counts import ALL as ALL_GROUPS
 from c3l_hf.evaluation.counts import count_answers
-from c3l_hf.evaluation.figures import bare_questions, scenes_questions
 from c3l_hf.evaluation.predictions import predict
+from c3l_hf.evaluation.questions import bare_questions
+from c3l_hf.evaluation.world_questions import world_questions
 from c3l_hf.finetuning.examples import Examples
 from c3l_hf.finetuning.student import StudentConfig, fine_tune
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS
@@ -151,7 +152,9 @@ def questions(seed: int, kind: str, images: int) -> dict[str, Dataset]:
     """The four scenes benchmarks, in bare questions: nothing in a student's pairs has taught it about letters."""
     return {
         benchmark: bare_questions(
-            scenes_questions(benchmark, images, seed=seed, shifted=kind == "shifted", circular=False)
+            world_questions(
+                "scenes-shifted" if kind == "shifted" else "scenes", benchmark, images, seed=seed, circular=False
+            )
         )
         for benchmark in BENCHMARKS
     }

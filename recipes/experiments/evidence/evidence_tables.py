@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import t
 
+from c3l_hf.common.intervals import t_interval
 from c3l_hf.common.tables import markdown_table
 
 # Where a student stands, in one number: the mean over the four by written answers, LLaVA-Bench's relative score as a
@@ -20,14 +20,7 @@ Rows = list[dict]
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """(mean, low, high) over seeds; without a second seed no interval (NaN)."""
-    values = np.array([value for value in values if value is not None and math.isfinite(value)])
-    if not len(values):
-        return (math.nan,) * 3
-    mean = float(values.mean())
-    if len(values) == 1:
-        return mean, math.nan, math.nan
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
+    return t_interval([value for value in values if value is not None and math.isfinite(value)])
 
 
 def show(values: Sequence[float], sign: str = "") -> str:

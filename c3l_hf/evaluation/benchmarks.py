@@ -1,4 +1,4 @@
-"""One published row of a benchmark → one question: POPE, SEED-Bench (images), MMBench, LLaVA-Bench in the wild.
+"""The four benchmarks: where each is published, a published row → a question with its prompt, MMBench's rotations.
 
 The layouts are those in which lmms-lab publishes them on the Hub. The prompts are those of LLaVA-1.5's evaluation (Liu
 et al. 2023, arXiv:2310.03744, and its scripts). POPE's, SEED-Bench's and LLaVA-Bench's are also lmms-eval's; for
@@ -43,7 +43,7 @@ class Layout:
         config: Its configuration there.
         split: The split that is usually reported.
         columns: The columns that are read, beside `image`.
-        read: A row and the name of its split → a question: the columns of `benchmarks.QUESTION_FEATURES` without
+        read: A row and the name of its split → a question: the columns of `questions.QUESTION_FEATURES` without
             images, and `meta` as a dict. The picture is not looked at.
     """
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint on this machine, whose replies a test decides.
+"""An OpenAI-compatible chat endpoint on this machine, whose replies are ours to decide: for the cross-check and tests.
 
 with OpenAIServer(lambda body: "8 7\\nBecause ...") as server:
     ...  # base_url is server.url

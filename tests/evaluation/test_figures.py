@@ -1,40 +1,21 @@
-"""Predictions → figures, comparisons of two runs, and the recipe as a user runs it."""
+"""Predictions → figures, and comparisons of two runs, without a model."""
 
 import json
-import os
-import runpy
-import subprocess
-import sys
-from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features
-from openai_server import OpenAIServer, Response
-from peft import get_peft_model
-from tiny_benchmarks import pope_rows, write_llava_bench, write_mmbench, write_pope, write_seed
-from tiny_models import tiny_llava
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from tiny_benchmarks import write_llava_bench, write_mmbench, write_pope, write_seed
 
-from c3l_hf.evaluation import answerer as answering
+from c3l_hf.evaluation.benchmarks import BENCHMARKS
 from c3l_hf.evaluation.counts import count_answers
-from c3l_hf.evaluation.figures import (
-    bare_questions,
-    compare_runs,
-    evaluate_predictions,
-    format_results,
-    scenes_questions,
-    select_some,
-)
+from c3l_hf.evaluation.figures import compare_runs, evaluate_predictions, format_results
 from c3l_hf.evaluation.judge import JUDGE_FEATURES
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES
-from c3l_hf.evaluation.questions import BENCHMARKS, load_questions
+from c3l_hf.evaluation.questions import bare_questions, load_questions, select_some
+from c3l_hf.evaluation.world_questions import world_questions
 from c3l_hf.scenes.judge import judge_scene_answers
-from c3l_hf.training.config import language_model_lora
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 WRITERS = {"pope": write_pope, "seed": write_seed, "mmbench": write_mmbench, "llava_w": write_llava_bench}
-KEY = "sk-judge-of-the-tests"
 SAID = {
     "yes": ["Yes.", "yes, there is", "No, there is not.", "Perhaps.", ""],
     "no": ["no", "Yes!", "No.", "There is nothing like it", "Non."],
@@ -313,11 +294,11 @@ def test_some_questions_are_spread_evenly_with_all_their_rotations(data):
         select_some(questions, 0)
 
 
-@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("world", ["scenes", "scenes-shifted"])
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_true_answers_on_scenes_get_full_marks(name, shifted):
+def test_true_answers_on_scenes_get_full_marks(name, world):
     """The bare questions, answered by a true sentence: read as right in every benchmark."""
-    questions = bare_questions(scenes_questions(name, 6, seed=3, shifted=shifted))
+    questions = bare_questions(world_questions(world, name, 6, seed=3))
     assert set(questions["status"]) == {"ok"} and not any("\n" in question for question in questions["question"])
 
     def truth(number, row):
@@ -333,250 +314,10 @@ def test_true_answers_on_scenes_get_full_marks(name, shifted):
     assert of(found, main, by)["clusters"] <= 6
 
 
-# --- the recipe
-
-
-def run(*args, monkeypatch):
-    """recipes/evaluate.py in this process, as `python recipes/evaluate.py …`."""
-    monkeypatch.syspath_prepend(str(RECIPES))
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, args)])
-    runpy.run_path(str(RECIPES / "evaluate.py"), run_name="__main__")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    for part in tiny_llava():
-        part.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def call(model, data, tmp_path, monkeypatch):
-    """A call with small settings; further arguments come behind."""
-
-    def call(*args, output="run", model=model):
-        local = [f"{name}={folder}" for name, folder in data.items()]
-        small = ["--max_new_tokens", "5", "llava_w=7"]
-        run(
-            *("--model", model, "--output_dir", tmp_path / output, "--data", *local, *small, *args),
-            monkeypatch=monkeypatch,
-        )
-
-    return call
-
-
-def judged_by(body):
-    return "8 4\nThe second is worse." if "detail" in json.dumps(body) else "9 9"
-
-
-def test_the_four_benchmarks_and_a_comparison(call, data, model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("JUDGE_API_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with OpenAIServer(judged_by) as server:
-        judge = ["--judge_base_url", server.url, "--judge_model", "judge-1"]
-        call("--benchmarks", "pope,seed", "mmbench,llava_w", *judge)
-        assert len(server.requests) == 6 and KEY in server.requests[0][1]["Authorization"]
-        printed = capsys.readouterr().out
-        folder = tmp_path / "run"
-        for name, layout in BENCHMARKS.items():
-            assert f"== {layout.name}" in printed
-            results = json.loads((folder / name / "results.json").read_text())
-            rows = pq.read_table(folder / name / "predictions.parquet").to_pylist()
-            questions = load_questions(name, data[name])
-            assert [row["question_id"] for row in rows] == questions["question_id"][:]
-            assert results["questions"] == results["asked"] == len(questions) and str(data[name]) in results["data"]
-            assert results["figures"] and results["benchmark"] == name and results["versions"]["torch"]
-            longest = 7 if name == "llava_w" else 5
-            assert json.loads((folder / name / "predictions.json").read_text())["max_new_tokens"] == longest
-        assert results["judge"]["judge"] == "judge-1"
-        judged = pq.read_table(folder / "llava_w" / "judged.parquet").to_pylist()
-        assert of(results, "relative_score", "judge")["value"] == pytest.approx(
-            100 * sum(row["model_score"] for row in judged) / sum(row["reference_score"] for row in judged)
-        )
-        seed = json.loads((folder / "seed" / "results.json").read_text())
-        assert {f["by"] for f in seed["figures"]} == {"generated", "likelihood", "likelihood minus prior"}
-        files = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert len(files) > 10 and not any(KEY.encode() in path.read_bytes() for path in files)
-
-        # The same again asks nothing again, neither the model nor the judge.
-        monkeypatch.setattr(answering.Answerer, "__call__", lambda *_: pytest.fail("asked again"))
-        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        call("--benchmarks", "pope,seed,mmbench,llava_w", *judge)
-        assert len(server.requests) == 6
-        after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        assert before.keys() == after.keys()
-        assert all(before[path] == after[path] for path in before if path.suffix != ".json")
-
-    # In a process of its own, where this folder is the first that Python looks into for modules.
-    command = [sys.executable, str(RECIPES / "evaluate.py"), "compare", str(folder), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "== MMBench" in done.stdout and "b - a" in done.stdout and "+0.000" in done.stdout
-    assert "likelihood minus prior" in done.stdout and "relative_score" in done.stdout
-
-
-def test_other_options_need_another_folder(call, tmp_path, capsys, monkeypatch):
-    call("--benchmarks", "pope", "seed", "--limit", "4")
-    assert "a try-out: 4 rows, --limit 4" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "pope" / "results.json").read_text())["limit"] == 4
-    monkeypatch.setattr(answering.Answerer, "__call__", lambda *_: pytest.fail("work before the error"))
-    with pytest.raises(SystemExit, match=r"run/pope holds predictions .* \(limit: 4 there, None now\); give another"):
-        call("--benchmarks", "mmbench", "pope")
-    with pytest.raises(SystemExit, match="likelihood: True there, False now"):
-        call("--benchmarks", "seed", "--limit", "4", "--likelihood", "false")
-    # Where there are no options there are none to compare.
-    monkeypatch.undo()
-    call("--benchmarks", "pope", "--limit", "4", "--likelihood", "false")
-
-
-def test_the_test_split_of_mmbench(call, tmp_path, capsys):
-    for _ in range(2):
-        call("--benchmarks", "mmbench", "--mmbench_split", "test", "--likelihood", "false")
-        printed = capsys.readouterr().out
-        assert "no figures" in printed and "submission.tsv is what the evaluation server takes" in printed
-    folder = tmp_path / "run" / "mmbench"
-    lines = (folder / "submission.tsv").read_text().splitlines()
-    assert len(lines) == 1 + len(pq.read_table(folder / "predictions.parquet")) > 6 and "prediction" in lines[0]
-    assert json.loads((folder / "results.json").read_text())["figures"] == []
-
-
-def test_a_benchmark_without_answers_is_no_test_split(call, tmp_path):
-    """Only MMBench has a split that is asked without answers, for a file to submit."""
-    folder = write_pope(tmp_path / "pope", [{**row, "answer": None} for row in pope_rows(3)])
-    with pytest.raises(SystemExit, match="none of 3 questions can be asked; the first, adv.*-1: the answer is None"):
-        call("--data", f"pope={folder}", "--benchmarks", "pope")
-    assert not (tmp_path / "run" / "pope").exists()
-
-
-def test_scores_of_an_earlier_judge_stay(call, tmp_path, monkeypatch, capsys):
-    """Neither a call without a judge nor one with another takes their place; those of two judges are not compared."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with OpenAIServer(judged_by) as server:
-        judge = ["--judge_base_url", server.url, "--judge_model", "judge-1"]
-        call("--benchmarks", "llava_w", *judge, output="a")
-        files = {path: path.read_bytes() for path in (tmp_path / "a" / "llava_w").iterdir()}
-        call("--benchmarks", "llava_w", output="a")
-        assert "judged by judge-1, stay as they are" in capsys.readouterr().out
-        with pytest.raises(
-            SystemExit, match="a/llava_w holds scores by another judge .*'temperature': None.* give anoth"
-        ):
-            call("--benchmarks", "llava_w", *judge, "--judge_temperature", "-1", output="a")
-        assert files == {path: path.read_bytes() for path in (tmp_path / "a" / "llava_w").iterdir()}
-        call("--benchmarks", "llava_w", *judge, output="b")
-        compare = runpy.run_path(str(RECIPES / "evaluate.py"))["compare"]
-        assert "relative_score" in compare(tmp_path / "a", tmp_path / "b")
-        call("--benchmarks", "llava_w", *judge, "--judge_both_orders", "true", output="c")
-    text = compare(tmp_path / "a", tmp_path / "c")
-    assert "relative_score" not in text and "the judges differ ({" in text
-
-
-def test_a_judge_that_takes_other_fields(call, tmp_path, monkeypatch):
-    """As models that reason: another name for the longest reply, and no temperature but their own."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    bodies = []
-
-    def strict(body):
-        bodies.append(body)
-        return judged_by(body)
-
-    options = ["--judge_temperature", "-1", "--judge_max_tokens", "0"]
-    options += ["--judge_extra_body", '{"max_completion_tokens": 4096}']
-    with OpenAIServer(strict) as server:
-        call("--benchmarks", "llava_w", "--judge_base_url", server.url, "--judge_model", "judge-1", *options)
-    assert {frozenset(body) for body in bodies} == {frozenset({"model", "messages", "max_completion_tokens"})}
-    results = json.loads((tmp_path / "run" / "llava_w" / "results.json").read_text())
-    assert results["judge"]["extra_body"] == {"max_completion_tokens": 4096} and results["judge"]["max_tokens"] is None
-
-
-def test_a_student_of_adapters_alone(call, model, tmp_path, capsys):
-    base = AutoModelForImageTextToText.from_pretrained(model)
-    get_peft_model(base, language_model_lora(base, 4)).save_pretrained(tmp_path / "student")
-    config = tmp_path / "student" / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(model)}))
-    AutoProcessor.from_pretrained(model).save_pretrained(tmp_path / "student")
-    call("--benchmarks", "pope", model=tmp_path / "student")
-    assert "accuracy" in capsys.readouterr().out
-
-
-def test_scenes_and_no_judge(call, model, tmp_path, capsys, monkeypatch):
-    call("--benchmarks", "llava_w")
-    assert "no --judge_base_url and --judge_model: answers only, no scores" in capsys.readouterr().out
-    assert not (tmp_path / "run" / "llava_w" / "judged.parquet").exists()
-    arguments = [
-        "--model",
-        model,
-        "--output_dir",
-        tmp_path / "scenes",
-        "--world",
-        "scenes-shifted",
-        "--num_images",
-        "1",
-    ]
-    run(*arguments, "--bare_questions", "--max_new_tokens", "6", monkeypatch=monkeypatch)
-    for name in BENCHMARKS:
-        results = json.loads((tmp_path / "scenes" / name / "results.json").read_text())
-        assert results["world"] == "scenes-shifted" and results["bare"] and results["figures"]
-        assert results["not_asked"]["count"] == 0
-    assert results["judge"] == {"judge": "the scenes checker"}
-    assert of(results, "relative_score", "judge")["value"] > 0
-
-
-def test_a_judge_that_fails(call, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("JUDGE_API_KEY", KEY)
-    with OpenAIServer(lambda body: "I would rather not.") as server:
-        judge = ["--judge_base_url", server.url, "--judge_model", "judge-1"]
-        with pytest.raises(SystemExit, match="6 of 6 judgements failed, more than the share of 0.5"):
-            call("--benchmarks", "llava_w", *judge, "--judge_max_errors", "0.5")
-        call("--benchmarks", "llava_w", *judge)
-    results = json.loads((tmp_path / "run" / "llava_w" / "results.json").read_text())
-    assert results["unreadable"]["judge"]["count"] == 6
-    assert results["metric"]["judge"]["judge_errors"] == 6 and of(results, "relative_score", "judge")["value"] is None
-    with OpenAIServer(lambda body: Response(401, b"{}")) as server:
-        with pytest.raises(SystemExit, match="the key in JUDGE_API_KEY is not accepted"):
-            call(
-                *("--benchmarks", "llava_w", "--judge_base_url", server.url, "--judge_model", "judge-2"),
-            )
-    assert KEY not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["--benchmarks", "popes"], "--benchmarks has popes; there are pope, seed, mmbench, llava_w"),
-        (["--world", "mars"], "--world is 'mars'"),
-        (["--world", "scenes"], "--data is for the published benchmarks"),
-        (["--data", "pope"], "--data pope must be benchmark=value"),
-        (["--data", "pope=/nowhere/at/all"], "POPE cannot be loaded from /nowhere/at/all"),
-        (["--max_new_tokens", "seed=many"], "'many' is not a number"),
-        (["--max_new_tokens", "0"], "max_new_tokens must be at least 1"),
-        (["--limit", "0"], "limit is 0"),
-        (["--judge_model", "judge-1"], "a judge needs both --judge_base_url and --judge_model"),
-        (["--judge_model", "j", "--judge_base_url", "https://me:secret@host/v1"], "base_url must be http"),
-        (
-            ["--judge_model", "j", "--judge_base_url", "https://host/v1", "--judge_extra_body", "[1]"],
-            "--judge_extra_body is '[1]'; it must be an object in JSON",
-        ),
-        (["--model", "/nowhere"], "--model /nowhere is neither a folder here nor a model"),
-    ],
-)
-def test_wrong_calls_end_in_one_line_before_any_work(call, tmp_path, args, message):
-    with pytest.raises(SystemExit) as ended:
-        call(*args)
-    assert str(ended.value).startswith("evaluate: ") and message in str(ended.value)
-    assert "secret" not in str(ended.value) and not (tmp_path / "run").exists()
-
-
-def test_bad_data_and_a_model_without_chat_template(call, data, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="pope is not in the layout of SEED-Bench"):
-        call("--benchmarks", "seed", "--data", f"seed={data['pope']}")
-    silent = tmp_path / "silent"
-    for part in tiny_llava():
-        if hasattr(part, "chat_template"):
-            part = type(part)(part.image_processor, part.tokenizer, patch_size=8, chat_template=None)
-        part.save_pretrained(silent)
-    with pytest.raises(SystemExit, match="LlavaProcessor has no chat template"):
-        call("--benchmarks", "pope", model=silent)
-    with pytest.raises(SystemExit, match="have results of no benchmark in common"):
-        run("compare", tmp_path, tmp_path, monkeypatch=monkeypatch)
+def test_questions_of_no_world():
+    with pytest.raises(ValueError, match="no world 'mars'; there are scenes, scenes-shifted"):
+        world_questions("mars", "pope", 6)
+    with pytest.raises(ValueError, match="no benchmark 'popes'; there are pope, seed, mmbench, llava_w"):
+        world_questions("scenes", "popes", 6)
+    with pytest.raises(ValueError, match="num_images is 0; it must be at least 1"):
+        world_questions("scenes", "pope", 0)

@@ -1,0 +1,43 @@
+"""`c3l curate`: the compact dataset from scored pairs."""
+
+from dataclasses import dataclass, field
+
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
+from c3l_hf.common.errors import RunError
+from c3l_hf.pipeline.options import CurationOptions
+from c3l_hf.selection.curation import curate
+
+__all__ = ["COMMAND", "CurateOptions"]
+
+
+@dataclass
+class CurateOptions(CurationOptions):
+    """Which pairs come into the compact dataset, and by which score."""
+
+    score: str = field(default="i2c", metadata={"help": "Column to rank by; higher is better."})
+    min_score: float | None = field(default=None, metadata={"help": "Pairs with a lower score are dropped."})
+    min_quantile: float | None = field(
+        default=None, metadata={"help": "This share of the pairs, the lowest of each type, is dropped."}
+    )
+    seed: int = field(default=0, metadata={"help": "For ties."})
+
+
+def curate_rows(rows: RowsOptions, curation: CurateOptions, output: OutputOptions, _: CallOptions) -> None:
+    """Curates pairs; see `COMMAND`."""
+    set_up_process()
+    path = check_output(output)
+    curated, report = curate(open_rows(rows), **vars(curation))
+    if not report.kept:
+        raise RunError(f"no pair is left for the dataset\n{report}\n")
+    write_rows(curated, output)
+    print(f"{report}\n\n{len(curated):,} pairs → {path}")
+
+
+COMMAND = Command(
+    description="Keeps the best of scored pairs, as c3l score writes them: without near-duplicates, balanced by type "
+    "of question. The report says how many pairs each rule dropped.",
+    examples=("c3l curate --dataset scored.parquet --target_size 5000 --output curated.parquet",),
+    groups=(RowsOptions, CurateOptions, OutputOptions, CallOptions),
+    call=curate_rows,
+)

@@ -1,0 +1,126 @@
+"""`c3l <command> …`: finds the command, reads its settings, calls it, and says in one line what went wrong."""
+
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from c3l_hf.cli.command import Command, UsageError
+from c3l_hf.cli.names import nearest
+from c3l_hf.cli.options import options_of
+from c3l_hf.common.errors import RunError
+
+__all__ = ["COMMANDS", "entry", "main"]
+
+# Command → what it does, and the module that has it; modules are loaded when their command is called.
+COMMANDS = {
+    "run": ("the whole method: pairs, scores, pseudo-labels, training, new pairs, the compact dataset", "run"),
+    "generate": ("images → instruction/answer pairs", "generate"),
+    "score": ("pairs of any dataset → their scores (I2C)", "score"),
+    "select": ("scored pairs → pseudo-labels: a chosen pair of each image, and rejected ones", "select"),
+    "train": ("pseudo-labels → a trained generator", "train"),
+    "curate": ("scored pairs → the compact dataset", "curate"),
+    "push": ("publish a run's dataset and generator on the Hub", "push"),
+    "verify": ("check a published dataset or generator", "verify"),
+    "evaluate": ("a model on POPE, SEED-Bench, MMBench and LLaVA-Bench", "evaluate"),
+    "evaluate compare": ("paired tests between two evaluations", "compare"),
+    "sft": ("fine-tune a student on a dataset", "sft"),
+}
+_HELP = ("-h", "--help")
+_HELP_ALL = ("--help_all", "--help-all")
+
+
+def entry() -> NoReturn:
+    """The console command."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carries out a command.
+
+    Args:
+        argv: The words after `c3l`; by default those of this process.
+
+    Returns:
+        The exit code: 0; 1 if it failed, or no row could be used; 2 if the call is wrong; 130 after an interruption.
+        An error that nobody expects is raised.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in (*_HELP, *_HELP_ALL):
+        print(_overview())
+        return 0 if words else 2
+    name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
+    if name is None:
+        return _fail("c3l", f"there is no command {words[0]}{nearest(words[0], COMMANDS)}; see c3l --help", 2)
+    return _carry_out(name, words[len(name.split()) :])
+
+
+def all_options() -> set[str]:
+    """The options of all commands."""
+    return {option for name in COMMANDS for option in options_of(_load(name).groups)}
+
+
+def _load(name: str) -> Command:
+    return importlib.import_module(f"c3l_hf.cli.{COMMANDS[name][1]}").COMMAND
+
+
+def _carry_out(name: str, words: list[str]) -> int:
+    command = _load(name)
+    if any(word in (*_HELP, *_HELP_ALL) for word in words):
+        from c3l_hf.cli.helptext import format_help
+
+        print(format_help(name, command, everything=any(word in _HELP_ALL for word in words)))
+        return 0
+    from c3l_hf.cli.settings import format_settings, read_settings
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    title, options = f"c3l {name}", [*options_of(command.groups), "config"]
+    try:
+        settings = read_settings(command, words, os.environ, all_options)
+        if next(group.dry_run for group in settings.groups if hasattr(group, "dry_run")):
+            print(format_settings(command, settings), flush=True)
+            if not command.plans:
+                return 0
+        config_name = settings.config.name if settings.config else None
+        return command.call(*settings.groups, *[config_name] * command.needs_config_name) or 0
+    except UsageError as error:
+        return _fail(title, _with_flag(f"{error}", options), 2)
+    except (RunError, ValueError, OSError) as error:
+        return _fail(title, _with_flag(str(error).strip() or type(error).__name__, options), 1)
+    except KeyboardInterrupt:
+        again = "the same command goes on where it stopped" if command.resumes else "nothing has been written"
+        return _fail(title, f"interrupted; {again}", 130)
+
+
+def _fail(title: str, message: str, code: int) -> int:
+    """One line; tables that belong to the message stand before it."""
+    first, *details = message.splitlines()
+    for line in [*details, f"{title}: {' '.join(first.split())}"]:
+        # Names and texts of others must not reach the terminal as commands to it.
+        print("".join(character if character.isprintable() else "?" for character in line), file=sys.stderr, flush=True)
+    return code
+
+
+def _with_flag(message: str, options: Sequence[str]) -> str:
+    """Low modules speak of arguments: a message that begins with an option's name is about its flag."""
+    first = re.match(r"\w+", message)
+    return f"--{message}" if first and first[0] in options else message
+
+
+def _overview() -> str:
+    lines = [f"  {name:<18}{summary}" for name, (summary, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "c3l COMMAND [options]",
+            "",
+            "C3L: generate, score and select vision-language instruction-tuning data by how much the image matters.",
+            "",
+            *lines,
+            "",
+            "  c3l run --config scenes --output_dir runs/demo      the demo: a laptop's CPU, some minutes",
+            "  c3l COMMAND --help                                  its options",
+        ]
+    )

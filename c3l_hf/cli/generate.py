@@ -1,0 +1,115 @@
+"""`c3l generate`: pairs about images."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, load_dataset
+from datasets.table import embed_table_storage
+
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import digest
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.shards import Shards
+from c3l_hf.common.tables import format_table
+from c3l_hf.common.versions import versions
+from c3l_hf.data.schema import PAIR_FEATURES
+from c3l_hf.data.sources import Images, load_images
+from c3l_hf.data.status import generation_counts
+from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
+from c3l_hf.models.loading import Source, find_model, load
+from c3l_hf.pipeline.options import GenerationOptions, ImageOptions, UsedModelOptions
+
+__all__ = ["COMMAND"]
+
+_SHARD_IMAGES = 500
+
+
+@dataclass
+class NeededImageOptions(ImageOptions):
+    """The images, which are needed here."""
+
+    images: str = ImageOptions.__dataclass_fields__["images"]
+
+
+@dataclass
+class SeedOptions:
+    """What random choices come from."""
+
+    _argument_group_name: ClassVar[str] = "Seed"
+    seed: int = field(default=0, metadata={"help": "Seed of the generation, and of an embedded world's images."})
+
+
+def generate(
+    images: ImageOptions,
+    model: UsedModelOptions,
+    generation: GenerationOptions,
+    seed: SeedOptions,
+    output: OutputOptions,
+    _: CallOptions,
+) -> None:
+    """Generates pairs; see `COMMAND`."""
+    set_up_process()
+    path = check_output(output)
+    config = PairGenerationConfig(
+        pairs_per_image=generation.pairs_per_image,
+        types=tuple(generation.types),
+        types_per_image=generation.types_per_image,
+        temperature=generation.sampling_temperature,
+        top_p=generation.top_p,
+        max_new_tokens=generation.max_new_tokens,
+        batch_size=generation.generation_batch_size,
+        seed=seed.seed,
+    )
+    folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
+    source = load_images(images.images, split=images.images_split, limit=images.num_images, seed=seed.seed)
+    how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)
+    pairs = _in_shards(source, how, config, identity)
+    counts = generation_counts(pairs)
+    if process_state().is_main_process:
+        write_rows(pairs, output)
+        print(f"{format_table([('pairs', counts.pop('pairs')), *counts.items()])}\n\n{len(pairs):,} rows → {path}")
+    if not pairs.num_rows or "ok" not in pairs["generation_status"][:]:
+        raise RunError(f"none of {len(pairs):,} texts is a pair; {path} has the reasons in generation_status")
+
+
+def _in_shards(images: Images, how: Source, config: PairGenerationConfig, identity: dict[str, str]) -> Dataset:
+    """All pairs. They are kept in the cache of `datasets` in shards, named by what they are made from, at which several
+    processes take turns, and after which the same command goes on."""
+    # The size of a batch changes no pair.
+    settings = {name: value for name, value in asdict(config).items() if name != "batch_size"}
+    made_from = digest(images.digest, identity, settings, how.dtype, how.quantization_config, versions()["c3l-hf"])
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pairs-{made_from}"
+    size = max(1, min(_SHARD_IMAGES, -(-len(images) // process_state().num_processes)))
+    starts = range(0, len(images), size)
+    shards = Shards(folder / str(size), len(starts))
+    schema = PAIR_FEATURES.arrow_schema
+    loaded = load(how) if shards.missing else None
+
+    def pairs_of(number: int) -> Iterator[pa.Table]:
+        end = min(starts[number] + size, len(images))
+        part = images.dataset.select(range(starts[number], end))
+        for table in generate_pairs(part, *loaded, config).with_format("arrow").iter(100):
+            # A picture in a file goes with its pairs.
+            yield embed_table_storage(table.cast(schema))
+
+    shards.write_missing(pairs_of, schema)
+    return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")
+
+
+COMMAND = Command(
+    description="Lets a vision-language model write instruction/answer pairs about images. Texts that are no pair "
+    "stay, with the reason in generation_status. After an interruption the same command goes on.",
+    examples=(
+        "c3l generate --images my_pictures/ --model llava-hf/llava-1.5-7b-hf --output pairs.parquet",
+        "c3l generate --images scenes --num_images 20 --model scenes --output pairs.parquet",
+    ),
+    groups=(ImageOptions, UsedModelOptions, GenerationOptions, SeedOptions, OutputOptions, CallOptions),
+    call=generate,
+    resumes=True,
+)

@@ -1,0 +1,118 @@
+"""Rows as commands read and write them: from a file, a folder or the Hub; to a file or a folder."""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from datasets import Dataset, Image
+from datasets.table import embed_table_storage
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import atomic_write
+from c3l_hf.common.shards import Shards
+from c3l_hf.data.opening import open_dataset
+
+__all__ = ["OutputOptions", "RowsOptions", "check_output", "open_rows", "write_rows"]
+
+_SHARD_ROWS = 5000
+
+
+@dataclass
+class RowsOptions:
+    """The rows that a command reads."""
+
+    _argument_group_name: ClassVar[str] = "Rows"
+    dataset: str = field(
+        metadata={"help": "A .json(l), .parquet or .csv file, a saved dataset, a folder of data files, or a Hub id."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration (subset)."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub's dataset."})
+    split: str = field(default="train", metadata={"help": "Its split."})
+    limit: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
+
+
+@dataclass
+class OutputOptions:
+    """Where a command's result goes."""
+
+    _argument_group_name: ClassVar[str] = "Result"
+    output: str = field(metadata={"help": "A .parquet or .jsonl file (this without images), or a folder to be made."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace what is there under that name."})
+
+
+def open_rows(options: RowsOptions) -> Dataset:
+    """The rows that the options name.
+
+    Raises:
+        RunError: If they cannot be opened, or there are none.
+    """
+    dataset = open_dataset(
+        options.dataset, options.dataset_config, options.split, options.dataset_revision, options.limit
+    )
+    if not len(dataset):
+        raise RunError(f"dataset {options.dataset} has no rows")
+    return dataset
+
+
+def check_output(options: OutputOptions) -> Path:
+    """Where the result goes, looked at before any work.
+
+    Raises:
+        RunError: If it has another ending, lies in no folder, or something is there that is not to be replaced.
+    """
+    output = Path(options.output)
+    if output.suffix not in (".parquet", ".jsonl", "") and not options.output.endswith("/"):
+        raise RunError(f"output {output} must end in .parquet or .jsonl, or be a folder (end in /)")
+    if not output.parent.is_dir():
+        raise RunError(f"output {output}: there is no folder {output.parent}")
+    if output.exists() and not options.overwrite:
+        raise RunError(f"output {output} is there already; give another name, or overwrite it (--overwrite)")
+    if output.exists() and _is_folder(options) != output.is_dir():
+        raise RunError(f"output {output} is {'a folder' if output.is_dir() else 'a file'}; give another name")
+    if output.is_dir() and any(file.suffix != ".parquet" for file in output.iterdir()):
+        raise RunError(f"output {output} has other files than .parquet, so it is not replaced; give another name")
+    return output
+
+
+def write_rows(dataset: Dataset, options: OutputOptions) -> None:
+    """Writes rows where `check_output` found the place, whole or not at all. Images that are files go into it, too."""
+    output = Path(options.output)
+    if _is_folder(options):
+        _write_folder(dataset, output)
+        return
+    with atomic_write(output) as partial:
+        if output.suffix == ".parquet":
+            dataset.to_parquet(partial)
+        else:
+            dataset.remove_columns([name for name, kind in dataset.features.items() if _has_images(kind)]).to_json(
+                partial, force_ascii=False
+            )
+
+
+def _write_folder(dataset: Dataset, output: Path) -> None:
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    schema, arrow = dataset.features.arrow_schema, dataset.with_format("arrow")
+    starts = range(0, len(dataset), _SHARD_ROWS)
+    shards = Shards(partial, len(starts))
+    for number, start in enumerate(starts):
+        rows = arrow.select(range(start, min(start + _SHARD_ROWS, len(dataset))))
+        shards.write(number, (_with_images(table, schema) for table in rows.iter(100)), schema)
+    if output.exists():
+        shutil.rmtree(output)
+    os.rename(partial, output)
+
+
+def _with_images(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    return embed_table_storage(table.cast(schema))
+
+
+def _is_folder(options: OutputOptions) -> bool:
+    return options.output.endswith("/") or Path(options.output).suffix == ""
+
+
+def _has_images(feature: Any) -> bool:
+    return isinstance(feature, Image) or (hasattr(feature, "feature") and _has_images(feature.feature))

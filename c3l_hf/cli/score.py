@@ -1,0 +1,108 @@
+"""`c3l score`: the scores of any dataset's answers."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset, Features, Image, List
+
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
+from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.processes import process_state
+from c3l_hf.data.image import open_image
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.models.loading import Source
+from c3l_hf.pipeline.options import PassOptions, UsedModelOptions
+from c3l_hf.scoring.dataset import format_scores, score_dataset
+from c3l_hf.scoring.scorer import I2CScorer
+
+__all__ = ["COMMAND", "ScoreOptions", "some_images"]
+
+
+@dataclass
+class ScoreOptions(PassOptions):
+    """How answers are scored, and where their images are."""
+
+    path: Literal["auto", "plain"] = field(
+        default="auto", metadata={"help": "plain: answers about one image never share a pass."}
+    )
+    blind: Literal["drop", "blank", "noise", "shuffle"] = field(
+        default="drop", metadata={"help": "What takes the image's place in the pass without it."}
+    )
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Where images are that the rows name by a relative path."}
+    )
+
+
+def score(
+    rows: RowsOptions, model: UsedModelOptions, scoring: ScoreOptions, output: OutputOptions, _: CallOptions
+) -> int | None:
+    """Scores a dataset; see `COMMAND`."""
+    set_up_process()
+    path = check_output(output)
+    dataset = open_rows(rows)
+    layout_of(dataset.column_names)
+    source = Source.of(model, trust_remote_code=model.trust_remote_code)
+    scorer = I2CScorer.from_pretrained(
+        source.model_id,
+        revision=source.revision,
+        dtype=source.dtype,
+        device_map=source.device_map,
+        attn_implementation=source.attn_implementation,
+        quantization_config=source.quantization_config,
+        trust_remote_code=source.trust_remote_code,
+        ranking=scoring.ranking,
+        path=scoring.path,
+        blind=scoring.blind,
+        blind_images=list(some_images(dataset, scoring.image_folder)) if scoring.blind == "shuffle" else (),
+        max_tokens=scoring.scoring_max_tokens,
+        image_folder=scoring.image_folder,
+    )
+    scored = score_dataset(dataset, scorer, batch_size=scoring.scoring_batch_size)
+    if process_state().is_main_process:
+        write_rows(scored, output)
+        print(f"{format_scores(scored)}\n\n{model.model}, {scorer.path} path → {path}")
+    if STATUS_OK not in scored[STATUS][:]:
+        raise RunError(f"none of {len(scored):,} rows has a score; {path} has the reasons in {STATUS}")
+    return None
+
+
+def some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterable[Any]:
+    """Images of rows spread evenly over the dataset; those that cannot be read are left out."""
+    column = layout_of(dataset.column_names)[-1]
+    # A damaged one among them would end the run, in an error of `datasets`.
+    dataset = dataset.select_columns([column])
+    stored = Features({column: _undecoded(dataset.features[column])})
+    dataset = dataset.with_format("arrow")
+    for number in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)) if len(dataset) else ():
+        (value,) = stored.decode_batch(dataset[[int(number)]].to_pydict())[column]
+        value = value[0] if isinstance(value, list) and value else value
+        try:
+            yield open_image(Path(folder) / value if folder and isinstance(value, str) else value)
+        except RowError:
+            continue
+
+
+def _undecoded(feature: Any) -> Any:
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    return List(_undecoded(feature.feature), length=feature.length) if isinstance(feature, List) else feature
+
+
+COMMAND = Command(
+    description="Scores every answer of a dataset by how much its image matters to it (I2C): the likelihood of the "
+    "answer with the image and without. Rows may be prompt + completion, messages, question + answer, or LLaVA's "
+    "conversations, beside image or images; LLaVA's JSON is taken as it is, with --image_folder. Rows that cannot be "
+    "scored stay, with the reason in i2c_status. After an interruption the same command goes on.",
+    examples=(
+        "c3l score --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --output scored.parquet",
+        "accelerate launch -m c3l_hf score --model … --dataset … --output scored.parquet     (several processes)",
+    ),
+    groups=(RowsOptions, UsedModelOptions, ScoreOptions, OutputOptions, CallOptions),
+    call=score,
+    resumes=True,
+)

@@ -1,0 +1,41 @@
+"""`c3l select`: pseudo-labels from scored pairs."""
+
+from dataclasses import dataclass, field
+
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
+from c3l_hf.pipeline.options import SelectionOptions
+from c3l_hf.selection.pseudo_labels import select_pseudo_labels
+
+__all__ = ["COMMAND", "SelectOptions"]
+
+
+@dataclass
+class SelectOptions(SelectionOptions):
+    """Which pairs become pseudo-labels, and by which score."""
+
+    score: str = field(default="i2c", metadata={"help": "Column to rank by; higher is better."})
+
+
+def select(rows: RowsOptions, selection: SelectOptions, output: OutputOptions, _: CallOptions) -> None:
+    """Chooses pseudo-labels; see `COMMAND`."""
+    set_up_process()
+    path = check_output(output)
+    labels, report = select_pseudo_labels(
+        open_rows(rows),
+        score=selection.score,
+        within=selection.within,
+        max_rejected=selection.max_rejected,
+        min_margin=selection.min_margin,
+    )
+    write_rows(labels, output)
+    print(f"{report}\n\n{len(labels):,} pseudo-labels → {path}")
+
+
+COMMAND = Command(
+    description="Makes pseudo-labels from scored pairs, as c3l score writes them: of each image the pair with the best "
+    "score is chosen, the others are rejected. The report says what was left out, and why.",
+    examples=("c3l select --dataset scored.parquet --output labels.parquet",),
+    groups=(RowsOptions, SelectOptions, OutputOptions, CallOptions),
+    call=select,
+)

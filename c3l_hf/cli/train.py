@@ -1,0 +1,136 @@
+"""`c3l train`: the contrastive training of a generator on pseudo-labels."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import Dataset, concatenate_datasets
+
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.rows import RowsOptions, open_rows
+from c3l_hf.cli.training_help import SHOWN_GENERATOR
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import digest
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.common.tables import format_table
+from c3l_hf.common.versions import versions
+from c3l_hf.data.image_files import files_state
+from c3l_hf.data.sources import image_column, load_images
+from c3l_hf.models.loading import Source, find_model, load
+from c3l_hf.pipeline.options import ImageOptions, ModelOptions
+from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
+from c3l_hf.training.config import C3LConfig
+from c3l_hf.training.trainer import C3LTrainer
+
+__all__ = ["COMMAND", "with_images"]
+
+_NEEDED = ("prompt", "chosen", "rejected")
+
+
+@dataclass
+class LabelImageOptions(ImageOptions):
+    """The images of pseudo-labels that have none themselves."""
+
+    _argument_group_name: ClassVar[str] = "Images, if the pseudo-labels have none (they are found by image_id)"
+
+
+def train(
+    rows: RowsOptions, images: LabelImageOptions, model: ModelOptions, training: C3LConfig, _: CallOptions
+) -> None:
+    """Trains a generator; see `COMMAND`."""
+    set_up_process()
+    if model.load_in_4bit or model.load_in_8bit:
+        raise RunError("load_in_4bit and load_in_8bit are not for training: the trained model is saved whole")
+    if training.push_to_hub:
+        raise RunError("push_to_hub is not used here: c3l run publishes a generator together with its dataset")
+    options = {"dtype": model.dtype, **training_options(training)}
+    model_folder, identity = find_model(model.model, model.model_revision, training.trust_remote_code)
+    labels = with_images(open_rows(rows), images, training.seed)
+    inputs = {"model": identity, "labels": _digest(labels), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
+    run = RunFolder(Path(training.output_dir), inputs)
+    run.plan({"train": options}, ["train"])
+    generator = run.folder / "generator"
+    if generator.exists() and not run.is_done("train"):
+        raise RunError(f"{generator} is in the way; move it, or give another output_dir")
+    run.claim()
+    checkpoints = training_folder(run, "train")
+
+    def make(folder: Path) -> dict:
+        source = Source.of(model, model_id=model_folder, trust_remote_code=training.trust_remote_code)
+        loaded, processor = load(source)
+        training.output_dir = str(checkpoints)
+        trainer = C3LTrainer(loaded, training, labels, processing_class=processor)
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        trained = trainer.merged_model()
+        if process_state().is_main_process:
+            trained.save_pretrained(folder / "generator")
+            processor.save_pretrained(folder / "generator")
+        return {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+
+    report = run.complete("train", make)
+    if process_state().is_main_process:
+        remove_checkpoints(checkpoints)
+        result = run.path("train") / "generator"
+        if result.exists():
+            os.rename(result, generator)  # now that it is complete
+        print(f"{_format(report)}\n\ngenerator  {generator}")
+
+
+def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Dataset:
+    """Pseudo-labels with their images beside them.
+
+    Raises:
+        RunError: If columns are missing, or images of some rows.
+    """
+    if missing := [name for name in _NEEDED if name not in labels.column_names]:
+        raise RunError(
+            f"the pseudo-labels have no column {', '.join(missing)}, only {', '.join(labels.column_names)}; "
+            "c3l select makes them"
+        )
+    if "images" in labels.column_names:
+        return labels
+    if images.images is None or "image_id" not in labels.column_names:
+        raise RunError("the pseudo-labels have no column images: name the images, which are found by image_id")
+    source = load_images(images.images, split=images.images_split, limit=images.num_images, seed=seed).dataset
+    rows = {image_id: row for row, image_id in enumerate(source["image_id"])}
+    unknown = [image_id for image_id in labels["image_id"] if image_id not in rows]
+    if unknown:
+        raise RunError(
+            f"images {images.images} lacks {len(unknown):,} of the pseudo-labels' images, first {unknown[0]!r}"
+        )
+    pictures = source.select_columns([image_column(source)]).select([rows[name] for name in labels["image_id"]])
+    return concatenate_datasets([pictures, labels], axis=1)
+
+
+def _digest(labels: Dataset) -> str:
+    """What tells these labels from others: their contents, of images in files their sizes and times."""
+    column = image_column(labels)
+    used = labels.select_columns([column, *_NEEDED, *[name for name in ("weight",) if name in labels.column_names]])
+    tables = used.with_format("arrow").iter(50)
+    return digest(*(digest(repr(table.to_pylist())) for table in tables), files_state(used, column))
+
+
+def _format(report: dict) -> str:
+    log = [entry for entry in report["log"] if "loss/nll" in entry]
+    table: list[tuple] = [(f"{report['steps']} steps", "first logged", "last logged")]
+    for name in ("loss", "loss/nll", "loss/contrastive", "contrastive_accuracy"):
+        if log and name in log[0]:
+            table.append((name, f"{float(log[0][name]):.3f}", f"{float(log[-1][name]):.3f}"))
+    return format_table(table)
+
+
+COMMAND = Command(
+    description="Trains a generator on pseudo-labels, as c3l select writes them, by the likelihood of the chosen pair "
+    "and its contrast with the rejected ones. The result is <output_dir>/generator (from_pretrained), adapters merged. "
+    "The same command again goes on after an interruption.",
+    examples=(
+        "c3l train --dataset labels.parquet --model llava-hf/llava-1.5-7b-hf --output_dir runs/train",
+        "accelerate launch -m c3l_hf train …                                                   (several processes)",
+    ),
+    groups=(RowsOptions, LabelImageOptions, ModelOptions, C3LConfig, CallOptions),
+    call=train,
+    shown={C3LConfig: SHOWN_GENERATOR},
+    resumes=True,
+)

@@ -1,0 +1,30 @@
+"""The options of the trainers that matter most, in a few words each; `--help_all` shows all others, in theirs."""
+
+__all__ = ["SHOWN_GENERATOR", "SHOWN_RUN", "SHOWN_STUDENT"]
+
+_SHOWN = {
+    "output_dir": "Folder of results and checkpoints.",
+    "seed": "Seed of every random choice.",
+    "learning_rate": "Highest learning rate.",
+    "num_train_epochs": "Passes over the rows.",
+    "max_steps": "Steps, in place of epochs; -1: as many as the epochs have.",
+    "per_device_train_batch_size": "Rows in a step on one device.",
+    "gradient_accumulation_steps": "Steps whose gradients are added up.",
+    "use_lora": "Train adapters; false: all weights of the language model.",
+    "lora_r": "Rank of the adapters.",
+    "bf16": "Train in bfloat16 (mixed precision); on by default.",
+    "gradient_checkpointing": "Compute activations again instead of keeping them.",
+    "trust_remote_code": "Whether code from the model's repository may be run.",
+}
+SHOWN_GENERATOR = {
+    **_SHOWN,
+    "temperature": "Temperature of the contrastive loss.",
+    "contrastive_weight": "Weight of the contrastive loss beside the likelihood; 0: none.",
+}
+SHOWN_RUN = {**SHOWN_GENERATOR, "push_to_hub": "Publish the results on the Hub."}
+SHOWN_STUDENT = {
+    **_SHOWN,
+    "train_projector": "Train the projector, too.",
+    "projector_learning_rate": "Its learning rate, if it has one of its own.",
+    "max_length": "Longest row in tokens; longer ones are left out.",
+}

@@ -1,0 +1,25 @@
+"""Values as YAML and JSON know them, for files that others will read."""
+
+import numbers
+from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+__all__ = ["plain"]
+
+
+def plain(value: Any) -> Any:
+    """A configuration value as YAML knows it; of absolute paths, which name user and machine, the last part only."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Real):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    value = str(value)
+    for kind in (PurePosixPath, PureWindowsPath):
+        if kind(value).is_absolute() or value.startswith("~"):
+            return kind(value).name
+    return value

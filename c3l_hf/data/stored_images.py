@@ -1,0 +1,58 @@
+"""The images of rows as they are stored: what `image_row` of a pair table names is a row of the images' dataset."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset
+
+from c3l_hf.data.image_files import is_there
+from c3l_hf.data.sources import image_column
+
+__all__ = ["WithImages", "images_of_rows", "stored_images"]
+
+
+def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, Any]]]:
+    """The images of some rows as they are stored, not decoded, without those that are null or whose file is gone:
+    `datasets` would end where it stores them.
+
+    Args:
+        images: Images in a column `images` (lists of images) or `image`.
+        rows: Numbers of rows, as `image_row` of a pair table has them.
+
+    Returns:
+        For each row its images as dicts with "bytes" and "path".
+    """
+    values = images_of_rows(images, rows).to_pylist()
+    return [[image for image in row or () if image is not None and is_there(image)] for row in values]
+
+
+def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
+    """The images of some rows of a dataset, as they are stored; a list of images for each.
+
+    Args:
+        images: With the columns `images` or `image`.
+        rows: Row numbers, in any order, also more than once.
+    """
+    column = image_column(images)
+    values = images.select_columns([column]).with_format("arrow")[list(rows)][column].combine_chunks()
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        return values
+    offsets = pa.array(range(len(values) + 1), pa.int32())
+    return pa.ListArray.from_arrays(offsets, values)
+
+
+class WithImages:
+    """A transform for `Dataset.with_transform`: rows of an `image_row` get their `images`, as they are stored, when
+    they are read. Nothing is copied.
+
+    Args:
+        images: Images in a column `images` (lists of images) or `image`.
+    """
+
+    def __init__(self, images: Dataset):
+        self._images = images
+
+    def __call__(self, rows: dict[str, list]) -> dict[str, list]:
+        others = {name: values for name, values in rows.items() if name != "image_row"}
+        return {"images": stored_images(self._images, rows["image_row"]), **others}

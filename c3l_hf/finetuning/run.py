@@ -1,0 +1,216 @@
+"""A whole fine-tuning: a dataset and a student by their names → the trained student in a folder, and what made it."""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import digest, write_json
+from c3l_hf.common.plain import plain
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.common.tables import format_table
+from c3l_hf.common.versions import versions
+from c3l_hf.data.image_files import files_state
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.opening import open_dataset
+from c3l_hf.finetuning.examples import Examples, encode_examples
+from c3l_hf.finetuning.student import StudentConfig, StudentTrainer, max_length_of
+from c3l_hf.models.loading import Source, find_model, load, pick_dtype
+from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
+
+__all__ = ["SFTOptions", "load_rows", "rows_digest", "run_sft"]
+
+_STAGE = "train"
+_SHOWN = 20  # rows that are named
+_TOLD = ("rows", "rejected", "examples", "tokens", "parameters", "trained_parameters", "steps")
+
+
+@dataclass
+class SFTOptions:
+    """What is fine-tuned on; how is in `StudentConfig`, `seed` and `output_dir` too."""
+
+    dataset: str = field(
+        metadata={"help": "Dataset: a file, a folder, a saved dataset, or a Hub id; in any layout of data/layouts.py."}
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset, e.g. 'scored' for all pairs that were scored."}
+    )
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub's dataset."})
+    split: str = field(default="train", metadata={"help": "Split of the dataset."})
+    max_rows: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random by the seed."})
+    keep_encoded: bool = field(
+        default=False, metadata={"help": "Keep encoded rows in memory, instead of encoding them again: small pictures."}
+    )
+    merge_adapters: bool = field(
+        default=True, metadata={"help": "Save the whole model with its adapters merged. If False, the adapters alone."}
+    )
+
+
+def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Path:
+    """Fine-tunes a student on a dataset, and saves it.
+
+    Nothing is truncated: rows that are too long or cannot be read are left out before the first step, counted and
+    named. The same call again goes on after an interruption; other options need another `output_dir`. All is checked,
+    and the folder is claimed, before any work. Every process calls this.
+
+    Args:
+        options: What it is fine-tuned on.
+        source: The student: an id on the Hub or a folder.
+        training: How, and where to: `<output_dir>/student` gets the model, and `training.json` there what made it.
+            Modified: the trainer's own folder for checkpoints is below it.
+
+    Returns:
+        The student's folder, for `from_pretrained`.
+
+    Raises:
+        RunError: If model or dataset cannot be used, options do not go together, no row can be trained on, or the
+            folder holds something else. The message says what to do.
+        OSError: If a model's files cannot be read.
+    """
+    state, folder = process_state(), Path(training.output_dir)
+    model_folder, identity = find_model(source.model_id, source.revision, source.trust_remote_code)
+    rows = load_rows(options, training.seed)
+    settings = {**_loading(source), "merge_adapters": options.merge_adapters, **training_options(training)}
+
+    inputs = {"model": identity, "dataset": rows_digest(rows), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
+    run = RunFolder(folder, inputs)
+    run.plan({_STAGE: settings}, [_STAGE])
+    student = folder / "student"
+    if student.exists() and not run.is_done(_STAGE):
+        raise RunError(f"{student} is in the way; move it, or give another output_dir")
+    checkpoints = training_folder(run, _STAGE)
+    run.claim()
+
+    made_by = {"model": source.model_id, "dataset": options.dataset, "split": options.split}
+    made_by |= {"inputs": inputs, "options": settings}
+    local = replace(source, model_id=str(model_folder), revision=None)
+    training.output_dir = str(checkpoints)
+    report = run.complete(_STAGE, lambda unfinished: _train(unfinished, options, local, rows, training, made_by))
+    if state.is_main_process:
+        remove_checkpoints(checkpoints)
+        trained = run.path(_STAGE) / "student"
+        if trained.exists():
+            os.rename(trained, student)  # now that it is complete
+    state.wait_for_everyone()
+    state.print(f"{_summary(report)}\nstudent  {student}")
+    return student
+
+
+def load_rows(options: SFTOptions, seed: int) -> Dataset:
+    """The rows to train on.
+
+    Raises:
+        RunError: If there is no such dataset or split, or it is in no accepted layout.
+    """
+    if options.max_rows is not None and options.max_rows < 1:
+        raise RunError(f"max_rows is {options.max_rows}; it must be at least 1")
+    dataset = open_dataset(options.dataset, options.dataset_config, options.split, options.dataset_revision)
+    try:
+        layout_of(dataset.column_names)
+    except ValueError as error:
+        raise RunError(f"the dataset {options.dataset} cannot be used: {error}") from None
+    if options.max_rows is not None and options.max_rows < len(dataset):
+        dataset = dataset.select(sorted(random.Random(seed).sample(range(len(dataset)), options.max_rows)))
+    return dataset
+
+
+def rows_digest(rows: Dataset) -> str:
+    """What tells these rows from others: a digest of their texts and images, of files by their sizes and times."""
+    columns = layout_of(rows.column_names)
+    tables = rows.select_columns(list(columns)).with_format("arrow").iter(50)
+    return digest(
+        *(digest(repr(table.select(columns).to_pylist())) for table in tables), files_state(rows, columns[-1])
+    )
+
+
+def _loading(source: Source) -> dict[str, Any]:
+    """What of a model's loading changes what is trained."""
+    dtype = pick_dtype(process_state().device) if source.dtype == "auto" else source.dtype
+    quantisation = source.quantization_config
+    further = {
+        "attn_implementation": source.attn_implementation,
+        "quantization": None if quantisation is None else quantisation.to_dict(),
+    }
+    return {"dtype": dtype} | {name: value for name, value in further.items() if value is not None}
+
+
+def _train(
+    folder: Path,
+    options: SFTOptions,
+    source: Source,
+    rows: Dataset,
+    training: StudentConfig,
+    made_by: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Trains, and saves the student below the folder; what is to be reported."""
+    model, processor = load(source)
+    try:
+        limit = training.max_length or max_length_of(model)
+        examples = encode_examples(
+            rows, processor, limit, keep=options.keep_encoded, num_proc=training.dataset_num_proc
+        )
+        report = _report_rows(rows, examples)
+        trainer = StudentTrainer(model, examples, training)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    if not options.merge_adapters and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise RunError("merge_adapters=False is not possible with FSDP or DeepSpeed: leave it out")
+    weights = list(trainer.model.parameters())
+    report |= {
+        "parameters": sum(weight.numel() for weight in weights),
+        "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }
+    trainer.train_from(last_checkpoint(Path(training.output_dir)))
+    report |= {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+
+    student: Any = trainer.trained_model(options.merge_adapters)  # may be None elsewhere than on the main process
+    if process_state().is_main_process:
+        if isinstance(student, PeftModel):
+            # Where the adapters find their model: not this machine's copy of what is on the Hub.
+            student.peft_config["default"].base_model_name_or_path = made_by["model"]
+        student.save_pretrained(folder / "student")
+        processor.save_pretrained(folder / "student")
+        # Not the reasons and rows, which may name files of this machine.
+        told = {"report": {name: report[name] for name in _TOLD}, "versions": versions()}
+        write_json(folder / "student" / "training.json", plain({**made_by, **told}))
+    return report
+
+
+def _report_rows(rows: Dataset, examples: Examples) -> dict[str, Any]:
+    """What became of the rows; says which are left out."""
+    report = {
+        "rows": len(rows),
+        "examples": len(examples.index),
+        "tokens": sum(examples.index["length"]),
+        "rejected": len(examples.rejected),
+        # What comes after a semicolon is about one row.
+        "reasons": dict(Counter(reason.partition(";")[0] for reason in examples.rejected.values()).most_common()),
+        "rejected_rows": examples.rejected_lines(_SHOWN),
+    }
+    process_state().print(f"{report['rejected']:,} of {report['rows']:,} rows are left out")
+    for line in report["rejected_rows"]:
+        process_state().print(f"  {line}")
+    return report
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    losses = [entry["loss"] for entry in report["log"] if "loss" in entry]
+    lines: list[tuple[object, ...]] = [
+        ("fine-tuning", ""),
+        ("rows", report["rows"]),
+        ("left out", report["rejected"]),
+        ("examples", report["examples"]),
+        ("steps", report["steps"]),
+        ("parameters trained", f"{report['trained_parameters']:,} of {report['parameters']:,}"),
+    ]
+    if losses:
+        lines.append(("loss, first and last logged", f"{losses[0]:.3f}  {losses[-1]:.3f}"))
+    return format_table(lines)

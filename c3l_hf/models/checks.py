@@ -1,0 +1,97 @@
+"""What a check of a model found, kept for the process: what may be done with a model does not depend on its weights."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
+
+from c3l_hf.common.files import digest
+
+__all__ = ["TOLERANCE", "check_key", "recall", "remember", "tokenizer_state"]
+
+# Largest difference of a log-probability, in nats, that rounding explains: the logits are in the model's dtype, and of
+# the order of ten.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.25}
+
+# Of a configuration: where it came from, and what the tensors say themselves.
+_NO_MATTER = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+
+_OUTCOMES: dict[str, Any] = {}
+
+
+def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *options: object) -> str | None:
+    """What the outcome of a check depends on, as a digest.
+
+    The model's configuration, its modules, their attention, the shapes, types and kinds of device of its tensors; the
+    processor with its chat template and tokenizer; and the options. Not the values of the weights: a check asks whether
+    the code computes the same in two ways. That it compares with a tolerance is taken not to change this. Nor does it
+    matter whether the model is in training.
+
+    Args:
+        check: Its name.
+        model: The model.
+        processor: Its processor.
+        options: What else the outcome depends on; their `repr` counts.
+
+    Returns:
+        None if it cannot be told what the model computes, as it has hooks or a `forward` of its own: the check has to
+        run each time.
+    """
+    tokenizer = processor.tokenizer
+    if not isinstance(tokenizer, PreTrainedTokenizerFast) or any(map(_is_changed, model.modules())):
+        return None
+    modules = [(name, type(module).__module__, type(module).__qualname__) for name, module in model.named_modules()]
+    attention = [part.config._attn_implementation for part in model.modules() if isinstance(part, PreTrainedModel)]
+    tensors = [
+        (name, tuple(tensor.shape), tensor.dtype, tensor.device.type)
+        for named in (model.named_parameters(), model.named_buffers())
+        for name, tensor in named
+    ]
+    return digest(
+        check,
+        _essence(model.config.to_dict()),
+        modules,
+        attention,
+        tensors,
+        type(processor).__qualname__,
+        processor.to_json_string(),
+        processor.chat_template,
+        type(tokenizer).__qualname__,
+        tokenizer_state(tokenizer),
+        repr(options),
+    )
+
+
+def recall(key: str | None) -> Any:
+    """What the check with this key found earlier in this process; None if it has not run."""
+    return None if key is None else _OUTCOMES.get(key)
+
+
+def remember(key: str | None, outcome: Any) -> None:
+    """Keep what a check found. Not for one that failed, or met numbers that are not finite: that may be a matter of the
+    weights, or of the moment."""
+    if key is not None:
+        _OUTCOMES[key] = outcome
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerFast) -> str:
+    """All of a tokenizer as text, the same before its first use and after."""
+    # Padding and truncation are settings of single calls: every call sets them anew, and leaves them.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer.backend_tokenizer.to_str()
+
+
+def _essence(config: Any) -> Any:
+    """A configuration, with those within it, without what does not matter."""
+    if isinstance(config, dict):
+        return {name: _essence(value) for name, value in config.items() if name not in _NO_MATTER}
+    return config
+
+
+def _is_changed(module: torch.nn.Module) -> bool:
+    """Whether somebody has put something around a module. What transformers hangs there as the model is first used only
+    looks at outputs."""
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    theirs = all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+    return not theirs or "forward" in vars(module)

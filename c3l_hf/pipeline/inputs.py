@@ -1,0 +1,117 @@
+"""What a run starts from: images, perhaps pairs, and models; and the plan of its stages in its folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.run_folder import INVENTORY, RunFolder
+from c3l_hf.common.versions import versions
+from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
+from c3l_hf.data.opening import open_dataset
+from c3l_hf.data.sources import Images, load_images
+from c3l_hf.models.loading import find_model
+from c3l_hf.pipeline.options import STAGES, Settings
+from c3l_hf.training.checkpoints import training_options
+
+__all__ = ["RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
+
+# What a finished run has beside its stages.
+RESULTS = ("dataset", "generator", "config.yaml")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run starts from.
+
+    Attributes:
+        images: The images.
+        pairs: Pairs that somebody has, in place of the first generation; or None.
+        generator: Folder of the generator.
+        generator_identity: Commit on the Hub, or digests of its files.
+        scorer: Folder of the model that scores, in both rounds: one measure for both.
+        scorer_identity: Likewise; None if the generator scores, as it was before training.
+    """
+
+    images: Images
+    pairs: ImportedPairs | None
+    generator: Path
+    generator_identity: Mapping[str, str]
+    scorer: Path
+    scorer_identity: Mapping[str, str] | None
+
+
+def open_inputs(settings: Settings) -> Inputs:
+    """Find and check images, pairs and models.
+
+    Raises:
+        RunError: If one of them cannot be used; the message names it.
+    """
+    options, model = settings.images, settings.model
+    with_code = settings.training.trust_remote_code
+    generator, identity = find_model(model.model, model.model_revision, with_code)
+    scorer, scorer_identity = generator, None
+    if settings.scoring.scorer_model is not None:
+        scorer, scorer_identity = find_model(settings.scoring.scorer_model, None, with_code)
+    pairs = None
+    if settings.run.pairs is not None:
+        pairs = import_pairs(open_dataset(settings.run.pairs))
+        images = pairs.images
+    else:
+        inventory = None if settings.run.dry_run else Path(settings.training.output_dir) / INVENTORY
+        images = load_images(
+            str(options.images),
+            split=options.images_split,
+            limit=options.num_images,
+            seed=settings.training.seed,
+            inventory=inventory,
+        )
+    return Inputs(images, pairs, generator, identity, scorer, scorer_identity)
+
+
+def plan(settings: Settings, inputs: Inputs) -> RunFolder:
+    """The run's folder, with all stages and the options that make them.
+
+    Raises:
+        RunError: See `RunFolder.plan`; or results of another run are in the way.
+    """
+    seed = settings.training.seed
+    identity: dict[str, Any] = {"images": inputs.images.digest, "model": inputs.generator_identity, "seed": seed}
+    if inputs.pairs is not None:
+        identity["pairs"] = inputs.pairs.digest
+    folder = RunFolder(Path(settings.training.output_dir), identity | {"c3l_hf": versions()["c3l-hf"]})
+    generate, words = settings.generation_identity(), settings.words()
+    score = {"ranking": settings.scoring.ranking}
+    if inputs.scorer_identity is not None:
+        score["scorer"] = dict(inputs.scorer_identity)
+    folder.plan(
+        {
+            "generate": generate,
+            "score": score,
+            "select": vars(settings.selection),
+            "train": training_options(settings.training),
+            "regenerate": generate,
+            "rescore": score,
+            "curate": vars(settings.curation),
+            "write": words,
+        },
+        settings.run.stages,
+    )
+    for name in RESULTS:
+        if not folder.is_done("write") and (folder.folder / name).exists():
+            raise RunError(f"{folder.folder / name} is in the way; move it, or give another output_dir")
+    return folder
+
+
+def set_old_results_aside(folder: Path, first: str) -> None:
+    """Move what a stage and those after it have made into a folder of its own, and say where."""
+    if process_state().is_main_process and folder.is_dir():
+        others = list(RESULTS)
+        if STAGES.index(first) <= STAGES.index("train"):
+            others += [path.name for path in folder.glob("training-*")]
+        aside = RunFolder(folder, {}).set_aside(STAGES, first, others)
+        if aside is not None:
+            print(f"the results from {first} on are now in {aside}; without restart_from the run goes on")
+    process_state().wait_for_everyone()

@@ -1,0 +1,128 @@
+"""C3L, the whole method: images → pairs → scores → pseudo-labels → training → new pairs → scores → the compact dataset.
+
+`_stages` is read from top to bottom: each stage is a function that gets what the stages before it have made, and gives
+its own result. What a stage makes is kept in the run's folder (`common.run_folder`); a run that was interrupted goes on
+there, and makes nothing twice.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+
+from c3l_hf.common.processes import limit_threads, process_state
+from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.pipeline import stages
+from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside
+from c3l_hf.pipeline.options import (
+    STAGES,
+    CurationOptions,
+    GenerationOptions,
+    ImageOptions,
+    ModelOptions,
+    PublishingOptions,
+    RunOptions,
+    ScoringOptions,
+    SelectionOptions,
+    Settings,
+)
+from c3l_hf.pipeline.pair_tables import ScoredPairs
+from c3l_hf.pipeline.progress import quiet_libraries
+from c3l_hf.pipeline.publication import check_publication
+from c3l_hf.publishing.hub import push
+from c3l_hf.publishing.repository import HubError
+from c3l_hf.training.config import C3LConfig
+
+__all__ = ["run_c3l"]
+
+
+def run_c3l(
+    run: RunOptions,
+    images: ImageOptions,
+    model: ModelOptions,
+    generation: GenerationOptions,
+    scoring: ScoringOptions,
+    selection: SelectionOptions,
+    curation: CurationOptions,
+    publishing: PublishingOptions,
+    training: C3LConfig,
+    config_name: str | None = None,
+) -> None:
+    """Run C3L, or go on with a run that was interrupted, and print what each stage has made.
+
+    Every process of a launcher calls this. Results: `<output_dir>/dataset` (`load_dataset`) and
+    `<output_dir>/generator` (`from_pretrained`), with their cards, and `config.yaml`.
+
+    Args:
+        run, images, model, generation, scoring, selection, curation, publishing: The options, see `pipeline.options`.
+        training: Those of the training; `output_dir` is the run's folder, `seed` the seed of everything, and
+            `push_to_hub` says whether the results are published.
+        config_name: Name of the configuration file, for the cards.
+
+    Raises:
+        RunError: If something about the call is wrong, which is found before any work, or a stage has no result.
+        HubError: If the results cannot be published; what was made stays.
+    """
+    settings = Settings(run, images, model, generation, scoring, selection, curation, publishing, training, config_name)
+    settings.check()
+    limit_threads()
+    quiet_libraries()
+    datasets.disable_caching()  # stages keep their results themselves
+    started, state = time.monotonic(), process_state()
+    folder = Path(training.output_dir)
+    RunFolder(folder, {}).check_folder()
+    publication = check_publication(publishing, settings.images_license, training, "write" in run.stages)
+    inputs = open_inputs(settings)
+    if run.restart_from and not run.dry_run:
+        set_old_results_aside(folder, run.restart_from)
+    run_folder = plan(settings, inputs)
+    if run.dry_run:
+        state.print(_what_would_be_done(run_folder, inputs, run.stages))
+        return
+    run_folder.claim()
+    steps = _stages(settings, inputs, run_folder)
+    for stage in _needed(run.stages):
+        state.print(f"\n== {stage}", flush=True)
+        begun = time.monotonic()
+        state.print(f"{next(steps)}\n({time.monotonic() - begun:.1f} s)", flush=True)
+    if publication and state.is_main_process:
+        print("\n== push", flush=True)
+        try:
+            print("\n".join(map(str, push(folder, publication))), flush=True)
+        except HubError as error:
+            raise HubError(f"{error}\nThe run is complete; the same command again goes on with the push.") from None
+    state.print(f"\n{time.monotonic() - started:.0f} s")
+
+
+def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[str]:
+    """The stages in their order, each of which gives the text that tells what it has made."""
+    models = stages.ModelInUse(settings.model, settings.training.trust_remote_code)
+    pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
+    yield stages.describe(folder, "generate")
+    first = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
+    yield stages.describe(folder, "score")
+    labels = stages.select(folder, settings, first)
+    yield stages.describe(folder, "select")
+    trained = stages.train(folder, settings, inputs, models, labels)
+    yield stages.describe(folder, "train")
+    pairs = stages.generate("regenerate", folder, settings, inputs, models, trained)
+    yield stages.describe(folder, "regenerate")
+    second = ScoredPairs(pairs, stages.score("rescore", folder, settings, inputs, models, pairs))
+    yield stages.describe(folder, "rescore")
+    curated = stages.curate(folder, settings, second)
+    yield stages.describe(folder, "curate")
+    yield stages.write(folder, settings, inputs, models, first, labels, trained, second, curated)
+
+
+def _needed(wanted: list[str]) -> tuple[str, ...]:
+    """The stages up to the last wanted one: those before it are there, and are shown."""
+    return STAGES[: 1 + max(STAGES.index(stage) for stage in wanted)]
+
+
+def _what_would_be_done(folder: RunFolder, inputs: Inputs, wanted: list[str]) -> str:
+    lines = [f"{len(inputs.images):,} images; {folder.folder}:"]
+    for stage in _needed(wanted):
+        lines.append(f"  {stage}: {'is there' if folder.is_done(stage) else 'to be made'}")
+    there = [name for name in RESULTS if (folder.folder / name).exists()]
+    return "\n".join([*lines, *(f"  {name} is there" for name in there)])

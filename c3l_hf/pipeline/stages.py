@@ -1,0 +1,331 @@
+"""The stages of the method in a run's folder: each a function from what others have made to its own result."""
+
+import copy
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+from datasets import Dataset, Features, Image, List, Value
+from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.processes import process_state
+from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.common.shards import Shards
+from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES, STATUS
+from c3l_hf.data.status import count_statuses
+from c3l_hf.data.stored_images import WithImages, images_of_rows
+from c3l_hf.data.streams import RowStream
+from c3l_hf.generation.pairs import PairGenerationConfig, generate_tables
+from c3l_hf.models.loading import Source, load
+from c3l_hf.pipeline.facts import run_facts
+from c3l_hf.pipeline.inputs import RESULTS, Inputs
+from c3l_hf.pipeline.options import STAGES, ModelOptions, Settings
+from c3l_hf.pipeline.pair_tables import ScoredPairs
+from c3l_hf.pipeline.progress import StageBar, format_counts, format_training
+from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
+from c3l_hf.publishing.cards import GENERATED_AGAIN
+from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
+from c3l_hf.scoring.dataset import score_tables
+from c3l_hf.scoring.scorer import I2CScorer
+from c3l_hf.selection.curation import CURATION_COLUMNS, RANDOM_COLUMNS, CurationReport, choose_pairs, choose_random
+from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
+from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder
+from c3l_hf.training.trainer import C3LTrainer
+
+__all__ = ["ModelInUse", "curate", "describe", "generate", "score", "select", "train", "write"]
+
+# Images in a shard: what an interruption can lose.
+_SHARD_SIZE = 500
+_LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"})
+# Beside a label the row of its image, for the training.
+_LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS})
+_SCORED = Features({**PAIR_TABLE_FEATURES, **SCORE_FEATURES})
+
+
+class ModelInUse:
+    """The one model that is in memory: stages that come one after the other use the same."""
+
+    def __init__(self, options: ModelOptions, trust_remote_code: bool):
+        self._options, self._trust_remote_code = options, trust_remote_code
+        self._folder: Path | None = None
+        self._loaded: tuple[PreTrainedModel, ProcessorMixin] | None = None
+
+    def load(self, folder: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+        if self._loaded is None or self._folder != folder:
+            self._loaded = None  # the one before leaves the memory first
+            source = Source.of(self._options, model_id=str(folder), trust_remote_code=self._trust_remote_code)
+            self._folder, self._loaded = folder, load(source)
+        return self._loaded
+
+    def release(self) -> None:
+        """Forget the model: from here on it is another one."""
+        self._folder = self._loaded = None
+
+
+def generate(
+    stage: str, folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, generator: Path
+) -> Shards:
+    """Pairs about all images, a shard for every 500 images; in the first round those that somebody has, if given."""
+    options, images, bar = settings.generation, inputs.images.dataset, StageBar(stage, "pair")
+    config = PairGenerationConfig(
+        pairs_per_image=options.pairs_per_image,
+        types=tuple(options.types),
+        types_per_image=options.types_per_image,
+        temperature=options.sampling_temperature,
+        top_p=options.top_p,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.generation_batch_size,
+        # Every random choice depends on (seed, stage, row).
+        seed=settings.training.seed + 1_000_003 * STAGES.index(stage),
+    )
+
+    def make(first: int, last: int) -> Iterator[pa.Table]:
+        if stage == "generate" and inputs.pairs is not None:
+            return inputs.pairs.tables(first, last)
+        part = images.select(range(first, last))
+        tables = generate_tables(part, *models.load(generator), config, first_row=first, progress=False)
+        return bar.over(tables, len(images) * options.pairs_per_image)
+
+    def report(shards: Shards) -> dict[str, Any]:
+        counts = count_statuses(shards.table(["generation_status"])["generation_status"].to_pylist(), "pairs")
+        if stage == "generate" and inputs.pairs is not None and inputs.pairs.without_image:
+            counts["rows without an image, left out"] = inputs.pairs.without_image
+        return {"counts": counts}
+
+    shards = folder.in_shards(stage, len(images), make, PAIR_TABLE_FEATURES.arrow_schema, report, _SHARD_SIZE)
+    bar.close()
+    return shards
+
+
+def score(
+    stage: str, folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, pairs: Shards
+) -> Shards:
+    """The scores of all pairs, a shard for each of theirs. Both rounds by the same model, as it was before training."""
+    options, bar, scorers = settings.scoring, StageBar(stage, "pair"), []
+
+    def make(first: int, last: int) -> Iterator[pa.Table]:
+        if not scorers:
+            model, processor = models.load(inputs.scorer)
+            scorers.append(I2CScorer(model, processor, ranking=options.ranking, max_tokens=options.scoring_max_tokens))
+        rows = pairs.batches(size=options.scoring_batch_size, numbers=range(first, last))
+        tables = score_tables(rows, inputs.images.dataset, scorers[0], options.scoring_batch_size)
+        return bar.over(tables, pairs.num_rows)
+
+    def report(shards: Shards) -> dict[str, Any]:
+        return {"counts": dict(Counter(shards.table([STATUS])[STATUS].to_pylist()).most_common())}
+
+    shards = folder.in_shards(stage, len(pairs), make, SCORE_FEATURES.arrow_schema, report, shard_size=1)
+    bar.close()
+    return shards
+
+
+def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards:
+    """Pseudo-labels, on the main process."""
+
+    def make(path: Path) -> dict[str, Any] | None:
+        if not process_state().is_main_process:
+            return None
+        pairs = scored.table([*LABEL_COLUMNS, "i2c", "image_row"])
+        labels, report = choose_labels(pairs, **vars(settings.selection))
+        labels = labels.append_column("image_row", pairs["image_row"].take(labels["row"]))
+        Shards(path, 1).write(0, [labels.select(list(_LABEL_TABLE))], _LABEL_TABLE.arrow_schema)
+        left_out = (report.images_dropped, report.pairs_left_out, report.rejected_left_out)
+        dropped = [(f"dropped: {rule}", count) for counts in left_out for rule, count in counts.items() if count]
+        counts = [("images", report.images), ("pairs", report.pairs), *dropped, ("pseudo-labels", report.labels)]
+        return {"table": str(report), "counts": dict(counts)}
+
+    folder.complete("select", make)
+    return folder.shards("select")
+
+
+def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, labels: Shards) -> Path:
+    """The generator trained on the pseudo-labels: the folder of its weights."""
+    checkpoints = training_folder(folder, "train")
+
+    def make(path: Path) -> dict[str, Any]:
+        model, processor = models.load(inputs.generator)
+        models.release()
+        training = copy.copy(settings.training)
+        training.output_dir = str(checkpoints)
+        training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
+        training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
+        rows = Dataset(labels.table()).with_transform(WithImages(inputs.images.dataset))
+        trainer = C3LTrainer(model, training, rows, processing_class=processor)
+        # What it would print at every logging step is in the report.
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+        trained = trainer.merged_model()
+        if process_state().is_main_process:
+            trained.save_pretrained(path / "generator")
+            processor.save_pretrained(path / "generator")
+        return {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+
+    folder.complete("train", make)
+    if process_state().is_main_process:
+        remove_checkpoints(checkpoints)
+    return folder.path("train") / "generator"
+
+
+def curate(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards:
+    """The pairs of the compact dataset with their scores, on the main process.
+
+    Raises:
+        RunError: If no pair is left.
+    """
+
+    def make(path: Path) -> dict[str, Any] | None:
+        if not process_state().is_main_process:
+            return None
+        rows, report = _choose(scored, settings)
+        if not report.kept:
+            raise RunError(f"no pair is left for the dataset:\n{report}")
+        Shards(path, 1).write(0, [scored.rows(rows)], _SCORED.arrow_schema)
+        dropped = [(f"dropped: {rule}", count) for rule, count in report.dropped.items()]
+        return {
+            "table": str(report),
+            "counts": dict([("pairs", report.pairs), *dropped, ("kept", report.kept)]),
+        }
+
+    folder.complete("curate", make)
+    return folder.shards("curate")
+
+
+def write(
+    folder: RunFolder,
+    settings: Settings,
+    inputs: Inputs,
+    models: ModelInUse,
+    first: ScoredPairs,
+    labels: Shards,
+    trained: Path,
+    second: ScoredPairs,
+    curated: Shards,
+) -> str:
+    """Dataset and generator in the shape in which they are published, in their places; the summary as text."""
+
+    def make(path: Path) -> dict[str, Any] | None:
+        if not process_state().is_main_process:
+            return None
+        pools = _pools(settings, inputs, first, labels, second, curated)
+        facts = run_facts(settings, inputs, folder, pools, curated, second)
+        configs = {
+            "default": _with_images(curated, inputs),
+            "images": _image_rows(inputs),
+            "scored": second.stream(),
+            "pseudo_labels": _stream(labels, _LABELS),
+        }
+        pictures = example_pictures(_rows_with_images(curated, inputs, facts.examples or ()), facts.examples)
+        write_dataset(configs, path / "dataset", facts, pictures)
+        model, processor = models.load(trained)
+        write_generator(model, processor, path / "generator", facts, pictures)
+        (path / "config.yaml").write_text(yaml.safe_dump(settings.configuration(), sort_keys=False), "utf-8")
+        return {"pools": [asdict(pool) for pool in pools]}
+
+    report = folder.complete("write", make)
+    if process_state().is_main_process:
+        # To their places, now that all are complete.
+        for name in RESULTS:
+            if (folder.path("write") / name).exists():
+                os.rename(folder.path("write") / name, folder.folder / name)
+    summary = format_summary([Pool(**values) for values in report["pools"]], settings.scoring.ranking)
+    return f"{summary}\n\ndataset    {folder.folder / 'dataset'}\ngenerator  {folder.folder / 'generator'}"
+
+
+def describe(folder: RunFolder, stage: str) -> str:
+    """What a stage has made, as text."""
+    report = folder.report(stage)
+    if "log" in report:
+        return format_training(report)
+    return report["table"] if "table" in report else format_counts(report["counts"])
+
+
+def _choose(scored: ScoredPairs, settings: Settings) -> tuple[np.ndarray, CurationReport]:
+    table = scored.table([*CURATION_COLUMNS, "i2c"])
+    return choose_pairs(table, **vars(settings.curation), seed=settings.training.seed)
+
+
+def _pools(
+    settings: Settings,
+    inputs: Inputs,
+    first: ScoredPairs,
+    labels: Shards,
+    second: ScoredPairs,
+    curated: Shards,
+) -> list[Pool]:
+    """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
+    world = inputs.images.world
+    truth = None if world is None else Truth(world, world.truth_of(inputs.images.dataset))
+    kept, tables = curated.num_rows, {}
+    for scored in (first, second):
+        table = scored.table(POOL_COLUMNS)
+        # The first round may have fewer usable pairs than were kept of the second.
+        size = min(kept, len(table) - table["prompt"].null_count)
+        chosen = choose_random(scored.table(RANDOM_COLUMNS), size, seed=settings.training.seed)
+        tables[id(scored)] = table, table.take(pa.array(chosen))
+    pairs, at_random = tables[id(first)]
+    pairs_again, at_random_again = tables[id(second)]
+    chosen, _ = _choose(first, settings)
+    label_table = labels.table()
+    return [
+        pool_of_pairs("generated", pairs, truth),
+        pool_of_labels("  pseudo-labels, chosen", label_table, "chosen", truth),
+        pool_of_labels("  pseudo-labels, rejected", label_table, "rejected", truth),
+        pool_of_pairs("  curated from these", pairs.take(pa.array(chosen)), truth),
+        pool_of_pairs("  random of that size", at_random, truth),
+        pool_of_pairs(GENERATED_AGAIN, pairs_again, truth),
+        pool_of_pairs("  curated: the dataset", curated.table(POOL_COLUMNS), truth),
+        pool_of_pairs("  random of that size", at_random_again, truth),
+    ]
+
+
+def _stream(shards: Shards, features: Features) -> RowStream:
+    def tables() -> Iterator[pa.Table]:
+        return (pa.Table.from_batches([batch]).select(list(features)) for batch in shards.batches(size=100))
+
+    return RowStream(features, shards.num_rows, tables)
+
+
+def _with_images(curated: Shards, inputs: Inputs) -> RowStream:
+    """The curated rows with the images that they are about, as they are stored."""
+    features = Features({**PAIR_FEATURES, **SCORE_FEATURES})
+
+    def tables() -> Iterator[pa.Table]:
+        for batch in curated.batches(size=100):
+            images = images_of_rows(inputs.images.dataset, batch["image_row"].to_pylist())
+            table = pa.Table.from_batches([batch]).append_column("images", images)
+            yield table.select(list(features)).cast(features.arrow_schema)
+
+    return RowStream(features, curated.num_rows, tables)
+
+
+def _rows_with_images(curated: Shards, inputs: Inputs, examples: Sequence[tuple]) -> Dataset:
+    """The rows of a card's examples."""
+    rows = curated.table(["pair_id", "image_row"])
+    rows = rows.filter(pc.is_in(rows["pair_id"], pa.array([example[-1] for example in examples], pa.string())))
+    images = images_of_rows(inputs.images.dataset, rows["image_row"].to_pylist())
+    features = Features({"pair_id": Value("string"), "images": List(Image())})
+    return Dataset(rows.append_column("images", images).select(list(features)).cast(features.arrow_schema))
+
+
+def _image_rows(inputs: Inputs) -> RowStream:
+    """All images, each once."""
+    dataset = inputs.images.dataset
+    features = Features({"image_id": Value("string"), "images": List(Image())})
+
+    def tables() -> Iterator[pa.Table]:
+        for start in range(0, len(dataset), 100):
+            rows = range(start, min(start + 100, len(dataset)))
+            ids = dataset.select(rows).with_format("arrow")["image_id"][:]
+            columns = [pa.array(map(str, ids.to_pylist()), pa.string()), images_of_rows(dataset, rows)]
+            yield pa.table(columns, names=list(features)).cast(features.arrow_schema)
+
+    return RowStream(features, len(dataset), tables)

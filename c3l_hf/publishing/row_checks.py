@@ -1,0 +1,189 @@
+"""Checks of a published dataset's rows: scores, selection, and the figures and counts that its card states."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from c3l_hf.common.files import digest, files_digest
+from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.publishing.cards import GENERATED_AGAIN
+from c3l_hf.publishing.figures import dataset_figures
+from c3l_hf.publishing.manifest import DataConfig, Manifest
+from c3l_hf.publishing.reading import COLUMNS, Mismatch, close, read_batches, read_rows
+from c3l_hf.scoring.formulas import scores_from_logprobs
+
+__all__ = ["check_figures", "check_rescored", "check_scores", "check_selection"]
+
+# Scores are taken in float64 and stored, like the lists they are recomputed from, in float32.
+_TOLERANCE = 1e-4
+# Of the mean log-probabilities of an answer on another machine, by the model's dtype.
+_RESCORE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
+# Lists of one answer, from which its scores follow.
+_LISTS = ("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token")
+
+
+def check_scores(folder: Path, manifest: Manifest) -> str:
+    """Every score of every row and turn from its per-token lists."""
+    ranking = manifest.facts["ranking"]
+    scored = empty = 0
+    largest = 0.0
+    for config in (config for name, config in manifest.configs.items() if name not in ("images", "pseudo_labels")):
+        for where, row in read_rows(folder, config, ["pair_id", *SCORE_FEATURES]):
+            where = f"{where} (pair {row['pair_id']!r:.60})"
+            if row[STATUS] != STATUS_OK:
+                empty += 1
+                if row["i2c"] is not None or any(row[name] is not None for name in SCORES):
+                    raise Mismatch(f"{where}: {STATUS} is {row[STATUS]!r:.60}, and yet it has scores")
+                continue
+            scored += 1
+            tokens = len(row["answer_tokens"])
+            if {tokens} != {len(row[name]) for name in _LISTS} or tokens != sum(t["tokens"] for t in row[TURNS]):
+                raise Mismatch(f"{where}: its lists have different numbers of tokens")
+            parts, end = [("", row, 0, tokens)], 0
+            for number, turn in enumerate(row[TURNS], 1):
+                start, end = end, end + turn["tokens"]
+                parts.append((f" of turn {number}", turn, start, end))
+            recomputed: dict[tuple[int, int], dict[str, float]] = {}
+            for of, scores, start, end in parts:
+                if (start, end) not in recomputed:  # a row with one turn has its scores twice
+                    expected = scores_from_logprobs(*(row[name][start:end] for name in _LISTS))
+                    recomputed[start, end] = {**expected, "i2c": expected[ranking]}
+                expected = recomputed[start, end]
+                for name, value in expected.items():
+                    difference = abs(scores[name] - value) / max(1.0, abs(value))
+                    largest = max(largest, difference)
+                    if not difference <= _TOLERANCE:
+                        raise Mismatch(f"{where}: {name}{of} is {scores[name]:.6g}, its tokens give {value:.6g}")
+    return f"{scored:,} rows recomputed from their tokens, difference at most {largest:.0e}; {empty:,} without a score"
+
+
+def check_selection(folder: Path, manifest: Manifest) -> str:
+    """The compact dataset is part of the pool; of each pseudo-label the chosen pair has the best score."""
+    found = []
+    if "scored" in manifest.configs:
+        _check_part_of_pool(folder, manifest.configs["default"], manifest.configs["scored"])
+        found.append("every pair is one of the scored pool")
+    if "pseudo_labels" in manifest.configs:
+        columns = ["chosen_score", "rejected", "rejected_scores"]
+        for where, row in read_rows(folder, manifest.configs["pseudo_labels"], columns):
+            if len(row["rejected"]) != len(row["rejected_scores"]) or not row["rejected"]:
+                raise Mismatch(f"{where}: {len(row['rejected'])} rejected, {len(row['rejected_scores'])} scores")
+            if not max(row["rejected_scores"]) <= row["chosen_score"]:
+                raise Mismatch(f"{where}: a rejected pair has a better score than the chosen one")
+        found.append("every chosen pair is the best of its image")
+    return "; ".join(found) or "one configuration only"
+
+
+def _check_part_of_pool(folder: Path, default: DataConfig, scored: DataConfig) -> None:
+    """Rows of the compact dataset are rows of the pool, in all columns but the images."""
+    columns = [name for name in COLUMNS["scored"] if name != "images"]
+    kept: dict[str, tuple[str, str]] = {}
+    for where, row in read_rows(folder, default, columns):
+        if row["i2c"] is None or row["pair_id"] in kept:
+            reason = "has no score" if row["i2c"] is None else "is there twice"
+            raise Mismatch(f"{where}: pair {row['pair_id']!r:.60} {reason}")
+        kept[row["pair_id"]] = where, digest(*row.values())
+    kept_ids = pa.array(list(kept), pa.string())
+    for path, start, batch in read_batches(folder, scored, columns):
+        numbers = pc.indices_nonzero(pc.is_in(batch["pair_id"], value_set=kept_ids))
+        for number, row in zip(numbers.to_pylist(), batch.take(numbers).to_pylist()):
+            if row["pair_id"] not in kept:
+                raise Mismatch(f"{path}, row {start + number}: pair {row['pair_id']!r:.60} is there twice")
+            where, content = kept.pop(row["pair_id"])
+            if content != digest(*row.values()):
+                raise Mismatch(f"{where}: pair {row['pair_id']!r:.60} is not so in the scored pool")
+    for pair_id, (where, _) in kept.items():
+        raise Mismatch(f"{where}: pair {pair_id!r:.60} is not in the scored pool")
+
+
+def check_figures(folder: Path, manifest: Manifest) -> str:
+    pool = manifest.configs["scored" if "scored" in manifest.configs else "default"]
+    scores = pa.chunked_array([batch["i2c"] for *_, batch in read_batches(folder, pool, ["i2c"])], pa.float32())
+    figures = json.loads(
+        json.dumps(dataset_figures(_without_images(folder, manifest.configs["default"]), scores.to_numpy()))
+    )
+    found = [(name, manifest.facts.get(name), value) for name, value in figures.items()]
+    for name, stated, value in found + _counts(folder, manifest):
+        if not close(stated, value):
+            raise Mismatch(f"{name}: {stated!r:.80} on the card, {value!r:.80} in the data")
+    return ", ".join([*figures, "counts that follow from the rows"])
+
+
+def _counts(folder: Path, manifest: Manifest) -> list[tuple[str, Any, Any]]:
+    """(which, the count on the card, that of the rows) of every count of a stage or of judged pairs.
+
+    Of the first round only the pseudo-labels are among the rows: where nothing tells a count, it stands for itself.
+    """
+    rows = {name: config.rows for name, config in manifest.configs.items()}
+    told = {("curate", "kept"): rows["default"], ("truth", "curated: the dataset"): rows["default"]}
+    whole: dict[str, Mapping[str, int]] = {}
+    if "scored" in rows:
+        statuses: dict[str, Counter[str]] = {name: Counter() for name in ("generation_status", STATUS)}
+        for *_, batch in read_batches(folder, manifest.configs["scored"], list(statuses)):
+            for name, counter in statuses.items():
+                counter.update({e["values"]: e["counts"] for e in pc.value_counts(batch[name]).to_pylist()})
+        whole = {
+            "regenerate": {"pairs": rows["scored"], "ok": 0, **statuses["generation_status"]},
+            "rescore": statuses[STATUS],
+        }
+        told |= {("curate", "pairs"): rows["scored"], ("truth", GENERATED_AGAIN): rows["scored"]}
+    if "pseudo_labels" in rows:
+        labels = rows["pseudo_labels"]
+        told |= {("select", "pseudo-labels"): labels, ("truth", "pseudo-labels, chosen"): labels}
+    judged = [[pool, number] for pool, number, *_ in manifest.facts["truth"] or ()]
+    counts: list[tuple[str, Any, Any]] = []
+    for name, stated in [*manifest.facts["stages"], ("truth", judged)]:
+        if name in whole:
+            counts.append((f"counts of {name}", sorted(label for label, _ in stated), sorted(whole[name])))
+            told |= {(name, label): number for label, number in whole[name].items()}
+        counts += [(f"{name}, {label}", number, told.get((name, label), number)) for label, number in stated]
+    return counts
+
+
+def _without_images(folder: Path, config: DataConfig) -> Dataset:
+    """A configuration without its images and lists of tokens."""
+    columns = ["image_id", "pair_id", "type", "prompt", "completion", "i2c", STATUS]
+    batches = [batch for *_, batch in read_batches(folder, config, columns)]
+    # The metadata describe columns that were not read.
+    return Dataset(pa.Table.from_batches(batches).replace_schema_metadata(None))
+
+
+def check_rescored(folder: Path, manifest: Manifest, number: int, model: str | None, revision: str | None) -> str:
+    from c3l_hf.scoring.scorer import I2CScorer  # torch and models are loaded only where they are asked for
+
+    facts = manifest.facts
+    name = "scorer" if facts.get("scorer") else "generator"
+    if model is None:
+        model, revision = facts[name], facts[f"{name}_revision"]
+        if revision is None:
+            raise Mismatch(f"the scores are by a local model ({model}): give its folder as model")
+    if Path(model).is_dir() and facts[f"{name}_digest"] not in (None, files_digest(model, "*.safetensors")):
+        raise Mismatch(f"{model} is not the model that gave the scores: its weights have another digest")
+    dtype = str(facts.get("scorer_dtype") or facts["options"].get("model_dtype", "float32"))
+    scorer = I2CScorer.from_pretrained(model, revision=revision, dtype=dtype, ranking=facts["ranking"])
+    config = manifest.configs["default"]
+    # Spread over the dataset, the same at every call.
+    wanted = np.unique(np.linspace(0, config.rows - 1, min(number, config.rows)).astype(int)).tolist()
+    columns = ["images", "prompt", "completion", "pair_id", "logprob", "logprob_blind", "i2c"]
+    rows, start = [], 0
+    for *_, batch in read_batches(folder, config, columns):
+        rows += batch.take([number - start for number in wanted if start <= number < start + len(batch)]).to_pylist()
+        start += len(batch)
+    largest = 0.0
+    for row, again in zip(rows, scorer.score([{name: row[name] for name in columns[:3]} for row in rows])):
+        if again[STATUS] != STATUS_OK:
+            raise Mismatch(f"pair {row['pair_id']!r:.60}: {again[STATUS]}")
+        for score in ("logprob", "logprob_blind"):
+            difference = abs(row[score] - again[score])
+            largest = max(largest, difference)
+            if not difference <= _RESCORE_TOLERANCE.get(dtype, 0.05):
+                found = f"{score} is {row[score]:.6g}, the model gives {again[score]:.6g}"
+                raise Mismatch(f"pair {row['pair_id']!r:.60}: {found}")
+    return f"{len(rows)} rows by {facts[name]}, log-probabilities differ by {largest:.0e} at most"

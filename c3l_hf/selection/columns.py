@@ -1,0 +1,139 @@
+"""Columns of pair tables as numpy arrays, and what is computed on them: codes, places in a group, the final order.
+
+Row numbers count the rows of the table that selection was given. Nothing here joins the chunks of a text column: texts
+of many rows together pass the 2 GB that one Arrow string array can hold.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+__all__ = [
+    "ChunkedColumn",
+    "blocks",
+    "check_columns",
+    "encode",
+    "pieces",
+    "place_in_group",
+    "read_columns",
+    "text_order",
+]
+
+# Rows whose texts are in memory as Python strings at a time.
+_BLOCK = 1 << 16
+
+
+def check_columns(found: Sequence[str], needed: Sequence[str]) -> None:
+    """Does nothing if all needed columns are there.
+
+    Raises:
+        ValueError: If columns are missing; the message names them and those that are there.
+    """
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise ValueError(
+            f"columns missing: {', '.join(missing)}; found {', '.join(found)}. "
+            "Pairs come from generate_pairs, their scores from I2CScorer"
+        )
+
+
+def read_columns(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a dataset as a table, other columns (images) untouched.
+
+    Raises:
+        ValueError: If columns are missing.
+    """
+    columns = list(dict.fromkeys(columns))
+    check_columns(dataset.column_names, columns)
+    selected = dataset.select_columns(columns).with_format("arrow")
+    if not len(selected):
+        return pa.Table.from_batches([], selected.features.arrow_schema)
+    tables = selected.iter(_BLOCK)
+    # A dataset with shuffled or selected rows gives a chunk for every row.
+    return pa.concat_tables(
+        table if table.column(0).num_chunks == 1 else table.combine_chunks() for table in tables
+    ).replace_schema_metadata()
+
+
+class ChunkedColumn:
+    """Reads rows of a column in any order, a block at a time, chunk by chunk."""
+
+    def __init__(self, column: pa.ChunkedArray):
+        self._chunks = column.chunks
+        self._type = column.type
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+
+    def take(self, rows: np.ndarray) -> pa.Array:
+        """The values at these rows, in the order of `rows`; they must fit into one Arrow array."""
+        if not len(rows):
+            return pa.array([], self._type)
+        chunk_of = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(chunk_of, kind="stable")
+        numbers, firsts = np.unique(chunk_of[order], return_index=True)
+        parts = [
+            self._chunks[number].take(pa.array(rows[part] - self._starts[number]))
+            for number, part in zip(numbers, np.split(order, firsts[1:]))
+        ]
+        values = parts[0] if len(parts) == 1 else pa.concat_arrays(parts)
+        if np.all(order[1:] > order[:-1]):
+            return values
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return values.take(pa.array(back))
+
+
+def encode(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """Equal values as equal numbers.
+
+    Returns:
+        For each row the number of its value (int32, -1 for null), and the values by number, in the order in which they
+        first appear.
+    """
+    parts = column.dictionary_encode().chunks
+    if not parts:
+        return np.empty(0, np.int32), pa.array([], column.type)
+    codes = [part.indices.fill_null(-1).to_numpy() for part in parts]
+    # All parts of one column share the dictionary.
+    return np.concatenate(codes), parts[-1].dictionary
+
+
+def text_order(values: pa.Array) -> np.ndarray:
+    """The place of each value in their order; of texts, that by code point, as in Python."""
+    order = pc.sort_indices(values).to_numpy()
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    return places
+
+
+def place_in_group(groups: np.ndarray) -> np.ndarray:
+    """How many elements before each one have its group: 0 for the first of a group."""
+    order = np.argsort(groups, kind="stable")
+    arranged = groups[order]
+    starts = np.flatnonzero(np.r_[True, arranged[1:] != arranged[:-1]])[: len(groups)]
+    sizes = np.diff(np.r_[starts, len(groups)])
+    places = np.empty(len(groups), np.int64)
+    places[order] = np.arange(len(groups)) - np.repeat(starts, sizes)
+    return places
+
+
+def pieces(length: int) -> Iterator[slice]:
+    """Cuts so many elements into pieces of at most 65,536."""
+    return (slice(start, min(start + _BLOCK, length)) for start in range(0, length, _BLOCK))
+
+
+def blocks(groups: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Cuts sorted groups into blocks of about 65,536 elements; no group is cut.
+
+    Yields:
+        The elements of the block, and the bounds of its groups relative to the block's start: group g has the elements
+        `bounds[g]` to `bounds[g + 1]`.
+    """
+    bounds = np.r_[np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])[: len(groups)], len(groups)]
+    first = 0
+    while first < len(bounds) - 1:
+        last = max(int(np.searchsorted(bounds, bounds[first] + _BLOCK, side="right")) - 1, first + 1)
+        yield slice(int(bounds[first]), int(bounds[last])), bounds[first : last + 1] - bounds[first]
+        first = last

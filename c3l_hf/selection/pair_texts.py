@@ -1,0 +1,79 @@
+"""Question and answer of pairs, read from the columns `prompt` and `completion` by row."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from c3l_hf.selection.columns import ChunkedColumn, pieces
+
+__all__ = ["PairTexts"]
+
+
+class PairTexts:
+    """The texts of a table of pairs: few rows are Python strings at a time, in whatever order they are asked for.
+
+    Args:
+        table: With the columns `prompt` and `completion`, lists of messages with `role` and `content`; null where a row
+            has no pair.
+
+    Raises:
+        ValueError: If these columns are of another type.
+    """
+
+    def __init__(self, table: pa.Table):
+        for name in ("prompt", "completion"):
+            _check_messages(name, table.schema.field(name).type)
+        self._prompt = ChunkedColumn(table["prompt"])
+        self._completion = ChunkedColumn(table["completion"])
+
+    def questions(self, rows: np.ndarray) -> list[str]:
+        """The content of the last message of the user, "" if there is none.
+
+        Args:
+            rows: Some 10^5 at most, all with a pair.
+
+        Raises:
+            ValueError: If that message has no content; the text names the row.
+        """
+        return _last_contents(self._prompt, rows, "prompt", "user")
+
+    def answers(self, rows: np.ndarray) -> list[str]:
+        """The same for the last message of the assistant."""
+        return _last_contents(self._completion, rows, "completion", "assistant")
+
+    def answer_words(self, rows: np.ndarray) -> np.ndarray:
+        """Lengths of the answers in words (separated by whitespace), int64; of any number of rows."""
+        words = [np.empty(0, np.int64)]
+        for piece in pieces(len(rows)):
+            words.append(np.array([len(answer.split()) for answer in self.answers(rows[piece])], np.int64))
+        return np.concatenate(words)
+
+
+def _check_messages(name: str, kind: pa.DataType) -> None:
+    if pa.types.is_null(kind):
+        return
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        message = kind.value_type
+        if pa.types.is_struct(message) and {"role", "content"} <= {field.name for field in message}:
+            content = message.field("content").type
+            if pa.types.is_string(content) or pa.types.is_large_string(content):
+                return
+    raise ValueError(f"column {name!r} must have lists of messages with the texts `role` and `content`, not {kind}")
+
+
+def _last_contents(column: ChunkedColumn, rows: np.ndarray, name: str, role: str) -> list[str]:
+    if not len(rows):
+        return []
+    messages = column.take(rows)
+    flat = messages.flatten()
+    has_role = pc.equal(pc.struct_field(flat, "role"), role).fill_null(False).to_numpy(zero_copy_only=False)
+    at = np.flatnonzero(has_role)
+    last = np.full(len(rows), -1)
+    # Of several messages of one row the last assignment stays.
+    last[pc.list_parent_indices(messages).to_numpy()[at]] = at
+    contents = pc.struct_field(flat, "content").take(pa.array(last, mask=last < 0))
+    if contents.null_count > (last < 0).sum():
+        empty = contents.is_null().to_numpy(zero_copy_only=False) & (last >= 0)
+        row = rows[empty.argmax()]
+        raise ValueError(f"column {name!r}, row {row}: the last message of the {role} has no content (null)")
+    return contents.fill_null("").to_pylist()

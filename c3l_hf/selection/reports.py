@@ -1,0 +1,118 @@
+"""What selection did, counted, and as text."""
+
+from dataclasses import dataclass, field
+
+from c3l_hf.common.tables import format_table
+
+__all__ = ["QUANTILES", "CurationReport", "LengthCorrelation", "SelectionReport"]
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class LengthCorrelation:
+    """Spearman's rank correlation of a score with the length of the answer in words, over `pairs` pairs.
+
+    `spearman` is NaN where it does not exist: fewer than two pairs, or all scores or all lengths equal.
+    """
+
+    spearman: float
+    pairs: int
+
+
+@dataclass
+class CurationReport:
+    """What `curate` did; `print(report)` shows it as a table.
+
+    Attributes:
+        pairs: Rows of the input.
+        dropped: Rows dropped, by rule, in the order in which the rules apply.
+        kept: Rows of the result.
+        target_size: Rows asked for.
+        types_before: Pairs of the input that have a score, by type.
+        types_available: Pairs left for the choice by score after all other rules, by type.
+        types_after: Rows of the result, by type.
+        length_before: Correlation of the score with answer length over the scored pairs of the input.
+        length_after: The same over the result.
+    """
+
+    pairs: int
+    dropped: dict[str, int]
+    kept: int
+    target_size: int
+    types_before: dict[str, int]
+    types_available: dict[str, int]
+    types_after: dict[str, int]
+    length_before: LengthCorrelation
+    length_after: LengthCorrelation
+
+    def __str__(self) -> str:
+        counts = [
+            ("curation", "count"),
+            ("pairs", self.pairs),
+            *((f"  dropped: {rule}", count) for rule, count in self.dropped.items()),
+            ("  kept", self.kept),
+        ]
+        types = [
+            ("type", "scored", "available", "kept"),
+            *(
+                (type, before, self.types_available.get(type, 0), self.types_after.get(type, 0))
+                for type, before in self.types_before.items()
+            ),
+        ]
+        lengths = [
+            ("Spearman of score with answer length", "rho", "pairs"),
+            ("scored", f"{self.length_before.spearman:+.2f}", self.length_before.pairs),
+            ("kept", f"{self.length_after.spearman:+.2f}", self.length_after.pairs),
+        ]
+        tables = [format_table(counts), format_table(types), format_table(lengths)]
+        if self.kept < self.target_size:
+            tables.append(
+                f"Fewer pairs than asked for: {self.kept:,} of {self.target_size:,}; all that were left are kept."
+            )
+        return "\n\n".join(tables)
+
+
+@dataclass
+class SelectionReport:
+    """What `select_pseudo_labels` did; `print(report)` shows it as a table.
+
+    Attributes:
+        images: Images seen.
+        labels: Images with a pseudo-label, i.e. rows of the result.
+        pairs: Pairs seen.
+        pairs_left_out: Pairs that took no part because they have no score, by reason.
+        rejected_left_out: Rejected pairs removed from images that were kept, by reason.
+        images_dropped: Images without a pseudo-label, by rule.
+        types: Pseudo-labels by question type.
+        quantiles: 5, 25, 50, 75 and 95 % quantiles over the result, by quantity (scores and margin in the score's unit,
+            answer lengths in words).
+    """
+
+    images: int
+    labels: int
+    pairs: int
+    pairs_left_out: dict[str, int]
+    rejected_left_out: dict[str, int]
+    images_dropped: dict[str, int]
+    types: dict[str, int]
+    quantiles: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        counts = [
+            ("pseudo-labels", "count"),
+            ("images", self.images),
+            *((f"  dropped: {rule}", count) for rule, count in self.images_dropped.items()),
+            ("  kept", self.labels),
+            *((f"    of type {type}", count) for type, count in self.types.items()),
+            ("pairs", self.pairs),
+            *((f"  left out: {reason}", count) for reason, count in self.pairs_left_out.items()),
+            *((f"  rejected removed: {reason}", count) for reason, count in self.rejected_left_out.items()),
+        ]
+        if not self.quantiles:
+            return format_table(counts)
+        quantiles = [
+            ("quantile", *(f"{quantile:.0%}" for quantile in QUANTILES)),
+            *((name, *(f"{value:.3f}" for value in values)) for name, values in self.quantiles.items()),
+        ]
+        return f"{format_table(counts)}\n\n{format_table(quantiles)}"

@@ -1,0 +1,358 @@
+"""Selection written the plain way: a Python object for each pair, every rule a loop over all of them.
+
+`c3l_hf.selection` works on columns and image by image; its tests and the benchmark beside this file compare it with
+this. It needs some 10 kB of memory a pair. `curate` and `select_pseudo_labels` describe the rules and the arguments.
+Nothing is checked here but what the rules need.
+"""
+
+import hashlib
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from datasketch import MinHash, MinHashLSH
+from scipy.stats import rankdata, spearmanr
+
+from c3l_hf.generation.templates import format_pair, get_template
+
+__all__ = ["plain_labels", "plain_pairs", "plain_random"]
+
+_PERMUTATIONS = 128
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_TOO_FEW, _IDENTICAL, _MARGIN = (
+    "fewer than two scored pairs",
+    "all texts identical to the chosen one",
+    "margin too small",
+)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    row: int
+    image_id: str
+    pair_id: str
+    type: str
+    question: str
+    answer: str
+    score: float
+
+
+def plain_pairs(
+    rows: Sequence[dict],
+    *,
+    target_size: int = 5000,
+    score: str = "i2c",
+    min_score: float | None = None,
+    min_quantile: float | None = None,
+    balance_types: bool = True,
+    within_type: bool = True,
+    near_duplicate_scope: str = "image",
+    near_duplicate_threshold: float = 0.8,
+    max_per_image: int | None = None,
+    seed: int = 0,
+) -> tuple[list[int], dict]:
+    """The row numbers that `curate` keeps, and the fields of its report."""
+    scored, dropped = _read(rows, score)
+    ranks = _ranks(scored)
+    value = {pair.pair_id: ranks[pair.pair_id] if within_type else pair.score for pair in scored}
+    pairs = sorted(scored, key=lambda pair: (-value[pair.pair_id], _hash(seed, pair.pair_id)))
+
+    def drop(rule: str, keep: Callable[[_Pair], bool]) -> None:
+        nonlocal pairs
+        kept = [pair for pair in pairs if keep(pair)]
+        dropped[rule] = len(pairs) - len(kept)
+        pairs = kept
+
+    if min_score is not None:
+        drop(f"score below {min_score:g}", lambda pair: pair.score >= min_score)
+    if min_quantile is not None and pairs:
+        floors = _floors(scored, min_quantile, within_type)
+        drop(f"score in the lowest {min_quantile:.0%}", lambda pair: pair.score >= floors[pair.type])
+    drop("same instruction about the same image", _first(1, lambda pair: (pair.image_id, _normal(pair.question))))
+    if near_duplicate_scope == "image":
+        drop("near-duplicate about the same image", _NearDuplicatesPerImage(near_duplicate_threshold))
+    elif near_duplicate_scope == "dataset":
+        drop("near-duplicate in the dataset", _NearDuplicates(near_duplicate_threshold, seed))
+    if max_per_image is not None:
+        drop(f"beyond {max_per_image} about the same image", _first(max_per_image, lambda pair: pair.image_id))
+    available = _type_counts(pairs)
+    if balance_types:
+        drop("beyond the quota of the type", _within_quota(_quotas(available, target_size), lambda pair: pair.type))
+    else:
+        drop("beyond target_size", _within_quota({None: target_size}, lambda pair: None))
+
+    pairs.sort(key=lambda pair: (pair.image_id, pair.pair_id))
+    return [pair.row for pair in pairs], {
+        "pairs": len(rows),
+        "dropped": dropped,
+        "kept": len(pairs),
+        "target_size": target_size,
+        "types_before": _type_counts(scored),
+        "types_available": available,
+        "types_after": _type_counts(pairs),
+        "length_before": _length_correlation(scored),
+        "length_after": _length_correlation(pairs),
+    }
+
+
+def plain_random(
+    rows: Sequence[dict], size: int | Mapping[str, int], *, balance_types: bool = True, seed: int = 0
+) -> list[int]:
+    """The row numbers that `random_selection` chooses."""
+    pairs = [
+        (_hash(seed, values["pair_id"]), values["type"], values["image_id"], values["pair_id"], row)
+        for row, values in enumerate(rows)
+        if values["prompt"] is not None and values["completion"] is not None
+    ]
+    if isinstance(size, Mapping):
+        quotas = dict(size)
+    elif balance_types:
+        quotas = _quotas(Counter(type for _, type, *_ in pairs), size)
+    else:
+        quotas = Counter(type for _, type, *_ in sorted(pairs)[:size])
+    chosen = []
+    for type, quota in quotas.items():
+        chosen += sorted(pair for pair in pairs if pair[1] == type)[:quota]
+    return [pair[-1] for pair in sorted(chosen, key=lambda pair: pair[2:])]
+
+
+def plain_labels(
+    rows: Sequence[dict],
+    *,
+    score: str = "i2c",
+    within: str = "type",
+    max_rejected: int = 4,
+    min_margin: float = 0.0,
+) -> tuple[list[dict], dict]:
+    """The rows of `select_pseudo_labels` with `row`, that of the chosen pair, and the fields of its report."""
+    scored, left_out = _read(rows, score)
+    groups: dict[str, dict[str, list[_Pair]]] = {values["image_id"]: {} for values in rows}
+    for pair in scored:
+        groups[pair.image_id].setdefault(pair.type if within == "type" else "", []).append(pair)
+    rank = _ranks(scored)
+
+    candidates, dropped = [], dict.fromkeys((_TOO_FEW, _IDENTICAL, _MARGIN), 0)
+    rejected_left_out = dict.fromkeys(("same text as the chosen one", "same text as another", "above max_rejected"), 0)
+    for by_type in groups.values():
+        outcomes = [_candidates(pairs, max_rejected, min_margin) for pairs in by_type.values()]
+        kept = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+        if kept:
+            chosen, rejected, removed = min(kept, key=lambda kept: (-rank[kept[0].pair_id], kept[0].pair_id))
+            candidates.append((chosen, rejected))
+            for reason, count in zip(rejected_left_out, removed):
+                rejected_left_out[reason] += count
+        else:
+            dropped[max(outcomes, key=list(dropped).index, default=_TOO_FEW)] += 1
+
+    weights = _ranks([chosen for chosen, _ in candidates])
+    labels = [
+        _label(chosen, rejected, rows[chosen.row]["template"], 2 * weights[chosen.pair_id])
+        for chosen, rejected in candidates
+    ]
+    return labels, {
+        "images": len(groups),
+        "labels": len(candidates),
+        "pairs": len(rows),
+        "pairs_left_out": left_out,
+        "rejected_left_out": rejected_left_out,
+        "images_dropped": dropped,
+        "types": dict(sorted(Counter(chosen.type for chosen, _ in candidates).items())),
+        "quantiles": _quantiles(candidates) if candidates else {},
+    }
+
+
+def _read(rows: Sequence[dict], score: str) -> tuple[list[_Pair], dict[str, int]]:
+    pairs, left_out = [], dict.fromkeys(("no pair", "not scored", "score not finite"), 0)
+    for row, values in enumerate(rows):
+        if values["prompt"] is None or values["completion"] is None:
+            left_out["no pair"] += 1
+        elif values["i2c_status"] != "ok" or values[score] is None:
+            left_out["not scored"] += 1
+        elif not math.isfinite(values[score]):
+            left_out["score not finite"] += 1
+        else:
+            pairs.append(
+                _Pair(
+                    row,
+                    *(values[name] for name in ("image_id", "pair_id", "type")),
+                    _last(values["prompt"], "user"),
+                    _last(values["completion"], "assistant"),
+                    values[score],
+                )
+            )
+    return pairs, left_out
+
+
+def _last(messages: Sequence[dict], role: str) -> str:
+    return next((message["content"] for message in reversed(messages) if message["role"] == role), "")
+
+
+def _ranks(pairs: Sequence[_Pair]) -> dict[str, float]:
+    by_type = defaultdict(list)
+    for pair in pairs:
+        by_type[pair.type].append(pair)
+    ranks = {}
+    for members in by_type.values():
+        quantiles = (rankdata([pair.score for pair in members]) - 0.5) / len(members)
+        ranks.update(zip((pair.pair_id for pair in members), quantiles.tolist()))
+    return ranks
+
+
+def _hash(*parts: object) -> int:
+    return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
+
+
+def _type_counts(pairs: Sequence[_Pair]) -> dict[str, int]:
+    return dict(sorted(Counter(pair.type for pair in pairs).items()))
+
+
+def _floors(pairs: Sequence[_Pair], quantile: float, within_type: bool) -> dict[str, float]:
+    scores = defaultdict(list)
+    for pair in pairs:
+        scores[pair.type].append(pair.score)
+    if not within_type:
+        return dict.fromkeys(scores, float(np.quantile([pair.score for pair in pairs], quantile)))
+    return {type: float(np.quantile(values, quantile)) for type, values in scores.items()}
+
+
+def _quotas(available: Mapping[str, int], target: int) -> dict[str, int]:
+    """One place after the other to the type with fewest places that can fill one more; of equals, the largest type."""
+    quotas = dict.fromkeys(available, 0)
+    for _ in range(min(target, sum(available.values()))):
+        open_types = [type for type in available if quotas[type] < available[type]]
+        # Of equals the type of which there is most, then the last by name.
+        type = min(sorted(open_types, reverse=True), key=lambda type: (quotas[type], -available[type]))
+        quotas[type] += 1
+    return quotas
+
+
+def _first(count: int, key: Callable[[_Pair], object]) -> Callable[[_Pair], bool]:
+    seen: Counter = Counter()
+
+    def keep(pair: _Pair) -> bool:
+        seen[key(pair)] += 1
+        return seen[key(pair)] <= count
+
+    return keep
+
+
+def _within_quota(quotas: Mapping, key: Callable[[_Pair], object]) -> Callable[[_Pair], bool]:
+    left = Counter(quotas)
+
+    def keep(pair: _Pair) -> bool:
+        left[key(pair)] -= 1
+        return left[key(pair)] >= 0
+
+    return keep
+
+
+def _length_correlation(pairs: Sequence[_Pair]) -> tuple[float, int]:
+    scores = [pair.score for pair in pairs]
+    words = [len(pair.answer.split()) for pair in pairs]
+    if len(set(scores)) < 2 or len(set(words)) < 2:
+        return float("nan"), len(pairs)
+    return float(spearmanr(scores, words).statistic), len(pairs)
+
+
+def _normal(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()
+
+
+def _shingles(pair: _Pair) -> frozenset[tuple[str, str, str]]:
+    shingles = set()
+    for part, text in (("q", pair.question), ("a", pair.answer)):
+        words = ["", *_normal(text).split(), ""]
+        shingles.update((part, *two) for two in zip(words[:-1], words[1:]))
+    return frozenset(shingles)
+
+
+def _jaccard(first: Collection, second: Collection) -> float:
+    common = len(first & second)
+    return common / (len(first) + len(second) - common)
+
+
+class _NearDuplicatesPerImage:
+    def __init__(self, threshold: float):
+        self.threshold = threshold
+        self.kept: dict[str, list[frozenset]] = defaultdict(list)
+
+    def __call__(self, pair: _Pair) -> bool:
+        shingles = _shingles(pair)
+        if any(_jaccard(shingles, other) >= self.threshold for other in self.kept[pair.image_id]):
+            return False
+        self.kept[pair.image_id].append(shingles)
+        return True
+
+
+class _NearDuplicates:
+    def __init__(self, threshold: float, seed: int):
+        self.lsh = MinHashLSH(threshold=min(threshold, 0.95), num_perm=_PERMUTATIONS, weights=(0.05, 0.95))
+        self.threshold = threshold
+        self.empty = MinHash(num_perm=_PERMUTATIONS, seed=_hash("minhash", seed) % 2**32)
+        self.kept: dict[str, frozenset] = {}
+
+    def __call__(self, pair: _Pair) -> bool:
+        shingles = _shingles(pair)
+        sketch = self.empty.copy()
+        sketch.update_batch(["\x1f".join(shingle).encode() for shingle in shingles])
+        if any(_jaccard(shingles, self.kept[other]) >= self.threshold for other in self.lsh.query(sketch)):
+            return False
+        self.lsh.insert(pair.pair_id, sketch)
+        self.kept[pair.pair_id] = shingles
+        return True
+
+
+def _candidates(pairs: list[_Pair], max_rejected: int, min_margin: float) -> tuple | str:
+    if len(pairs) < 2:
+        return _TOO_FEW
+    chosen, *others = sorted(pairs, key=lambda pair: (-pair.score, pair.pair_id))
+    different = [pair for pair in others if _text(pair) != _text(chosen)]
+    by_text: dict[str, _Pair] = {}
+    for pair in sorted(different, key=lambda pair: (pair.score, pair.pair_id)):
+        by_text.setdefault(_text(pair), pair)
+    rejected = list(by_text.values())[:max_rejected]
+    if not rejected:
+        return _IDENTICAL
+    if chosen.score - rejected[0].score < min_margin:
+        return _MARGIN
+    return chosen, rejected, (len(others) - len(different), len(different) - len(by_text), len(by_text) - len(rejected))
+
+
+def _text(pair: _Pair) -> str:
+    return " ".join(format_pair(pair.question, pair.answer).split())
+
+
+def _assistant(pair: _Pair) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": format_pair(pair.question, pair.answer)}]
+
+
+def _label(chosen: _Pair, rejected: list[_Pair], template: str, weight: float) -> dict:
+    return {
+        "image_id": chosen.image_id,
+        "prompt": [{"role": "user", "content": get_template(template).text}],
+        "chosen": _assistant(chosen),
+        "rejected": [_assistant(pair) for pair in rejected],
+        "chosen_score": float(np.float32(chosen.score)),
+        "rejected_scores": [float(np.float32(pair.score)) for pair in rejected],
+        "weight": float(np.float32(weight)),
+        "type": chosen.type,
+        "template": template,
+        "row": chosen.row,
+    }
+
+
+def _quantiles(candidates: list[tuple[_Pair, list[_Pair]]]) -> dict[str, tuple[float, ...]]:
+    chosen = [best for best, _ in candidates]
+    rejected = list(chain.from_iterable(others for _, others in candidates))
+    values = {
+        "chosen score": [pair.score for pair in chosen],
+        "rejected score": [pair.score for pair in rejected],
+        "margin (best - worst)": [best.score - others[0].score for best, others in candidates],
+        "chosen answer, words": [len(pair.answer.split()) for pair in chosen],
+        "rejected answer, words": [len(pair.answer.split()) for pair in rejected],
+    }
+    return {name: tuple(np.quantile(series, _QUANTILES).tolist()) for name, series in values.items()}

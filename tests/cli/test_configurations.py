@@ -1,0 +1,98 @@
+"""Every shipped configuration, read by its command; the same words in all commands; what reaches the method."""
+
+import pytest
+
+from c3l_hf.cli import main
+from c3l_hf.cli.dispatch import COMMANDS, _load
+from c3l_hf.cli.options import options_of
+from c3l_hf.cli.rows import RowsOptions
+from c3l_hf.cli.settings import read_settings
+from c3l_hf.common.files import shipped
+from c3l_hf.pipeline.options import ModelOptions, RunOptions
+from c3l_hf.training.config import C3LConfig
+
+CONFIGS = sorted(file.stem for file in shipped("configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def as_on_the_hardware(monkeypatch):
+    """The files are for accelerators with bfloat16."""
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda *args, **options: True)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_is_read_by_its_command(name, as_on_the_hardware):
+    command = _load("sft" if name.startswith("sft_") else "run")
+    settings = read_settings(command, ["--config", name], {}, list)
+    assert settings.config.stem == name and len(settings.values) > 10
+    (training,) = (group for group in settings.groups if hasattr(group, "learning_rate"))
+    assert training.output_dir.startswith("runs/")
+    (model,) = (group for group in settings.groups if isinstance(group, ModelOptions))
+    assert model.dtype == ("float32" if name.endswith("scenes") else "bfloat16")
+
+
+def test_the_method_gets_what_was_set(monkeypatch):
+    calls = []
+    monkeypatch.setattr("c3l_hf.pipeline.method.run_c3l", lambda *call, **options: calls.append((call, options)))
+    words = ["run", "--config", "scenes", "--num_images", "14", "--scorer_model", "other", "--restart_from", "curate"]
+    assert main(words) == 0
+    ((groups, options),) = calls
+    assert options == {"config_name": "scenes.yaml"}
+    run, images, model, generation, scoring, selection, curation, publishing, training = groups
+    assert run == RunOptions(restart_from="curate") and images.num_images == 14 and images.images_split == "validation"
+    assert (model.model, model.dtype, scoring.scorer_model) == ("scenes", "float32", "other")
+    assert (generation.generation_batch_size, selection.max_rejected, curation.target_size) == (250, 4, 5000)
+    assert isinstance(training, C3LConfig) and training.max_steps == 150 and training.seed == 0
+    assert publishing.hub_namespace is None
+    assert main(["run", "--images", "x", "--model", "y"]) == 0
+    assert calls[1][1] == {"config_name": None}
+
+
+def test_a_dry_run_prints_the_settings_and_asks_the_method(monkeypatch, capsys):
+    monkeypatch.setattr("c3l_hf.pipeline.method.run_c3l", lambda run, *_, **__: print("planned", run.dry_run))
+    monkeypatch.setenv("C3L_NUM_IMAGES", "20")
+    assert main(["run", "--config", "scenes", "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "planned True"
+    for line in (
+        "num_images: 20  # C3L_NUM_IMAGES",
+        "learning_rate: 1.0e-4  # scenes.yaml",
+        "dry_run: true  # --dry_run",
+        "temperature: 0.1",
+    ):
+        assert line in [*lines, *(line.replace("0.0001", "1.0e-4") for line in lines)]
+    assert not any(line.startswith("adam_beta1") for line in lines)  # neither given nor among those of the help
+
+
+def test_the_same_words_mean_the_same_in_every_command():
+    """A model is named, and loaded, by the same options wherever there is one."""
+    words = options_of([ModelOptions])
+    for name in ("run", "generate", "score", "train", "evaluate", "sft"):
+        options = options_of(_load(name).groups)
+        assert {word: options[word] for word in words} == words, name
+        assert options["trust_remote_code"].default is False, name
+    rows = options_of([RowsOptions])
+    for name in ("score", "select", "curate", "train"):
+        options = options_of(_load(name).groups)
+        assert {word: options[word] for word in rows} == rows, name
+    types: dict = {}
+    # Of a benchmark each, not one number; a model that may be left out.
+    for name in set(COMMANDS) - {"verify"}:
+        for option in options_of(_load(name).groups).values():
+            if option.name not in ("max_new_tokens", "images"):
+                assert types.setdefault(option.name, option.type) == option.type, (name, option.name)
+
+
+def test_the_recipe_is_the_command(monkeypatch):
+    import runpy
+    import sys
+    from pathlib import Path
+
+    calls = []
+    monkeypatch.setattr("c3l_hf.pipeline.method.run_c3l", lambda *call, **options: calls.append(options))
+    root = Path(__file__).parents[2]
+    monkeypatch.setattr(sys, "argv", ["c3l.py", "--config", str(root / "recipes" / "configs" / "scenes.yaml")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(root / "recipes" / "c3l.py"), run_name="__main__")
+    assert end.value.code == 0 and calls == [{"config_name": "scenes.yaml"}]

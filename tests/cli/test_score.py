@@ -1,0 +1,169 @@
+"""`c3l score` on other people's files."""
+
+import json
+
+import pytest
+from datasets import Dataset, Features, Image, Value, load_dataset
+from PIL import Image as PILImage
+from scored_rows import assert_same, picture, png
+from tiny_models import tiny_llava
+
+from c3l_hf.cli import main
+from c3l_hf.cli.score import some_images
+from c3l_hf.data.opening import open_dataset
+from c3l_hf.data.schema import SCORE_COLUMNS
+from c3l_hf.models.loading import Source
+from c3l_hf.scoring.scorer import I2CScorer
+
+QUESTIONS = ["Is there a dog?", "How many cats?", "What colour is the background?"]
+ANSWERS = ["Yes, there is.", "two", "It is red, and there is a dög 日."]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rows = [
+        {"id": i, "image": {"bytes": png(i // 3), "path": None}, "question": QUESTIONS[i % 3], "answer": ANSWERS[i % 3]}
+        for i in range(9)
+    ]
+    rows[4]["answer"] = " "
+    rows[7]["image"] = {"bytes": png(2)[:60], "path": None}
+    features = {"id": Value("int64"), "image": Image(), "question": Value("string"), "answer": Value("string")}
+    return Dataset.from_list(rows, features=Features(features))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model")
+    for part in tiny_llava():
+        part.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def llava_json(tmp_path):
+    """LLaVA's own layout: one JSON, images named relative to a folder."""
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    rows = []
+    for i in range(4):
+        picture(i).save(tmp_path / "pictures" / "train" / f"{i}.png")
+        turns = [("human", f"<image>\n{QUESTIONS[0]}"), ("gpt", ANSWERS[0]), ("human", QUESTIONS[1]), ("gpt", "two")]
+        conversations = [{"from": who, "value": text} for who, text in turns]
+        rows.append({"id": f"{i:03d}", "image": f"train/{i}.png", "conversations": conversations})
+    rows[2]["image"] = "train/missing.png"
+    del rows[3]["image"]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    return tmp_path / "data.json"
+
+
+def score(*words):
+    return main(["score", *map(str, words)])
+
+
+def test_llava_json(folder, llava, llava_json, tmp_path, capsys):
+    output = tmp_path / "scored.parquet"
+    call = ["--model", folder, "--dataset", llava_json, "--output", output]
+    assert score(*call, "--image_folder", tmp_path / "pictures") == 0
+    printed = capsys.readouterr().out
+    assert "4 rows, 2 with scores, 2 without" in printed and f"packed path → {output}" in printed
+    scored = load_dataset("parquet", data_files=str(output), split="train", cache_dir=str(tmp_path / "again"))
+    assert scored["id"][:] == ["000", "001", "002", "003"]
+    assert "missing.png cannot be read" in scored["i2c_status"][2] and "no image" in scored["i2c_status"][3]
+    expected = I2CScorer(*llava, image_folder=tmp_path / "pictures").score(json.loads(llava_json.read_text())[:2])
+    assert_same(list(scored.select_columns(list(SCORE_COLUMNS)))[:2], expected)
+    assert [len(turns) for turns in scored["turns"][:2]] == [2, 2]
+    before = output.read_bytes()
+    assert score(*call) == 1
+    assert capsys.readouterr().err == (
+        f"c3l score: --output {output} is there already; give another name, or overwrite it (--overwrite)\n"
+    )
+    assert output.read_bytes() == before
+    assert score(*call, "--overwrite", "--image_folder", tmp_path / "pictures", "--limit", 1) == 0
+    assert len(open_dataset(output)) == 1
+
+
+def test_a_saved_dataset_to_jsonl(folder, llava, dataset, tmp_path, capsys):
+    dataset.save_to_disk(tmp_path / "saved")
+    output, config = tmp_path / "scored.jsonl", tmp_path / "score.yaml"
+    config.write_text(f"model: {folder}\ndataset: {tmp_path / 'saved'}\nlimit: 5\npath: plain\n")
+    assert score("--config", config, "--output", output) == 0
+    assert "batched path" in capsys.readouterr().out
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["id"] for row in rows] == list(range(5)) and "image" not in rows[0]
+    expected = I2CScorer(*llava).score(list(dataset.select(range(5)).cast_column("image", Image(decode=False))))
+    assert_same([{name: row[name] for name in SCORE_COLUMNS} for row in rows], expected)
+
+
+def test_a_folder_as_the_result(folder, dataset, tmp_path):
+    dataset.to_parquet(tmp_path / "rows.parquet")
+    call = ["--model", folder, "--dataset", tmp_path / "rows.parquet", "--output", f"{tmp_path}/scored/"]
+    assert score(*call) == 0
+    scored = open_dataset(tmp_path / "scored")
+    assert scored["id"][:] == list(range(9)) and scored.features["image"] == Image()
+    assert scored.cast_column("image", Image(decode=False))[0]["image"]["bytes"] == png(0)
+    (tmp_path / "scored" / "notes.txt").write_text("mine")
+    assert score(*call, "--overwrite") == 1
+    assert (tmp_path / "scored" / "notes.txt").read_text() == "mine"
+
+
+def test_nothing_that_can_be_scored_is_a_failure(folder, dataset, tmp_path, capsys):
+    dataset.select([4, 7]).to_parquet(tmp_path / "rows.parquet")
+    output = tmp_path / "scored.parquet"
+    assert score("--model", folder, "--dataset", tmp_path / "rows.parquet", "--output", output) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"c3l score: none of 2 rows has a score; {output} has the reasons in i2c_status"
+    )
+    assert open_dataset(output)["i2c_status"][0] == "the answer is empty"
+
+
+def test_how_the_model_is_loaded_reaches_it(folder, dataset, tmp_path, monkeypatch):
+    dataset.to_parquet(tmp_path / "rows.parquet")
+    loaded = []
+
+    def spy(source):
+        loaded.append(source)
+        raise OSError("seen")
+
+    monkeypatch.setattr("c3l_hf.scoring.scorer.load", spy)
+    call = ["--model", folder, "--dataset", tmp_path / "rows.parquet", "--output", tmp_path / "scored.parquet"]
+    how = "--dtype bfloat16 --device_map cpu --attn_implementation eager --trust_remote_code".split()
+    assert score(*call, *how) == 1
+    assert loaded == [
+        Source(str(folder), None, "bfloat16", trust_remote_code=True, device_map="cpu", attn_implementation="eager")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"--output": "scored.txt"}, "--output scored.txt must end in .parquet or .jsonl"),
+        ({"--output": "/nowhere/at/all.parquet"}, "there is no folder /nowhere/at"),
+        ({"--dataset": "/nowhere.json"}, "/nowhere.json: there is no such file or folder"),
+        ({"--model": "/nowhere/model"}, "/nowhere/model"),
+        ({"--blind": "dark"}, "--blind: invalid choice: 'dark' (choose from 'drop', 'blank', 'noise', 'shuffle')"),
+        ({"--ranking": "beauty"}, "--ranking: invalid choice: 'beauty'"),
+        ({"--image_folder": "/nowhere"}, "--image_folder /nowhere is not a folder"),
+        ({"--scoring_max_tokens": "0"}, "max_tokens is 0; it must be at least 1"),
+    ],
+)
+def test_bad_options_end_in_one_line(folder, llava_json, tmp_path, capsys, options, message):
+    default = {"--model": folder, "--dataset": llava_json, "--output": tmp_path / "scored.parquet"}
+    assert score(*[part for pair in {**default, **options}.items() for part in pair]) in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("c3l score: ") and message in line
+    assert not (tmp_path / "scored.parquet").exists()
+
+
+def test_rows_in_no_layout(folder, dataset, tmp_path, capsys):
+    dataset.remove_columns("answer").to_parquet(tmp_path / "rows.parquet")
+    assert score("--model", folder, "--dataset", tmp_path / "rows.parquet", "--output", tmp_path / "a.parquet") == 1
+    assert "accepted are: prompt" in capsys.readouterr().err
+
+
+def test_shuffle_takes_its_images_from_the_rows(dataset):
+    images = list(some_images(dataset, None))
+    assert len(images) == 8 and all(isinstance(image, PILImage.Image) for image in images)  # one cannot be read

@@ -1,0 +1,110 @@
+"""Somebody's pairs: each image once, every row accounted for, in any layout."""
+
+import io
+
+import pytest
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.data.imported_pairs import import_pairs
+from c3l_hf.data.schema import PAIR_TABLE_FEATURES
+
+
+def png(colour):
+    file = io.BytesIO()
+    PILImage.new("RGB", (8, 6), colour).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def test_rows_about_one_image_come_together():
+    rows = {
+        "image": [png("red"), png("blue"), png("red"), png("blue")],
+        "question": ["a?", "b?", "c?", ""],
+        "answer": ["1", "2", "3", ""],
+    }
+    pairs = import_pairs(Dataset.from_dict(rows, features=Features({**text("question", "answer"), "image": Image()})))
+    assert len(pairs.images) == 2 and pairs.images.dataset["image_id"][:] == ["000000", "000001"]
+    assert pairs.images.dataset[1]["image"].getpixel((0, 0)) == (0, 0, 255)
+    assert pairs.table.schema == PAIR_TABLE_FEATURES.arrow_schema and pairs.first_rows == [0, 2, 4]
+    columns = pairs.table.to_pydict()
+    assert columns["pair_id"] == ["000000/0", "000000/1", "000001/0", "000001/1"]
+    assert columns["image_row"] == [0, 0, 1, 1]
+    assert [prompt and prompt[0]["content"] for prompt in columns["prompt"]] == ["a?", "c?", "b?", None]
+    assert columns["generation_status"] == ["ok", "ok", "ok", "the answer is empty"]
+    assert [part.to_pydict()["pair_id"] for part in pairs.tables(1, 2)] == [["000001/0", "000001/1"]]
+
+
+def text(*names):
+    return {name: Value("string") for name in names}
+
+
+def test_columns_that_are_there_are_used():
+    features = Features(
+        {"image": Image(), "conversations": List(text("from", "value")), **text("image_id", "pair_id", "type")}
+    )
+    conversation = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A dog."}]
+    rows = [
+        {"image": png("red"), "conversations": conversation, "image_id": "x", "pair_id": "p1", "type": "count"},
+        # Another copy of the picture, the same image by its id.
+        {"image": png("green"), "conversations": conversation, "image_id": "x", "pair_id": "p2", "type": None},
+        {"image": png("blue"), "conversations": conversation * 2, "image_id": "y", "pair_id": "p3", "type": "where"},
+    ]
+    pairs = import_pairs(Dataset.from_list(rows, features=features))
+    columns = pairs.table.to_pydict()
+    assert columns["image_id"] == ["x", "x", "y"] and columns["pair_id"] == ["p1", "p2", "p3"]
+    assert columns["type"] == ["count", "general", "where"] and columns["template"] == ["general-1"] * 3
+    assert columns["prompt"][0] == [{"role": "user", "content": "What?"}]
+    assert columns["completion"][0] == [{"role": "assistant", "content": "A dog."}]
+    assert columns["generation_status"][2].startswith("the conversation has 2 ")
+
+
+def test_rows_without_image_are_counted():
+    features = Features({"image": Image(), **text("question", "answer")})
+    rows = [{"image": png("red"), "question": "a?", "answer": "1"}, {"image": None, "question": "b?", "answer": "2"}]
+    pairs = import_pairs(Dataset.from_list(rows, features=features))
+    assert pairs.without_image == 1 and len(pairs.table) == 1
+    with pytest.raises(RunError, match="none of the 1 rows has an image"):
+        import_pairs(Dataset.from_list(rows[1:], features=features))
+
+
+def test_an_image_after_a_text_is_refused_by_name():
+    item = {"type": Value("string"), "text": Value("string")}
+    features = Features({"images": List(Image()), "prompt": List({"role": Value("string"), "content": List(item)})})
+    features["completion"] = List(text("role", "content"))
+    first = [{"type": "image", "text": None}, {"type": "text", "text": "What?"}]
+    completion = [{"role": "assistant", "content": "A dog."}]
+    rows = [
+        {"images": [png("red")], "prompt": [{"role": "user", "content": items}], "completion": completion}
+        for items in (first, first[::-1])
+    ]
+    table = import_pairs(Dataset.from_list(rows, features=features)).table.to_pydict()
+    assert table["prompt"][0] == [{"role": "user", "content": "What?"}]
+    assert table["generation_status"] == ["ok", "the prompt has an image after a text; a pair's images come first"]
+
+
+def test_what_identifies_them():
+    features = Features({"image": Image(), **text("question", "answer")})
+
+    def digest(*rows):
+        return import_pairs(Dataset.from_list([dict(zip(features, row)) for row in rows], features=features)).digest
+
+    first = digest((png("red"), "a?", "1"))
+    assert first == digest((png("red"), "a?", "1"))
+    others = [
+        digest((png("red"), "a?", "2")),
+        digest((png("blue"), "a?", "1")),
+        digest((png("red"), "a?", "1"), (None, "", "")),
+    ]
+    assert len({first, *others}) == 4
+
+
+def test_wrong_input_is_named():
+    with pytest.raises(RunError, match="pairs: cannot find pairs in the columns text"):
+        import_pairs(Dataset.from_dict({"text": ["a"]}))
+    features = Features({"image": Image(), **text("question", "answer", "pair_id", "image_id")})
+    row = {"image": png("red"), "question": "a?", "answer": "1", "pair_id": "p", "image_id": "x"}
+    with pytest.raises(RunError, match="'pair_id' must be unique; p is there more than once"):
+        import_pairs(Dataset.from_list([row, row], features=features))
+    with pytest.raises(RunError, match="row 1 has no image_id"):
+        import_pairs(Dataset.from_list([row, {**row, "pair_id": "q", "image_id": None}], features=features))

@@ -1,0 +1,204 @@
+"""Selection on columns does to the last row and digit what selection pair by pair does."""
+
+import math
+import random
+from collections import Counter
+from dataclasses import asdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset, Features, Value
+from plain_selection import plain_labels, plain_pairs, plain_random
+
+from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES
+from c3l_hf.generation.templates import TEMPLATES
+from c3l_hf.selection import columns
+from c3l_hf.selection.curation import CURATION_COLUMNS, RANDOM_COLUMNS, choose_pairs, choose_random, curate
+from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, LABEL_SCHEMA, choose_labels, select_pseudo_labels
+
+SCHEMA = pa.schema([PAIR_FEATURES.arrow_schema.field(name) for name in LABEL_COLUMNS if name in PAIR_FEATURES])
+SCHEMA = SCHEMA.append(pa.field("i2c_status", pa.string()))
+# Words that differ by case, by composition, by what counts as a space, and texts without words.
+WORDS = [
+    *"a b red Red blue dog cat two Straße STRASSE café cafe\u0301 犬 猫 🐕 it's".split(),
+    "b\u00a0c",
+    "a\x1cb",
+    " ",
+]
+NO_WORDS = ["", "?", "???", " … ", "!", "\u2003"]
+SEEDS = range(120)
+
+
+def text(generator, longest):
+    if generator.random() < 0.1:
+        return generator.choice(NO_WORDS)
+    return generator.choice([" ", "  ", "\n"]).join(generator.choices(WORDS, k=generator.randint(1, longest)))
+
+
+def messages(generator, role, other, text):
+    turns = [{"role": role, "content": text}]
+    if generator.random() < 0.1:  # an earlier turn, and one that another role follows
+        turns = [{"role": role, "content": "earlier"}, *turns, {"role": other, "content": "later"}]
+    return [] if generator.random() < 0.02 else turns
+
+
+def sample(seed):
+    """Rows of an awkward pool: ties, nulls, repeated texts, several types to an image, images in pieces."""
+    generator = random.Random(seed)
+    types = generator.sample(["count", "colour", "where", "größe", "犬"], generator.randint(1, 5))
+    grid = [generator.gauss(0, 1) for _ in range(generator.randint(1, 12))] + [0.0, -0.0]
+    questions = [text(generator, 5) for _ in range(8)]
+    answers = [text(generator, 12) for _ in range(8)]
+    rows = []
+    for image in range(generator.randint(1, 40)):
+        image_id = generator.choice(["img", "Bild-ä", "図"]) + str(image)
+        repeats = generator.choice([0.0, 0.0, 0.5, 1.0])  # how often a text is that of another pair of the image
+        question, answer = generator.choice(questions), generator.choice(answers)
+        for k in range(generator.randint(1, 7)):
+            has_pair = generator.random() > 0.05
+            if generator.random() >= repeats:
+                question = generator.choice([generator.choice(questions), text(generator, 5)])
+            if generator.random() >= repeats:
+                answer = generator.choice([generator.choice(answers), text(generator, 12)])
+            score = generator.choice([generator.choice(grid), generator.choice(grid), generator.gauss(0, 1)])
+            if generator.random() < 0.1:
+                score = generator.choice([None, math.nan, math.inf, -math.inf])
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "pair_id": f"{image_id}/{k}",
+                    "template": generator.choice(TEMPLATES).id,
+                    "type": generator.choice(types),
+                    "prompt": messages(generator, "user", "assistant", question) if has_pair else None,
+                    "completion": messages(generator, "assistant", "user", answer) if has_pair else None,
+                    "i2c_status": generator.choices(["ok", "no image", None], [20, 1, 1])[0],
+                    "i2c": None if score is None else float(np.float32(score)),
+                }
+            )
+    if generator.random() < 0.7:
+        generator.shuffle(rows)
+    return generator, rows
+
+
+def table_of(generator, rows):
+    """The rows in chunks of any size, some of them empty."""
+    schema = SCHEMA.append(pa.field("i2c", generator.choice([pa.float32(), pa.float64()])))
+    table = pa.Table.from_pylist(rows, schema)
+    cuts = sorted([0, len(rows), *(generator.randint(0, len(rows)) for _ in range(generator.randint(0, 5)))])
+    return pa.concat_tables(table.slice(start, end - start) for start, end in zip(cuts[:-1], cuts[1:]))
+
+
+@pytest.fixture(params=[2, 1 << 16], ids=["small blocks", "one block"])
+def block(request, monkeypatch):
+    monkeypatch.setattr(columns, "_BLOCK", request.param)
+
+
+def same(report, expected):
+    """Equal to the last digit; NaN is equal to itself."""
+    report = asdict(report)
+    for name in {"length_before", "length_after"} & set(report):
+        report[name] = tuple(report[name].values())
+    assert repr(report) == repr(expected), (report, expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_curation(seed, block):
+    generator, rows = sample(seed)
+    options = {
+        "target_size": generator.choice([1, 3, 10, 30, 1000]),
+        "min_score": generator.choice([None, None, -0.5, 0.0, 9.0]),
+        "min_quantile": generator.choice([None, 0.0, 0.25, 0.9]),
+        "balance_types": generator.random() < 0.5,
+        "within_type": generator.random() < 0.5,
+        "near_duplicate_scope": generator.choice(["image", "image", "none", "dataset"]),
+        "near_duplicate_threshold": generator.choice([0.2, 0.5, 0.8, 1.0]),
+        "max_per_image": generator.choice([None, 1, 2]),
+        "seed": generator.choice([0, 1, 12345]),
+    }
+    kept, report = choose_pairs(table_of(generator, rows).select([*CURATION_COLUMNS, "i2c"]), **options)
+    expected, figures = plain_pairs(rows, **options)
+    assert kept.tolist() == expected, options
+    same(report, figures)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pseudo_labels(seed, block):
+    generator, rows = sample(seed)
+    options = {
+        "within": generator.choice(["type", "all"]),
+        "max_rejected": generator.choice([1, 2, 4, 100]),
+        "min_margin": generator.choice([0.0, 0.0, 0.5]),
+    }
+    expected, figures = plain_labels(rows, **options)
+    if not expected:
+        with pytest.raises(ValueError, match="no image has a pseudo-label"):
+            choose_labels(table_of(generator, rows), **options)
+        return
+    labels, report = choose_labels(table_of(generator, rows), **options)
+    assert labels.schema == LABEL_SCHEMA
+    assert labels.to_pylist() == expected
+    same(report, figures)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_choice(seed, block):
+    generator, rows = sample(seed)
+    if generator.random() < 0.3:  # the same pair_id twice is no error here
+        twice = generator.choice(rows)
+        rows += [twice, *({**twice, "image_id": name, "type": type} for name in "zy" for type in ("where", "count"))]
+    pairs = [row for row in rows if row["prompt"] is not None and row["completion"] is not None]
+    size = generator.randint(0, len(pairs))
+    if generator.random() < 0.3 and pairs:
+        some = generator.sample(pairs, size)
+        size = {type: sum(row["type"] == type for row in some) for type in {row["type"] for row in pairs}}
+    options = {"balance_types": generator.random() < 0.5, "seed": generator.choice([0, 7])}
+    table = table_of(generator, rows).select(RANDOM_COLUMNS)
+    assert choose_random(table, size, **options).tolist() == plain_random(rows, size, **options)
+
+
+def test_the_samples_touch_every_rule():
+    reports = []
+    for seed in SEEDS:
+        _, rows = sample(seed)
+        options = {"target_size": 20, "min_score": -1, "min_quantile": 0.1, "max_per_image": 2}
+        options["near_duplicate_threshold"] = 0.5
+        curated = [plain_pairs(rows, **options, near_duplicate_scope=scope)[1] for scope in ("image", "dataset")]
+        curated.append(plain_pairs(rows, target_size=20, balance_types=False)[1])
+        labels = plain_labels(rows, min_margin=0.5, max_rejected=2)[1]
+        counts = [report["dropped"] for report in curated]
+        counts += [labels[name] for name in ("pairs_left_out", "rejected_left_out", "images_dropped")]
+        reports += [Counter(count) for count in counts]
+    totals = sum(reports, Counter())
+    assert set(totals) == {rule for report in reports for rule in report} and len(totals) == 17
+    assert min(totals.values()) > 20
+
+
+@pytest.mark.parametrize("rows", ["whole", "selected"])
+@pytest.mark.parametrize("images", [True, False])
+def test_datasets_give_the_rows_of_the_tables(rows, images):
+    generator, data = sample(3)
+    known = {**PAIR_FEATURES, **SCORE_FEATURES, "image_row": Value("int64")}
+    features = Features({name: known[name] for name in ("images", *SCHEMA.names, "i2c", "image_row")})
+    data = [
+        # not an image at all: whoever decodes it fails
+        {**row, "images": [{"bytes": row["image_id"].encode(), "path": None}], "image_row": number}
+        for number, row in enumerate(data)
+    ]
+    dataset = Dataset.from_list(data, features=features)
+    if rows == "selected":
+        order = generator.sample(range(len(data)), len(data) // 2)
+        dataset, data = dataset.select(order), [data[number] for number in order]
+    if not images:
+        dataset = dataset.remove_columns("images")
+    kept, _ = curate(dataset, target_size=20)
+    assert kept.features == dataset.features
+    assert kept["image_row"][:] == [data[row]["image_row"] for row in plain_pairs(data, target_size=20)[0]]
+    labels, _ = select_pseudo_labels(dataset)
+    expected = plain_labels(data)[0]
+    assert labels["image_row"][:] == [data[label.pop("row")]["image_row"] for label in expected]
+    assert labels.select_columns([*LABEL_SCHEMA.names][:-1]).to_list() == expected
+    assert ("images" in labels.column_names) == images
+    if images:
+        stored = labels.with_format("arrow")[:]["images"].to_pylist()
+        assert [image[0]["bytes"].decode() for image in stored] == [label["image_id"] for label in expected]

@@ -8,8 +8,8 @@ from typing import ClassVar
 import datasets
 import pyarrow as pa
 from datasets import Dataset, load_dataset
-from datasets.table import embed_table_storage
 
+from c3l_hf import _compat
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
@@ -96,7 +96,7 @@ def _in_shards(images: Images, how: Source, config: PairGenerationConfig, identi
         part = images.dataset.select(range(starts[number], end))
         for table in generate_pairs(part, *loaded, config).with_format("arrow").iter(100):
             # A picture in a file goes with its pairs.
-            yield embed_table_storage(table.cast(schema))
+            yield _compat.embed_images(table.cast(schema))
 
     shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")

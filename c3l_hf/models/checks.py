@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
+from c3l_hf import _compat
 from c3l_hf.common.files import digest
 
 __all__ = ["TOLERANCE", "check_key", "recall", "remember", "tokenizer_state"]
@@ -41,7 +42,9 @@ def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *op
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or any(map(_is_changed, model.modules())):
         return None
     modules = [(name, type(module).__module__, type(module).__qualname__) for name, module in model.named_modules()]
-    attention = [part.config._attn_implementation for part in model.modules() if isinstance(part, PreTrainedModel)]
+    attention = [
+        _compat.attention_implementation(part.config) for part in model.modules() if isinstance(part, PreTrainedModel)
+    ]
     tensors = [
         (name, tuple(tensor.shape), tensor.dtype, tensor.device.type)
         for named in (model.named_parameters(), model.named_buffers())
@@ -92,6 +95,4 @@ def _essence(config: Any) -> Any:
 def _is_changed(module: torch.nn.Module) -> bool:
     """Whether somebody has put something around a module. What transformers hangs there as the model is first used only
     looks at outputs."""
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    theirs = all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
-    return not theirs or "forward" in vars(module)
+    return _compat.has_foreign_hooks(module) or "forward" in vars(module)

@@ -177,7 +177,7 @@ def dataset_card(
                 "data_files": [{"split": "train", "path": f"{config.folder}/train-*-of-{config.shards:05d}.parquet"}],
                 # In datasets 5.2 a local folder's cache is named after its name and its configurations. Without the
                 # digest two runs' datasets, both in a folder "dataset", would be taken for one and the same.
-                "description": f"{config.rows} rows, sha256 {digest_of(config, files)}",
+                "description": f"{config.rows} rows, sha256 {digest_of(config, files or {})}",
             }
             for name, config in (configs or {}).items()
         ]

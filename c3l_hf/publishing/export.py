@@ -16,10 +16,11 @@ from datasets import Dataset
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.plain import plain
 from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.data.streams import RowStream
-from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card, plain
+from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card
 from c3l_hf.publishing.manifest import MANIFEST, DataConfig, FileRecord, Manifest
 
 if TYPE_CHECKING:  # cards and checks do without models

@@ -12,6 +12,7 @@ _MODULES = {
     "curate": "selection.curation",
     "generate_pairs": "generation.pairs",
     "join_images": "data.join",
+    "metric_path": "metrics",
     "rank_agreement": "scoring.formulas",
     "score_dataset": "scoring.dataset",
     "select_pseudo_labels": "selection.pseudo_labels",

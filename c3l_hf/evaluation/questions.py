@@ -213,7 +213,7 @@ def _name_pictures(questions: list[dict[str, Any]], pictures: Iterable[pa.ListSc
         if base not in names:
             keys = [image_key(value) for value in _values(picture)]
             key = keys[0] if keys else None
-            names[base] = key.hex() if isinstance(key, bytes) else key or f"question {base}"
+            names[base] = key.hex() if isinstance(key, bytes) else str(key or f"question {base}")
         question["cluster"] = names[base]
 
 

@@ -23,10 +23,10 @@ _OUTCOMES: dict[str, Any] = {}
 def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *options: object) -> str | None:
     """What the outcome of a check depends on, as a digest.
 
-    The model's configuration, its modules, their attention, the shapes, types and kinds of device of its tensors; the
-    processor with its chat template and tokenizer; and the options. Not the values of the weights: a check asks whether
-    the code computes the same in two ways. That it compares with a tolerance is taken not to change this. Nor does it
-    matter whether the model is in training.
+    The model's configuration, its modules, their attention, the shapes, types and kinds of device of its tensors; how
+    exactly torch multiplies; the processor with its chat template and tokenizer; and the options. Not the values of the
+    weights: a check asks whether the code computes the same in two ways. That it compares with a tolerance is taken not
+    to change this. Nor does it matter whether the model is in training.
 
     Args:
         check: Its name.
@@ -56,6 +56,7 @@ def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *op
         modules,
         attention,
         tensors,
+        torch.get_float32_matmul_precision(),
         type(processor).__qualname__,
         processor.to_json_string(),
         processor.chat_template,

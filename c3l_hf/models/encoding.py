@@ -125,7 +125,7 @@ def encode_row(
     conversation_with_answer = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     start = _tokenize(processor, conversation, add_generation_prompt=True)["input_ids"]
     inputs = _tokenize(processor, conversation_with_answer, continue_final_message=True)
-    whole_turn = functools.partial(_tokenize, processor, conversation_with_answer)
+    whole_turn: Callable[[], dict[str, Any]] = functools.partial(_tokenize, processor, conversation_with_answer)
     begin = start.shape[1]
     if not torch.equal(inputs["input_ids"][:, :begin], start):
         inputs, whole_turn = _after_prompt(processor, conversation, conversation_with_answer, answer) or (
@@ -249,7 +249,7 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
         content = message["content"]
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
-        items = []
+        items: list[dict[str, Any]] = []
         if message["role"] == "user" and not placed:
             items, left, placed = [{"type": "image", "image": image} for image in left], [], True
         for item in content or ():

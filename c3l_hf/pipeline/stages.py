@@ -164,7 +164,7 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         trained = trainer.merged_model()
-        if process_state().is_main_process:
+        if trained is not None and process_state().is_main_process:
             trained.save_pretrained(path / "generator")
             processor.save_pretrained(path / "generator")
         return {"steps": trainer.state.global_step, "log": trainer.state.log_history}

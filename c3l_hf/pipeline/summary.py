@@ -38,7 +38,7 @@ class Pool:
     pairs: int
     usable: int
     quantiles: Sequence[float] | None
-    true: Sequence[float] | None
+    true: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def _quantiles(scores: np.ndarray) -> tuple[float, ...] | None:
 def format_summary(pools: Sequence[Pool], ranking: str) -> str:
     """The pools as a table."""
     with_truth = any(pool.true for pool in pools)
-    header = ["", "pairs", "usable", *(f"{ranking} {quantile:.0%}" for quantile in QUANTILES)]
-    rows = [header + (["true (type-balanced, 95 % interval)"] if with_truth else [])]
+    header: list[object] = ["", "pairs", "usable", *(f"{ranking} {quantile:.0%}" for quantile in QUANTILES)]
+    rows: list[list[object]] = [header + (["true (type-balanced, 95 % interval)"] if with_truth else [])]
     for pool in pools:
         quantiles = [f"{value:.3f}" for value in pool.quantiles] if pool.quantiles else ["-"] * len(QUANTILES)
-        row = [pool.name, pool.pairs, f"{pool.usable / max(pool.pairs, 1):.1%}", *quantiles]
+        row: list[object] = [pool.name, pool.pairs, f"{pool.usable / max(pool.pairs, 1):.1%}", *quantiles]
         if with_truth:
             row.append("{:.3f} [{:.3f}, {:.3f}]".format(*pool.true) if pool.true else "-")
         rows.append(row)

@@ -79,7 +79,8 @@ def push(folder: str | Path, options: Publication, *, api: HfApi | None = None) 
         raise HubError(f"{folder}: {check.found}: nothing to push")
     facts = _stated(facts, options)
     repositories = check_access(options, api=api)
-    facts = replace(facts, **{f"{repository.kind}_repo": repository.id for repository in repositories})
+    names = {repository.kind: repository.id for repository in repositories}
+    facts = replace(facts, dataset_repo=names["dataset"], generator_repo=names["generator"])
     for kind in manifests:
         for check in verify_folder(folder / kind):
             if not check.ok:

@@ -208,7 +208,7 @@ def format_scores(scored: Dataset) -> str:
     count = sum(status == STATUS_OK for status in statuses)
     lines = [f"{len(statuses):,} rows, {count:,} with scores, {len(statuses) - count:,} without"]
     if count:
-        rows = [("", "5%", "25%", "50%", "75%", "95%")]
+        rows: list[tuple[str, ...]] = [("", "5%", "25%", "50%", "75%", "95%")]
         for name in ("i2c", *SCORES):
             values = np.array([value for value in scored[name][:] if value is not None])
             rows.append((name, *(f"{value:.3f}" for value in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]))))

@@ -68,7 +68,8 @@ def select_pseudo_labels(
         chosen score among those of its type, so that it is in (0, 2), with mean 1, whatever the scale of the scores.
 
     Raises:
-        ValueError: If columns are missing, an option is out of range, or no image is left.
+        ValueError: If the pairs are not as for `curate`, a template is not known, an option is out of range, or no
+            image is left.
     """
     table, report = choose_labels(
         read_columns(dataset, (*LABEL_COLUMNS, score)),
@@ -96,7 +97,8 @@ def choose_labels(
 ) -> tuple[pa.Table, SelectionReport]:
     """`select_pseudo_labels` on a table.
 
-    XXXCOSTS
+    With 5 M pairs about 1 M images (a table of 1.3 GB): 1.5 GB of memory besides the table, the labels among them, and
+    a minute on one core, measured by `recipes/benchmarks/selection.py`.
 
     Args:
         table: The columns `LABEL_COLUMNS` and `score` of scored pairs; others are not looked at.

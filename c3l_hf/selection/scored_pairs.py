@@ -17,6 +17,7 @@ __all__ = [
     "SCORED_PAIR_COLUMNS",
     "Pairs",
     "ScoredPairs",
+    "hash_of",
     "message_text",
     "quantile_ranks",
     "read_pairs",

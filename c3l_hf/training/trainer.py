@@ -138,7 +138,9 @@ class C3LTrainer(SFTTrainer):
         if not isinstance(args, C3LConfig):
             raise TypeError(f"args is a {type(args).__name__}; C3LTrainer needs a C3LConfig")
         several = isinstance(eval_dataset, dict)
-        evaluated = eval_dataset if several else {} if eval_dataset is None else {"eval_dataset": eval_dataset}
+        evaluated: dict[str, Any] = {} if eval_dataset is None else {"eval_dataset": eval_dataset}
+        if isinstance(eval_dataset, dict):
+            evaluated = eval_dataset
         for name, dataset in [("train_dataset", train_dataset), *evaluated.items()]:
             check_columns(name, dataset, args.weight_column)
 

@@ -109,7 +109,7 @@ class Pope(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str], categories: list[str]) -> dict:
-        table, categories = counts(predictions, references), np.asarray(categories)
-        by_category = {str(name): _summary(table[categories == name]) for name in dict.fromkeys(categories)}
-        mean = {name: float(np.mean([found[name] for found in by_category.values()])) for name in figures(table[0])}
+        table, names = counts(predictions, references), np.asarray(categories)
+        by_category = {str(name): _summary(table[names == name]) for name in dict.fromkeys(categories)}
+        mean = {name: float(np.mean([shares[name] for shares in by_category.values()])) for name in figures(table[0])}
         return _summary(table) | {"by_category": by_category, "category_mean": mean}

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,6 +10,13 @@ import pytest
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 
 from c3l_hf.models import checks
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports():
+    """`Trainer` has the garbage collected after each training. What is imported is no garbage, and takes most of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

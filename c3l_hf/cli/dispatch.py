@@ -31,6 +31,7 @@ COMMANDS = {
 }
 _HELP = ("-h", "--help")
 _HELP_ALL = ("--help_all", "--help-all")
+_TRACEBACK = "--traceback"
 
 
 def entry() -> NoReturn:
@@ -78,10 +79,12 @@ def _carry_out(name: str, words: list[str]) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     title, options = f"c3l {name}", [*options_of(command.groups), "config"]
+    traced, words = _TRACEBACK in words, [word for word in words if word != _TRACEBACK]
     try:
         settings = read_settings(command, words, os.environ, all_options)
         if next(group.dry_run for group in settings.groups if hasattr(group, "dry_run")):
-            print(format_settings(command, settings), flush=True)
+            if os.environ.get("RANK", "0") == "0":  # one of a launcher's processes
+                print(format_settings(command, settings), flush=True)
             if not command.plans:
                 return 0
         config_name = settings.config.name if settings.config else None
@@ -89,6 +92,8 @@ def _carry_out(name: str, words: list[str]) -> int:
     except UsageError as error:
         return _fail(title, _with_flag(f"{error}", options), 2)
     except (RunError, ValueError, OSError) as error:
+        if traced:
+            raise
         return _fail(title, _with_flag(str(error).strip() or type(error).__name__, options), 1)
     except KeyboardInterrupt:
         again = "the same command goes on where it stopped" if command.resumes else "nothing has been written"

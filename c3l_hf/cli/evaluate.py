@@ -1,6 +1,7 @@
 """`c3l evaluate`: a model on the benchmarks."""
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.common.errors import RunError
 from c3l_hf.evaluation.run import EvaluateOptions, run_evaluation
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import UsedModelOptions
@@ -11,7 +12,9 @@ __all__ = ["COMMAND"]
 def evaluate(model: UsedModelOptions, options: EvaluateOptions, _: CallOptions) -> None:
     """Evaluates a model; see `COMMAND`."""
     set_up_process()
-    run_evaluation(options, Source.of(model, trust_remote_code=model.trust_remote_code))
+    results = run_evaluation(options, Source.of(model, trust_remote_code=model.trust_remote_code))
+    if not any(result["asked"] for result in results.values()):
+        raise RunError(f"no question could be asked; see not_asked in {options.output_dir}/<benchmark>/results.json")
 
 
 COMMAND = Command(

@@ -8,9 +8,9 @@ from typing import ClassVar
 import datasets
 import pyarrow as pa
 from datasets import Dataset, load_dataset
-from datasets.table import embed_table_storage
 
-from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf import _compat
+from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
@@ -31,13 +31,6 @@ _SHARD_IMAGES = 500
 
 
 @dataclass
-class NeededImageOptions(ImageOptions):
-    """The images, which are needed here."""
-
-    images: str = ImageOptions.__dataclass_fields__["images"]
-
-
-@dataclass
 class SeedOptions:
     """What random choices come from."""
 
@@ -55,17 +48,10 @@ def generate(
 ) -> None:
     """Generates pairs; see `COMMAND`."""
     set_up_process()
+    if images.images is None:
+        raise UsageError("images is missing: name a folder of pictures, a dataset, or 'scenes'")
     path = check_output(output)
-    config = PairGenerationConfig(
-        pairs_per_image=generation.pairs_per_image,
-        types=tuple(generation.types),
-        types_per_image=generation.types_per_image,
-        temperature=generation.sampling_temperature,
-        top_p=generation.top_p,
-        max_new_tokens=generation.max_new_tokens,
-        batch_size=generation.generation_batch_size,
-        seed=seed.seed,
-    )
+    config = generation.config(seed.seed)
     folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
     source = load_images(images.images, split=images.images_split, limit=images.num_images, seed=seed.seed)
     how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)
@@ -89,14 +75,14 @@ def _in_shards(images: Images, how: Source, config: PairGenerationConfig, identi
     starts = range(0, len(images), size)
     shards = Shards(folder / str(size), len(starts))
     schema = PAIR_FEATURES.arrow_schema
-    loaded = load(how) if shards.missing else None
+    model, processor = load(how) if shards.missing else (None, None)
 
     def pairs_of(number: int) -> Iterator[pa.Table]:
         end = min(starts[number] + size, len(images))
         part = images.dataset.select(range(starts[number], end))
-        for table in generate_pairs(part, *loaded, config).with_format("arrow").iter(100):
+        for table in generate_pairs(part, model, processor, config).with_format("arrow").iter(100):
             # A picture in a file goes with its pairs.
-            yield embed_table_storage(table.cast(schema))
+            yield _compat.embed_images(table.cast(schema))
 
     shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")

@@ -23,18 +23,20 @@ def format_help(name: str, command: Command, everything: bool = False) -> str:
         command: The command.
         everything: Show all options; else those of a trainer only that matter most.
     """
-    width = min(max(shutil.get_terminal_size().columns, 110), 140)
+    width = min(max(shutil.get_terminal_size().columns, 120), 140)
     positionals = "".join(f" {option.upper()}" for option in command.positionals)
     lines = [f"c3l {name}{positionals} [--config NAME] [options]", ""]
     lines += textwrap.wrap(command.description, width) + ["", *(f"  {example}" for example in command.examples), ""]
     configs = ", ".join(file.stem for file in sorted(shipped("configs").glob("*.yaml")))
     lines += _option("--config NAME", f"YAML with any of these options: a file, or a shipped one ({configs}).", width)
+    lines += _option("--traceback", "Show where an error came from, in place of one line.", width)
     lines.append(f"Flags count before the environment ({PREFIX}<OPTION>), that before the YAML.")
     for group in command.groups:
         shown, options = command.shown.get(group), options_of([group])
         names = list(options) if everything or shown is None else list(shown)
         more = f" ({len(options) - len(names)} more with --help_all)" if len(names) < len(options) else ""
-        lines += ["", f"{getattr(group, '_argument_group_name', 'Training')}{more}"]
+        title = "Training" if shown is not None else group.__name__.removesuffix("Options")
+        lines += ["", f"{getattr(group, '_argument_group_name', title)}{more}"]
         for name in names:
             option, text = options[name], (shown or {}).get(name, options[name].help)
             lines += _option(f"--{name} {_value(option)}".strip(), f"{text}{_default(option, text)}", width)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 from datasets import Dataset, Image
-from datasets.table import embed_table_storage
 
+from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write
 from c3l_hf.common.shards import Shards
@@ -107,7 +107,7 @@ def _write_folder(dataset: Dataset, output: Path) -> None:
 
 
 def _with_images(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    return embed_table_storage(table.cast(schema))
+    return _compat.embed_images(table.cast(schema))
 
 
 def _is_folder(options: OutputOptions) -> bool:

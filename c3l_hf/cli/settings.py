@@ -223,7 +223,7 @@ def _flags(
     for word in rest:
         if word.startswith("-") and len(word) > 1:
             name = word.partition("=")[0].lstrip("-").replace("-", "_")
-            flags = [f"--{option}" for option in [*options, "config", "help", "help_all"]]
+            flags = [f"--{option}" for option in [*options, "config", "help", "help_all", "traceback"]]
             raise UsageError(f"there is no option --{name}{nearest(f'--{name}', flags)}")
         open_names = [name for name in command.positionals if name not in given]
         if not open_names:

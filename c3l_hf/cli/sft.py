@@ -4,6 +4,7 @@ from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.training_help import SHOWN_STUDENT
 from c3l_hf.finetuning.run import SFTOptions, run_sft
 from c3l_hf.finetuning.student import StudentConfig
+from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import ModelOptions
 
 __all__ = ["COMMAND"]
@@ -12,7 +13,7 @@ __all__ = ["COMMAND"]
 def sft(model: ModelOptions, options: SFTOptions, training: StudentConfig, _: CallOptions) -> None:
     """Fine-tunes a student; see `COMMAND`."""
     set_up_process()
-    run_sft(options, model, training)
+    run_sft(options, Source.of(model, trust_remote_code=training.trust_remote_code), training)
 
 
 COMMAND = Command(

@@ -64,7 +64,7 @@ def train(
         trainer = C3LTrainer(loaded, training, labels, processing_class=processor)
         trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         trained = trainer.merged_model()
-        if process_state().is_main_process:
+        if trained is not None and process_state().is_main_process:
             trained.save_pretrained(folder / "generator")
             processor.save_pretrained(folder / "generator")
         return {"steps": trainer.state.global_step, "log": trainer.state.log_history}

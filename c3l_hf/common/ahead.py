@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 __all__ = ["ahead"]
@@ -10,7 +10,7 @@ __all__ = ["ahead"]
 _Item = TypeVar("_Item")
 
 
-def ahead(items: Iterable[_Item], depth: int = 1) -> Iterator[_Item]:
+def ahead(items: Iterable[_Item], depth: int = 1) -> Generator[_Item, None, None]:
     """The items in their order, made in a thread of their own while the earlier ones are used.
 
     Memory is bounded: at most `depth` items have been made, or are being made, that were not taken. An error in making
@@ -34,7 +34,7 @@ def ahead(items: Iterable[_Item], depth: int = 1) -> Iterator[_Item]:
     return _taken(items, depth)
 
 
-def _taken(items: Iterable[_Item], depth: int) -> Iterator[_Item]:
+def _taken(items: Iterable[_Item], depth: int) -> Generator[_Item, None, None]:
     made: queue.SimpleQueue = queue.SimpleQueue()  # of (what it is, the item or the error)
     places, left = threading.Semaphore(depth), threading.Event()
     # A daemon, so that an iterator that nobody closed does not keep Python from ending.

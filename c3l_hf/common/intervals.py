@@ -132,9 +132,9 @@ def paired_test(
         ValueError: If the runs are not of the same questions in the same order (the first difference is named), or for
             the reasons of `estimate`.
     """
-    for row, (a, b) in enumerate(zip(ids_a, ids_b)):
-        if a != b:
-            raise ValueError(f"not the same questions: row {row} is {a!r} in run a and {b!r} in run b")
+    for row, (id_a, id_b) in enumerate(zip(ids_a, ids_b)):
+        if id_a != id_b:
+            raise ValueError(f"not the same questions: row {row} is {id_a!r} in run a and {id_b!r} in run b")
     if len(ids_a) != len(ids_b):
         shorter = min(len(ids_a), len(ids_b))
         name, extra = ("a", ids_a[shorter]) if len(ids_a) > shorter else ("b", ids_b[shorter])

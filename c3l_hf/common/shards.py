@@ -96,4 +96,5 @@ class Shards:
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of some columns, in memory."""
-        return pa.concat_tables([pq.read_table(file, columns=columns) for file in self.files])
+        names = None if columns is None else list(columns)
+        return pa.concat_tables([pq.read_table(file, columns=names) for file in self.files])

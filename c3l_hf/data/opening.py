@@ -15,9 +15,9 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetGenerationError, DatasetsError
-from datasets.fingerprint import Hasher
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 
 __all__ = ["folder_cache", "is_saved", "open_dataset"]
@@ -78,7 +78,7 @@ def folder_cache(source: str | Path) -> str | None:
     if not Path(source).is_dir():
         return None
     files = [(path, path.stat()) for path in sorted(Path(source).rglob("*")) if path.is_file()]
-    digest = Hasher.hash([(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in files])
+    digest = _compat.hash_of([(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in files])
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{digest}")
 
 
@@ -139,7 +139,7 @@ def _problem(name: str, config: str | None, split: str, revision: str | None, ti
         if config is None and len(configs) > 1 and "default" not in configs:
             return f"{title} has several configurations: {_listed(configs)}; say which"
         splits = get_dataset_split_names(name, config, revision=revision)
-        if re.match(r"[\w.]*", split)[0] not in splits:  # before a slice, as "train[:10%]"
+        if split.partition("[")[0] not in splits:  # before a slice, as "train[:10%]"
             return f"{title} has no split {split!r}{_choices(split, splits, 'splits')}"
     except _ERRORS:
         pass  # there is nothing to be found out: the first error says why

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, List, Value
 
+from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
@@ -210,4 +211,6 @@ def _state_of(dataset: Dataset) -> FileState:
     """What tells a dataset from others without reading it: its files, and its fingerprint."""
     files = [Path(file["filename"]) for file in dataset.cache_files]
     stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return FileState(digest(dataset._fingerprint, *stats), len(dataset), max((stat[2] for stat in stats), default=0))
+    return FileState(
+        digest(_compat.fingerprint(dataset), *stats), len(dataset), max((stat[2] for stat in stats), default=0)
+    )

@@ -182,20 +182,20 @@ class Answerer:
             for option in row["options"] or ()
         ]
         scored = iter(self.scorer.score(pairs) if pairs else ())
-        results = []
+        results: list[dict[str, Any]] = []
         for row in rows:
-            found = [next(scored) for _ in row["options"] or ()]
-            problem = next((n for n, score in enumerate(found) if score[STATUS] != STATUS_OK), None)
-            if not found:
+            scores = [next(scored) for _ in row["options"] or ()]
+            problem = next((n for n, score in enumerate(scores) if score[STATUS] != STATUS_OK), None)
+            if not scores:
                 results.append({})
             elif problem is not None:
                 # Without one of them the options cannot be compared.
-                results.append({"option_status": f"option {_letter(problem)}: {found[problem][STATUS]}"})
+                results.append({"option_status": f"option {_letter(problem)}: {scores[problem][STATUS]}"})
             else:
                 results.append(
                     {
-                        "option_logprobs": [score["logprob"] for score in found],
-                        "option_logprobs_blind": [score["logprob_blind"] for score in found],
+                        "option_logprobs": [score["logprob"] for score in scores],
+                        "option_logprobs_blind": [score["logprob_blind"] for score in scores],
                         "option_status": STATUS_OK,
                     }
                 )

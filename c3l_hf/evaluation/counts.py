@@ -132,11 +132,15 @@ def _pope(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
     rows = _with(rows, "status")
     if not rows:
         return []
-    said, truth, categories = (_column(rows, name) for name in ("prediction", "answer", "group"))
-    counts = pope.counts(said, truth)
-    metric = pope.Pope().compute(predictions=said, references=truth, categories=categories)
+    answers, truth, categories = (_column(rows, name) for name in ("prediction", "answer", "group"))
+    counts = pope.counts(answers, truth)
+    metric = pope.Pope().compute(predictions=answers, references=truth, categories=categories)
     readable = counts[:, 4:].sum(axis=1) == 0
-    return [_counted("generated", rows, said, readable, counts, pope.figures, metric, category=categories, mean=True)]
+    return [
+        _counted(
+            "generated", rows, answers, readable, counts, pope.figures, metric, {"category": categories}, mean=True
+        )
+    ]
 
 
 def _seed(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
@@ -146,14 +150,14 @@ def _seed(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
 def _mmbench(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
     asked, result = _with(rows, "status"), []
     if asked:
-        said, truth, options, abilities = (
+        answers, truth, options, abilities = (
             _column(asked, name) for name in ("prediction", "answer", "options", "group")
         )
         meta = [json.loads(row["meta"]) for row in asked]
         questions, categories = [str(values["base"]) for values in meta], [values["category"] for values in meta]
-        counts = mmbench.counts(said, truth, options, questions)
+        counts = mmbench.counts(answers, truth, options, questions)
         metric = mmbench.MMBench().compute(
-            predictions=said,
+            predictions=answers,
             references=truth,
             options=options,
             questions=questions,
@@ -162,7 +166,7 @@ def _mmbench(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
         )
         groups = {"ability": abilities, "category": categories}
         # All that a question's rotations say together stands in the first of its rows.
-        result = [_counted("generated", asked, said, counts[:, 2] == 1, counts, mmbench.figures, metric, **groups)]
+        result = [_counted("generated", asked, answers, counts[:, 2] == 1, counts, mmbench.figures, metric, groups)]
         result = [replace(result[0], only={"circular_accuracy": counts[:, 3] == 1})]
         first = [row for row, values in zip(asked, meta) if not values["rotation"]]
         result += _letters("generated, first rotation", "ability", first)
@@ -179,7 +183,7 @@ def _llava_w(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
     counts = llava_bench.counts(*scores)
     metric = llava_bench.LlavaBench().compute(predictions=scores[0], references=scores[1], categories=categories)
     judged = counts[:, 2] == 1
-    return [_counted("judge", rows, states, judged, counts, llava_bench.figures, metric, category=categories)]
+    return [_counted("judge", rows, states, judged, counts, llava_bench.figures, metric, {"category": categories})]
 
 
 def _by_likelihood(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
@@ -193,28 +197,28 @@ def _letters(
     """Choices of options: the letters, or, where there are none, what the model wrote."""
     if not rows:
         return []
-    said = list(letters) if letters is not None else _column(rows, "prediction")
+    answers = list(letters) if letters is not None else _column(rows, "prediction")
     truth, options, groups = (_column(rows, name) for name in ("answer", "options", "group"))
-    counts = seed_bench.counts(said, truth, options, letters=letters is not None)
+    counts = seed_bench.counts(answers, truth, options, letters=letters is not None)
     metric = seed_bench.SeedBench().compute(
-        predictions=said, references=truth, options=options, dimensions=groups, letters=letters is not None
+        predictions=answers, references=truth, options=options, dimensions=groups, letters=letters is not None
     )
-    return [_counted(by, rows, said, counts[:, 2] == 1, counts, seed_bench.figures, metric, **{kind: groups})]
+    return [_counted(by, rows, answers, counts[:, 2] == 1, counts, seed_bench.figures, metric, {kind: groups})]
 
 
 def _counted(
     by: str,
     rows: Sequence[Mapping[str, Any]],
-    said: Sequence[str],
+    answers: Sequence[str],
     readable: np.ndarray,
     counts: np.ndarray,
     figures: Callable,
     metric: Mapping[str, Any],
+    groups: Mapping[str, list[str]],
     mean: bool = False,
-    **groups: list[str],
 ) -> Counted:
     ids, clusters = _column(rows, "question_id"), _column(rows, "cluster")
-    unread = {id: text for id, text, ok in zip(ids, said, readable) if not ok}
+    unread = {id: text for id, text, ok in zip(ids, answers, readable) if not ok}
     return Counted(by, ids, clusters, groups, counts, figures, unread, metric, mean)
 
 

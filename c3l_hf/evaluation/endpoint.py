@@ -50,8 +50,8 @@ class ChatEndpoint:
     def __post_init__(self) -> None:
         try:
             parts = urlsplit(self.base_url)
-            valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            valid = valid and not re.search(r"\s", self.base_url) and httpx2.URL(self.base_url)
+            valid = bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+            valid = bool(valid and not re.search(r"\s", self.base_url) and httpx2.URL(self.base_url))
         except (ValueError, httpx2.InvalidURL):
             valid = False
         # Not quoted: what is wrong may be that it contains a password.
@@ -136,7 +136,7 @@ class ChatClient:
                 if response.is_success:
                     self._reached = True
                     return self._reply(response)
-                reason = f"answered HTTP {response.status_code}: {self._said(response)}"
+                reason = f"answered HTTP {response.status_code}: {self._what_it_says(response)}"
                 self._end_if_hopeless(response.status_code, reason)
                 self._reached = True
                 if response.status_code not in (408, 429) and response.status_code < 500:
@@ -176,18 +176,18 @@ class ChatClient:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             reply = None
         if reply is None or not all(value is None or isinstance(value, str) for value in reply.values()):
-            raise NoReply(f"the endpoint sent what is not a chat completion: {self._said(response)}")
+            raise NoReply(f"the endpoint sent what is not a chat completion: {self._what_it_says(response)}")
         return {name: value and self._without_key(value) for name, value in reply.items()}
 
-    def _said(self, response: httpx2.Response) -> str:
+    def _what_it_says(self, response: httpx2.Response) -> str:
         """What an unwelcome response says, short."""
         try:
-            said = response.json()
-            said = said.get("error") or said.get("message") or said.get("detail") or said
-            said = said.get("message") or said if isinstance(said, dict) else said
+            message = response.json()
+            message = message.get("error") or message.get("message") or message.get("detail") or message
+            message = message.get("message") or message if isinstance(message, dict) else message
         except (ValueError, AttributeError, RecursionError):
-            said = response.text
-        return self._clean(str(said)) or "(nothing)"
+            message = response.text
+        return self._clean(str(message)) or "(nothing)"
 
     def _clean(self, text: str) -> str:
         return short(self._without_key(text), 200)

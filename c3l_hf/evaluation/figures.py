@@ -83,34 +83,40 @@ def compare_runs(benchmark: str, predictions_a: Dataset, predictions_b: Dataset)
         ValueError: If the questions differ; the first that does is named.
     """
     columns = ["question_id", "question", "options", "answer"]
-    rows = [found.select_columns(columns).to_list() for found in (predictions_a, predictions_b)]
-    for number, (a, b) in enumerate(zip(*rows)):
-        if a != b:
-            other = next(name for name in columns if a[name] != b[name])
-            raise ValueError(f"the runs are not about the same questions: row {number} has {other} {a[other]!r} in one")
+    runs = predictions_a, predictions_b
+    rows = [run.select_columns(columns).to_list() for run in runs]
+    for number, (row_a, row_b) in enumerate(zip(*rows)):
+        if row_a != row_b:
+            column = next(name for name in columns if row_a[name] != row_b[name])
+            raise ValueError(
+                f"the runs are not about the same questions: row {number} has {column} {row_a[column]!r} in one"
+            )
     if len(rows[0]) != len(rows[1]):
         raise ValueError(f"the runs are not about the same questions: one has {len(rows[0])}, one {len(rows[1])}")
-    found = predictions_a, predictions_b
-    ways = [{way.by: way for way in count_answers(benchmark, run)} for run in found]
+    ways = [{way.by: way for way in count_answers(benchmark, run)} for run in runs]
     left_out, figures = {}, []
     for by in (by for by in ways[0] if by in ways[1]):
-        left_out[by] = _in_one_only(by, *found)
+        left_out[by] = _in_one_only(by, *runs)
         a, b = ways[0][by], ways[1][by]
         if left_out[by]:
             both = [number for number, row in enumerate(rows[0]) if row["question_id"] not in left_out[by]]
-            counted = [[way for way in count_answers(benchmark, run.select(both)) if way.by == by] for run in found]
+            counted = [[way for way in count_answers(benchmark, run.select(both)) if way.by == by] for run in runs]
             if not all(counted):
                 continue
             a, b = counted[0][0], counted[1][0]
         main = next(iter(a.figures(a.counts.sum(axis=0))))
-        for one, other in zip(a.measures(), b.measures()):
-            if one.figure != main and one.group != ALL:
+        for of_a, of_b in zip(a.measures(), b.measures()):
+            if of_a.figure != main and of_a.group != ALL:
                 continue
-            clusters = _at(a.clusters, one.rows)
             tested = paired_test(
-                _at(a.ids, one.rows), one.counts, _at(b.ids, other.rows), other.counts, clusters, one.statistic
+                _at(a.ids, of_a.rows),
+                of_a.counts,
+                _at(b.ids, of_b.rows),
+                of_b.counts,
+                _at(a.clusters, of_a.rows),
+                of_a.statistic,
             )
-            named = {"by": a.by, "group": one.group, "figure": one.figure, "shown": one.shown}
+            named = {"by": a.by, "group": of_a.group, "figure": of_a.figure, "shown": of_a.shown}
             figures.append(named | _plain(asdict(tested)))
     return {
         "left_out": {by: _named(reasons) for by, reasons in left_out.items()},

@@ -223,7 +223,7 @@ def _digest(content: Any) -> str:
 def _ask_all(
     client: ChatClient,
     pending: Mapping[str, Mapping[str, Any]],
-    replies: dict[str, Mapping[str, Any]],
+    replies: dict[str, dict[str, Any]],
     append: Callable[[Mapping[str, Any]], None],
     threads: int,
     progress: bool,

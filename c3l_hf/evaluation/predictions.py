@@ -27,9 +27,10 @@ from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConf
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.generation import sampling
 from c3l_hf.generation.sampling import end_tokens
-from c3l_hf.models import encoding, packing
+from c3l_hf.metrics import reading
+from c3l_hf.models import checks, encoding, packing
 from c3l_hf.models.loading import digest_weights
-from c3l_hf.scoring import blind, formulas, likelihood, scorer, self_check
+from c3l_hf.scoring import batch, blind, formulas, likelihood, scorer, self_check
 
 __all__ = ["PREDICTION_FEATURES", "PredictionConfig", "claim_folder", "predict", "predictions_file"]
 
@@ -295,15 +296,19 @@ def _record(
     }
 
 
+# What an answer comes from; a test compares them with what the answerer imports.
 _MODULES = (
     answerer,
+    batch,
     blind,
+    checks,
     encoding,
     formulas,
     image,
     layouts,
     likelihood,
     packing,
+    reading,
     sampling,
     schema,
     scorer,

@@ -11,8 +11,8 @@ import PIL.Image
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, List, Value, get_dataset_config_names
 from datasets.exceptions import DatasetsError
-from datasets.fingerprint import Hasher
 
+from c3l_hf import _compat
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.opening import is_saved, open_dataset
@@ -132,7 +132,7 @@ def read_questions(
     description = f"{layout.name}, {source}, split {split}: {len(questions):,} rows"
     description += f"; left out: {videos:,} about videos" if videos else ""
     # Given, because `datasets` would read all pictures to make one.
-    fingerprint = Hasher.hash([published._fingerprint, published.cache_files, questions, numbers])
+    fingerprint = _compat.hash_of([_compat.fingerprint(published), published.cache_files, questions, numbers])
     columns = {name: [question[name] for question in questions] for name in QUESTION_FEATURES if name != "images"}
     columns["meta"] = [json.dumps(meta, ensure_ascii=False) for meta in columns["meta"]]
     columns["images"] = _rows(pictures, numbers)
@@ -150,16 +150,9 @@ def bare_questions(questions: Dataset) -> Dataset:
     they are: copied together they may be more than an Arrow array holds (2 GB).
     """
     # Of the rows that are not selected, too: the table has them all.
-    table = questions.data.table
-    stems = [json.loads(meta)["stem"] for meta in table["meta"].to_pylist()]
-    place = table.column_names.index("question")
-    return Dataset(
-        table.set_column(place, table.schema.field(place), pa.array(stems, pa.string())),
-        info=questions.info,
-        indices_table=questions._indices,
-        # Given, because `datasets` would read all pictures to make one.
-        fingerprint=Hasher.hash([questions._fingerprint, "bare"]),
-    )
+    stems = [json.loads(meta)["stem"] for meta in questions.data.table["meta"].to_pylist()]
+    fingerprint = _compat.hash_of([_compat.fingerprint(questions), "bare"])
+    return _compat.with_column(questions, "question", pa.array(stems, pa.string()), fingerprint)
 
 
 def select_some(questions: Dataset, limit: int | None) -> Dataset:
@@ -220,7 +213,7 @@ def _name_pictures(questions: list[dict[str, Any]], pictures: Iterable[pa.ListSc
         if base not in names:
             keys = [image_key(value) for value in _values(picture)]
             key = keys[0] if keys else None
-            names[base] = key.hex() if isinstance(key, bytes) else key or f"question {base}"
+            names[base] = key.hex() if isinstance(key, bytes) else str(key or f"question {base}")
         question["cluster"] = names[base]
 
 

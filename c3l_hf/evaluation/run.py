@@ -13,6 +13,7 @@ from c3l_hf.common.files import read_json, write_json
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.versions import versions
 from c3l_hf.data.schema import STATUS_OK
+from c3l_hf.data.worlds import WORLDS, find_world
 from c3l_hf.evaluation.answerer import PredictionConfig
 from c3l_hf.evaluation.benchmarks import BENCHMARKS
 from c3l_hf.evaluation.endpoint import ChatEndpoint
@@ -107,7 +108,7 @@ def run_evaluation(options: EvaluateOptions, source: Source) -> dict[str, dict[s
                 made_from=benchmark.made_from,
             )
             if state.is_main_process:
-                about = {"model": source.model_id, **identity}
+                about = {"model": _name_of(source), **identity}
                 text = _report(benchmark, predictions, options, endpoint, judge, about)
                 state.print(text, flush=True)
         except ValueError as error:
@@ -149,6 +150,12 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> str:
             )
         parts.append("\n".join([f"== {BENCHMARKS[name].name}", format_results(compared), *notes]))
     return "\n\n".join(parts)
+
+
+def _name_of(source: Source) -> str:
+    """What the results call the model: the embedded world whose generator it is, not where the package lies here."""
+    worlds = {world.GENERATOR: name for name in reversed(WORLDS) if (world := find_world(name))}
+    return worlds.get(source.model_id, source.model_id)
 
 
 def _benchmark(name: str, options: EvaluateOptions, config: PredictionConfig) -> _Benchmark:

@@ -153,7 +153,8 @@ def _look(
             found.append((number, turn, example.inputs["input_ids"].shape[1], ""))
             if kept is not None:
                 images = {name: value for name, value in example.inputs.items() if name not in PER_TOKEN}
-                images = shared.setdefault(example.images, images)
+                if shared is not None:
+                    images = shared.setdefault(example.images, images)
                 kept[number, turn] = replace(example, inputs={**example.inputs, **images})
     return dict(zip(("row", "turn", "length", "problem"), map(list, zip(*found))))
 

@@ -89,7 +89,7 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
     checkpoints = training_folder(run, _STAGE)
     run.claim()
 
-    made_by = {"model": source.model_id, "dataset": options.dataset, "split": options.split}
+    made_by: dict[str, Any] = {"model": source.model_id, "dataset": options.dataset, "split": options.split}
     made_by |= {"inputs": inputs, "options": settings}
     local = replace(source, model_id=str(model_folder), revision=None)
     training.output_dir = str(checkpoints)

@@ -125,9 +125,9 @@ def generate_tables(
 ) -> Iterator[pa.Table]:
     """The pairs of `generate_pairs` without the pixels: `image_row` says which row of the images they are about.
 
-    The texts are written before the first table comes: pairs of one template go to the model together, whichever images
-    they are about. So the texts, and a batch of pictures, are in memory together, and an interruption loses all of
-    them: give it images by the hundred.
+    All texts are written before the first table comes, as pairs of one template go to the model together, whichever
+    images they are about. They are in memory until then, and an interruption loses them: give it some hundred images at
+    a time. Of pictures two batches are in memory, as the model takes them.
 
     Args:
         images: As for `generate_pairs`: some of the images, or all.
@@ -165,8 +165,16 @@ def generate_tables(
 
 @dataclass
 class _Pair:
-    """A pair that is to be written: of which image, the how-manieth, and in answer to what; then the model's text, and
-    why it is none, if so."""
+    """A pair that is to be written.
+
+    Attributes:
+        row: The row of its image.
+        image_id: The image's id.
+        k: Its number among the image's pairs.
+        template: What the model is asked.
+        raw: The model's text, once it is written.
+        status: Why there is no text, or no whole one; None if there is.
+    """
 
     row: int
     image_id: str
@@ -213,7 +221,8 @@ def _with_prompts(
 ) -> tuple[Sequence[_Pair], list[dict[str, torch.Tensor]], list[int]]:
     """A batch with its prompts, each once, and for each pair that has one its number; the others get their status."""
     prompts: list[dict[str, torch.Tensor]] = []
-    which, numbers = [], {}
+    which: list[int] = []
+    numbers: dict[tuple[int, str], int | str] = {}  # or why there is no prompt
     for pair in batch:
         key = pair.row, pair.template.id
         if key not in numbers:
@@ -221,10 +230,11 @@ def _with_prompts(
             numbers[key] = inputs if isinstance(inputs, str) else len(prompts)
             if not isinstance(inputs, str):
                 prompts.append(inputs)
-        if isinstance(numbers[key], str):
-            pair.status = numbers[key]
+        number = numbers[key]
+        if isinstance(number, str):
+            pair.status = number
         else:
-            which.append(numbers[key])
+            which.append(number)
     return batch, prompts, which
 
 
@@ -291,7 +301,7 @@ def _finished(pair: _Pair, first_row: int) -> dict[str, Any]:
 
 
 def _with_images(images: Dataset, pairs: pa.Table) -> Iterator[dict[str, Any]]:
-    for table in pairs.to_batches(_TABLE_ROWS):
+    for table in pairs.to_batches(50):  # their images are in memory together, as they are stored
         rows = table.to_pylist()
         numbers = list(dict.fromkeys(row["image_row"] for row in rows))
         stored = dict(zip(numbers, stored_images(images, numbers)))

@@ -85,13 +85,13 @@ def yes_no(text: str) -> str | None:
         "yes", "no", or None if the text has no answer or more than one.
     """
     text = _plain(text)
-    start = re.search(r"\w", text)
+    start = next(re.finditer(r"\w", text), None)
     answers, standing = set(), set()
     for found in _YES_NO.finditer(text):
         word, before = found[1].lower(), text[max(0, found.start() - 80) : found.start()]
         opening = _NEW_SENTENCE.search(before)
         left_open = opening and opening[0][0] in "aA" and _OPEN.search(before[: opening.start()])
-        first = found.start() == start.start() or bool(opening and not left_open)
+        first = (start is not None and found.start() == start.start()) or bool(opening and not left_open)
         ends = word == "yes" or bool(_NO_ENDS.match(text, found.end()))
         if ends and first:
             answers.add(word)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
+from c3l_hf import _compat
 from c3l_hf.common.files import digest
 
 __all__ = ["TOLERANCE", "check_key", "recall", "remember", "tokenizer_state"]
@@ -22,10 +23,10 @@ _OUTCOMES: dict[str, Any] = {}
 def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *options: object) -> str | None:
     """What the outcome of a check depends on, as a digest.
 
-    The model's configuration, its modules, their attention, the shapes, types and kinds of device of its tensors; the
-    processor with its chat template and tokenizer; and the options. Not the values of the weights: a check asks whether
-    the code computes the same in two ways. That it compares with a tolerance is taken not to change this. Nor does it
-    matter whether the model is in training.
+    The model's configuration, its modules, their attention, the shapes, types and kinds of device of its tensors; how
+    exactly torch multiplies; the processor with its chat template and tokenizer; and the options. Not the values of the
+    weights: a check asks whether the code computes the same in two ways. That it compares with a tolerance is taken not
+    to change this. Nor does it matter whether the model is in training.
 
     Args:
         check: Its name.
@@ -41,7 +42,9 @@ def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *op
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or any(map(_is_changed, model.modules())):
         return None
     modules = [(name, type(module).__module__, type(module).__qualname__) for name, module in model.named_modules()]
-    attention = [part.config._attn_implementation for part in model.modules() if isinstance(part, PreTrainedModel)]
+    attention = [
+        _compat.attention_implementation(part.config) for part in model.modules() if isinstance(part, PreTrainedModel)
+    ]
     tensors = [
         (name, tuple(tensor.shape), tensor.dtype, tensor.device.type)
         for named in (model.named_parameters(), model.named_buffers())
@@ -53,6 +56,7 @@ def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *op
         modules,
         attention,
         tensors,
+        torch.get_float32_matmul_precision(),
         type(processor).__qualname__,
         processor.to_json_string(),
         processor.chat_template,
@@ -92,6 +96,4 @@ def _essence(config: Any) -> Any:
 def _is_changed(module: torch.nn.Module) -> bool:
     """Whether somebody has put something around a module. What transformers hangs there as the model is first used only
     looks at outputs."""
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    theirs = all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
-    return not theirs or "forward" in vars(module)
+    return _compat.has_foreign_hooks(module) or "forward" in vars(module)

@@ -138,7 +138,7 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
     Raises:
         OSError: If there is no such model, or it has no weights as safetensors: others may hold code.
     """
-    options = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
+    options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
     name = model_folder(source.model_id)
     processor = AutoProcessor.from_pretrained(name, **options)
     device = torch.device(source.device) if source.device else process_state().device

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.schema import SCORES
 from c3l_hf.data.worlds import find_world
+from c3l_hf.generation.pairs import PairGenerationConfig
 from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.training.checkpoints import training_options
 from c3l_hf.training.config import C3LConfig
@@ -107,15 +108,33 @@ class GenerationOptions:
     max_new_tokens: int = field(default=128, metadata={"help": "Longest generated text, in tokens."})
     generation_batch_size: int = field(default=32, metadata={"help": "Pairs generated at once."})
 
+    def config(self, seed: int) -> PairGenerationConfig:
+        """The same for `generate_pairs`.
+
+        Raises:
+            RunError: If an option is impossible; the message names it as it is called here.
+        """
+        names = {"temperature": "sampling_temperature", "batch_size": "generation_batch_size"}
+        values = {
+            name: getattr(self, names.get(name, name))
+            for name in PairGenerationConfig.__dataclass_fields__
+            if name != "seed"
+        }
+        try:
+            return PairGenerationConfig(**values | {"types": tuple(self.types), "seed": seed})
+        except ValueError as error:
+            name, _, rest = str(error).partition(" ")
+            raise RunError(f"{names.get(name, name)} {rest}") from None
+
 
 @dataclass
 class PassOptions:
     """How answers are scored, whoever the scorer is."""
 
     _argument_group_name: ClassVar[str] = "Scoring"
-    ranking: Literal[SCORES] = field(
+    ranking: Literal[SCORES] = field(  # type: ignore[valid-type]
         default="pmi", metadata={"help": f"Which score goes into the column i2c: {', '.join(SCORES)}."}
-    )  # type: ignore[valid-type]
+    )
     scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})
     scoring_max_tokens: int | None = field(
         default=None,
@@ -199,6 +218,7 @@ def check_options(
     for name in run.stages if not run.restart_from else [*run.stages, run.restart_from]:
         if name not in STAGES:
             raise RunError(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}")
+    generation.config(seed=0)
     if not run.stages:
         raise RunError(f"stages has nothing; the stages are {', '.join(STAGES)}")
     at_least_one: Sequence[tuple[object, str]] = [

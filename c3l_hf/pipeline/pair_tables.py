@@ -34,10 +34,8 @@ class ScoredPairs:
         """All rows of some columns, in memory."""
         ours = [name for name in columns if name in PAIR_TABLE_FEATURES]
         theirs = [name for name in columns if name in SCORE_FEATURES]
-        table = self.pairs.table(ours)
-        for name, column in zip(theirs, self.scores.table(theirs).columns if theirs else ()):
-            table = table.append_column(name, column)
-        return table
+        parts = [shards.table(names) for shards, names in ((self.pairs, ours), (self.scores, theirs)) if names]
+        return pa.table({name: part[name] for part in parts for name in part.column_names})
 
     def tables(self) -> Iterator[pa.Table]:
         """All rows with all columns, a shard at a time.

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -156,6 +157,7 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
         training = copy.copy(settings.training)
         training.output_dir = str(checkpoints)
         training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
+        training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
         rows = Dataset(labels.table()).with_transform(WithImages(inputs.images.dataset))
         trainer = C3LTrainer(model, training, rows, processing_class=processor)
         # What it would print at every logging step is in the report.

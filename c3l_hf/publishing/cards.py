@@ -7,7 +7,6 @@ import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Literal
 
 import yaml
@@ -16,12 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from c3l_hf.common.files import shipped
+from c3l_hf.common.plain import plain
 from c3l_hf.common.versions import versions
 from c3l_hf.data.schema import SCORES
 from c3l_hf.publishing.manifest import DataConfig, FileRecord, digest_of
 from c3l_hf.scoring.formulas import SCORE_DESCRIPTIONS
 
-__all__ = ["GENERATED_AGAIN", "TRAINING_FACTS", "RunFacts", "dataset_card", "model_card", "plain", "stated_figures"]
+__all__ = ["GENERATED_AGAIN", "TRAINING_FACTS", "RunFacts", "dataset_card", "model_card", "stated_figures"]
 
 _TEXT_LIMIT = 300
 # As numeric references these are text wherever they stand: no table, emphasis, link, code, mathematics, html, mention.
@@ -177,7 +177,7 @@ def dataset_card(
                 "data_files": [{"split": "train", "path": f"{config.folder}/train-*-of-{config.shards:05d}.parquet"}],
                 # In datasets 5.2 a local folder's cache is named after its name and its configurations. Without the
                 # digest two runs' datasets, both in a folder "dataset", would be taken for one and the same.
-                "description": f"{config.rows} rows, sha256 {digest_of(config, files)}",
+                "description": f"{config.rows} rows, sha256 {digest_of(config, files or {})}",
             }
             for name, config in (configs or {}).items()
         ]
@@ -264,23 +264,6 @@ def _render(template: str, facts: RunFacts, metadata: DatasetCardData | ModelCar
     environment.filters |= {"markdown": Markup, "percent": _percent}
     values |= {"facts": facts, "scores": SCORE_DESCRIPTIONS, "training": facts.training}
     return environment.get_template(template).render(metadata=Markup(metadata.to_yaml()), **values)
-
-
-def plain(value: Any) -> Any:
-    """A configuration value as YAML knows it; of absolute paths, which name user and machine, the last part only."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, numbers.Real):
-        return int(value) if isinstance(value, numbers.Integral) else float(value)
-    value = str(value)
-    for kind in (PurePosixPath, PureWindowsPath):
-        if kind(value).is_absolute() or value.startswith("~"):
-            return kind(value).name
-    return value
 
 
 def _one_line(text: str) -> str:

@@ -13,13 +13,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from datasets import Dataset
-from datasets.table import embed_table_storage
 
+from c3l_hf import _compat
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.plain import plain
 from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.data.streams import RowStream
-from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card, plain
+from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card
 from c3l_hf.publishing.manifest import MANIFEST, DataConfig, FileRecord, Manifest
 
 if TYPE_CHECKING:  # cards and checks do without models
@@ -193,7 +194,7 @@ def _write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -
             write_page_index=True,
         ) as writer:
             while table is not None:
-                writer.write_table(embed_table_storage(table.cast(schema)) if with_images else table.cast(schema))
+                writer.write_table(_compat.embed_images(table.cast(schema)) if with_images else table.cast(schema))
                 rows += len(table)
                 table = next(groups, None)
                 if shards[-1].stat().st_size >= _SHARD_BYTES:

@@ -20,8 +20,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.sha import git_hash
 
+from c3l_hf import _compat
 from c3l_hf.common.versions import versions
 from c3l_hf.publishing.export import CARD
 from c3l_hf.publishing.manifest import MANIFEST, FileRecord, FolderError, Manifest
@@ -226,7 +226,7 @@ def _holds(file: RepoFile | None, source: Path | bytes) -> bool:
         return False
     if file.lfs:
         return file.lfs.sha256 == FileRecord.of(source).sha256
-    return file.blob_id == git_hash(source if isinstance(source, bytes) else source.read_bytes())
+    return file.blob_id == _compat.git_blob_digest(source if isinstance(source, bytes) else source.read_bytes())
 
 
 def patiently(name: str, attempt: Callable[[], _Result], *, to: Literal["read", "write"] = "read") -> _Result:

@@ -80,8 +80,8 @@ def verify_folder(
         checks["weights"] = lambda: _check_weights(folder, manifest)
         checks["loading"] = lambda: _check_loading(folder)
     checks["card"] = lambda: _check_card(folder, manifest)
-    for name, check in checks.items():
-        yield _make(name, check)
+    for name, make in checks.items():
+        yield _make(name, make)
 
 
 def compare_facts(dataset: Manifest, generator: Manifest) -> Check:

@@ -33,7 +33,7 @@ def measurement_table(options: MeasurementOptions) -> str:
     """Shares with sample sizes and 95 % intervals, on usual and on shifted scenes of the test split, in Markdown."""
     model, processor = load(Source(options.model, dtype="float32"))
     usual, shifted = (measure(model, processor, options, shifted) for shifted in (False, True))
-    rows = [("measure", "n", "usual scenes", "n", "shifted scenes")]
+    rows: list[tuple[object, ...]] = [("measure", "n", "usual scenes", "n", "shifted scenes")]
     for name in usual:
         cells = [(share.total if isinstance(share, Share) else "", share) for share in (usual[name], shifted[name])]
         rows.append((name, *cells[0], *cells[1]))

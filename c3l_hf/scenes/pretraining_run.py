@@ -8,6 +8,7 @@ import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, TrainingArguments, set_seed
@@ -156,7 +157,7 @@ def pretrain(options: PretrainingOptions) -> Path:
     model.requires_grad_(True)
     evaluate = _AnswerAccuracy(processor, options.eval_questions, output / "evaluations.jsonl")
     images, seed = options.images_per_step, options.seed
-    asked = {"bridges": options.bridges, "descriptions_only": options.descriptions_only}
+    asked: dict[str, Any] = {"bridges": options.bridges, "descriptions_only": options.descriptions_only}
     phases = [
         ("joint", PackedScenes(processor, options.steps, images, seed, ALL_TYPES, 2, **asked), options.learning_rate)
     ]
@@ -173,7 +174,7 @@ def pretrain(options: PretrainingOptions) -> Path:
 
     # Save
     final = output / "final"
-    model.to(torch.float16).save_pretrained(final)
+    model.half().save_pretrained(final)
     # A new one: the one that was used keeps the padding of its last batch.
     build_processor().save_pretrained(final)
     logger.info("the trained model is in %s", final)

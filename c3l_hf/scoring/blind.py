@@ -96,8 +96,15 @@ class PairEncoder:
         return with_image, blind
 
     def _encode(self, pair: Pair, images: list[PIL.Image.Image], keys: tuple[Hashable, ...]) -> EncodedRow:
-        options = {"max_length": self._max_length, "end_of_turn": False, "image_keys": keys}
-        return encode_row(self._processor, pair.prompt, pair.answer, images, **options)
+        return encode_row(
+            self._processor,
+            pair.prompt,
+            pair.answer,
+            images,
+            max_length=self._max_length,
+            end_of_turn=False,
+            image_keys=keys,
+        )
 
     def _located(self, value: Any) -> Any:
         if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path") is not None:

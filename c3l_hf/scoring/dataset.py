@@ -14,6 +14,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List, concatenate_datasets
 from tqdm.auto import tqdm
 
+from c3l_hf import _compat
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
@@ -61,7 +62,7 @@ def score_dataset(
         raise ValueError(f"the dataset has the columns {', '.join(present)} already; remove or rename them first")
     needed = dataset.select_columns(list(columns))
     files = files_state(needed, columns[-1], scorer.image_folder)
-    name = digest(needed._fingerprint, scorer.fingerprint, part_size, files)
+    name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, files)
     starts = range(0, len(needed), part_size)
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{name}"
     shards = Shards(folder, count=len(starts))
@@ -207,7 +208,7 @@ def format_scores(scored: Dataset) -> str:
     count = sum(status == STATUS_OK for status in statuses)
     lines = [f"{len(statuses):,} rows, {count:,} with scores, {len(statuses) - count:,} without"]
     if count:
-        rows = [("", "5%", "25%", "50%", "75%", "95%")]
+        rows: list[tuple[str, ...]] = [("", "5%", "25%", "50%", "75%", "95%")]
         for name in ("i2c", *SCORES):
             values = np.array([value for value in scored[name][:] if value is not None])
             rows.append((name, *(f"{value:.3f}" for value in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]))))

@@ -10,11 +10,12 @@ from scipy import stats
 __all__ = ["PMI_K", "SCORE_DESCRIPTIONS", "rank_agreement", "scores_from_logprobs"]
 
 # Between pmi (k = 1), which finds errors that come from the language prior, and the log-probability (k → ∞), which
-# finds false answers; on pools of `recipes/evidence.py` that are not reported, 2 to 6 did about the same for both.
+# finds false answers; on pools of `recipes/experiments/evidence` that are not reported, 2 to 6 did about the same for
+# both.
 PMI_K = 4
 
-# Name → (formula, meaning), as the cards say it. With p_t, q_t the predictions of token t with and without the image, a_t,
-# t = 1 … N, the answer's tokens; teacher-forced, in nats.
+# Name → (formula, meaning), as the cards say it. With p_t, q_t the predictions of token t with and without the image,
+# a_t, t = 1 … N, the answer's tokens; teacher-forced, in nats.
 SCORE_DESCRIPTIONS = {
     # C3L as implemented here: the paper's normalisation is not known.
     "answer_kl": (
@@ -45,21 +46,22 @@ def scores_from_logprobs(with_image: Sequence[float], blind: Sequence[float], kl
         kl: The divergence over the vocabulary at each token, (N,), nats.
 
     Returns:
-        The scores, computed in float64, with the names of `schema.SCORES`.
+        The scores, computed in float64, with the names of `data.schema.SCORES`.
 
     Raises:
         ValueError: If the three differ in length or have no token.
     """
-    p, q, kl = (np.asarray(values, dtype=np.float64) for values in (with_image, blind, kl))
-    if not p.shape == q.shape == kl.shape or p.ndim != 1 or not p.size:
+    p, q, divergence = (np.asarray(values, dtype=np.float64) for values in (with_image, blind, kl))
+    if not p.shape == q.shape == divergence.shape or p.ndim != 1 or not p.size:
         raise ValueError(
-            f"needs three lists of one length with at least one token, got shapes {p.shape}, {q.shape}, {kl.shape}"
+            "needs three lists of one length with at least one token, "
+            f"got shapes {p.shape}, {q.shape}, {divergence.shape}"
         )
     log_p, log_q = p - np.logaddexp.reduce(p), q - np.logaddexp.reduce(q)
     pmi = np.mean(p - q)
     scores = {
         "answer_kl": np.sum(np.exp(log_p) * (log_p - log_q)),
-        "token_kl": np.mean(kl),
+        "token_kl": np.mean(divergence),
         "pmi": pmi,
         "ppl_ratio": np.exp(pmi),
         "pmi_k": np.mean(PMI_K * p - q),

@@ -87,7 +87,7 @@ def answer_logprobs(
             raise ValueError(f"row {number} has other answer tokens with its image than without")
     most = _MAX_LOGITS_CPU if model.device.type == "cpu" else _MAX_LOGITS
     limit = max(1, most // model.config.get_text_config().vocab_size)
-    results: list[AnswerLogprobs | None] = [None] * len(rows)
+    results: dict[int, AnswerLogprobs] = {}
     for batch in _batches(model, dict(enumerate(rows)), packed, max_tokens, limit):
         numbers = [number for member in batch for number in member.rows]
         some, some_blind = {n: rows[n] for n in numbers}, {n: blind_rows[n] for n in numbers}
@@ -100,13 +100,13 @@ def answer_logprobs(
         for first in range(0, longest, count):
             seen = _answer_logits(model, processor, some, batch, packed, first, count)
             for blind_batch in blind_batches:
-                blind = _answer_logits(model, processor, some_blind, blind_batch, packed, first, count)
-                for number, found in blind.items():
+                unseen = _answer_logits(model, processor, some_blind, blind_batch, packed, first, count)
+                for number, (logits, places) in unseen.items():
                     ids = rows[number].answer_ids[first : first + count]
-                    pieces[number].append(_compare(*seen[number], *found, ids))
+                    pieces[number].append(_compare(*seen[number], logits, places, ids))
         for number, parts in pieces.items():
             results[number] = AnswerLogprobs(*(torch.cat(part) for part in zip(*parts)))
-    return results
+    return [results[number] for number in range(len(rows))]
 
 
 def _batches(

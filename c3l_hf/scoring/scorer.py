@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -231,7 +231,9 @@ class I2CScorer:
         """The score columns of each row, in order. See `__call__`."""
         return self._scored(self._encoded(rows))
 
-    def score_batches(self, batches: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+    def score_batches(
+        self, batches: Iterable[Sequence[Mapping[str, Any]]]
+    ) -> Generator[list[dict[str, Any]], None, None]:
         """The score columns of each row of each batch, in order; the next batch is read and encoded in a thread while
         the model works on the present one.
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Options of a trainer that do not change what is trained.
 _REPORTING = re.compile(
-    r"output_dir|run_name|report_to|disable_tqdm|use_cpu|ddp_timeout|dataset_num_proc"
+    r"output_dir|push_to_hub|hub_.*|run_name|report_to|disable_tqdm|use_cpu|ddp_timeout|dataset_num_proc"
     r"|log_.*|logging_.*|save_.*|trackio_.*|dataloader_(num_workers|pin_memory|prefetch_factor|persistent_workers)"
 )
 

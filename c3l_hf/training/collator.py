@@ -189,7 +189,8 @@ class DataCollatorForC3L(DataCollatorMixin):
         rows = [list(itertools.islice(left, count)) for count in candidates]
         packs = [pack([inputs["input_ids"][0].numpy() for inputs in row]) for row in rows]
         pad_id = self.processor.tokenizer.pad_token_id or 0
-        positions = self.position_module and position_ids(self.position_module, encoded_inputs)
+        module = self.position_module
+        positions = None if module is None else position_ids(module, encoded_inputs)
         # A mask of booleans: the attention may run in another precision (autocast) than the weights have.
         inputs = collate_packs(packs, rows, pad_id, torch.bool, positions)
         inputs["num_tokens"] = torch.tensor([len(one) for one in packs])

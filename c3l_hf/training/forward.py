@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from c3l_hf import _compat
 from c3l_hf.training.losses import pool
 
 __all__ = ["HEAD", "add_contrastive_forward", "add_head", "remove_head"]
@@ -42,8 +43,7 @@ def add_head(model: PreTrainedModel, projection: str, dim: int, seed: int) -> No
     head = nn.Sequential(*layers)
     # In float32, but under ZeRO-3, which wants all weights of one dtype.
     setattr(model, HEAD, head.to(model.device, model.dtype if is_deepspeed_zero3_enabled() else torch.float32))
-    # What `save_pretrained` leaves out; a transformers internal, guarded by a test of the saved files.
-    model._keys_to_ignore_on_save.update(f"{HEAD}.{key}" for key in head.state_dict())
+    _compat.ignore_on_save(model, [f"{HEAD}.{key}" for key in head.state_dict()])
 
 
 def remove_head(model: PreTrainedModel) -> None:

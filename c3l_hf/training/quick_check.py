@@ -49,22 +49,23 @@ class QuickCheck:
     """
 
     def __init__(self, collator: DataCollatorForC3L):
-        self.collator = collator
-        self._short = _ShortProcessor(collator.processor)
-        self._separators = set(collator.processor.tokenizer.added_tokens_decoder)
-        self._usable: bool | None = None
-        self._left_to_try = _TRIED_ROWS
-        self._sizes: dict[Any, Size | None] = {}
-        self._extra: dict[tuple[str, tuple[Size, ...]], int | None] = {}
-        self._images: dict[Size, PIL.Image.Image] = {}
-        self._processor = with_image_cache(collator.processor)
+        self.__setstate__({"collator": collator})
 
     def __getstate__(self) -> dict[str, Any]:
         # What it has learned is no part of what it is: `datasets` makes names of cached results of this.
         return {"collator": self.collator}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["collator"])
+        self.collator: DataCollatorForC3L = state["collator"]
+        processor = self.collator.processor
+        self._short: Any = _ShortProcessor(processor)
+        self._separators = set(processor.tokenizer.added_tokens_decoder)
+        self._usable: bool | None = None
+        self._left_to_try = _TRIED_ROWS
+        self._sizes: dict[Any, Size | None] = {}
+        self._extra: dict[tuple[str, tuple[Size, ...]], int | None] = {}
+        self._images: dict[Size, PIL.Image.Image] = {}
+        self._processor = with_image_cache(processor)
 
     def takes(self, row: Mapping[str, Any]) -> bool:
         """Whether the collator's `encode` takes a row; False if it does not, or if that is not known."""
@@ -86,8 +87,9 @@ class QuickCheck:
         return taken
 
     def _takes(self, row: Mapping[str, Any]) -> bool:
-        sizes = tuple(self._size(image) for image in row["images"] or ())
-        if not sizes or None in sizes or not row["prompt"]:
+        read = [self._size(image) for image in row["images"] or ()]
+        sizes = tuple(size for size in read if size is not None)
+        if not sizes or len(sizes) < len(read) or not row["prompt"]:
             return False
         messages, limit = prompt_messages(row["prompt"]), self.collator.max_length
         try:
@@ -168,7 +170,7 @@ class _ShortProcessor:
         self._known: dict[tuple, str | list[int]] = {}
 
     def apply_chat_template(
-        self, conversation: Sequence[Mapping[str, Any]], *, tokenize: bool = False, **options: Any
+        self, conversation: list[dict[str, Any]], *, tokenize: bool = False, **options: Any
     ) -> str | dict[str, torch.Tensor]:
         options = {name: value for name, value in options.items() if name not in ("return_dict", "return_tensors")}
         # All candidates of a row have the same prompt.

@@ -66,7 +66,7 @@ def row_problem(
         same = []  # the collator says which one
     if same:
         return f"rejected[{same[0]}]: it is the chosen answer again"
-    weight = row.get(collator.weight_column, 1.0)
+    weight = row.get(collator.weight_column or "", 1.0)
     if not (isinstance(weight, int | float) and 0 <= weight < float("inf")):
         return f"{collator.weight_column}: it is {weight!r}; give a number that is not negative"
     if quick_check is not None and quick_check.takes(row):

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
 
+from c3l_hf import _compat
 from c3l_hf.training.forward import HEAD
 
 __all__ = ["gathered_model", "layers_to_shard", "whole_weights", "without_weights"]
@@ -23,7 +24,7 @@ def layers_to_shard(model: PreTrainedModel) -> list[str]:
     alone is used); accelerate takes the list as it is, and ends with an error.
     """
     present = {type(module).__name__ for module in model.modules()}
-    return sorted(present.intersection(model._no_split_modules or ()))
+    return sorted(present.intersection(_compat.layers_to_keep_whole(model)))
 
 
 def whole_weights(model: PreTrainedModel) -> AbstractContextManager:

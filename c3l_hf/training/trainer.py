@@ -27,6 +27,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
+from c3l_hf import _compat
 from c3l_hf.common.processes import gather_with_gradient
 from c3l_hf.models.encoding import image_token_id, position_module
 from c3l_hf.models.parameters import projector_modules, train_parts
@@ -244,7 +245,7 @@ class C3LTrainer(SFTTrainer):
         training, problem = vlm.training, None
         vlm.eval()
         try:
-            if vlm.config.get_text_config()._attn_implementation != "sdpa":
+            if _compat.attention_implementation(vlm.config.get_text_config()) != "sdpa":
                 problem = "it needs attn_implementation='sdpa'"
             else:
                 with whole_weights(vlm):

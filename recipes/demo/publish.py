@@ -13,6 +13,7 @@ from datasets import load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import TrlParser
 
+from c3l_hf.data.join import join_images
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
 from c3l_hf.publishing.hub import HubError, Publication, push, verify
 
@@ -45,9 +46,12 @@ def main(args: PublishArguments) -> None:
 
     print("\n== load", flush=True)
     name, revision = dataset_repo.repo_id, dataset_repo.commit
-    for config in ("default", "scored", "pseudo_labels"):
-        rows = load_dataset(name, config, split="train", revision=revision)
+    configs = ("default", "scored", "pseudo_labels", "images")
+    parts = {config: load_dataset(name, config, split="train", revision=revision) for config in configs}
+    for config, rows in parts.items():
         print(f'load_dataset("{name}", "{config}")  {len(rows):,} rows')
+    (picture,) = join_images(parts["scored"], parts["images"])[0]["images"]
+    print(f"join_images(scored, images): the first pair's picture has {picture.width} x {picture.height} pixels")
     row = next(iter(load_dataset(name, split="train", revision=revision, streaming=True)))
     print(f"streamed: {row['prompt'][0]['content']} {row['completion'][0]['content']}")
     model = AutoModelForImageTextToText.from_pretrained(

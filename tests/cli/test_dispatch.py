@@ -68,6 +68,12 @@ def test_what_nobody_expects_keeps_its_traceback(command):
         main(["select"])
 
 
+def test_where_an_expected_failure_comes_from(command):
+    command(ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        main(["select", "--traceback"])
+
+
 def test_a_dry_run_does_nothing(command, capsys):
     command(KeyError("called"))
     assert main(["select", "--dry_run"]) == 0

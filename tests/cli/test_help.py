@@ -77,6 +77,6 @@ def test_help_waits_for_no_heavy_import(words):
 
 
 def test_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "c3l_hf", "selct"], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", "c3l_hf", "scorex"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr == "c3l: there is no command selct; did you mean select?; see c3l --help\n"
+    assert done.stderr == "c3l: there is no command scorex; did you mean score?; see c3l --help\n"

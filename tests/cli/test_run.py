@@ -39,6 +39,16 @@ def wrong_calls(tmp_path):
         "unknown stage": (["--stages", "bake"], "'bake'; the stages are generate, score", 1),
         "unknown first stage": (["--restart_from", "bake"], "'bake'; the stages are generate, score", 1),
         "unknown type": (["--types", "smell"], "smell", 1),
+        "a negative temperature": (
+            ["--sampling_temperature", "-1"],
+            "c3l run: --sampling_temperature must be at le",
+            1,
+        ),
+        "batches of nothing": (
+            ["--generation_batch_size", "0"],
+            "c3l run: --generation_batch_size must be at least",
+            1,
+        ),
         "unknown ranking": (["--ranking", "beauty"], "--ranking: invalid choice: 'beauty'", 2),
         "below one": (["--max_rejected", "0"], "c3l run: --max_rejected is 0; it must be at least 1", 1),
         "a temperature of 0": (["--temperature", "0"], "c3l run: --temperature is 0.0; it must be above 0", 2),
@@ -63,10 +73,11 @@ def wrong_calls(tmp_path):
 
 
 CASES = (
-    "no such folder, empty folder, not a picture, no such model, not a model, no safe weights, no such scorer, "
-    "no such pairs, unknown key, no such file, unknown stage, unknown first stage, unknown type, unknown ranking, "
-    "below one, a temperature of 0, nothing to compare, greedy, other folder, push without the images' licence, "
-    "push without a licence, push of a part, push with code, push offline, token as an option"
+    "no such folder, empty folder, not a picture, no such model, not a model, no safe weights, no such scorer, no "
+    "such pairs, unknown key, no such file, unknown stage, unknown first stage, unknown type, a negative "
+    "temperature, batches of nothing, unknown ranking, below one, a temperature of 0, nothing to compare, greedy, "
+    "other folder, push without the images' licence, push without a licence, push of a part, push with code, push "
+    "offline, token as an option"
 ).split(", ")
 
 

@@ -91,17 +91,17 @@ def test_a_list_and_nothing(settings, tmp_path, monkeypatch):
 
 
 def test_options_that_do_not_exist(refused, tmp_path, monkeypatch):
-    assert refused(*SELECT, "--max_rejcted", 3) == (
-        "c3l select: there is no option --max_rejcted; did you mean --max_rejected?"
+    assert refused(*SELECT, "--max_rejects", 3) == (
+        "c3l select: there is no option --max_rejects; did you mean --max_rejected?"
     )
     # No option is taken for another that begins so.
     assert "no option --max_reject;" in refused(*SELECT, "--max_reject", 3)
-    (tmp_path / "mine.yaml").write_text("withing: all\n")
+    (tmp_path / "mine.yaml").write_text("within_it: all\n")
     assert refused(*SELECT, "--config", tmp_path / "mine.yaml") == (
-        "c3l select: mine.yaml: there is no option withing; did you mean within?"
+        "c3l select: mine.yaml: there is no option within_it; did you mean within?"
     )
     assert refused(*SELECT, "stray") == "c3l select: 'stray' belongs to no option"
-    assert refused("selct") == "c3l: there is no command selct; did you mean select?; see c3l --help"
+    assert refused("scorex") == "c3l: there is no command scorex; did you mean score?; see c3l --help"
 
 
 def test_options_that_were_called_otherwise(refused, tmp_path):
@@ -115,11 +115,10 @@ def test_variables_that_do_not_exist(refused, settings, monkeypatch):
     # Of another command.
     monkeypatch.setenv("C3L_NUM_IMAGES", "20")
     settings(*SELECT)
-    monkeypatch.setenv("C3L_MAX_REJCTED", "3")
-    message = (
-        "c3l select: the environment has C3L_MAX_REJCTED, and no command has that option; did you mean max_rejected?"
-    )
-    assert refused(*SELECT) == message
+    monkeypatch.setenv("C3L_MAX_REJECTS", "3")
+    line = refused(*SELECT)
+    assert line.startswith("c3l select: the environment has C3L_MAX_REJECTS, and no command has that option")
+    assert line.endswith("; did you mean C3L_MAX_REJECTED?")
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
         ("select --dataset {made}/labels.parquet", "c3l select: "),
         ("select --dataset {made}/nothing.parquet", "nothing.parquet: there is no such file or folder"),
         ("select --dataset {made}/scored.parquet --split test --dataset_config x", "which has no configurations"),
+        ("generate --model scenes", "c3l generate: --images is missing: name a folder of pictures"),
         ("generate --images scenes --model scenes", "c3l generate: --images scenes needs num_images"),
         ("generate --images {made} --model scenes", "is not a picture"),
         ("generate --images scenes --num_images 1 --model {made}", "c3l generate: --model {made} has no config.json"),
@@ -159,7 +160,7 @@ def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
 )
 def test_wrong_calls_end_in_one_line(made, tmp_path, capsys, words, says):
     call_words = [word.format(made=made) for word in words.split()]
-    assert call(*call_words, "--output", tmp_path / "a.parquet") == 1
+    assert call(*call_words, "--output", tmp_path / "a.parquet") in (1, 2)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and says.format(made=made) in lines[0]
     assert not list(tmp_path.iterdir())

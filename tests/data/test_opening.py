@@ -51,8 +51,8 @@ def test_a_saved_dataset_and_one_with_splits(rows, tmp_path):
     assert open_dataset(tmp_path / "saved", split="train")["question"][:] == ROWS["question"]
     DatasetDict({"train": rows, "validation": rows.select([2])}).save_to_disk(tmp_path / "splits")
     assert open_dataset(tmp_path / "splits", split="validation")["question"][:] == ["c?"]
-    with pytest.raises(RunError, match="has no split 'validatoin'; its splits are train, validation; did you mean 'v"):
-        open_dataset(tmp_path / "splits", split="validatoin")
+    with pytest.raises(RunError, match="has no split 'validating'; its splits are train, validation; did you mean 'v"):
+        open_dataset(tmp_path / "splits", split="validating")
 
 
 def test_a_folder_of_data_files(rows, configured, tmp_path):

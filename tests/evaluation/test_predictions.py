@@ -15,6 +15,7 @@ from tiny_models import tiny_llava
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.evaluation import answerer as answering
+from c3l_hf.evaluation import predictions as prediction_module
 from c3l_hf.evaluation.answerer import Answerer, PredictionConfig
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES, predict, predictions_file
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
@@ -216,6 +217,19 @@ def test_another_run_is_an_error_that_says_what_differs(llava, tmp_path):
         folder=folder,
         made_from={"benchmark": "pope"},
     )
+
+
+def test_predictions_are_known_by_the_code_they_come_from():
+    """Of all modules of ours that the answerer loads, but those that open files, find models, or read pairs."""
+    code = (
+        "import sys, c3l_hf.evaluation.answerer; print(*(name for name in sys.modules if name.startswith('c3l_hf.')))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
+    modules = {name for name in loaded.split() if Path(sys.modules[name].__file__).name != "__init__.py"}
+    harmless = {"c3l_hf.data.worlds", "c3l_hf.generation.parsing", "c3l_hf.models.loading"}
+    rooms = {name for name in modules if not name.startswith("c3l_hf.common.")} - harmless
+    assert rooms == {module.__name__ for module in prediction_module._MODULES}
 
 
 def test_a_folder_with_other_things_in_it(llava, tmp_path):

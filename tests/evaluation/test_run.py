@@ -15,7 +15,10 @@ from tiny_benchmarks import pope_rows, write_llava_bench, write_mmbench, write_p
 from tiny_models import tiny_llava
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from c3l_hf.cli import main
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import read_json
+from c3l_hf.data.worlds import find_world
 from c3l_hf.evaluation import answerer as answering
 from c3l_hf.evaluation.benchmarks import BENCHMARKS
 from c3l_hf.evaluation.questions import load_questions
@@ -141,6 +144,23 @@ def test_the_same_again_asks_nothing_again(evaluated, copied, call):
     after = contents(copied)
     assert before.keys() == after.keys()
     assert all(before[path] == after[path] for path in before if path.suffix != ".json")
+
+
+def test_the_command(call, copied, evaluated, model, data, capsys):
+    """`c3l evaluate` and `c3l evaluate compare` call the functions."""
+    arguments = ["evaluate", "--model", model, "--output_dir", copied, "--benchmarks", "pope,seed"]
+    arguments += ["--data", *(f"{name}={folder}" for name, folder in data.items()), "--max_new_tokens", "5"]
+    assert main([*map(str, arguments)]) == 0
+    assert "== POPE" in capsys.readouterr().out
+    assert read_json(copied / "pope" / "results.json") == evaluated.results["pope"]
+    assert main(["evaluate", "compare", str(copied), str(evaluated.folder)]) == 0
+    assert "== SEED-Bench" in capsys.readouterr().out
+
+
+def test_a_shipped_model_is_called_by_its_name(call, tmp_path):
+    """Not by the place of the package on this machine."""
+    results, _ = call(tmp_path, "pope", model=find_world("scenes").GENERATOR, limit=1)
+    assert results["pope"]["model"] == "scenes" and results["pope"]["digest"]
 
 
 def test_comparison(evaluated):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tiny_students import REASONS, bad_rows, batch_of, curated, weights
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import TrlParser
 
+from c3l_hf.cli import main
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import shipped
 from c3l_hf.finetuning.examples import encode_examples
@@ -26,6 +28,7 @@ from c3l_hf.finetuning.student import StudentConfig, StudentTrainer, fine_tune
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import ModelOptions
 
+SCRIPT = Path(__file__).parents[2] / "recipes" / "sft.py"
 CONFIGS = sorted(shipped("configs").glob("sft_*.yaml"))
 
 
@@ -50,11 +53,15 @@ def parse(*args):
     return options, Source.of(model, trust_remote_code=training.trust_remote_code), training
 
 
-def settings(inputs, output, *args):
-    """Later options win."""
+def arguments_for(inputs, output, *args):
+    """Of a small fine-tuning; later options win."""
     options = ["--config", shipped("configs") / "sft_scenes.yaml", "--bf16", "false", "--max_steps", 4]
     options += ["--model", inputs / "model", "--dataset", inputs / "data", "--output_dir", output]
-    return parse(*options, "--per_device_train_batch_size", 2, "--save_steps", 2, *args)
+    return [*options, "--per_device_train_batch_size", 2, "--save_steps", 2, *args]
+
+
+def settings(inputs, output, *args):
+    return parse(*arguments_for(inputs, output, *args))
 
 
 def run(inputs, output, *args):
@@ -111,6 +118,25 @@ def test_again_it_is_shown_without_work_and_others_are_refused(inputs, finished,
         with pytest.raises(RunError, match="another run's result .*output_dir"):
             run(inputs, folder, *other)
     assert before == {path: path.read_bytes() for path in before}
+
+
+def test_the_recipe_is_the_command(inputs, finished, tmp_path, monkeypatch, capsys):
+    """`recipes/sft.py` and `c3l sft`: the same options, the same result."""
+    folder = shutil.copytree(finished.folder, tmp_path / "out")
+    monkeypatch.setattr(StudentTrainer, "train_from", lambda *_: pytest.fail("trained again"))
+    arguments = [*map(str, arguments_for(inputs, folder))]
+    monkeypatch.setattr("sys.argv", ["sft.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert ended.value.code == 0 and f"student  {folder / 'student'}" in capsys.readouterr().out
+    # What is wrong ends in one line.
+    assert main(["sft", *arguments, "--learning_rate", "1e-3"]) != 0
+    assert main(["sft", *arguments, "--hub_token", "hf_secret"]) != 0
+    assert main(["sft", *arguments, "--colour", "blue"]) != 0
+    lines = capsys.readouterr().err.strip().splitlines()
+    lines = [line for line in lines if line.startswith("c3l sft: ")]
+    assert len(lines) == 3 and "another run's result" in lines[0] and "--colour" in lines[2]
+    assert "hub_token is not supported" in lines[1] and "hf_secret" not in "".join(lines)
 
 
 def test_it_goes_on_after_an_interruption(inputs, finished, tmp_path, monkeypatch):

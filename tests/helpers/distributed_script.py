@@ -3,6 +3,7 @@
 DIR/start has the model. Each training leaves its logs and weights in DIR, by its name and the process's number.
 """
 
+import gc
 import json
 import os
 import sys
@@ -141,4 +142,5 @@ def main(folder: Path, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what is imported is no garbage; `Trainer` has it looked for after each training
     main(Path(sys.argv[1]), sys.argv[2:] or ALL)

@@ -46,6 +46,7 @@ def test_columns_of_both(scored):
     columns = scored.table(["i2c", "pair_id"])
     assert columns["i2c"].to_pylist() == list(range(9)) and columns["pair_id"][3].as_py() == "1/1"
     assert scored.table(["pair_id"]).column_names == ["pair_id"]
+    assert scored.table(("i2c",))["i2c"].to_pylist() == list(range(9))
 
 
 def test_rows_in_the_order_asked_for(scored):

@@ -15,6 +15,7 @@ from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from peft import LoraConfig, get_peft_model
 from published import FEATURES, IMAGE_FEATURES, configs, facts, pairs, picture, row, unscored_row, write_run
 from tiny_models import tiny_llava
+from tiny_training import make_trainer, moved
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
@@ -343,6 +344,14 @@ def test_dataset_goes_into_sft_trainer(tmp_path):
     )
     SFTTrainer(model, config, train_dataset=load(tmp_path / "dataset"), processing_class=processor).train()
     assert any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_pseudo_labels_and_their_images_go_into_the_trainer(tmp_path):
+    """What was published can be trained on again; checks of the rows and the collator find the pictures."""
+    folder = write_run(tmp_path / "run") / "dataset"
+    labels = join_images(load(folder, "pseudo_labels"), load(folder, "images"))
+    trainer = make_trainer(tmp_path / "c3l", train_dataset=labels, max_steps=1)
+    assert len(trainer.train_dataset) == 6 and moved(trainer)
 
 
 def test_the_card_can_be_rendered_again_from_the_manifest(tmp_path):

@@ -21,7 +21,6 @@ from loopback_hub import LoopbackHub
 from published import configs, finished_run
 from tiny_models import tiny_llava
 
-from c3l_hf.cli import main
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import example_pictures, write_dataset
 from c3l_hf.publishing.hub import HubError, Publication, push, verify
@@ -486,7 +485,7 @@ def test_verify_finds_what_was_changed_on_the_hub(hub, finished, capsys):
     verify(DATASET)
     assert "\x1b" not in capsys.readouterr().out
     commit(DATASET, {"config.yaml": b"seed: 1\n"})
-    assert main(["verify", DATASET]) == 1
+    assert not verify(DATASET)
     assert "FAIL  files      config.yaml is not the file of the manifest" in capsys.readouterr().out
 
 
@@ -540,17 +539,7 @@ def test_a_full_disk(hub, finished, monkeypatch):
     assert verify(DATASET)
 
 
-# The command, and the libraries of those who use what was published
-
-
-def test_the_command(hub, finished, capsys):
-    assert main(["push", str(finished), "--hub_namespace", "other"]) == 1
-    assert capsys.readouterr().err.startswith("c3l push: the token has no permission to write to other")
-    names = ["--hub_dataset_name", "c3l-5k", "--hub_generator_name", "gen"]
-    assert main(["push", str(finished), "--hub_namespace", "user", *names]) == 0
-    printed = capsys.readouterr().out
-    assert f"{hub.url}/datasets/user/c3l-5k" in printed and "new or changed" in printed
-    assert main(["verify", "user/c3l-5k"]) == 0 and capsys.readouterr().out.count("\n  ok  ") == 8
+# Folders, and the libraries of those who use what was published
 
 
 def test_a_folder_can_be_verified_without_a_hub(finished, capsys):

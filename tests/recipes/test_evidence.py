@@ -24,7 +24,7 @@ from c3l_hf.scoring.formulas import PMI_K
 SMALL = {
     "student": GENERATOR,
     "seeds": [0],
-    "arms": ["random", "bottom", "truth", "truth_steps", "all"],
+    "arms": ["random", "truth", "truth_steps", "all"],
     "score_images": 5,
     "pool_images": 10,
     "rows": 15,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value, load_dataset
+from datasets.fingerprint import Hasher
 from scored_rows import assert_same, picture, png
 from tiny_models import tiny_llava
 
@@ -169,27 +170,34 @@ def test_reasons_are_counted_by_kind():
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(folder, dataset, expected, tmp_path):
+def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):
+    """Their scores, each part scored by one of them, and their scorers' fingerprints."""
     dataset.to_parquet(tmp_path / "rows.parquet")
     script = tmp_path / "script.py"
     script.write_text(
         "from c3l_hf.common.processes import process_state\n"
         "from datasets import load_dataset\n"
+        "from datasets.fingerprint import Hasher\n"
+        "from tiny_models import tiny_llava\n"
         "from c3l_hf import I2CScorer, score_dataset\n"
         f"rows = load_dataset('parquet', data_files={str(tmp_path / 'rows.parquet')!r}, split='train')\n"
         f"scorer = I2CScorer.from_pretrained({str(folder)!r})\n"
         f"scored = score_dataset(rows, scorer, part_size=2, cache_dir={str(tmp_path / 'parts')!r})\n"
         f"scored.remove_columns('image').to_json(f'{tmp_path}/out{{process_state().process_index}}.jsonl')\n"
         "print('PROCESSES', process_state().num_processes)\n"
+        "print('HASHES', Hasher.hash(I2CScorer(*tiny_llava())), Hasher.hash(scorer), flush=True)\n"
     )
     # Without accelerators `accelerate launch` starts one process only; what it calls elsewhere starts two.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
     root = Path(__file__).parents[2]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "c"), "PYTHONPATH": str(root)}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "c"), "PYTHONHASHSEED": "7"}
+    env["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests" / "helpers")])
     env |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("PROCESSES 2") == 2
+    hashes = Hasher.hash(I2CScorer(*llava)), Hasher.hash(I2CScorer.from_pretrained(folder))
+    assert result.stdout.count("HASHES {} {}".format(*hashes)) == 2
     for number in (0, 1):
         lines = (tmp_path / f"out{number}.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]

@@ -97,6 +97,6 @@ class LlavaBench(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[float | None], references: list[float | None], categories: list[str]) -> dict:
-        table, categories = counts(predictions, references), np.asarray(categories)
-        by_category = {str(name): _summary(table[categories == name]) for name in dict.fromkeys(categories)}
+        table, names = counts(predictions, references), np.asarray(categories)
+        by_category = {str(name): _summary(table[names == name]) for name in dict.fromkeys(categories)}
         return _summary(table) | {"by_category": by_category}

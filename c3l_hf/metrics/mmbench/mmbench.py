@@ -125,15 +125,15 @@ def _summary(table: np.ndarray, questions: np.ndarray) -> dict:
 
 
 def _by_group(table: np.ndarray, questions: np.ndarray, groups: Sequence[str], name: str) -> dict[str, dict]:
-    of_question = {}
+    of_question: dict[str, str] = {}
     for row, (question, group) in enumerate(zip(questions, groups)):
         if of_question.setdefault(question, group) != group:
             raise ValueError(
                 f"row {row}: question {str(question)!r} has the {name} {group!r}, in an earlier row "
                 f"{of_question[question]!r}"
             )
-    groups = np.asarray(groups)
-    return {str(group): _summary(table[groups == group], questions[groups == group]) for group in dict.fromkeys(groups)}
+    names = np.asarray(groups)
+    return {str(group): _summary(table[names == group], questions[names == group]) for group in dict.fromkeys(groups)}
 
 
 class MMBench(evaluate.Metric):
@@ -167,8 +167,8 @@ class MMBench(evaluate.Metric):
         abilities: list[str],
         categories: list[str],
     ) -> dict:
-        table, questions = counts(predictions, references, options, questions), np.asarray(questions)
-        return _summary(table, questions) | {
-            "by_ability": _by_group(table, questions, abilities, "ability"),
-            "by_category": _by_group(table, questions, categories, "category"),
+        table, ids = counts(predictions, references, options, questions), np.asarray(questions)
+        return _summary(table, ids) | {
+            "by_ability": _by_group(table, ids, abilities, "ability"),
+            "by_category": _by_group(table, ids, categories, "category"),
         }

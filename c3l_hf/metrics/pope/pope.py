@@ -1,8 +1,8 @@
 """POPE (Polling-based Object Probing Evaluation): does a model say that objects are there which are not?
 
 Each question is "Is there a … in the image?"; "yes" is the positive class. Definitions after Li et al. (2023, arXiv
-2305.10355, section 5) and its script; what a text answers is read by `c3l_hf.metrics.reading.yes_no`. With TP, FP, TN, FN over the
-readable answers, and U_yes, U_no the unreadable ones to questions whose answer is yes or no:
+2305.10355, section 5) and its script; what a text answers is read by `c3l_hf.metrics.reading.yes_no`. With TP, FP, TN,
+FN over the readable answers, and U_yes, U_no the unreadable ones to questions whose answer is yes or no:
 
 - `accuracy` = (TP + TN) / n: of all questions, as an answer that cannot be read is not right
 - `accuracy_parsed` = (TP + TN) / (TP + FP + TN + FN): of the readable answers
@@ -109,7 +109,7 @@ class Pope(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], references: list[str], categories: list[str]) -> dict:
-        table, categories = counts(predictions, references), np.asarray(categories)
-        by_category = {str(name): _summary(table[categories == name]) for name in dict.fromkeys(categories)}
-        mean = {name: float(np.mean([found[name] for found in by_category.values()])) for name in figures(table[0])}
+        table, names = counts(predictions, references), np.asarray(categories)
+        by_category = {str(name): _summary(table[names == name]) for name in dict.fromkeys(categories)}
+        mean = {name: float(np.mean([shares[name] for shares in by_category.values()])) for name in figures(table[0])}
         return _summary(table) | {"by_category": by_category, "category_mean": mean}

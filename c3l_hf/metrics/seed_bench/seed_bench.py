@@ -119,6 +119,6 @@ class SeedBench(evaluate.Metric):
         dimensions: list[str],
         letters: bool = False,
     ) -> dict:
-        table, dimensions = counts(predictions, references, options, letters), np.asarray(dimensions)
-        by_dimension = {str(name): _summary(table[dimensions == name]) for name in dict.fromkeys(dimensions)}
+        table, names = counts(predictions, references, options, letters), np.asarray(dimensions)
+        by_dimension = {str(name): _summary(table[names == name]) for name in dict.fromkeys(dimensions)}
         return _summary(table) | {"by_dimension": by_dimension}

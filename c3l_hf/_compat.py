@@ -1,0 +1,147 @@
+"""Every touch of a private part of datasets, transformers, torch or the Hub's client: why, and when it can go.
+
+What is private may move in any minor version. `CHECKED_WITH` names the versions in which all of it was looked at;
+`tests/test_compat.py` fails when `constraints.txt` moves past them, and has a test for each touch. Imports stand in the
+functions: cards and `verify` load neither torch nor transformers.
+
+Methods that `C3LTrainer` and `StudentTrainer` override cannot stand here: `TRAINER_METHODS` lists them.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "CHECKED_WITH",
+    "TRAINER_METHODS",
+    "attention_implementation",
+    "embed_images",
+    "fingerprint",
+    "git_blob_digest",
+    "has_foreign_hooks",
+    "hash_of",
+    "ignore_on_save",
+    "layers_to_keep_whole",
+    "with_column",
+]
+
+# Package → the minor version in which everything here was looked at.
+CHECKED_WITH = {
+    "accelerate": "1.15",
+    "datasets": "5.2",
+    "huggingface_hub": "2.4",
+    "peft": "0.21",
+    "transformers": "5.23",
+    "trl": "1.16",
+}
+
+# Private methods of `Trainer` that ours override → why. They can go when transformers has hooks for them.
+TRAINER_METHODS = {
+    "_save_checkpoint": "the projection head is saved beside the weights",
+    "_load_from_checkpoint": "and loaded; full models are loaded by their released names",
+    "_load_best_model": "likewise",
+    "_get_train_sampler": "groups by length from an index, which `train_sampling_strategy` reads from the rows",
+}
+
+
+def fingerprint(dataset: "Dataset") -> str:
+    """What `datasets` knows a dataset's content by.
+
+    `Dataset._fingerprint`, since datasets 1.2: there is no public way to ask for it. It goes when there is one.
+    """
+    return dataset._fingerprint
+
+
+def hash_of(value: Any) -> str:
+    """A digest of a value as the cache of `datasets` has it, whatever its type.
+
+    `datasets.fingerprint.Hasher`, which the documentation of `map` names for `new_fingerprint` without exporting it.
+    """
+    from datasets.fingerprint import Hasher
+
+    return Hasher.hash(value)
+
+
+def with_column(dataset: "Dataset", name: str, values: "pa.Array", new_fingerprint: str) -> "Dataset":
+    """A dataset with other values in a column. The other columns are neither read nor copied.
+
+    `map` and `add_column` write all columns again when rows were selected before; pictures of more than 2 GB then do
+    not fit into one Arrow array. So the dataset is made of its parts: its indices are `Dataset._indices`. It goes when
+    `datasets` sets a column in place.
+
+    Args:
+        dataset: The dataset, perhaps with selected rows.
+        name: The column.
+        values: One for each row of the table below, selected or not.
+        new_fingerprint: Given, because `datasets` would read all pictures to make one.
+    """
+    from datasets import Dataset
+
+    table = dataset.data.table
+    place = table.column_names.index(name)
+    return Dataset(
+        table.set_column(place, table.schema.field(place), values),
+        info=dataset.info,
+        indices_table=dataset._indices,
+        fingerprint=new_fingerprint,
+    )
+
+
+def embed_images(table: "pa.Table") -> "pa.Table":
+    """A table of a dataset with the content of the files that its images name.
+
+    `datasets.table.embed_table_storage`: what `Dataset.to_parquet` and `push_to_hub` call; there is no public name for
+    one table.
+    """
+    from datasets.table import embed_table_storage
+
+    return embed_table_storage(table)
+
+
+def layers_to_keep_whole(model: "PreTrainedModel") -> list[str]:
+    """The classes of layers that sharding must not cut, as the model's class lists them.
+
+    `PreTrainedModel._no_split_modules`; accelerate reads it likewise.
+    """
+    return list(model._no_split_modules or ())
+
+
+def attention_implementation(config: Any) -> str | None:
+    """How a model computes attention: "sdpa", "eager", ...
+
+    `PretrainedConfig._attn_implementation`: what was asked for is public, what is used is not.
+    """
+    return config._attn_implementation
+
+
+def ignore_on_save(model: "PreTrainedModel", keys: Iterable[str]) -> None:
+    """Leave weights out of what `save_pretrained` writes.
+
+    `PreTrainedModel._keys_to_ignore_on_save`: a set of names; `save_pretrained` has no argument for it.
+    """
+    if model._keys_to_ignore_on_save is None:
+        model._keys_to_ignore_on_save = set()
+    model._keys_to_ignore_on_save.update(keys)
+
+
+def has_foreign_hooks(module: Any) -> bool:
+    """Whether forward hooks that are not those of transformers are on a module, which may change what it computes.
+
+    `Module._forward_hooks` and `_forward_pre_hooks` of torch; there is no public way to list them.
+    """
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return not all(str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+
+
+def git_blob_digest(content: bytes) -> str:
+    """The id that git, and so the Hub, has for a file's content.
+
+    `huggingface_hub.utils.sha.git_hash`, which compares what is to be uploaded with what is there.
+    """
+    from huggingface_hub.utils.sha import git_hash
+
+    return git_hash(content)

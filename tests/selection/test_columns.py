@@ -60,7 +60,9 @@ def test_null_ids_and_contents_are_errors_that_name_the_row():
                 choose(table)
         # a row without a pair may be without all else
         table = table_of(*good, pair("a", 3, 1.0) | {name: None, "prompt": None})
-        assert choose_pairs(table)[0].tolist() == [0, 1, 2] and len(choose_labels(table)[0]) == 1
+        assert choose_pairs(table)[0].tolist() == [0, 1, 2]
+        labels, report = choose_labels(table)
+        assert len(labels) == 1 and report.images == (2 if name == "image_id" else 1)
         assert choose_random(table, 3).tolist() == [0, 1, 2]
     table = table_of(*good, pair("a", 3, 1.0) | {"completion": [{"role": "assistant", "content": None}]})
     for choose in (choose_pairs, choose_labels):

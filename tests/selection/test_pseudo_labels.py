@@ -86,6 +86,13 @@ def test_ties_are_broken_by_pair_id_whatever_the_order():
     for order in range(5):
         [label], _ = select(*random.Random(order).sample(pairs, 4), max_rejected=2)
         assert names(label) == (0, [1, 2])
+    # the best of two types, each the best of its type
+    pairs = [
+        pair("a", k, score, type=type) for k, (score, type) in enumerate(zip([1, 5, 0, 4], ["where", "count"] * 2))
+    ]
+    for order in ([0, 1, 2, 3], [1, 0, 3, 2]):
+        [label], _ = select(*(pairs[number] for number in order))
+        assert names(label) == (0, [2])
 
 
 def test_the_prompt_is_the_instruction_of_the_chosen_pair():

@@ -1,1 +1,1 @@
-"""The whole method."""
+"""The whole method: its stages from images to the published dataset, their options and the summary."""

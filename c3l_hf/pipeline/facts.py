@@ -6,8 +6,10 @@ from pathlib import Path
 from datasets import Dataset
 
 from c3l_hf.common.plain import plain
+from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
+from c3l_hf.models.loading import pick_dtype
 from c3l_hf.pipeline.inputs import Inputs
 from c3l_hf.pipeline.options import Settings
 from c3l_hf.pipeline.pair_tables import ScoredPairs
@@ -38,6 +40,11 @@ def run_facts(
         generator=world.GENERATOR_NAME if world is not None and model == "scenes" else model,
         generator_revision=inputs.generator_identity.get("revision"),
         generator_digest=inputs.generator_identity.get("digest"),
+        scorer=settings.scoring.scorer_model,
+        scorer_revision=(inputs.scorer_identity or {}).get("revision"),
+        scorer_digest=(inputs.scorer_identity or {}).get("digest"),
+        scorer_dtype=_dtype(settings),
+        pairs_source=settings.run.pairs,
         images=f"{plain(source)}, {len(inputs.images):,} images",
         images_digest=inputs.images.digest,
         images_license=settings.images_license,
@@ -54,6 +61,11 @@ def run_facts(
         near_duplicate_scope=settings.curation.near_duplicate_scope,
         **dataset_figures(Dataset(curated.table([*CURATION_COLUMNS, "i2c"])), second.table(["i2c"])["i2c"].to_numpy()),
     )
+
+
+def _dtype(settings: Settings) -> str:
+    dtype = settings.model.dtype
+    return pick_dtype(process_state().device) if dtype == "auto" else dtype
 
 
 def _counts(folder: RunFolder, stage: str) -> list[tuple[str, int]]:

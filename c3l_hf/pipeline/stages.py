@@ -24,7 +24,7 @@ from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, PSEUDO_LABEL_
 from c3l_hf.data.status import count_statuses
 from c3l_hf.data.stored_images import WithImages, images_of_rows
 from c3l_hf.data.streams import RowStream
-from c3l_hf.generation.pairs import PairGenerationConfig, generate_tables
+from c3l_hf.generation.pairs import generate_tables
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
@@ -76,17 +76,8 @@ def generate(
 ) -> Shards:
     """Pairs about all images, a shard for every 500 images; in the first round those that somebody has, if given."""
     options, images, bar = settings.generation, inputs.images.dataset, StageBar(stage, "pair")
-    config = PairGenerationConfig(
-        pairs_per_image=options.pairs_per_image,
-        types=tuple(options.types),
-        types_per_image=options.types_per_image,
-        temperature=options.sampling_temperature,
-        top_p=options.top_p,
-        max_new_tokens=options.max_new_tokens,
-        batch_size=options.generation_batch_size,
-        # Every random choice depends on (seed, stage, row).
-        seed=settings.training.seed + 1_000_003 * STAGES.index(stage),
-    )
+    # Every random choice depends on (seed, stage, row).
+    config = options.config(settings.training.seed + 1_000_003 * STAGES.index(stage))
 
     def make(first: int, last: int) -> Iterator[pa.Table]:
         if stage == "generate" and inputs.pairs is not None:

@@ -44,18 +44,23 @@ class RunFolder:
     inputs: Mapping[str, Any]
     records: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
-    def plan(self, stages: Mapping[str, Mapping[str, Any]], wanted: Collection[str]) -> None:
+    def plan(
+        self, stages: Mapping[str, Mapping[str, Any]], wanted: Collection[str], again_from: str | None = None
+    ) -> None:
         """Declare the stages in order with their options, and check what the folder already holds. Writes nothing.
 
         Args:
             stages: The options of each stage, in order.
             wanted: The stages that may be made; of the others before them the result must be there.
+            again_from: The first stage whose result is about to be set aside, with those of the stages after it: what
+                is there of these is not looked at.
 
         Raises:
             RunError: If the folder holds something else, a result of the same stage with other options, or not what a
                 wanted stage needs.
         """
         self.check_folder()
+        kept = list(stages)[: None if again_from is None else list(stages).index(again_from)]
         before: dict[str, Any] = dict(self.inputs)
         for name, options in stages.items():
             # As JSON reads it back, so that it compares equal with what a stage has written.
@@ -63,7 +68,7 @@ class RunFolder:
             before[name] = dict(options)
         for name, record in self.records.items():
             path = self.path(name) / _RECORD
-            if path.is_file():
+            if name in kept and path.is_file():
                 there = {key: value for key, value in read_json(path).items() if key in record}
                 if there != record:
                     raise RunError(
@@ -71,7 +76,9 @@ class RunFolder:
                         f"output_dir, or restart_from {name}, which sets it and the stages after it aside"
                     )
         last = max(list(stages).index(name) for name in wanted)
-        missing = [name for name in list(stages)[:last] if name not in wanted and not self.is_done(name)]
+        missing = [
+            name for name in list(stages)[:last] if name not in wanted and not (name in kept and self.is_done(name))
+        ]
         if missing:
             raise RunError(f"{self.folder} has no result of {', '.join(missing)} yet; add it to stages")
 

@@ -98,8 +98,9 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "write": words,
         },
         settings.run.stages,
+        settings.run.restart_from,
     )
-    for name in RESULTS:
+    for name in RESULTS if settings.run.restart_from is None else ():  # with it, they are set aside
         if not folder.is_done("write") and (folder.folder / name).exists():
             raise RunError(f"{folder.folder / name} is in the way; move it, or give another output_dir")
     return folder

@@ -92,6 +92,18 @@ def test_a_later_stage_knows_the_options_of_the_earlier(tmp_path):
     make_run(tmp_path / "other", {"first": {"k": 5}, "second": {"size": 9}})
 
 
+def test_what_is_about_to_be_set_aside_is_not_looked_at(tmp_path):
+    run = make_run(tmp_path)
+    for stage in PLAN:
+        run.complete(stage, numbers(3, []))
+    changed = {"first": {"k": 5}, "second": {"size": 9}}
+    RunFolder(tmp_path, {"seed": 0}).plan(changed, list(PLAN), again_from="second")
+    with pytest.raises(RunError, match="1_first holds another run's result"):
+        RunFolder(tmp_path, {"seed": 1}).plan(changed, list(PLAN), again_from="second")
+    with pytest.raises(RunError, match="has no result of first yet"):
+        RunFolder(tmp_path, {"seed": 0}).plan(changed, ["second"], again_from="first")
+
+
 def test_old_results_are_set_aside_and_kept(tmp_path):
     run = make_run(tmp_path)
     for stage in PLAN:

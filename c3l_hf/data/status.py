@@ -1,11 +1,12 @@
 """What became of the rows of a stage, counted."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
 from datasets import Dataset
 
-__all__ = ["count_statuses", "generation_counts"]
+__all__ = ["count_statuses", "generation_counts", "publishable"]
 
 
 def generation_counts(dataset: Dataset) -> dict[str, int]:
@@ -23,3 +24,9 @@ def count_statuses(statuses: Iterable[str], rows: str) -> dict[str, int]:
     counts = Counter(statuses)
     total, ok = counts.total(), counts.pop("ok", 0)
     return {rows: total, "ok": ok, **dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
+
+
+def publishable(status: str) -> str:
+    """A row's status as a run keeps, counts and publishes it: of an image that cannot be read the kind of error, as
+    generation says it, without what the decoder and the system say, such as the file's path on this machine."""
+    return re.sub(r"the image.*? cannot be read: (\w+).*", r"the image cannot be read (\1)", status, flags=re.DOTALL)

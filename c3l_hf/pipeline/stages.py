@@ -21,7 +21,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES, STATUS
-from c3l_hf.data.status import count_statuses
+from c3l_hf.data.status import count_statuses, publishable
 from c3l_hf.data.stored_images import WithImages, images_of_rows
 from c3l_hf.data.streams import RowStream
 from c3l_hf.generation.pairs import generate_tables
@@ -109,7 +109,7 @@ def score(
             scorers.append(I2CScorer(model, processor, ranking=options.ranking, max_tokens=options.scoring_max_tokens))
         rows = pairs.batches(size=options.scoring_batch_size, numbers=range(first, last))
         tables = score_tables(rows, inputs.images.dataset, scorers[0], options.scoring_batch_size)
-        return bar.over(tables, pairs.num_rows)
+        return bar.over(map(_with_publishable_status, tables), pairs.num_rows)
 
     def report(shards: Shards) -> dict[str, Any]:
         return {"counts": dict(Counter(shards.table([STATUS])[STATUS].to_pylist()).most_common())}
@@ -117,6 +117,11 @@ def score(
     shards = folder.in_shards(stage, len(pairs), make, SCORE_FEATURES.arrow_schema, report, shard_size=1)
     bar.close()
     return shards
+
+
+def _with_publishable_status(scores: pa.Table) -> pa.Table:
+    statuses = pa.array(map(publishable, scores[STATUS].to_pylist()), scores.schema.field(STATUS).type)
+    return scores.set_column(scores.schema.get_field_index(STATUS), scores.schema.field(STATUS), statuses)
 
 
 def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards:

@@ -1,0 +1,24 @@
+"""What a run says of rows that it could not use."""
+
+import pytest
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.data.image import open_image
+from c3l_hf.data.status import publishable
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_no_path_of_this_machine_is_published(tmp_path, content):
+    path = tmp_path / "it's a b.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RowError) as caught:
+        open_image({"bytes": None, "path": str(path)})
+    assert str(tmp_path) in str(caught.value)
+    kind = "FileNotFoundError" if content is None else "UnidentifiedImageError"
+    assert publishable(str(caught.value)) == f"the image cannot be read ({kind})"
+
+
+def test_other_reasons_stay():
+    for status in ("ok", "prompt is null", "the image has mode I;16; convert it to 8 bits per channel"):
+        assert publishable(status) == status

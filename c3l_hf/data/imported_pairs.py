@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Image, LargeList, List
 
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
@@ -50,7 +50,8 @@ def import_pairs(dataset: Dataset) -> ImportedPairs:
     Args:
         dataset: Rows in one of the layouts of `data.layouts.to_pairs`. The columns `image_id`, `pair_id`, `type` and
             `template` are used where they are there. Rows about one image are those of one `image_id`, or, without this
-            column, those whose image has the same content or path.
+            column, those whose image has the same content or path. Images may be stored by `datasets`, or be paths
+            (relative ones to the working folder) or structs of "bytes" and "path", as other tools write them.
 
     Raises:
         RunError: If the columns are in no accepted layout, a `pair_id` or `image_id` is missing or not unique, or there
@@ -60,6 +61,7 @@ def import_pairs(dataset: Dataset) -> ImportedPairs:
         columns = layout_of(dataset.column_names)
     except ValueError as error:
         raise RunError(f"pairs: {error}") from None
+    dataset = _with_images(dataset, columns[-1])
     extra = [name for name in ("image_id", "pair_id", "type", "template") if name in dataset.column_names]
     by_image: dict[Any, list[dict[str, Any]]] = {}
     first_row: dict[Any, int] = {}
@@ -95,6 +97,20 @@ def import_pairs(dataset: Dataset) -> ImportedPairs:
     return ImportedPairs(
         Images(images, content), table, first_rows, digest(sha.hexdigest(), content, without_image), without_image
     )
+
+
+def _with_images(dataset: Dataset, column: str) -> Dataset:
+    """The dataset with its column of paths or contents as images. Nothing is decoded."""
+    feature = dataset.features[column]
+    listed = isinstance(feature, List | LargeList)
+    if isinstance(feature.feature if listed else feature, Image):
+        return dataset
+    try:
+        return dataset.cast_column(column, List(Image()) if listed else Image())
+    except (TypeError, ValueError, pa.ArrowException) as error:
+        raise RunError(
+            f"pairs: column {column!r} holds {feature}; it must hold images, paths, or lists of them ({error})"
+        ) from None
 
 
 def _numbers(count: int) -> list[str]:

@@ -108,3 +108,25 @@ def test_wrong_input_is_named():
         import_pairs(Dataset.from_list([row, row], features=features))
     with pytest.raises(RunError, match="row 1 has no image_id"):
         import_pairs(Dataset.from_list([row, {**row, "pair_id": "q", "image_id": None}], features=features))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("kind", ["path", "struct", "image"])
+def test_images_as_other_tools_store_them(tmp_path, kind, listed):
+    (tmp_path / "a b.png").write_bytes(png("blue")["bytes"])
+    values = [str(tmp_path / "a b.png")] * 2 if kind == "path" else [png("blue")] * 2
+    column = "images" if listed else "image"
+    texts = text("question", "answer")
+    rows = {column: [[value] for value in values] if listed else values, "question": ["a?", "b?"], "answer": ["1", "2"]}
+    stored = {"path": Value("string"), "struct": {"bytes": Value("binary"), "path": Value("string")}, "image": Image()}
+    feature = List(stored[kind]) if listed else stored[kind]
+    pairs = import_pairs(Dataset.from_dict(rows, features=Features({column: feature, **texts})))
+    assert pairs.first_rows == [0, 2] and len(pairs.images) == 1
+    (image,) = pairs.images.dataset[0][column] if listed else [pairs.images.dataset[0][column]]
+    assert image.getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_what_are_no_images_is_named():
+    rows = {"image": [1, 2], "question": ["a?", "b?"], "answer": ["1", "2"]}
+    with pytest.raises(RunError, match="pairs: column 'image' holds .*int64"):
+        import_pairs(Dataset.from_dict(rows))

@@ -220,7 +220,15 @@ def test_stages_are_made_again_and_the_old_ones_kept(finished, tmp_path, capsys)
     old = (folder / "dataset" / "README.md").read_bytes()
     assert run("--output_dir", folder, "--target_size", 5) == 1
     assert "curation" not in capsys.readouterr().out
-    assert run("--output_dir", folder, "--target_size", 5, "--restart_from", "curate") == 0
+    again, before = ("--output_dir", folder, "--target_size", 5, "--restart_from", "curate"), files_of(folder)
+    assert run(*again, "--dry_run") == 0
+    says = capsys.readouterr().out
+    assert "rescore: is there" in says and "curate: to be made, the old result set aside" in says
+    assert "dataset is set aside" in says
+    # Refused for an earlier stage: nothing has been moved.
+    assert run(*again, "--seed", 1) == 1 and "1_generate holds another run's" in capsys.readouterr().err
+    assert before == files_of(folder)
+    assert run(*again) == 0
     assert "are now in" in capsys.readouterr().out
     assert len(load_dataset(str(folder / "dataset"), split="train")) == 5
     assert (folder / "set_aside-1" / "dataset" / "README.md").read_bytes() == old
@@ -280,6 +288,22 @@ def test_pairs_that_somebody_has(tmp_path, capsys):
     assert (
         main(["run", "--pairs", str(tmp_path / "fewer.parquet"), "--model", "scenes", "--output_dir", str(folder)]) == 1
     )
+
+
+def test_pairs_with_paths_of_pictures(tmp_path):
+    """As a table of paths has them; of what cannot be read no path gets into what will be published."""
+    load_scenes(1, seed=4, split="test")[0]["images"][0].save(tmp_path / "a picture.png")
+    (tmp_path / "damaged.png").write_bytes((tmp_path / "a picture.png").read_bytes()[:500])
+    rows = [f"{tmp_path / name},{question},A dog." for name in ("a picture.png", "damaged.png") for question in "ab"]
+    (tmp_path / "mine.csv").write_text("\n".join(["image,question,answer", *rows]))
+    folder = tmp_path / "out"
+    call = ["run", "--pairs", str(tmp_path / "mine.csv"), "--model", "scenes", "--output_dir", str(folder)]
+    assert main([*call, "--dtype", "float32", "--bf16", "false", "--stages", "generate", "score"]) == 0
+    assert Shards(folder / "stages" / "2_score").table()["i2c_status"].to_pylist() == [
+        *["ok"] * 2,
+        *["the image cannot be read (OSError)"] * 2,
+    ]
+    assert str(tmp_path) not in (folder / "stages" / "2_score" / "stage.json").read_text()
 
 
 def test_an_interruption_loses_what_was_not_complete(finished, tmp_path, monkeypatch):

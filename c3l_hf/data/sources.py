@@ -154,7 +154,12 @@ def _read_folder(folder: Path, limit: int | None, inventory: Path | None) -> Ima
         if not files:
             raise RunError(f"{folder} has no pictures in it; put some there, or give another folder")
         files = files[: _count(folder, len(files), limit)]
-        digests = Inventory(inventory).digests(files, lambda file: _checked_picture(folder / file.name))
+        try:
+            digests = Inventory(inventory).digests(files, lambda file: _checked_picture(folder / file.name))
+        except _NoPictureError as error:
+            # All at once: in a large folder nobody wants to be told of one after the other.
+            names = [file.name for file in files if _problem_of(folder / file.name) is not None]
+            raise RunError(_no_pictures(folder, names, error.problem)) from None
     sha = hashlib.sha256()
     for file, content in zip(files, digests):
         sha.update(f"{file.name}\0".encode())
@@ -172,14 +177,36 @@ def _read_folder(folder: Path, limit: int | None, inventory: Path | None) -> Ima
     return Images(Dataset(table), sha.hexdigest())
 
 
+class _NoPictureError(Exception):
+    """A file in a folder of pictures that is none."""
+
+    def __init__(self, problem: str):
+        super().__init__(problem)
+        self.problem = problem
+
+
 def _checked_picture(path: Path) -> bytes:
+    if (problem := _problem_of(path)) is not None:
+        raise _NoPictureError(problem)
+    return sha256_of(path)
+
+
+def _problem_of(path: Path) -> str | None:
     # The header only: a picture that turns out to be damaged later keeps its rows, with the reason.
     try:
         with PIL.Image.open(path):
-            pass
+            return None
     except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise RunError(f"{path} is not a picture that can be read ({error}); remove it from the folder") from None
-    return sha256_of(path)
+        return str(error)
+
+
+def _no_pictures(folder: Path, names: list[str], problem: str, most: int = 10) -> str:
+    first, *others = names
+    message = f"{folder / first} is not a picture that can be read ({problem})"
+    if not others:
+        return f"{message}; remove it from the folder"
+    listed = ", ".join(others[:most]) + (f" and {len(others) - most:,} more" if len(others) > most else "")
+    return f"{message}, nor {'is' if len(others) == 1 else 'are'} {listed}; remove them from the folder"
 
 
 def _checked(dataset: Dataset, source: str) -> Dataset:

@@ -137,3 +137,14 @@ def test_files_that_a_dataset_names_are_looked_at_every_time(tmp_path):
     first = images_digest(rows, tmp_path / "inventory.parquet")
     picture("blue").save(tmp_path / "a.png")
     assert images_digest(rows, tmp_path / "inventory.parquet") != first
+
+
+def test_all_files_that_are_no_pictures_are_named_at_once(tmp_path, folder):
+    for name in ("notes.txt", "table.csv"):
+        (folder / name).write_text("not a picture")
+    with pytest.raises(RunError, match=r"notes\.txt is not .*, nor is table\.csv; remove them from the folder"):
+        load_images(str(folder), inventory=tmp_path / "images.parquet")
+    for number in range(20):
+        (folder / f"z{number}").write_text("")
+    with pytest.raises(RunError, match=r"notes\.txt is not .*, nor are table\.csv, z0, .* and 11 more; remove them"):
+        load_images(str(folder), inventory=tmp_path / "images.parquet")

@@ -43,10 +43,13 @@ def join_images(rows: Dataset, images: Dataset, key: str = "image_id", *, folder
         The rows in their order with all their columns, `images` being the first.
 
     Raises:
+        TypeError: If one of the two is streamed.
         ValueError: If a column is missing or in the way, an id is there twice, or an image is not there; the message
             names the column or the row.
     """
     for name, dataset, needed in (("rows", rows, (key,)), ("images", images, (key, "images"))):
+        if not isinstance(dataset, Dataset):
+            raise TypeError(f"{name} is {type(dataset).__name__}; give a Dataset, loaded without streaming")
         missing = [column for column in needed if column not in dataset.column_names]
         if missing:
             columns = ", ".join(dataset.column_names)

@@ -94,3 +94,12 @@ def test_what_does_not_fit_is_named(tmp_path):
         join_images(rows, images, key="picture")
     with pytest.raises(ValueError, match="rows has a column 'images' already"):
         join_images(images, images)
+
+
+def test_streamed_rows_are_refused_in_words():
+    rows = Dataset.from_dict({"image_id": ["a"]})
+    images = Dataset.from_dict({"image_id": ["a"], "images": [[None]]}).to_iterable_dataset()
+    with pytest.raises(TypeError, match="images is IterableDataset; give a Dataset, loaded without streaming"):
+        join_images(rows, images)
+    with pytest.raises(TypeError, match="rows is IterableDataset"):
+        join_images(rows.to_iterable_dataset(), images)

@@ -12,7 +12,7 @@ from trl import SFTConfig, SFTTrainer
 
 from c3l_hf.finetuning.examples import DataCollatorForAnswers, Examples, encode_examples
 from c3l_hf.models.parameters import projector_modules, train_parts
-from c3l_hf.training.config import language_model_lora, refuse_data_parallel
+from c3l_hf.training.config import language_model_lora, name_checkpointing_anew, refuse_data_parallel
 from c3l_hf.training.sharding import gathered_model, layers_to_shard
 
 __all__ = ["StudentConfig", "StudentTrainer", "fine_tune", "max_length_of"]
@@ -54,6 +54,7 @@ class StudentConfig(SFTConfig):
         if not torch.accelerator.is_available():
             # It would come to that, but processes launched together find each other on CPUs only if told so.
             self.use_cpu = True
+        name_checkpointing_anew(self)
         super().__post_init__()
         refuse_data_parallel(self.n_gpu)
         # The dataset that the trainer gets holds no texts: see `StudentTrainer`.

@@ -12,7 +12,7 @@ from trl import SFTConfig
 
 from c3l_hf.common.choices import check_choices
 
-__all__ = ["C3LConfig", "language_model_lora", "refuse_data_parallel"]
+__all__ = ["C3LConfig", "language_model_lora", "name_checkpointing_anew", "refuse_data_parallel"]
 
 
 def language_model_lora(
@@ -45,6 +45,17 @@ def language_model_lora(
         lora_dropout=lora_dropout,
         target_modules=rf"(.*\.)?{re.escape(path.rpartition('.')[2])}\.({'|'.join(sorted(kinds))})",
     )
+
+
+def name_checkpointing_anew(args: SFTConfig) -> None:
+    """Give `activation_checkpointing` what its old name, `gradient_checkpointing`, says, where it is not set, and its
+    kwargs likewise. `TrainingArguments` would do so with a warning, also for those who leave TRL's default alone."""
+    for old, new in (
+        ("gradient_checkpointing", "activation_checkpointing"),
+        ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+    ):
+        if getattr(args, new) is None:
+            setattr(args, new, getattr(args, old, None))
 
 
 def refuse_data_parallel(n_gpu: int) -> None:
@@ -242,6 +253,7 @@ class C3LConfig(SFTConfig):
         if not torch.accelerator.is_available():
             # It would come to that, but processes launched together find each other on CPUs only if told so.
             self.use_cpu = True
+        name_checkpointing_anew(self)
         super().__post_init__()
         refuse_data_parallel(self.n_gpu)
         if not self.temperature > 0:

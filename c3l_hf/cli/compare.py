@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, set_up_process
 
 __all__ = ["COMMAND", "CompareOptions"]
 
@@ -21,6 +21,7 @@ def compare_evaluations(options: CompareOptions, _: CallOptions) -> None:
     """Compares two evaluations; see `COMMAND`."""
     from c3l_hf.evaluation.run import compare
 
+    set_up_process()
     print(compare(options.folder_a, options.folder_b))
 
 

@@ -125,10 +125,13 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> str:
         folder_a, folder_b: `output_dir` of each.
 
     Raises:
-        RunError: If they have no benchmark in common, or not the same questions.
+        RunError: If one of them does not exist, they have no benchmark in common, or not the same questions.
     """
     folders = Path(folder_a), Path(folder_b)
     names = [name for name in BENCHMARKS if all(_results_file(path / name).is_file() for path in folders)]
+    for path in folders:
+        if not path.is_dir():
+            raise RunError(f"there is no folder {path}; give the output_dir of an evaluation")
     if not names:
         raise RunError(f"{folder_a} and {folder_b} have results of no benchmark in common")
     parts = [f"a: {folder_a}\nb: {folder_b}"]

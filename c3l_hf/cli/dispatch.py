@@ -36,7 +36,14 @@ _TRACEBACK = "--traceback"
 
 def entry() -> NoReturn:
     """The console command."""
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our lines, as `head`, has seen enough. Python would try to write the rest once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,6 +98,8 @@ def _carry_out(name: str, words: list[str]) -> int:
         return command.call(*settings.groups, *[config_name] * command.needs_config_name) or 0
     except UsageError as error:
         return _fail(title, _with_flag(f"{error}", options), 2)
+    except BrokenPipeError:
+        raise  # of the reader of our lines, see `entry`
     except (RunError, ValueError, OSError) as error:
         if traced:
             raise

@@ -97,8 +97,10 @@ def read_settings(
 
     missing = [name for name, option in options.items() if name not in values and option.is_required]
     if missing:
-        ways = f"give --{missing[0]}, a YAML file with it (--config), or {PREFIX}{missing[0].upper()}"
-        raise UsageError(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing: {ways}")
+        # Of what may stand without its name only the value is asked for, as in NAME.
+        words = [name.upper() if name in command.positionals else f"--{name}" for name in missing]
+        ways = f"give {words[0]}, a YAML file with it (--config), or {PREFIX}{missing[0].upper()}"
+        raise UsageError(f"{' and '.join(words)} {'is' if len(missing) == 1 else 'are'} missing: {ways}")
     try:
         groups = parser.parse_dict(dict(values))
     except ValueError as error:

@@ -1,5 +1,9 @@
 """How commands end: exit codes, and the one line of what went wrong."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from c3l_hf.cli import main
@@ -105,3 +109,12 @@ def test_what_is_no_run_and_what_is_nowhere(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("c3l verify: ")
     assert main(["push", str(tmp_path)]) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("nothing to push")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-m", "c3l_hf", "--help"]
+    done = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 1 and done.stderr == ""

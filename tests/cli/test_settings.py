@@ -151,6 +151,10 @@ def test_values_that_cannot_be_read(refused, monkeypatch):
     assert refused("select", "--output", "a.parquet") == (
         "c3l select: --dataset is missing: give --dataset, a YAML file with it (--config), or C3L_DATASET"
     )
+    assert refused("evaluate", "compare") == (
+        "c3l evaluate compare: FOLDER_A and FOLDER_B are missing: give FOLDER_A, a YAML file with it (--config), or "
+        "C3L_FOLDER_A"
+    )
     monkeypatch.setenv("C3L_LIMIT", "many")
     assert refused(*SELECT) == "c3l select: C3L_LIMIT: limit: invalid int value: 'many'"
 

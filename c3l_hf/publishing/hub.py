@@ -159,6 +159,8 @@ def verify(
     folder = Path(name)
     parts: list[tuple[Path, set[str], str]] = [(folder, set(), name)]
     if not folder.is_dir():
+        if folder.exists() or name.count("/") > 1 or name.startswith((".", "/")):
+            raise HubError(f"there is no folder {name}, and no repository on the Hub can have that name")
         api = api or HfApi()
         parts = [patiently(name, lambda: _download(name, revision, repo_type, api))]
     elif not (folder / MANIFEST).exists() and (folder / "dataset" / MANIFEST).exists():

@@ -65,6 +65,8 @@ def load_images(
     Raises:
         RunError: If the source does not exist, is empty, has no images, or a file in the folder is not a picture.
     """
+    if limit is not None and limit < 1:
+        raise RunError(f"num_images is {limit}; it must be at least 1")
     if world := find_world(source):
         if limit is None:
             raise RunError(f"images {source} needs num_images")

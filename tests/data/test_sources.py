@@ -65,6 +65,9 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
         load_images(str(folder))
     with pytest.raises(RunError, match="is a file"):
         load_images(str(folder / "notes.txt"))
+    for source in (str(folder), "scenes"):
+        with pytest.raises(RunError, match="num_images is 0; it must be at least 1"):
+            load_images(source, limit=0)
     with pytest.raises(RunError, match="needs num_images"):
         load_images("scenes")
     Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "texts")

@@ -1,6 +1,6 @@
 """The images of rows as they are stored: what `image_row` of a pair table names is a row of the images' dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +9,10 @@ from datasets import Dataset
 from c3l_hf.data.image_files import is_there
 from c3l_hf.data.sources import image_column
 
-__all__ = ["WithImages", "images_of_rows", "stored_images"]
+__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "stored_images"]
+
+# Rows whose images are in one Arrow array, which holds 2 GB.
+AT_ONCE = 32
 
 
 def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, Any]]]:
@@ -18,13 +21,22 @@ def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, A
 
     Args:
         images: Images in a column `images` (lists of images) or `image`.
-        rows: Numbers of rows, as `image_row` of a pair table has them.
+        rows: Numbers of rows, as `image_row` of a pair table has them, also more than once: each image is read once.
 
     Returns:
         For each row its images as dicts with "bytes" and "path".
     """
-    values = images_of_rows(images, rows).to_pylist()
-    return [[image for image in row or () if image is not None and is_there(image)] for row in values]
+    numbers = list(dict.fromkeys(rows))
+    stored = {
+        number: [image for image in row or () if image is not None and is_there(image)]
+        for start in range(0, len(numbers), AT_ONCE)
+        for number, row in _rows_of(images, numbers[start : start + AT_ONCE])
+    }
+    return [stored[number] for number in rows]
+
+
+def _rows_of(images: Dataset, numbers: Sequence[int]) -> Iterable[tuple[int, list | None]]:
+    return zip(numbers, images_of_rows(images, numbers).to_pylist(), strict=True)
 
 
 def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:

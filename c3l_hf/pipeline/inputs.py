@@ -72,7 +72,7 @@ def open_inputs(settings: Settings) -> Inputs:
 
 
 def plan(settings: Settings, inputs: Inputs) -> RunFolder:
-    """The run's folder, with all stages and the options that make them.
+    """The run's folder, with all stages and the options that make them. Writes nothing.
 
     Raises:
         RunError: See `RunFolder.plan`; or results of another run are in the way.
@@ -98,9 +98,11 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "write": words,
         },
         settings.run.stages,
+        settings.run.restart_from,
     )
+    set_aside = settings.run.restart_from is not None  # and so the results, which no stage is before
     for name in RESULTS:
-        if not folder.is_done("write") and (folder.folder / name).exists():
+        if not set_aside and not folder.is_done("write") and (folder.folder / name).exists():
             raise RunError(f"{folder.folder / name} is in the way; move it, or give another output_dir")
     return folder
 

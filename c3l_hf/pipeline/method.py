@@ -74,12 +74,12 @@ def run_c3l(
     RunFolder(folder, {}).check_folder()
     publication = check_publication(publishing, settings.images_license, training, "write" in run.stages)
     inputs = open_inputs(settings)
-    if run.restart_from and not run.dry_run:
-        set_old_results_aside(folder, run.restart_from)
     run_folder = plan(settings, inputs)
     if run.dry_run:
-        state.print(_what_would_be_done(run_folder, inputs, run.stages))
+        state.print(_what_would_be_done(run_folder, inputs, run))
         return
+    if run.restart_from:
+        set_old_results_aside(folder, run.restart_from)
     run_folder.claim()
     steps = _stages(settings, inputs, run_folder)
     for stage in _needed(run.stages):
@@ -120,9 +120,13 @@ def _needed(wanted: list[str]) -> tuple[str, ...]:
     return STAGES[: 1 + max(STAGES.index(stage) for stage in wanted)]
 
 
-def _what_would_be_done(folder: RunFolder, inputs: Inputs, wanted: list[str]) -> str:
+def _what_would_be_done(folder: RunFolder, inputs: Inputs, run: RunOptions) -> str:
     lines = [f"{len(inputs.images):,} images; {folder.folder}:"]
-    for stage in _needed(wanted):
-        lines.append(f"  {stage}: {'is there' if folder.is_done(stage) else 'to be made'}")
-    there = [name for name in RESULTS if (folder.folder / name).exists()]
-    return "\n".join([*lines, *(f"  {name} is there" for name in there)])
+    again = STAGES[STAGES.index(run.restart_from) :] if run.restart_from else ()
+    for stage in _needed(run.stages):
+        there = folder.is_done(stage)
+        lines.append(f"  {stage}: {'is there' if there and stage not in again else 'to be made'}")
+        if there and stage in again:
+            lines[-1] += ", what is there is set aside"
+    results = [name for name in RESULTS if (folder.folder / name).exists()]
+    return "\n".join([*lines, *(f"  {name} {'is set aside' if again else 'is there'}" for name in results)])

@@ -139,9 +139,7 @@ def score_tables(
     def batches() -> Iterator[list[dict[str, Any]]]:
         for table in _rebatched(pairs, ["image_row", "prompt", "completion"], batch_size):
             batch = table.to_pydict()
-            numbers = list(dict.fromkeys(batch["image_row"]))
-            stored = dict(zip(numbers, stored_images(images, numbers)))
-            batch["images"] = [stored[number] for number in batch["image_row"]]
+            batch["images"] = stored_images(images, batch["image_row"])
             yield _rows_of(batch, ["images", "prompt", "completion"])
 
     return _score_tables(batches(), scorer)

@@ -132,8 +132,8 @@ def test_files_that_are_gone(llava_scorer, tmp_path):
 
 def test_each_image_is_read_once_for_a_batch(llava_scorer, monkeypatch):
     read, opened = [], []
-    real, real_open = stored.stored_images, blind.open_image
-    monkeypatch.setattr(dataset, "stored_images", lambda images, rows: read.append(list(rows)) or real(images, rows))
+    real, real_open = stored.images_of_rows, blind.open_image
+    monkeypatch.setattr(stored, "images_of_rows", lambda images, rows: read.append(list(rows)) or real(images, rows))
     monkeypatch.setattr(blind, "open_image", lambda value: opened.append(1) or real_open(value))
     images = images_of([png(number) for number in range(4)])
     # Pairs that do not follow each other, too.

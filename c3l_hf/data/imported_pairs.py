@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
-from c3l_hf.common.arrow import take_rows
 from c3l_hf.data.image import image_key
 from c3l_hf.data.layouts import layout_of, to_pairs
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES

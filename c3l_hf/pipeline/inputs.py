@@ -12,7 +12,7 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.sources import Images, load_images
-from c3l_hf.models.loading import find_model
+from c3l_hf.models.loading import Source, find_model
 from c3l_hf.pipeline.options import STAGES, Settings
 from c3l_hf.training.checkpoints import training_options
 
@@ -56,11 +56,13 @@ def open_inputs(settings: Settings) -> Inputs:
     if settings.scoring.scorer_model is not None:
         scorer, scorer_identity = find_model(settings.scoring.scorer_model, None, with_code)
     pairs = None
+    inventory: Path | None = Path(settings.training.output_dir) / INVENTORY
+    if settings.run.dry_run and not inventory.is_file():
+        inventory = None  # nothing is written
     if settings.run.pairs is not None:
-        pairs = import_pairs(open_dataset(settings.run.pairs))
+        pairs = import_pairs(open_dataset(settings.run.pairs), inventory)
         images = pairs.images
     else:
-        inventory = None if settings.run.dry_run else Path(settings.training.output_dir) / INVENTORY
         images = load_images(
             str(options.images),
             split=options.images_split,
@@ -82,13 +84,14 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
     if inputs.pairs is not None:
         identity["pairs"] = inputs.pairs.digest
     folder = RunFolder(Path(settings.training.output_dir), identity | {"c3l_hf": versions()["c3l-hf"]})
-    generate, words = settings.generation_identity(), settings.words()
-    score = {"ranking": settings.scoring.ranking}
+    loading = Source.of(settings.model, trust_remote_code=settings.training.trust_remote_code).loading()
+    generate, words = settings.generation_identity() | loading, settings.words()
+    score: dict[str, Any] = {"ranking": settings.scoring.ranking, **loading}
     if inputs.scorer_identity is not None:
         score["scorer"] = dict(inputs.scorer_identity)
     folder.plan(
         {
-            "generate": generate,
+            "generate": {} if inputs.pairs is not None else generate,
             "score": score,
             "select": vars(settings.selection),
             "train": training_options(settings.training),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.schema import SCORES
 from c3l_hf.data.worlds import find_world
@@ -273,6 +274,11 @@ class Settings:
 
     def check(self) -> None:
         """Raises a RunError for what the stages would refuse, before the first of them has worked for hours."""
+        try:
+            for options in (self.model, self.scoring, self.selection, self.curation):
+                check_choices(options)
+        except ValueError as error:
+            raise RunError(str(error)) from None
         check_options(self.run, self.generation, self.scoring, self.selection, self.curation)
         if (self.images.images is None) == (self.run.pairs is None):
             raise RunError("a run needs either images, or pairs (which have their images)")
@@ -288,9 +294,8 @@ class Settings:
         return {name: getattr(self.publishing, name) for name in _WORDS} | {"images_license": self.images_license}
 
     def generation_identity(self) -> dict[str, Any]:
-        """The options that change what is generated."""
-        model = {name: getattr(self.model, name) for name in ("dtype", "load_in_4bit", "load_in_8bit")}
-        return {name: value for name, value in vars(self.generation).items() if name not in _HOW_FAST} | model
+        """The options that change what is generated, beside the model and how it is loaded."""
+        return {name: value for name, value in vars(self.generation).items() if name not in _HOW_FAST}
 
     def configuration(self) -> dict[str, Any]:
         """The run as a configuration file: what it was made by, without how and where."""

@@ -1,8 +1,6 @@
 """The stages of the method in a run's folder: each a function from what others have made to its own result."""
 
-import copy
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 from datasets import Dataset, Features, Image, List, Value
-from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RunError
@@ -39,8 +37,8 @@ from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs, choose_random
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
-from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder
-from c3l_hf.training.trainer import C3LTrainer
+from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
+from c3l_hf.training.run import train_generator
 
 __all__ = ["ModelInUse", "curate", "describe", "generate", "score", "select", "train", "write"]
 
@@ -148,20 +146,8 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
     def make(path: Path) -> dict[str, Any]:
         model, processor = models.load(inputs.generator)
         models.release()
-        training = copy.copy(settings.training)
-        training.output_dir = str(checkpoints)
-        training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
-        training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
         rows = Dataset(labels.table()).with_transform(WithImages(inputs.images.dataset))
-        trainer = C3LTrainer(model, training, rows, processing_class=processor)
-        # What it would print at every logging step is in the report.
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-        trained = trainer.merged_model()
-        if trained is not None and process_state().is_main_process:
-            trained.save_pretrained(path / "generator")
-            processor.save_pretrained(path / "generator")
-        return {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+        return train_generator(model, processor, rows, settings.training, checkpoints, path / "generator")
 
     folder.complete("train", make)
     if process_state().is_main_process:

@@ -1,8 +1,5 @@
 """What a run leaves behind, as folders in the shape in which the Hub takes them: the dataset and the generator."""
 
-import contextlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +13,7 @@ from datasets import Dataset
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.files import atomic_folder
 from c3l_hf.common.plain import plain
 from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import STATUS, STATUS_OK
@@ -96,7 +94,8 @@ def write_dataset(
     for name, rows in configs.items():
         if not len(rows):
             raise ValueError(f"the dataset {name!r} has no rows: nothing to write to {folder}")
-    with _complete_or_nothing(folder) as made:
+    _check_empty(folder)
+    with atomic_folder(folder) as made:
         written = {}
         readable: set[str] = set()
         # Pairs first: whoever has a score has an image that was read, which need not be tried again.
@@ -144,7 +143,8 @@ def write_generator(
 
     if isinstance(model, PeftModel):
         raise TypeError("the model has an adapter that is not merged: give model.merge_and_unload()")
-    with _complete_or_nothing(folder) as made:
+    _check_empty(folder)
+    with atomic_folder(folder) as made:
         model.save_pretrained(made)
         processor.save_pretrained(made)
         _write_pictures(pictures, facts, made)
@@ -260,21 +260,7 @@ def _write_pictures(pictures: Sequence[PIL.Image.Image], facts: RunFacts, folder
         picture.save(folder / "examples" / f"{number}.png")
 
 
-@contextlib.contextmanager
-def _complete_or_nothing(folder: str | Path) -> Iterator[Path]:
-    """A new folder beside `folder` to write into, which takes its name when all went well."""
+def _check_empty(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not empty: remove it, or give another folder")
-    # One name, so that what a killed run has left is removed by the next.
-    made = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    try:
-        yield made
-        if folder.is_dir():
-            folder.rmdir()
-        os.rename(made, folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise

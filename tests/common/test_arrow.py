@@ -11,4 +11,7 @@ from c3l_hf.common.arrow import take_rows
 def test_as_of_one_table(numbers):
     table = pa.table({"text": list("abcdefg"), "list": [[n] for n in range(7)]})
     parts = [table.slice(0, 3), table.slice(3, 0), table.slice(3, 2), table.slice(5)]
-    assert take_rows(iter(parts), np.array(numbers, int)).to_pydict() == table.take(pa.array(numbers, pa.int64())).to_pydict()
+    assert (
+        take_rows(iter(parts), np.array(numbers, int)).to_pydict()
+        == table.take(pa.array(numbers, pa.int64())).to_pydict()
+    )

@@ -13,7 +13,7 @@ from scored_rows import assert_same, picture, png
 from c3l_hf.data import stored_images as stored
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, SCORE_FEATURES
 from c3l_hf.data.stored_images import stored_images
-from c3l_hf.scoring import blind, dataset, scorer
+from c3l_hf.scoring import blind, scorer
 from c3l_hf.scoring.dataset import score_rows, score_stream, score_tables
 from c3l_hf.scoring.scorer import I2CScorer
 

@@ -54,9 +54,14 @@ def generate(
     path = check_output(output)
     config = generation.config(seed.seed)
     folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
-    options = {"split": images.images_split, "limit": images.num_images, "seed": seed.seed}
-    known = f"c3l_hf-images-{digest(os.path.abspath(images.images), options)}.parquet"
-    source = load_images(images.images, **options, inventory=Path(datasets.config.HF_DATASETS_CACHE) / known)
+    named = digest(os.path.abspath(images.images), images.images_split, images.num_images, seed.seed)
+    source = load_images(
+        images.images,
+        split=images.images_split,
+        limit=images.num_images,
+        seed=seed.seed,
+        inventory=Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-images-{named}.parquet",
+    )
     how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)
     pairs = _in_shards(source, how, config, identity)
     counts = generation_counts(pairs)

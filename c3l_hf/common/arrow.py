@@ -1,11 +1,11 @@
-"""Rows of Arrow tables whose texts together may be more than an Arrow array can hold (2 GB)."""
+"""Arrow tables in parts, whose texts together may be more than an Arrow array can hold (2 GB)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["take_rows"]
+__all__ = ["in_tables_of", "take_rows"]
 
 
 def take_rows(tables: Iterable[pa.Table], numbers: Sequence[int] | np.ndarray) -> pa.Table:
@@ -24,3 +24,20 @@ def take_rows(tables: Iterable[pa.Table], numbers: Sequence[int] | np.ndarray) -
             parts.append(table.take(pa.array(rising[first:last] - start)))
         start += len(table)
     return pa.concat_tables(parts).take(pa.array(np.searchsorted(rising, numbers)))
+
+
+def in_tables_of(size: int, tables: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The same rows in tables of `size` rows, the last one with what is left."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+        while rows + len(table) >= size:
+            part = table.slice(0, size - rows)
+            yield pa.concat_tables([*waiting, part])
+            waiting, rows, table = [], 0, table.slice(len(part))
+        if len(table):
+            waiting.append(table)
+            rows += len(table)
+    if waiting:
+        yield pa.concat_tables(waiting)

@@ -76,8 +76,8 @@ class RunFolder:
                         f"output_dir, or restart_from {name}, which sets it and the stages after it aside"
                     )
         last = max(names.index(name) for name in wanted)
-        there = [name for name in kept if self.is_done(name)]
-        missing = [name for name in names[:last] if name not in wanted and name not in there]
+        complete = [name for name in kept if self.is_done(name)]
+        missing = [name for name in names[:last] if name not in wanted and name not in complete]
         if missing:
             raise RunError(f"{self.folder} has no result of {', '.join(missing)} yet; add it to stages")
 

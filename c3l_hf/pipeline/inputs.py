@@ -56,9 +56,8 @@ def open_inputs(settings: Settings) -> Inputs:
     if settings.scoring.scorer_model is not None:
         scorer, scorer_identity = find_model(settings.scoring.scorer_model, None, with_code)
     pairs = None
-    inventory: Path | None = Path(settings.training.output_dir) / INVENTORY
-    if settings.run.dry_run and not inventory.is_file():
-        inventory = None  # nothing is written
+    file = Path(settings.training.output_dir) / INVENTORY
+    inventory = None if settings.run.dry_run and not file.is_file() else file  # a dry run makes no file
     if settings.run.pairs is not None:
         pairs = import_pairs(open_dataset(settings.run.pairs), inventory)
         images = pairs.images

@@ -181,7 +181,7 @@ class CurationOptions:
 
 @dataclass
 class PublishingOptions:
-    """What the cards say, and where --push_to_hub publishes."""
+    """What the cards say, and where the results are published."""
 
     _argument_group_name: ClassVar[str] = "Publishing"
     license: str | None = field(

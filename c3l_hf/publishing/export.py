@@ -12,6 +12,7 @@ import yaml
 from datasets import Dataset
 
 from c3l_hf import _compat
+from c3l_hf.common.arrow import in_tables_of
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import atomic_folder
 from c3l_hf.common.plain import plain
@@ -179,7 +180,7 @@ def _write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -
     """Writes parquet shards, images embedded."""
     folder.mkdir()
     with_images = "images" in schema.names
-    groups = _of_size(tables, _ROW_GROUP if with_images else _ROW_GROUP_OF_TEXT)
+    groups = in_tables_of(_ROW_GROUP if with_images else _ROW_GROUP_OF_TEXT, tables)
     shards: list[Path] = []
     rows = 0
     table = next(groups, None)
@@ -203,22 +204,6 @@ def _write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -
     for number, path in enumerate(config.files):
         shards[number].rename(folder.parent / path)
     return config
-
-
-def _of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """The same rows in tables of so many, the last one of fewer."""
-    waiting: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        while rows + len(table) >= size:
-            part = table.slice(0, size - rows)
-            yield pa.concat_tables([*waiting, part])
-            waiting, rows, table = [], 0, table.slice(len(part))
-        if len(table):
-            waiting.append(table)
-            rows += len(table)
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 def _not_among(table: pa.Table, image_ids: set[str]) -> pa.Array:

@@ -54,7 +54,7 @@ def open_inputs(settings: Settings) -> Inputs:
     generator, identity = find_model(model.model, model.model_revision, with_code)
     scorer, scorer_identity = generator, None
     if settings.scoring.scorer_model is not None:
-        scorer, scorer_identity = find_model(settings.scoring.scorer_model, None, with_code)
+        scorer, scorer_identity = find_model(settings.scoring.scorer_model, settings.scoring.scorer_revision, with_code)
     pairs = None
     file = Path(settings.training.output_dir) / INVENTORY
     inventory = None if settings.run.dry_run and not file.is_file() else file  # a dry run makes no file

@@ -150,6 +150,9 @@ class ScoringOptions(PassOptions):
     scorer_model: str | None = field(
         default=None, metadata={"help": "Another model that scores; by default the generator before its training."}
     )
+    scorer_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of that one on the Hub."}
+    )
 
 
 @dataclass
@@ -280,6 +283,8 @@ class Settings:
         except ValueError as error:
             raise RunError(str(error)) from None
         check_options(self.run, self.generation, self.scoring, self.selection, self.curation)
+        if self.scoring.scorer_revision is not None and self.scoring.scorer_model is None:
+            raise RunError("scorer_revision is of a scorer_model; the generator's is model_revision")
         if (self.images.images is None) == (self.run.pairs is None):
             raise RunError("a run needs either images, or pairs (which have their images)")
 

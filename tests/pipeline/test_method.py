@@ -19,7 +19,7 @@ from c3l_hf import join_images
 from c3l_hf.cli import main
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.shards import Shards
-from c3l_hf.pipeline import stages
+from c3l_hf.pipeline import inputs, stages
 from c3l_hf.pipeline.options import (
     CurationOptions,
     GenerationOptions,
@@ -376,3 +376,21 @@ def test_a_value_that_an_option_does_not_have(tmp_path):
     groups += [SelectionOptions(within="image"), CurationOptions(), PublishingOptions()]
     with pytest.raises(RunError, match="within is 'image'; it must be one of type, all"):
         Settings(*groups, C3LConfig(str(tmp_path), report_to="none", bf16=False)).check()
+
+
+def test_the_revision_of_the_scorer_is_passed_on(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    plain = inputs.find_model
+
+    def find_model(name, revision, *rest):
+        if name == "scenes":
+            return plain(name, revision, *rest)
+        asked.append((name, revision))
+        raise RunError("enough")
+
+    monkeypatch.setattr(inputs, "find_model", find_model)
+    assert run("--output_dir", tmp_path / "out", "--scorer_model", "user/scorer", "--scorer_revision", "v1") == 1
+    assert asked == [("user/scorer", "v1")] and "enough" in capsys.readouterr().err
+    assert run("--output_dir", tmp_path / "out", "--scorer_revision", "v1") == 1
+    assert "--scorer_revision is of a scorer_model" in capsys.readouterr().err

@@ -4,7 +4,8 @@ What is private may move in any minor version. `CHECKED_WITH` names the versions
 `tests/test_compat.py` fails when `constraints.txt` moves past them, and has a test for each touch. Imports stand in the
 functions: cards and `verify` load neither torch nor transformers.
 
-Methods that `C3LTrainer` and `StudentTrainer` override cannot stand here: `TRAINER_METHODS` lists them.
+Methods that `C3LTrainer` and `StudentTrainer` override, and attributes that they set, cannot stand here:
+`TRAINER_METHODS` and `TRAINER_PARTS` list them.
 """
 
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKED_WITH",
     "TRAINER_METHODS",
+    "TRAINER_PARTS",
     "attention_implementation",
     "embed_images",
     "fingerprint",
@@ -45,6 +47,15 @@ TRAINER_METHODS = {
     "_load_from_checkpoint": "and loaded; full models are loaded by their released names",
     "_load_best_model": "likewise",
     "_get_train_sampler": "groups by length from an index, which `train_sampling_strategy` reads from the rows",
+}
+
+# Other parts of `SFTTrainer` and `Trainer` that ours use → why, and when they can go.
+TRAINER_PARTS = {
+    "_metrics": "logged means over rows; until TRL has a public way to log",
+    "_total_train_tokens": "the number of tokens seen, which checkpoints keep; likewise",
+    "_get_output_dir": "where the projection head is saved; until there is a hook for saving",
+    "loss_is_scaled_for_ga": "the loss is a mean over a micro-batch's rows; until it is documented",
+    "unset_hf_deepspeed_config": "models made without weights under ZeRO-3; until there is a context for it",
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import transformers
 from datasets import Dataset, Features, Image, List
 from huggingface_hub.utils.sha import git_hash
 from PIL import Image as PILImage
@@ -90,6 +91,14 @@ def test_hooks_of_others():
 
 def test_the_id_of_a_file_in_git():
     assert _compat.git_blob_digest(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a" == git_hash(b"hello\n")
+
+
+@pytest.mark.parametrize("name", _compat.TRAINER_PARTS)
+def test_parts_that_ours_use(name):
+    theirs = inspect.getsource(SFTTrainer) + inspect.getsource(Trainer)
+    theirs += inspect.getsource(transformers.integrations.deepspeed)
+    ours = "".join(path.read_text() for path in (ROOT / "c3l_hf" / "training").glob("*.py"))
+    assert re.search(rf"\b{name}\b", theirs) and re.search(rf"\b{name}\b", ours)
 
 
 @pytest.mark.parametrize("name", _compat.TRAINER_METHODS)

@@ -13,7 +13,7 @@ _SHOWN = {
     "use_lora": "Train adapters; false: all weights of the language model.",
     "lora_r": "Rank of the adapters.",
     "bf16": "Train in bfloat16 (mixed precision); on by default.",
-    "gradient_checkpointing": "Compute activations again instead of keeping them.",
+    "activation_checkpointing": "Compute activations again instead of keeping them.",
     "trust_remote_code": "Whether code from the model's repository may be run.",
 }
 SHOWN_GENERATOR = {

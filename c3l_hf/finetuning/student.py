@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class StudentConfig(SFTConfig):
     """TRL's `SFTConfig`, with which weights are trained. Without `max_length` the model's own limit holds.
 
-    `bf16` and `gradient_checkpointing`, both on in TRL, are for large models; on CPUs bf16 helps small ones too.
+    `bf16` and `activation_checkpointing`, both on in TRL, are for large models; on CPUs bf16 helps small ones too.
     """
 
     max_length: int | None = field(

@@ -68,7 +68,7 @@ class C3LConfig(SFTConfig):
     they are not ignored.
 
     `per_device_train_batch_size` counts rows: one row is one image with its positive and N negatives. `bf16` and
-    `gradient_checkpointing`, both on in TRL, are for large models; small models on CPU train faster, and reproducibly
+    `activation_checkpointing`, both on in TRL, are for large models; small models on CPU train faster, and reproducibly
     to the bit, without.
 
     Parameters:

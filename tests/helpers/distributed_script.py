@@ -31,7 +31,7 @@ RUNS = {
     "lora": {**LORA, "gradient_accumulation_steps": 2, "weight_column": "weight"},
     "full_in_batch": {**FULL, "in_batch_negatives": True},
     "lora_in_batch": {**LORA, "in_batch_negatives": True, "contrastive_loss": "sigmoid"},
-    "bf16": {"use_lora": False, "learning_rate": 1e-3, "bf16": True, "gradient_checkpointing": True},
+    "bf16": {"use_lora": False, "learning_rate": 1e-3, "bf16": True, "activation_checkpointing": True},
 }
 STUDENTS = ("student-float32", "student-bfloat16")
 ALL = [*RUNS, *STUDENTS, "stream"]
@@ -107,7 +107,7 @@ def run_student(folder: Path, name: str) -> None:
     examples = rows(bad=False).remove_columns(["rejected", "weight"]).rename_column("chosen", "completion")
     examples = encode_examples(examples, AutoProcessor.from_pretrained(folder / "start"))
     options = {**FULL, "max_steps": STEPS, "bf16": "bfloat16" in name, "train_sampling_strategy": "random"}
-    options |= {"report_to": "none", "save_strategy": "no", "gradient_checkpointing": False, "disable_tqdm": True}
+    options |= {"report_to": "none", "save_strategy": "no", "activation_checkpointing": False, "disable_tqdm": True}
     batch = BATCH // process_state().num_processes
     trainer = StudentTrainer(
         model, examples, StudentConfig(str(folder / name), per_device_train_batch_size=batch, **options)

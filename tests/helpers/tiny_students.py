@@ -52,7 +52,7 @@ def curated(pairs=PAIRS):
 def config(folder, **options):
     defaults = {
         "bf16": False,
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "report_to": "none",
         "disable_tqdm": True,
         "save_strategy": "no",

@@ -153,7 +153,7 @@ def train(
             "save_strategy": "no",
             "report_to": "none",
             "bf16": False,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "disable_tqdm": True,
         } | dict(arm.options)
         if arm.trainer == "c3l":

@@ -138,7 +138,7 @@ def train(
             warmup_steps=0.03,
             use_lora=False,
             bf16=True,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             logging_steps=50,
             save_strategy="no",
             report_to="none",

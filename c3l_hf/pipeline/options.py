@@ -39,11 +39,11 @@ class RunOptions:
 
     _argument_group_name: ClassVar[str] = "Run"
     stages: list[str] = field(
-        default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, of: {' '.join(STAGES)}."}
+        default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, by default all: {' '.join(STAGES)}."}
     )
     pairs: str | None = field(
         default=None,
-        metadata={"help": "Pairs that are there already, in place of the first generation: a file, folder or Hub id."},
+        metadata={"help": "Pairs in place of the first generation: a file, a folder or a Hub id."},
     )
     restart_from: str | None = field(
         default=None, metadata={"help": "Make this stage and those after it again; their old results are set aside."}
@@ -150,9 +150,7 @@ class ScoringOptions(PassOptions):
     scorer_model: str | None = field(
         default=None, metadata={"help": "Another model that scores; by default the generator before its training."}
     )
-    scorer_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of that one on the Hub."}
-    )
+    scorer_revision: str | None = field(default=None, metadata={"help": "Its branch, tag or commit on the Hub."})
 
 
 @dataclass

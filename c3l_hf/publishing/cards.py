@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from c3l_hf.common.choices import check_choice
+from c3l_hf.common.choices import check_choice, check_choices
 from c3l_hf.common.files import shipped
 from c3l_hf.common.plain import plain
 from c3l_hf.common.versions import versions
@@ -138,10 +138,7 @@ class RunFacts:
         if self.training.keys() != set(TRAINING_FACTS):
             wrong = ", ".join(sorted(self.training.keys() ^ set(TRAINING_FACTS)))
             raise ValueError(f"training must have the options of TRAINING_FACTS and no others; it differs in {wrong}")
-        if self.near_duplicate_scope not in ("image", "dataset", "none"):
-            raise ValueError(
-                f"near_duplicate_scope must be 'image', 'dataset' or 'none', not {self.near_duplicate_scope!r}"
-            )
+        check_choices(self)
         # A correlation that does not exist (all scores equal) was not measured.
         if self.length_correlation is not None and math.isnan(self.length_correlation[0]):
             object.__setattr__(self, "length_correlation", None)

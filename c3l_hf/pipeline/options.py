@@ -39,7 +39,7 @@ class RunOptions:
 
     _argument_group_name: ClassVar[str] = "Run"
     stages: list[str] = field(
-        default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, by default all: {' '.join(STAGES)}."}
+        default_factory=lambda: list(STAGES), metadata={"help": f"By default all: {' '.join(STAGES)}."}
     )
     pairs: str | None = field(
         default=None,

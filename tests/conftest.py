@@ -21,7 +21,7 @@ def frozen_imports():
 
 @pytest.fixture(autouse=True)
 def caching():
-    """The recipes switch the cache of `datasets` off for their process, which here is that of all tests."""
+    """The commands switch the cache of `datasets` off for their process, which here is that of all tests."""
     yield
     datasets.enable_caching()
 

@@ -1,6 +1,7 @@
 """The house: rooms in the order of the data's way, imports that point one way, and what is loaded when."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -162,3 +163,34 @@ def test_no_file_is_a_second_house():
         if len(path.read_text().splitlines()) > 400
     }
     assert not long.keys() - reasons.keys(), long
+
+
+def test_the_list_of_files_is_that_of_the_tree():
+    """`docs/files.md` and the README name every module once, where it is."""
+    sections = re.split(r"^## (\S+)/$", (ROOT / "docs" / "files.md").read_text(), flags=re.MULTILINE)[1:]
+    listed = dict(zip(sections[::2], sections[1::2]))
+    assert list(listed) == [*(f"c3l_hf/{room}" for room in (*ROOMS, "scenes")), "recipes"]
+    for folder, text in listed.items():
+        files = {path.relative_to(ROOT / folder).as_posix() for path in (ROOT / folder).rglob("*.py")}
+        names = re.findall(r"^\| `(\S+)` \|", text, re.MULTILINE)
+        assert sorted(names) == sorted(name for name in files if not name.endswith("__init__.py")), folder
+
+
+def test_the_list_of_files_has_their_first_lines():
+    """By which a stranger finds what to change."""
+    text = (ROOT / "docs" / "files.md").read_text()
+    for path in [*modules(), *(ROOT / "recipes").rglob("*.py")]:
+        if room_of(path) if path.is_relative_to(PACKAGE) else path.name != "__init__.py":
+            docstring = ast.get_docstring(ast.parse(path.read_text()))
+            assert docstring, path
+            first = " ".join(docstring.split("\n\n")[0].split()).replace("|", "/")
+            assert first in text, f"docs/files.md has not the first line of {path.relative_to(ROOT)}: {first}"
+
+
+def test_the_readme_names_the_files_of_each_room():
+    table = (ROOT / "README.md").read_text().partition("<!-- files -->")[2].partition("<!-- end -->")[0]
+    rows = re.findall(r"^\| `(\w+)/` \| (.+) \|$", table, re.MULTILINE)
+    assert [room for room, _ in rows] == [*ROOMS, "scenes"]
+    for room, names in rows:
+        files = {path.relative_to(PACKAGE / room).parts[0] for path in (PACKAGE / room).rglob("*.py")}
+        assert names.split(", ") == sorted(name.removesuffix(".py") for name in files - {"__init__.py"}), room

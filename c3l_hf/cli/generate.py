@@ -1,5 +1,6 @@
 """`c3l generate`: pairs about images."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -53,7 +54,14 @@ def generate(
     path = check_output(output)
     config = generation.config(seed.seed)
     folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
-    source = load_images(images.images, split=images.images_split, limit=images.num_images, seed=seed.seed)
+    named = digest(os.path.abspath(images.images), images.images_split, images.num_images, seed.seed)
+    source = load_images(
+        images.images,
+        split=images.images_split,
+        limit=images.num_images,
+        seed=seed.seed,
+        inventory=Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-images-{named}.parquet",
+    )
     how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)
     pairs = _in_shards(source, how, config, identity)
     counts = generation_counts(pairs)
@@ -69,7 +77,7 @@ def _in_shards(images: Images, how: Source, config: PairGenerationConfig, identi
     processes take turns, and after which the same command goes on."""
     # The size of a batch changes no pair.
     settings = {name: value for name, value in asdict(config).items() if name != "batch_size"}
-    made_from = digest(images.digest, identity, settings, how.dtype, how.quantization_config, versions()["c3l-hf"])
+    made_from = digest(images.digest, identity, settings, how.loading(), versions()["c3l-hf"])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pairs-{made_from}"
     size = max(1, min(_SHARD_IMAGES, -(-len(images) // process_state().num_processes)))
     starts = range(0, len(images), size)

@@ -74,4 +74,4 @@ def _default(option: Option, text: str) -> str:
     if isinstance(value, bool):
         value = str(value).lower()
     value = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return "" if value in text else f" [{value}]"
+    return "" if "default" in text.lower() else f" [{value}]"

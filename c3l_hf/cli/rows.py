@@ -1,7 +1,5 @@
 """Rows as commands read and write them: from a file, a folder or the Hub; to a file or a folder."""
 
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +9,7 @@ from datasets import Dataset, Image
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import atomic_write
+from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.opening import open_dataset
 
@@ -93,17 +91,13 @@ def write_rows(dataset: Dataset, options: OutputOptions) -> None:
 
 
 def _write_folder(dataset: Dataset, output: Path) -> None:
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     schema, arrow = dataset.features.arrow_schema, dataset.with_format("arrow")
     starts = range(0, len(dataset), _SHARD_ROWS)
-    shards = Shards(partial, len(starts))
-    for number, start in enumerate(starts):
-        rows = arrow.select(range(start, min(start + _SHARD_ROWS, len(dataset))))
-        shards.write(number, (_with_images(table, schema) for table in rows.iter(100)), schema)
-    if output.exists():
-        shutil.rmtree(output)
-    os.rename(partial, output)
+    with atomic_folder(output) as partial:
+        shards = Shards(partial, len(starts))
+        for number, start in enumerate(starts):
+            rows = arrow.select(range(start, min(start + _SHARD_ROWS, len(dataset))))
+            shards.write(number, (_with_images(table, schema) for table in rows.iter(100)), schema)
 
 
 def _with_images(table: pa.Table, schema: pa.Schema) -> pa.Table:

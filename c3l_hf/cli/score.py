@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from datasets import Dataset, Features, Image, List
+from datasets import Dataset, Features
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
@@ -15,6 +15,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.data.stored_images import undecoded
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import PassOptions, UsedModelOptions
 from c3l_hf.scoring.dataset import format_scores, score_dataset
@@ -76,7 +77,7 @@ def some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterabl
     column = layout_of(dataset.column_names)[-1]
     # A damaged one among them would end the run, in an error of `datasets`.
     dataset = dataset.select_columns([column])
-    stored = Features({column: _undecoded(dataset.features[column])})
+    stored = Features({column: undecoded(dataset.features[column])})
     dataset = dataset.with_format("arrow")
     for number in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)) if len(dataset) else ():
         (value,) = stored.decode_batch(dataset[[int(number)]].to_pydict())[column]
@@ -85,12 +86,6 @@ def some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterabl
             yield open_image(Path(folder) / value if folder and isinstance(value, str) else value)
         except RowError:
             continue
-
-
-def _undecoded(feature: Any) -> Any:
-    if isinstance(feature, Image):
-        return Image(decode=False)
-    return List(_undecoded(feature.feature), length=feature.length) if isinstance(feature, List) else feature
 
 
 COMMAND = Command(

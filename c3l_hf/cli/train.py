@@ -20,9 +20,9 @@ from c3l_hf.data.image_files import files_state
 from c3l_hf.data.sources import image_column, load_images
 from c3l_hf.models.loading import Source, find_model, load
 from c3l_hf.pipeline.options import ImageOptions, ModelOptions
-from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
+from c3l_hf.training.checkpoints import remove_checkpoints, training_folder, training_options
 from c3l_hf.training.config import C3LConfig
-from c3l_hf.training.trainer import C3LTrainer
+from c3l_hf.training.run import train_generator
 
 __all__ = ["COMMAND", "with_images"]
 
@@ -45,7 +45,7 @@ def train(
         raise RunError("load_in_4bit and load_in_8bit are not for training: the trained model is saved whole")
     if training.push_to_hub:
         raise RunError("push_to_hub is not used here: c3l run publishes a generator together with its dataset")
-    options = {"dtype": model.dtype, **training_options(training)}
+    options = Source.of(model).loading() | training_options(training)
     model_folder, identity = find_model(model.model, model.model_revision, training.trust_remote_code)
     labels = with_images(open_rows(rows), images, training.seed)
     inputs = {"model": identity, "labels": _digest(labels), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
@@ -59,15 +59,7 @@ def train(
 
     def make(folder: Path) -> dict:
         source = Source.of(model, model_id=model_folder, trust_remote_code=training.trust_remote_code)
-        loaded, processor = load(source)
-        training.output_dir = str(checkpoints)
-        trainer = C3LTrainer(loaded, training, labels, processing_class=processor)
-        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-        trained = trainer.merged_model()
-        if trained is not None and process_state().is_main_process:
-            trained.save_pretrained(folder / "generator")
-            processor.save_pretrained(folder / "generator")
-        return {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+        return train_generator(*load(source), labels, training, checkpoints, folder / "generator")
 
     report = run.complete("train", make)
     if process_state().is_main_process:

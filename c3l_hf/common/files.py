@@ -4,14 +4,25 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import c3l_hf
 
-__all__ = ["atomic_write", "code_digest", "digest", "files_digest", "read_json", "shipped", "write_json"]
+__all__ = [
+    "atomic_folder",
+    "atomic_write",
+    "code_digest",
+    "digest",
+    "file_sha256",
+    "files_digest",
+    "read_json",
+    "shipped",
+    "write_json",
+]
 
 
 @contextlib.contextmanager
@@ -39,6 +50,26 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder to write into; it takes the name `path` when all went well, and is removed when not.
+
+    A folder of that name is replaced, once the new one is complete.
+    """
+    path = Path(path)
+    # One name, so that what a killed run has left is removed by the next.
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
     with atomic_write(path) as partial:
@@ -57,23 +88,33 @@ def digest(*parts: object, size: int = 16) -> str:
         parts: The values.
         size: Of the digest, in bytes.
     """
-    found = hashlib.blake2b(digest_size=size)
+    blake = hashlib.blake2b(digest_size=size)
     for part in parts:
         content = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
-        found.update(f"{len(content)}:".encode() + content)
-    return found.hexdigest()
+        blake.update(f"{len(content)}:".encode() + content)
+    return blake.hexdigest()
 
 
-def files_digest(folder: str | Path, *patterns: str) -> str:
-    """SHA-256 over the names and contents of the files of a folder (not below it), sorted by name; of all its files
-    without patterns."""
-    digest = hashlib.sha256()
-    found = {path for pattern in patterns or ("*",) for path in Path(folder).glob(pattern) if path.is_file()}
-    for path in sorted(found):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def file_sha256(path: str | Path) -> bytes:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def files_digest(folder: str | Path, *patterns: str, content: Callable[[Path], bytes] = file_sha256) -> str:
+    """SHA-256 over the names and contents of the files of a folder (not below it), sorted by name.
+
+    Args:
+        folder: The folder.
+        patterns: Which files; by default all.
+        content: A file's path → the SHA-256 of its content, where that is known without reading it.
+    """
+    sha = hashlib.sha256()
+    paths = {path for pattern in patterns or ("*",) for path in Path(folder).glob(pattern) if path.is_file()}
+    for path in sorted(paths):
+        sha.update(path.name.encode() + b"\0")
+        sha.update(content(path))
+    return sha.hexdigest()
 
 
 def code_digest(*modules: ModuleType) -> str:

@@ -1,6 +1,8 @@
 """This process's place among those that a launcher started together, and how many threads it may use."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import torch
 import torch.distributed.nn
 from accelerate import PartialState
 
-__all__ = ["gather_with_gradient", "limit_threads", "process_state"]
+__all__ = ["first_on_each_machine", "gather_with_gradient", "limit_threads", "process_state"]
 
 
 # Of one process for the others, while it judges, curates or writes its part; torch's 10 minutes on GPUs end the run.
@@ -22,6 +24,14 @@ def process_state() -> PartialState:
     what they run on.
     """
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+
+
+@contextlib.contextmanager
+def first_on_each_machine() -> Iterator[None]:
+    """The main process goes first, then the first one of every other machine, then the rest: what one has written on a
+    disk that they share, those after it find there, and no two write it at once. Every process calls this."""
+    with process_state().main_process_first(), process_state().local_main_process_first():
+        yield
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:

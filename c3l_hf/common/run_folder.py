@@ -45,40 +45,39 @@ class RunFolder:
     records: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def plan(
-        self, stages: Mapping[str, Mapping[str, Any]], wanted: Collection[str], again_from: str | None = None
+        self, stages: Mapping[str, Mapping[str, Any]], wanted: Collection[str], restart_from: str | None = None
     ) -> None:
         """Declare the stages in order with their options, and check what the folder already holds. Writes nothing.
 
         Args:
             stages: The options of each stage, in order.
             wanted: The stages that may be made; of the others before them the result must be there.
-            again_from: The first stage whose result is about to be set aside, with those of the stages after it: what
-                is there of these is not looked at.
+            restart_from: The stage whose result, and those of the stages after it, will be set aside (`set_aside`).
 
         Raises:
             RunError: If the folder holds something else, a result of the same stage with other options, or not what a
                 wanted stage needs.
         """
         self.check_folder()
-        kept = list(stages)[: None if again_from is None else list(stages).index(again_from)]
         before: dict[str, Any] = dict(self.inputs)
         for name, options in stages.items():
             # As JSON reads it back, so that it compares equal with what a stage has written.
             self.records[name] = json.loads(json.dumps({"stage": name, "options": options, "from": before}))
             before[name] = dict(options)
-        for name, record in self.records.items():
-            path = self.path(name) / _RECORD
-            if name in kept and path.is_file():
+        names = list(stages)
+        kept = names if restart_from is None else names[: names.index(restart_from)]
+        for name in kept:
+            path, record = self.path(name) / _RECORD, self.records[name]
+            if path.is_file():
                 there = {key: value for key, value in read_json(path).items() if key in record}
                 if there != record:
                     raise RunError(
                         f"{self.path(name)} holds another run's result ({_differences(there, record)}); give another "
                         f"output_dir, or restart_from {name}, which sets it and the stages after it aside"
                     )
-        last = max(list(stages).index(name) for name in wanted)
-        missing = [
-            name for name in list(stages)[:last] if name not in wanted and not (name in kept and self.is_done(name))
-        ]
+        last = max(names.index(name) for name in wanted)
+        complete = [name for name in kept if self.is_done(name)]
+        missing = [name for name in names[:last] if name not in wanted and name not in complete]
         if missing:
             raise RunError(f"{self.folder} has no result of {', '.join(missing)} yet; add it to stages")
 
@@ -86,7 +85,9 @@ class RunFolder:
         """Raises a RunError if the folder is somebody's who is not this project."""
         if self.folder.is_file():
             raise RunError(f"{self.folder} is a file; give another output_dir")
-        names = {path.name for path in self.folder.iterdir()} - {_LOCK, INVENTORY} if self.folder.is_dir() else ()
+        paths = self.folder.iterdir() if self.folder.is_dir() else ()
+        # A run that was killed at its start may have left a part of a file.
+        names = {path.name for path in paths if not path.match(".*.partial")} - {_LOCK, INVENTORY}
         if names and _RUN not in names:
             raise RunError(f"{self.folder} is not empty and was not made by c3l_hf; give another output_dir")
 
@@ -129,9 +130,10 @@ class RunFolder:
         """
         self._lock_folder()
         names = [f"{number}_{name}" for number, name in enumerate(stages, 1)]
-        paths = [self.folder / "stages" / name for name in names[list(stages).index(first) :]]
-        paths += [path.with_name(f"{path.name}.unfinished") for path in paths] + [
-            self.folder / name for name in results
+        # The last first: whatever stops this, no stage is left behind that was made from one that has gone.
+        paths = [self.folder / "stages" / name for name in reversed(names[list(stages).index(first) :])]
+        paths = [self.folder / name for name in results] + [
+            path for stage in paths for path in (stage.with_name(f"{stage.name}.unfinished"), stage)
         ]
         paths = [path for path in paths if path.exists()]
         if not paths:
@@ -180,8 +182,9 @@ class RunFolder:
             state.wait_for_everyone()
             if state.is_main_process:
                 write_json(unfinished / _RECORD, {**self.records[name], "report": report or {}})
-                (unfinished / _BEGUN).unlink()
                 os.rename(unfinished, self.path(name))
+                # Not before: shards without it would be cleared away if the run ended here.
+                (self.path(name) / _BEGUN).unlink()
             state.wait_for_everyone()
         return self.report(name)
 

@@ -3,11 +3,15 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Image, LargeList, List
 
+from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.data.image import image_key
@@ -17,6 +21,7 @@ from c3l_hf.data.sources import Images, images_digest
 
 __all__ = ["ImportedPairs", "import_pairs"]
 
+_BATCH = 1000
 _NO_TYPE, _NO_TEMPLATE = "general", "general-1"
 
 
@@ -44,14 +49,17 @@ class ImportedPairs:
         yield self.table.slice(start, stop - start)
 
 
-def import_pairs(dataset: Dataset) -> ImportedPairs:
+def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPairs:
     """Read the pairs of a dataset.
+
+    Memory grows with the texts, as Arrow holds them, not with the pictures.
 
     Args:
         dataset: Rows in one of the layouts of `data.layouts.to_pairs`. The columns `image_id`, `pair_id`, `type` and
             `template` are used where they are there. Rows about one image are those of one `image_id`, or, without this
             column, those whose image has the same content or path. Images may be stored by `datasets`, or be paths
             (relative ones to the working folder) or structs of "bytes" and "path", as other tools write them.
+        inventory: See `data.sources.images_digest`.
 
     Raises:
         RunError: If the columns are in no accepted layout, a `pair_id` or `image_id` is missing or not unique, or there
@@ -62,40 +70,49 @@ def import_pairs(dataset: Dataset) -> ImportedPairs:
     except ValueError as error:
         raise RunError(f"pairs: {error}") from None
     dataset = _with_images(dataset, columns[-1])
+    named = "image_id" in dataset.column_names
     extra = [name for name in ("image_id", "pair_id", "type", "template") if name in dataset.column_names]
-    by_image: dict[Any, list[dict[str, Any]]] = {}
-    first_row: dict[Any, int] = {}
-    sha, without_image = hashlib.sha256(), 0
+    numbers: dict[Any, int] = {}  # an image's id or content → its number
+    first_rows: list[int] = []  # the first row about each image
+    pairs_of: list[int] = []  # how many rows there are about each image
+    image_of = np.full(len(dataset), -1)
+    sha, tables, schema = hashlib.sha256(), [], PAIR_TABLE_FEATURES.arrow_schema
     stored = dataset.select_columns([*columns, *extra]).with_format("arrow")
-    for start, table in zip(range(0, len(dataset), 100), stored.iter(100)):
-        for number, values in enumerate(table.to_pylist(), start):
+    for start, table in zip(range(0, len(dataset), _BATCH), stored.iter(_BATCH)):
+        rows = []
+        for row, values in enumerate(table.to_pylist(), start):
             images = values[columns[-1]]
             images = [image for image in (images if isinstance(images, list) else [images]) if image is not None]
             if not images:
-                without_image += 1
                 continue
-            if "image_id" in values:
-                if values["image_id"] is None:
-                    raise RunError(f"pairs: row {number} has no image_id")
-                key: Any = str(values["image_id"])
-            else:
-                key = tuple(map(image_key, images))
-            first_row.setdefault(key, number)
-            pair = _pair(values)
-            sha.update(digest(*pair.items(), values.get("pair_id")).encode())
-            by_image.setdefault(key, []).append(pair | {"pair_id": values.get("pair_id"), **_kind(values)})
-    if not by_image:
+            if named and values["image_id"] is None:
+                raise RunError(f"pairs: row {row} has no image_id")
+            key = str(values["image_id"]) if named else tuple(map(image_key, images))
+            image = numbers.setdefault(key, len(numbers))
+            if image == len(first_rows):
+                first_rows.append(row)
+                pairs_of.append(0)
+            image_id = key if named else _number_id(image)
+            pair_id = values.get("pair_id")
+            pair_id = f"{image_id}/{pairs_of[image]}" if pair_id is None else str(pair_id)
+            place = {"image_row": image, "image_id": image_id, "pair_id": pair_id}
+            pair = {**place, **_kind(values), **_pair(values), "raw": None}
+            pairs_of[image] += 1
+            image_of[row] = image
+            sha.update(digest(*pair.items()).encode())
+            rows.append(pair)
+        tables.append(pa.Table.from_pylist(rows, schema=schema))
+    if not numbers:
         raise RunError(f"pairs: none of the {len(dataset):,} rows has an image")
-    rows, first_rows = _table_rows(by_image, named="image_id" in dataset.column_names)
-    images = dataset.select(list(first_row.values()))
-    if "image_id" in dataset.column_names:
-        images = images.select_columns([columns[-1], "image_id"])
-    else:
-        images = images.select_columns([columns[-1]]).add_column("image_id", _numbers(len(by_image)))
-    content = images_digest(images)
-    table = pa.Table.from_pylist(rows, schema=PAIR_TABLE_FEATURES.arrow_schema)
+    images = _images_of(dataset, columns[-1], image_of, first_rows, named)
+    content = images_digest(images, inventory)
+    without_image = int((image_of < 0).sum())
     return ImportedPairs(
-        Images(images, content), table, first_rows, digest(sha.hexdigest(), content, without_image), without_image
+        Images(images, content),
+        _by_image(tables, image_of[image_of >= 0]),
+        [0, *np.cumsum(pairs_of).tolist()],
+        digest(sha.hexdigest(), content, without_image),
+        without_image,
     )
 
 
@@ -113,23 +130,34 @@ def _with_images(dataset: Dataset, column: str) -> Dataset:
         ) from None
 
 
-def _numbers(count: int) -> list[str]:
-    return [f"{number:06d}" for number in range(count)]
+def _number_id(image: int) -> str:
+    return f"{image:06d}"
 
 
-def _table_rows(by_image: Mapping[Any, list[dict[str, Any]]], named: bool) -> tuple[list[dict[str, Any]], list[int]]:
-    """The rows of the pair table, and where those of each image begin."""
-    ids = list(by_image) if named else _numbers(len(by_image))
-    rows, first_rows, seen = [], [0], set()
-    for image_row, (image_id, pairs) in enumerate(zip(ids, by_image.values())):
-        for number, pair in enumerate(pairs):
-            pair_id = f"{image_id}/{number}" if pair["pair_id"] is None else str(pair["pair_id"])
-            if pair_id in seen:
-                raise RunError(f"pairs: column 'pair_id' must be unique; {pair_id} is there more than once")
-            seen.add(pair_id)
-            rows.append({**pair, "image_id": image_id, "image_row": image_row, "pair_id": pair_id, "raw": None})
-        first_rows.append(len(rows))
-    return rows, first_rows
+def _images_of(dataset: Dataset, column: str, image_of: np.ndarray, first_rows: list[int], named: bool) -> Dataset:
+    """Each image once. Nothing is copied: an id is given to all rows first, since a selection would be."""
+    if not named:
+        ids = pa.array((_number_id(image) if image >= 0 else None for image in image_of.tolist()), pa.string())
+        dataset = dataset.select_columns([column]).add_column("image_id", ids)
+    return dataset.select_columns([column, "image_id"]).select(first_rows)
+
+
+def _by_image(tables: list[pa.Table], image_of: np.ndarray) -> pa.Table:
+    """The pairs, those about one image together, in their order.
+
+    Raises:
+        RunError: If a `pair_id` is there twice.
+    """
+    table = pa.concat_tables(tables)
+    pair_ids = table["pair_id"]
+    if pc.count_distinct(pair_ids).as_py() < len(pair_ids):
+        counts = pc.value_counts(pair_ids)
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py()
+        raise RunError(f"pairs: column 'pair_id' must be unique; {repeated} is there more than once")
+    order = np.argsort(image_of, kind="stable")
+    if (order[1:] > order[:-1]).all():
+        return table
+    return pa.concat_tables(take_rows(tables, order[start : start + 10_000]) for start in range(0, len(order), 10_000))
 
 
 def _pair(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,4 +187,4 @@ def _text(content: Any) -> str:
 
 
 def _kind(values: Mapping[str, Any]) -> dict[str, str]:
-    return {"type": values.get("type") or _NO_TYPE, "template": values.get("template") or _NO_TEMPLATE}
+    return {"type": str(values.get("type") or _NO_TYPE), "template": str(values.get("template") or _NO_TEMPLATE)}

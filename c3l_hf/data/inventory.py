@@ -10,20 +10,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from c3l_hf.common.files import atomic_write
+from c3l_hf.common.files import atomic_write, file_sha256
 
 __all__ = ["FileState", "Inventory", "list_files", "sha256_of"]
 
-_SCHEMA = pa.schema({"name": pa.string(), "size": pa.int64(), "mtime_ns": pa.int64(), "digest": pa.binary(32)})
+_SCHEMA = pa.schema({"name": pa.string(), "size": pa.int64(), "changed_ns": pa.int64(), "digest": pa.binary(32)})
 
 
 @dataclass(frozen=True)
 class FileState:
-    """A file's name, size in bytes and time of its last change."""
+    """A file's name, size in bytes, and the time of its last change in nanoseconds.
+
+    The later one of the times that the system has of it: that of the content can be set, as archives do that are
+    unpacked over each other; that of the entry cannot.
+    """
+
+    @classmethod
+    def of(cls, name: str, stat: os.stat_result) -> "FileState":
+        return cls(name, stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns))
 
     name: str
     size: int
-    mtime_ns: int
+    changed_ns: int
 
 
 def list_files(folder: str | Path) -> list[FileState]:
@@ -38,8 +46,7 @@ def list_files(folder: str | Path) -> list[FileState]:
                 if entry.is_dir(follow_symlinks=False):
                     yield from visit(entry.path, f"{name}/")
                 elif entry.is_file():
-                    stat = entry.stat()
-                    yield FileState(name, stat.st_size, stat.st_mtime_ns)
+                    yield FileState.of(name, entry.stat())
 
     return sorted(visit(str(folder), ""), key=lambda state: state.name.split("/"))
 
@@ -56,7 +63,7 @@ class Inventory:
         self._known: dict[FileState, bytes] = {}
         if self.file is not None and self.file.is_file():
             columns = pq.read_table(self.file, schema=_SCHEMA).to_pydict()
-            states = map(FileState, columns["name"], columns["size"], columns["mtime_ns"])
+            states = map(FileState, columns["name"], columns["size"], columns["changed_ns"])
             self._known = dict(zip(states, columns["digest"]))
 
     @property
@@ -72,10 +79,10 @@ class Inventory:
             make: A new state → its digest, 32 bytes.
         """
         new = [state for state in states if state not in self._known]
-        made = {state: make(state) for state in tqdm(new, desc="Looking at images", leave=False, disable=None)}
+        made = {state: make(state) for state in tqdm(new, desc="Reading files", leave=False, disable=None)}
         known = {state: made[state] if state in made else self._known[state] for state in states}
         if self.file is not None and list(known) != list(self._known):
-            columns = [[getattr(state, name) for state in known] for name in ("name", "size", "mtime_ns")]
+            columns = [[getattr(state, name) for state in known] for name in ("name", "size", "changed_ns")]
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self.file) as partial:
                 pq.write_table(pa.table([*columns, list(known.values())], schema=_SCHEMA), partial)
@@ -86,8 +93,7 @@ class Inventory:
 def sha256_of(path: str | Path) -> bytes:
     """SHA-256 of a file's content; of one that cannot be read, of the reason."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return file_sha256(path)
     except OSError as error:
         # A missing picture is found again, and counted, when its rows are made.
         return hashlib.sha256(str(error).encode()).digest()

@@ -101,6 +101,10 @@ def _open_saved(path: Path, config: str | None, split: str) -> Dataset:
         loaded = load_from_disk(str(path))
     except _ERRORS as error:
         raise RunError(f"{path} cannot be read: {_reason(error)}") from None
+    except IndexError:  # what `datasets` says of a folder without a file of rows
+        raise RunError(f"{path} has no rows") from None
+    # Without the format that was saved with it, which would turn images into arrays, or hide columns.
+    loaded = loaded.with_format(None)
     if not isinstance(loaded, DatasetDict):
         return loaded
     if split not in loaded:

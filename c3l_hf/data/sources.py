@@ -8,13 +8,13 @@ from pathlib import Path
 
 import PIL.Image
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, List, Value
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
-from c3l_hf.common.processes import process_state
+from c3l_hf.common.processes import first_on_each_machine, process_state
+from c3l_hf.data.image_files import files_state
 from c3l_hf.data.inventory import FileState, Inventory, list_files, sha256_of
 from c3l_hf.data.opening import is_saved, open_dataset
 from c3l_hf.data.worlds import World, find_world
@@ -99,13 +99,11 @@ def images_digest(dataset: Dataset, inventory: Path | None = None) -> str:
                 sha.update(f"{image_id}\0".encode())
                 for picture in filter(None, pictures if isinstance(pictures, list) else [pictures]):
                     inline = picture["bytes"]
-                    sha.update(sha256_of(picture["path"]) if inline is None else hashlib.sha256(inline).digest())
+                    sha.update(sha256_of(picture["path"] or "") if inline is None else hashlib.sha256(inline).digest())
         return sha.digest()
 
-    if _names_files(plain, column):
-        inventory = None  # whose contents may change while the dataset stays the same
-    with process_state().local_main_process_first():
-        return Inventory(inventory).digests([_state_of(dataset)], content)[0].hex()
+    with first_on_each_machine():
+        return Inventory(inventory).digests([_state_of(dataset, column)], content)[0].hex()
 
 
 def image_column(dataset: Dataset) -> str:
@@ -148,7 +146,7 @@ def _count(source: str | Path, there: int, limit: int | None) -> int:
 
 def _read_folder(folder: Path, limit: int | None, inventory: Path | None) -> Images:
     state, kept = process_state(), inventory is not None
-    with state.local_main_process_first():
+    with first_on_each_machine():
         if kept and not state.is_local_main_process:
             files = Inventory(inventory).states  # as the main process has just seen them
         else:
@@ -226,20 +224,10 @@ def _checked(dataset: Dataset, source: str) -> Dataset:
     return dataset
 
 
-def _names_files(plain: Dataset, column: str) -> bool:
-    """Whether images of a dataset are files beside it. Contents are not read."""
-    for table in plain.select_columns([column]).iter(1000):
-        for images in table[column].chunks:
-            images = images.flatten() if pa.types.is_list(images.type) else images
-            if pc.any(pc.and_(pc.is_null(images.field("bytes")), pc.is_valid(images.field("path")))).as_py():
-                return True
-    return False
-
-
-def _state_of(dataset: Dataset) -> FileState:
-    """What tells a dataset from others without reading it: its files, and its fingerprint."""
+def _state_of(dataset: Dataset, column: str) -> FileState:
+    """What tells a dataset from others without reading it: its fingerprint, its files, and those that its images are,
+    which may change while the dataset stays the same."""
     files = [Path(file["filename"]) for file in dataset.cache_files]
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return FileState(
-        digest(_compat.fingerprint(dataset), *stats), len(dataset), max((stat[2] for stat in stats), default=0)
-    )
+    states = [FileState.of(str(file), file.stat()) for file in files]
+    newest = max((state.changed_ns for state in states), default=0)
+    return FileState(digest(_compat.fingerprint(dataset), *states, files_state(dataset, column)), len(dataset), newest)

@@ -1,15 +1,18 @@
 """The images of rows as they are stored: what `image_row` of a pair table names is a row of the images' dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, Image, List
 
 from c3l_hf.data.image_files import is_there
 from c3l_hf.data.sources import image_column
 
-__all__ = ["WithImages", "images_of_rows", "stored_images"]
+__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "stored_images", "undecoded"]
+
+# Rows whose images are in one Arrow array, which holds 2 GB.
+AT_ONCE = 32
 
 
 def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, Any]]]:
@@ -18,13 +21,22 @@ def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, A
 
     Args:
         images: Images in a column `images` (lists of images) or `image`.
-        rows: Numbers of rows, as `image_row` of a pair table has them.
+        rows: Numbers of rows, as `image_row` of a pair table has them, also more than once: each image is read once.
 
     Returns:
         For each row its images as dicts with "bytes" and "path".
     """
-    values = images_of_rows(images, rows).to_pylist()
-    return [[image for image in row or () if image is not None and is_there(image)] for row in values]
+    numbers = list(dict.fromkeys(rows))
+    stored = {
+        number: [image for image in row or () if image is not None and is_there(image)]
+        for start in range(0, len(numbers), AT_ONCE)
+        for number, row in _rows_of(images, numbers[start : start + AT_ONCE])
+    }
+    return [stored[number] for number in rows]
+
+
+def _rows_of(images: Dataset, numbers: Sequence[int]) -> Iterable[tuple[int, list | None]]:
+    return zip(numbers, images_of_rows(images, numbers).to_pylist(), strict=True)
 
 
 def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
@@ -40,6 +52,13 @@ def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
         return values
     offsets = pa.array(range(len(values) + 1), pa.int32())
     return pa.ListArray.from_arrays(offsets, values)
+
+
+def undecoded(feature: Any) -> Any:
+    """A feature whose images are read as they are stored: `datasets` would end at one that it cannot decode."""
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    return List(undecoded(feature.feature), length=feature.length) if isinstance(feature, List) else feature
 
 
 class WithImages:

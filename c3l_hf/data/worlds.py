@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
-__all__ = ["WORLDS", "World", "find_world", "world_of"]
+__all__ = ["WORLDS", "World", "find_world"]
 
 # Name → the module that is the world, with the attributes of `World`; loaded when it is asked for.
 WORLDS = {"scenes": "c3l_hf.scenes.entrance", "scenes-shifted": "c3l_hf.scenes.entrance"}
@@ -34,9 +34,6 @@ class World(Protocol):
     def load_images(self, name: str, limit: int, seed: int, split: str) -> Dataset:
         """Images with the columns `images` and `image_id`, and their truth in further ones."""
 
-    def knows(self, columns: Sequence[str]) -> bool:
-        """Whether these are columns of its images with their truth."""
-
     def truth_of(self, images: Dataset) -> Mapping[str, Any]:
         """Image id → what `share_true` has to know of the image."""
 
@@ -55,12 +52,3 @@ class World(Protocol):
 def find_world(name: str) -> World | None:
     """The embedded world of this name; None if there is none."""
     return importlib.import_module(WORLDS[name]) if name in WORLDS else None  # type: ignore[return-value]
-
-
-def world_of(images: Dataset) -> World | None:
-    """The embedded world that images come from with their truth; None for anybody's pictures."""
-    for module in dict.fromkeys(WORLDS.values()):
-        world: World = importlib.import_module(module)  # type: ignore[assignment]
-        if world.knows(images.column_names):
-            return world
-    return None

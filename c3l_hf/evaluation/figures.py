@@ -63,7 +63,7 @@ def evaluate_predictions(benchmark: str, predictions: Dataset) -> dict[str, Any]
 
 
 def compare_runs(benchmark: str, predictions_a: Dataset, predictions_b: Dataset) -> dict[str, Any]:
-    """Does a benchmark's figure differ between two models? A paired test of each figure, see `intervals.paired_test`.
+    """Does a benchmark's figure differ between two models? A paired test of each, see `common.intervals.paired_test`.
 
     Within groups the first figure only is compared. For each way to read the answers, questions to which one run alone
     has such an answer are left out.

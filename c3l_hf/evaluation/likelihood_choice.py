@@ -1,4 +1,4 @@
-"""The option that a model finds likeliest, with and without its blind baseline; how ties are broken."""
+"""The option of MMBench and SEED-Bench that a model finds likeliest, also over blind; how ties are broken."""
 
 import hashlib
 import json

@@ -77,8 +77,8 @@ def predict(
           `max_new_tokens`
         - `status`: "ok", or why there is no prediction (it is null then)
         - `option_logprobs`, `option_logprobs_blind`: for each option the mean log-probability, in nats, of the tokens
-          of its text as the answer, with the images and without, see `i2c.I2CScorer`. The question is `stem` in `meta`,
-          if it is there: without the list of options and the request for a letter.
+          of its text as the answer, with the images and without, see `scoring.scorer.I2CScorer`. The question is
+          `stem` in `meta`, if it is there: without the list of options and the request for a letter.
         - `option_status`: "ok", or why there are none; null where there are no options, or none were asked for
 
     Raises:

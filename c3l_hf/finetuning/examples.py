@@ -48,7 +48,7 @@ class Examples:
     """What a student is trained on: an example for each assistant turn of the rows that can be trained on.
 
     Attributes:
-        rows: The dataset, in one of the layouts of `layouts.to_pairs`.
+        rows: The dataset, in one of the layouts of `data.layouts.to_pairs`.
         encoder: Encodes them.
         index: Dataset with the columns `row`, `turn` (which places it in `rows`) and `length` (in tokens), by row.
         rejected: Row → why it is left out.
@@ -96,8 +96,8 @@ def encode_examples(
     """Encodes every row once: to find those that cannot be trained on, and how long the others are.
 
     Args:
-        dataset: Rows in one of the layouts of `layouts.to_pairs`. A conversation of several assistant turns gives an
-            example for each; if one of them cannot be trained on, none is.
+        dataset: Rows in one of the layouts of `data.layouts.to_pairs`. A conversation of several assistant turns gives
+            an example for each; if one of them cannot be trained on, none is.
         processor: The student's processor, with a chat template.
         max_length: The longest sequence.
         keep: Keep what was encoded in memory, for small pictures, or where several students are trained on the same

@@ -23,7 +23,7 @@ from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.opening import open_dataset
 from c3l_hf.finetuning.examples import Examples, encode_examples
 from c3l_hf.finetuning.student import StudentConfig, StudentTrainer, max_length_of
-from c3l_hf.models.loading import Source, find_model, load, pick_dtype
+from c3l_hf.models.loading import Source, find_model, load
 from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 
 __all__ = ["SFTOptions", "load_rows", "rows_digest", "run_sft"]
@@ -78,7 +78,7 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
     state, folder = process_state(), Path(training.output_dir)
     model_folder, identity = find_model(source.model_id, source.revision, source.trust_remote_code)
     rows = load_rows(options, training.seed)
-    settings = {**_loading(source), "merge_adapters": options.merge_adapters, **training_options(training)}
+    settings = {**source.loading(), "merge_adapters": options.merge_adapters, **training_options(training)}
 
     inputs = {"model": identity, "dataset": rows_digest(rows), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
     run = RunFolder(folder, inputs)
@@ -129,17 +129,6 @@ def rows_digest(rows: Dataset) -> str:
     return digest(
         *(digest(repr(table.select(columns).to_pylist())) for table in tables), files_state(rows, columns[-1])
     )
-
-
-def _loading(source: Source) -> dict[str, Any]:
-    """What of a model's loading changes what is trained."""
-    dtype = pick_dtype(process_state().device) if source.dtype == "auto" else source.dtype
-    quantisation = source.quantization_config
-    further = {
-        "attn_implementation": source.attn_implementation,
-        "quantization": None if quantisation is None else quantisation.to_dict(),
-    }
-    return {"dtype": dtype} | {name: value for name, value in further.items() if value is not None}
 
 
 def _train(

@@ -303,7 +303,6 @@ def _finished(pair: _Pair, first_row: int) -> dict[str, Any]:
 def _with_images(images: Dataset, pairs: pa.Table) -> Iterator[dict[str, Any]]:
     for table in pairs.to_batches(50):  # their images are in memory together, as they are stored
         rows = table.to_pylist()
-        numbers = list(dict.fromkeys(row["image_row"] for row in rows))
-        stored = dict(zip(numbers, stored_images(images, numbers)))
-        for row in rows:
-            yield {"images": stored[row.pop("image_row")], **row}
+        stored = stored_images(images, [row.pop("image_row") for row in rows])
+        for row, row_images in zip(rows, stored):
+            yield {"images": row_images, **row}

@@ -1,4 +1,4 @@
-"""Instruction templates by question type, as data, and the text format of a generated pair."""
+"""Prompt templates: how the generator is asked, by question type; and the text format of a generated pair."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Rows → token ids and answer span, with and without the image. Every difference between model families lives here.
+"""Rows → token ids, positions (M-RoPE) and answer span, with and without image: every difference of model families.
 
 The processor's own chat template and tokenizer do all the work, through `apply_chat_template(tokenize=True)`, which is
 what gets beginning-of-sequence tokens and image placeholders right in every family. The blind row is the template

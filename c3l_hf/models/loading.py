@@ -1,10 +1,12 @@
 """Models and processors from the Hub or a folder, and short digests of what they are."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import datasets
 import torch
 import xxhash
 from accelerate.utils import align_module_device
@@ -20,11 +22,21 @@ from transformers import (
 from transformers.utils import cached_file
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import files_digest
-from c3l_hf.common.processes import process_state
+from c3l_hf.common.files import digest, file_sha256, files_digest
+from c3l_hf.common.processes import first_on_each_machine, process_state
+from c3l_hf.data.inventory import FileState, Inventory
 from c3l_hf.data.worlds import find_world
 
-__all__ = ["LoadingOptions", "Source", "digest_weights", "find_model", "load", "model_folder", "pick_dtype"]
+__all__ = [
+    "LoadingOptions",
+    "Source",
+    "digest_weights",
+    "find_model",
+    "load",
+    "model_folder",
+    "pick_dtype",
+    "resolve_dtype",
+]
 
 # Files of a model beside its weights.
 _WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -120,6 +132,16 @@ class Source:
                 raise OSError(f"{self.model_id} is neither a folder here nor a model on the Hub: {reason}") from error
         return replace(self, revision=Path(file).parent.name)
 
+    def loading(self) -> dict[str, Any]:
+        """What of a model's loading changes what it computes: part of what identifies a result. The dtype is what
+        "auto" stands for on this process's device; what is left to the model is not named."""
+        quantisation = self.quantization_config
+        further = {
+            "attn_implementation": self.attn_implementation,
+            "quantization": None if quantisation is None else quantisation.to_dict(),
+        }
+        return {"dtype": resolve_dtype(self.dtype)} | {k: value for k, value in further.items() if value is not None}
+
     def digest(self) -> list[str]:
         """What tells this model's weights from others, without reading them, if it is `pinned`.
 
@@ -150,7 +172,7 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
         options["attn_implementation"] = source.attn_implementation
     if source.quantization_config is not None:
         options["quantization_config"] = source.quantization_config
-    dtype = pick_dtype(device) if source.dtype == "auto" else source.dtype
+    dtype = resolve_dtype(source.dtype, device)
     model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
     model = model.eval()
     return model if placed else model.to(device), processor
@@ -165,8 +187,8 @@ def model_folder(name: str) -> str:
 def find_model(name: str, revision: str | None, with_code: bool, adapters: bool = False) -> tuple[Path, dict[str, str]]:
     """A model's folder, and what identifies it: the commit on the Hub, or digests of its files.
 
-    All files of a local model are read for that, at every start and by every process: some seconds for a 7B model whose
-    files are in memory, as long as reading takes for others.
+    The files of a local model are read for that once on each machine, and again when their sizes or times have changed;
+    what is known of them is kept in the cache of `datasets`. Every process calls this.
 
     Args:
         name: A folder, a repository id, or the name of an embedded world, for the generator that is shipped with it.
@@ -188,8 +210,10 @@ def find_model(name: str, revision: str | None, with_code: bool, adapters: bool 
         if not any(folder.glob("*.safetensors")):
             raise RunError(f"model {name} has no weights as *.safetensors; write it with save_pretrained")
         # The weights, and what else says how they are used: configuration, processor, chat template.
-        beside = files_digest(folder, *_WITH_WEIGHTS, "*.py")
-        return folder, {"digest": files_digest(folder, "*.safetensors"), "files": beside}
+        weights, beside = ("*.safetensors",), (*_WITH_WEIGHTS, "*.py")
+        content = _known_contents(folder, *weights, *beside)
+        digests = [files_digest(folder, *patterns, content=content) for patterns in (weights, beside)]
+        return folder, dict(zip(("digest", "files"), digests))
     try:
         # Weights as safetensors only; code only if asked for.
         patterns = ["*.safetensors", *_WITH_WEIGHTS] + ["*.py"] * with_code
@@ -198,6 +222,16 @@ def find_model(name: str, revision: str | None, with_code: bool, adapters: bool 
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"model {name} is neither a folder here nor a model that could be fetched ({reason})") from None
     return folder, {"revision": folder.name}
+
+
+def _known_contents(folder: Path, *patterns: str) -> Callable[[Path], bytes]:
+    """SHA-256 digests of a model's files, by their paths."""
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    states = {path: FileState.of(path.name, path.stat()) for path in paths}
+    file = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-model-{digest(folder.resolve())}.parquet"
+    with first_on_each_machine():
+        digests = Inventory(file).digests(list(states.values()), lambda state: file_sha256(folder / state.name))
+    return dict(zip(paths, digests)).__getitem__
 
 
 def _quantization(options: LoadingOptions) -> BitsAndBytesConfig | None:
@@ -210,9 +244,14 @@ def _quantization(options: LoadingOptions) -> BitsAndBytesConfig | None:
         raise RunError(f"{name} needs the package bitsandbytes, which is not installed")
     if options.load_in_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)
-    dtype = pick_dtype(process_state().device) if options.dtype == "auto" else options.dtype
+    dtype = resolve_dtype(options.dtype)
     # NF4, as in QLoRA (Dettmers et al. 2023); left to itself the library computes in float32.
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def resolve_dtype(dtype: str, device: torch.device | None = None) -> str:
+    """A dtype by its name, where "auto" stands for that of a device, by default this process's; see `pick_dtype`."""
+    return pick_dtype(device or process_state().device) if dtype == "auto" else dtype
 
 
 def pick_dtype(device: torch.device) -> str:

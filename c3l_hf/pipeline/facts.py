@@ -6,10 +6,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from c3l_hf.common.plain import plain
-from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
-from c3l_hf.models.loading import pick_dtype
+from c3l_hf.models.loading import resolve_dtype
 from c3l_hf.pipeline.inputs import Inputs
 from c3l_hf.pipeline.options import Settings
 from c3l_hf.pipeline.pair_tables import ScoredPairs
@@ -43,7 +42,7 @@ def run_facts(
         scorer=settings.scoring.scorer_model,
         scorer_revision=(inputs.scorer_identity or {}).get("revision"),
         scorer_digest=(inputs.scorer_identity or {}).get("digest"),
-        scorer_dtype=_dtype(settings),
+        scorer_dtype=resolve_dtype(settings.model.dtype),
         pairs_source=settings.run.pairs,
         images=f"{plain(source)}, {len(inputs.images):,} images",
         images_digest=inputs.images.digest,
@@ -61,11 +60,6 @@ def run_facts(
         near_duplicate_scope=settings.curation.near_duplicate_scope,
         **dataset_figures(Dataset(curated.table([*CURATION_COLUMNS, "i2c"])), second.table(["i2c"])["i2c"].to_numpy()),
     )
-
-
-def _dtype(settings: Settings) -> str:
-    dtype = settings.model.dtype
-    return pick_dtype(process_state().device) if dtype == "auto" else dtype
 
 
 def _counts(folder: RunFolder, stage: str) -> list[tuple[str, int]]:

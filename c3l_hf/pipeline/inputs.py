@@ -12,7 +12,7 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.sources import Images, load_images
-from c3l_hf.models.loading import find_model
+from c3l_hf.models.loading import Source, find_model
 from c3l_hf.pipeline.options import STAGES, Settings
 from c3l_hf.training.checkpoints import training_options
 
@@ -54,13 +54,14 @@ def open_inputs(settings: Settings) -> Inputs:
     generator, identity = find_model(model.model, model.model_revision, with_code)
     scorer, scorer_identity = generator, None
     if settings.scoring.scorer_model is not None:
-        scorer, scorer_identity = find_model(settings.scoring.scorer_model, None, with_code)
+        scorer, scorer_identity = find_model(settings.scoring.scorer_model, settings.scoring.scorer_revision, with_code)
     pairs = None
+    file = Path(settings.training.output_dir) / INVENTORY
+    inventory = None if settings.run.dry_run and not file.is_file() else file  # a dry run makes no file
     if settings.run.pairs is not None:
-        pairs = import_pairs(open_dataset(settings.run.pairs))
+        pairs = import_pairs(open_dataset(settings.run.pairs), inventory)
         images = pairs.images
     else:
-        inventory = None if settings.run.dry_run else Path(settings.training.output_dir) / INVENTORY
         images = load_images(
             str(options.images),
             split=options.images_split,
@@ -72,7 +73,7 @@ def open_inputs(settings: Settings) -> Inputs:
 
 
 def plan(settings: Settings, inputs: Inputs) -> RunFolder:
-    """The run's folder, with all stages and the options that make them.
+    """The run's folder, with all stages and the options that make them. Writes nothing.
 
     Raises:
         RunError: See `RunFolder.plan`; or results of another run are in the way.
@@ -82,13 +83,14 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
     if inputs.pairs is not None:
         identity["pairs"] = inputs.pairs.digest
     folder = RunFolder(Path(settings.training.output_dir), identity | {"c3l_hf": versions()["c3l-hf"]})
-    generate, words = settings.generation_identity(), settings.words()
-    score = {"ranking": settings.scoring.ranking}
+    loading = Source.of(settings.model, trust_remote_code=settings.training.trust_remote_code).loading()
+    generate, words = settings.generation_identity() | loading, settings.words()
+    score: dict[str, Any] = {"ranking": settings.scoring.ranking, **loading}
     if inputs.scorer_identity is not None:
         score["scorer"] = dict(inputs.scorer_identity)
     folder.plan(
         {
-            "generate": generate,
+            "generate": {} if inputs.pairs is not None else generate,
             "score": score,
             "select": vars(settings.selection),
             "train": training_options(settings.training),
@@ -100,8 +102,9 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
         settings.run.stages,
         settings.run.restart_from,
     )
-    for name in RESULTS if settings.run.restart_from is None else ():  # with it, they are set aside
-        if not folder.is_done("write") and (folder.folder / name).exists():
+    set_aside = settings.run.restart_from is not None  # and so the results, which no stage is before
+    for name in RESULTS:
+        if not set_aside and not folder.is_done("write") and (folder.folder / name).exists():
             raise RunError(f"{folder.folder / name} is in the way; move it, or give another output_dir")
     return folder
 

@@ -79,7 +79,6 @@ def run_c3l(
         state.print(_what_would_be_done(run_folder, inputs, run))
         return
     if run.restart_from:
-        # After the plan: a call that is refused moves nothing.
         set_old_results_aside(folder, run.restart_from)
     run_folder.claim()
     steps = _stages(settings, inputs, run_folder)
@@ -125,8 +124,9 @@ def _what_would_be_done(folder: RunFolder, inputs: Inputs, run: RunOptions) -> s
     lines = [f"{len(inputs.images):,} images; {folder.folder}:"]
     again = STAGES[STAGES.index(run.restart_from) :] if run.restart_from else ()
     for stage in _needed(run.stages):
-        done = folder.is_done(stage)
-        state = "is there" if done and stage not in again else "to be made"
-        lines.append(f"  {stage}: {state}{', the old result set aside' if done and stage in again else ''}")
-    there = [name for name in RESULTS if (folder.folder / name).exists()]
-    return "\n".join([*lines, *(f"  {name} is {'set aside' if again else 'there'}" for name in there)])
+        there = folder.is_done(stage)
+        lines.append(f"  {stage}: {'is there' if there and stage not in again else 'to be made'}")
+        if there and stage in again:
+            lines[-1] += ", what is there is set aside"
+    results = [name for name in RESULTS if (folder.folder / name).exists()]
+    return "\n".join([*lines, *(f"  {name} {'is set aside' if again else 'is there'}" for name in results)])

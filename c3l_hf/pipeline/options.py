@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.schema import SCORES
 from c3l_hf.data.worlds import find_world
@@ -38,11 +39,11 @@ class RunOptions:
 
     _argument_group_name: ClassVar[str] = "Run"
     stages: list[str] = field(
-        default_factory=lambda: list(STAGES), metadata={"help": f"Stages to run, of: {' '.join(STAGES)}."}
+        default_factory=lambda: list(STAGES), metadata={"help": f"By default all: {' '.join(STAGES)}."}
     )
     pairs: str | None = field(
         default=None,
-        metadata={"help": "Pairs that are there already, in place of the first generation: a file, folder or Hub id."},
+        metadata={"help": "Pairs in place of the first generation: a file, a folder or a Hub id."},
     )
     restart_from: str | None = field(
         default=None, metadata={"help": "Make this stage and those after it again; their old results are set aside."}
@@ -149,6 +150,7 @@ class ScoringOptions(PassOptions):
     scorer_model: str | None = field(
         default=None, metadata={"help": "Another model that scores; by default the generator before its training."}
     )
+    scorer_revision: str | None = field(default=None, metadata={"help": "Its branch, tag or commit on the Hub."})
 
 
 @dataclass
@@ -180,7 +182,7 @@ class CurationOptions:
 
 @dataclass
 class PublishingOptions:
-    """What the cards say, and where --push_to_hub publishes."""
+    """What the cards say, and where the results are published."""
 
     _argument_group_name: ClassVar[str] = "Publishing"
     license: str | None = field(
@@ -273,7 +275,14 @@ class Settings:
 
     def check(self) -> None:
         """Raises a RunError for what the stages would refuse, before the first of them has worked for hours."""
+        try:
+            for options in (self.model, self.scoring, self.selection, self.curation):
+                check_choices(options)
+        except ValueError as error:
+            raise RunError(str(error)) from None
         check_options(self.run, self.generation, self.scoring, self.selection, self.curation)
+        if self.scoring.scorer_revision is not None and self.scoring.scorer_model is None:
+            raise RunError("scorer_revision is of a scorer_model; the generator's is model_revision")
         if (self.images.images is None) == (self.run.pairs is None):
             raise RunError("a run needs either images, or pairs (which have their images)")
 
@@ -288,9 +297,8 @@ class Settings:
         return {name: getattr(self.publishing, name) for name in _WORDS} | {"images_license": self.images_license}
 
     def generation_identity(self) -> dict[str, Any]:
-        """The options that change what is generated."""
-        model = {name: getattr(self.model, name) for name in ("dtype", "load_in_4bit", "load_in_8bit")}
-        return {name: value for name, value in vars(self.generation).items() if name not in _HOW_FAST} | model
+        """The options that change what is generated, beside the model and how it is loaded."""
+        return {name: value for name, value in vars(self.generation).items() if name not in _HOW_FAST}
 
     def configuration(self) -> dict[str, Any]:
         """The run as a configuration file: what it was made by, without how and where."""

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
 
+from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, SCORE_FEATURES
 from c3l_hf.data.streams import RowStream
@@ -37,14 +38,20 @@ class ScoredPairs:
         parts = [shards.table(names) for shards, names in ((self.pairs, ours), (self.scores, theirs)) if names]
         return pa.table({name: part[name] for part in parts for name in part.column_names})
 
-    def tables(self) -> Iterator[pa.Table]:
-        """All rows with all columns, a shard at a time.
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """All rows, a shard at a time.
+
+        Args:
+            columns: Those to read; by default all.
 
         Raises:
             ValueError: If a shard of scores has not the rows of its shard of pairs.
         """
+        names = None if columns is None else list(columns)
+        ours = names and [name for name in names if name in PAIR_TABLE_FEATURES]
+        theirs = names and [name for name in names if name in SCORE_FEATURES]
         for pair_file, score_file in zip(self.pairs.files, self.scores.files, strict=True):
-            table, scores = pq.read_table(pair_file), pq.read_table(score_file)
+            table, scores = pq.read_table(pair_file, columns=ours), pq.read_table(score_file, columns=theirs)
             if len(table) != len(scores):
                 raise ValueError(f"{score_file} has {len(scores):,} rows for the {len(table):,} of {pair_file}")
             for name in scores.column_names:
@@ -57,17 +64,11 @@ class ScoredPairs:
         features = Features({**{name: PAIR_TABLE_FEATURES[name] for name in names}, **SCORE_FEATURES})
         return RowStream(features, len(self), lambda: (table.select(list(features)) for table in self.tables()))
 
-    def rows(self, numbers: Sequence[int] | np.ndarray) -> pa.Table:
-        """Some rows with all columns, in memory.
+    def rows(self, numbers: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some rows, in memory.
 
         Args:
             numbers: Row numbers, in any order, each once.
+            columns: Those to read; by default all.
         """
-        numbers = np.asarray(numbers, dtype=np.int64)
-        rising = np.sort(numbers)
-        parts, start = [], 0
-        for table in self.tables():
-            here = rising[np.searchsorted(rising, start) : np.searchsorted(rising, start + len(table))]
-            parts.append(table.take(pa.array(here - start)))
-            start += len(table)
-        return pa.concat_tables(parts).take(pa.array(np.searchsorted(rising, numbers)))
+        return take_rows(self.tables(columns), numbers)

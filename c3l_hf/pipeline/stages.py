@@ -1,8 +1,6 @@
 """The stages of the method in a run's folder: each a function from what others have made to its own result."""
 
-import copy
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 from datasets import Dataset, Features, Image, List, Value
-from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES, STATUS
 from c3l_hf.data.status import count_statuses, publishable
-from c3l_hf.data.stored_images import WithImages, images_of_rows
+from c3l_hf.data.stored_images import AT_ONCE, WithImages, images_of_rows
 from c3l_hf.data.streams import RowStream
 from c3l_hf.generation.pairs import generate_tables
 from c3l_hf.models.loading import Source, load
@@ -36,10 +35,10 @@ from c3l_hf.publishing.cards import GENERATED_AGAIN
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
-from c3l_hf.selection.curation import CURATION_COLUMNS, RANDOM_COLUMNS, CurationReport, choose_pairs, choose_random
+from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs, choose_random
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
-from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder
-from c3l_hf.training.trainer import C3LTrainer
+from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
+from c3l_hf.training.run import train_generator
 
 __all__ = ["ModelInUse", "curate", "describe", "generate", "score", "select", "train", "write"]
 
@@ -48,6 +47,8 @@ _SHARD_SIZE = 500
 _LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"})
 # Beside a label the row of its image, for the training.
 _LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS})
+# What pairs are chosen by; the figures of a pool and a choice at random need a part of it.
+_CHOICE_COLUMNS = (*CURATION_COLUMNS, "i2c")
 _SCORED = Features({**PAIR_TABLE_FEATURES, **SCORE_FEATURES})
 
 
@@ -87,7 +88,7 @@ def generate(
         return bar.over(tables, len(images) * options.pairs_per_image)
 
     def report(shards: Shards) -> dict[str, Any]:
-        counts = count_statuses(shards.table(["generation_status"])["generation_status"].to_pylist(), "pairs")
+        counts = count_statuses(_values(shards, "generation_status"), "pairs")
         if stage == "generate" and inputs.pairs is not None and inputs.pairs.without_image:
             counts["rows without an image, left out"] = inputs.pairs.without_image
         return {"counts": counts}
@@ -112,7 +113,7 @@ def score(
         return bar.over(map(_with_publishable_status, tables), pairs.num_rows)
 
     def report(shards: Shards) -> dict[str, Any]:
-        return {"counts": dict(Counter(shards.table([STATUS])[STATUS].to_pylist()).most_common())}
+        return {"counts": dict(Counter(_values(shards, STATUS)).most_common())}
 
     shards = folder.in_shards(stage, len(pairs), make, SCORE_FEATURES.arrow_schema, report, shard_size=1)
     bar.close()
@@ -150,20 +151,8 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
     def make(path: Path) -> dict[str, Any]:
         model, processor = models.load(inputs.generator)
         models.release()
-        training = copy.copy(settings.training)
-        training.output_dir = str(checkpoints)
-        training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
-        training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
         rows = Dataset(labels.table()).with_transform(WithImages(inputs.images.dataset))
-        trainer = C3LTrainer(model, training, rows, processing_class=processor)
-        # What it would print at every logging step is in the report.
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-        trained = trainer.merged_model()
-        if trained is not None and process_state().is_main_process:
-            trained.save_pretrained(path / "generator")
-            processor.save_pretrained(path / "generator")
-        return {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+        return train_generator(model, processor, rows, settings.training, checkpoints, path / "generator")
 
     folder.complete("train", make)
     if process_state().is_main_process:
@@ -181,7 +170,7 @@ def curate(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
             return None
-        rows, report = _choose(scored, settings)
+        rows, report = _choose(scored.table(_CHOICE_COLUMNS), settings)
         if not report.kept:
             raise RunError(f"no pair is left for the dataset:\n{report}")
         Shards(path, 1).write(0, [scored.rows(rows)], _SCORED.arrow_schema)
@@ -244,8 +233,12 @@ def describe(folder: RunFolder, stage: str) -> str:
     return report["table"] if "table" in report else format_counts(report["counts"])
 
 
-def _choose(scored: ScoredPairs, settings: Settings) -> tuple[np.ndarray, CurationReport]:
-    table = scored.table([*CURATION_COLUMNS, "i2c"])
+def _values(shards: Shards, column: str) -> Iterator[Any]:
+    for batch in shards.batches([column]):
+        yield from batch[column].to_pylist()
+
+
+def _choose(table: pa.Table, settings: Settings) -> tuple[np.ndarray, CurationReport]:
     return choose_pairs(table, **vars(settings.curation), seed=settings.training.seed)
 
 
@@ -260,27 +253,36 @@ def _pools(
     """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
     world = inputs.images.world
     truth = None if world is None else Truth(world, world.truth_of(inputs.images.dataset))
-    kept, tables = curated.num_rows, {}
-    for scored in (first, second):
-        table = scored.table(POOL_COLUMNS)
+
+    def pools_of_round(name: str, scored: ScoredPairs) -> tuple[Pool, Pool, pa.Table]:
+        """Of all its pairs, and of as many at random as were kept; the texts of one round at a time are in memory."""
+        table = scored.table(_CHOICE_COLUMNS)
         # The first round may have fewer usable pairs than were kept of the second.
-        size = min(kept, len(table) - table["prompt"].null_count)
-        chosen = choose_random(scored.table(RANDOM_COLUMNS), size, seed=settings.training.seed)
-        tables[id(scored)] = table, table.take(pa.array(chosen))
-    pairs, at_random = tables[id(first)]
-    pairs_again, at_random_again = tables[id(second)]
-    chosen, _ = _choose(first, settings)
+        size = min(curated.num_rows, len(table) - table["prompt"].null_count)
+        at_random = choose_random(table, size, seed=settings.training.seed)
+        pool = pool_of_pairs("  random of that size", _some(table, at_random), truth)
+        return pool_of_pairs(name, table, truth), pool, table
+
+    generated, at_random, table = pools_of_round("generated", first)
+    chosen, _ = _choose(table, settings)
+    from_these = pool_of_pairs("  curated from these", _some(table, chosen), truth)
+    del table
+    again, at_random_again, _ = pools_of_round(GENERATED_AGAIN, second)
     label_table = labels.table()
     return [
-        pool_of_pairs("generated", pairs, truth),
+        generated,
         pool_of_labels("  pseudo-labels, chosen", label_table, "chosen", truth),
         pool_of_labels("  pseudo-labels, rejected", label_table, "rejected", truth),
-        pool_of_pairs("  curated from these", pairs.take(pa.array(chosen)), truth),
-        pool_of_pairs("  random of that size", at_random, truth),
-        pool_of_pairs(GENERATED_AGAIN, pairs_again, truth),
+        from_these,
+        at_random,
+        again,
         pool_of_pairs("  curated: the dataset", curated.table(POOL_COLUMNS), truth),
-        pool_of_pairs("  random of that size", at_random_again, truth),
+        at_random_again,
     ]
+
+
+def _some(table: pa.Table, numbers: np.ndarray) -> pa.Table:
+    return take_rows((pa.Table.from_batches([batch]) for batch in table.to_batches()), numbers)
 
 
 def _stream(shards: Shards, features: Features) -> RowStream:
@@ -295,7 +297,7 @@ def _with_images(curated: Shards, inputs: Inputs) -> RowStream:
     features = Features({**PAIR_FEATURES, **SCORE_FEATURES})
 
     def tables() -> Iterator[pa.Table]:
-        for batch in curated.batches(size=100):
+        for batch in curated.batches(size=AT_ONCE):
             images = images_of_rows(inputs.images.dataset, batch["image_row"].to_pylist())
             table = pa.Table.from_batches([batch]).append_column("images", images)
             yield table.select(list(features)).cast(features.arrow_schema)
@@ -318,8 +320,8 @@ def _image_rows(inputs: Inputs) -> RowStream:
     features = Features({"image_id": Value("string"), "images": List(Image())})
 
     def tables() -> Iterator[pa.Table]:
-        for start in range(0, len(dataset), 100):
-            rows = range(start, min(start + 100, len(dataset)))
+        for start in range(0, len(dataset), AT_ONCE):
+            rows = range(start, min(start + AT_ONCE, len(dataset)))
             ids = dataset.select(rows).with_format("arrow")["image_id"][:]
             columns = [pa.array(map(str, ids.to_pylist()), pa.string()), images_of_rows(dataset, rows)]
             yield pa.table(columns, names=list(features)).cast(features.arrow_schema)

@@ -61,7 +61,7 @@ class Truth:
 
 def pool_of_pairs(name: str, pairs: pa.Table, truth: Truth | None) -> Pool:
     """Figures of generated and scored pairs, of a table with the columns `POOL_COLUMNS`."""
-    scores = pairs.filter(pc.equal(pairs[STATUS], STATUS_OK))["i2c"].to_numpy()
+    scores = pairs["i2c"].filter(pc.equal(pairs[STATUS], STATUS_OK)).to_numpy()
     true = None
     if truth is not None and len(pairs):
         columns = pairs.select(["prompt", "completion"]).to_pydict()

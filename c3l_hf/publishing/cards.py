@@ -1,4 +1,4 @@
-"""The cards of dataset and generator: the facts of a run in, Markdown out, which no generated text can break."""
+"""The cards of dataset and generator from the facts of a run; their wording is in `hub_cards/*.md`."""
 
 import contextlib
 import json
@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from c3l_hf.common.choices import check_choice, check_choices
 from c3l_hf.common.files import shipped
 from c3l_hf.common.plain import plain
 from c3l_hf.common.versions import versions
@@ -68,7 +69,7 @@ class RunFacts:
         images: The images in words: "scenes world, 3,000 images", the name of a folder, a dataset's id.
         rows: Rows of the curated dataset.
         seed: The run's seed.
-        ranking: The score that `i2c` is, one of `schema.SCORES`.
+        ranking: The score that `i2c` is, one of `data.schema.SCORES`.
         options: The run's configuration, as plain values.
         training: What the training was set to, defaults included: all of `TRAINING_FACTS`, by name.
         near_duplicate_scope: Among which pairs near-duplicates were left out: "image", "dataset", or "none".
@@ -133,15 +134,11 @@ class RunFacts:
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def __post_init__(self) -> None:
-        if self.ranking not in SCORES:
-            raise ValueError(f"ranking must be one of {', '.join(SCORES)}, not {self.ranking!r}")
+        check_choice("ranking", self.ranking, SCORES)
         if self.training.keys() != set(TRAINING_FACTS):
             wrong = ", ".join(sorted(self.training.keys() ^ set(TRAINING_FACTS)))
             raise ValueError(f"training must have the options of TRAINING_FACTS and no others; it differs in {wrong}")
-        if self.near_duplicate_scope not in ("image", "dataset", "none"):
-            raise ValueError(
-                f"near_duplicate_scope must be 'image', 'dataset' or 'none', not {self.near_duplicate_scope!r}"
-            )
+        check_choices(self)
         # A correlation that does not exist (all scores equal) was not measured.
         if self.length_correlation is not None and math.isnan(self.length_correlation[0]):
             object.__setattr__(self, "length_correlation", None)

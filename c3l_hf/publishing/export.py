@@ -1,8 +1,5 @@
 """What a run leaves behind, as folders in the shape in which the Hub takes them: the dataset and the generator."""
 
-import contextlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +12,9 @@ import yaml
 from datasets import Dataset
 
 from c3l_hf import _compat
+from c3l_hf.common.arrow import in_tables_of
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.files import atomic_folder
 from c3l_hf.common.plain import plain
 from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import STATUS, STATUS_OK
@@ -96,7 +95,8 @@ def write_dataset(
     for name, rows in configs.items():
         if not len(rows):
             raise ValueError(f"the dataset {name!r} has no rows: nothing to write to {folder}")
-    with _complete_or_nothing(folder) as made:
+    _check_empty(folder)
+    with atomic_folder(folder) as made:
         written = {}
         readable: set[str] = set()
         # Pairs first: whoever has a score has an image that was read, which need not be tried again.
@@ -144,7 +144,8 @@ def write_generator(
 
     if isinstance(model, PeftModel):
         raise TypeError("the model has an adapter that is not merged: give model.merge_and_unload()")
-    with _complete_or_nothing(folder) as made:
+    _check_empty(folder)
+    with atomic_folder(folder) as made:
         model.save_pretrained(made)
         processor.save_pretrained(made)
         _write_pictures(pictures, facts, made)
@@ -179,7 +180,7 @@ def _write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -
     """Writes parquet shards, images embedded."""
     folder.mkdir()
     with_images = "images" in schema.names
-    groups = _of_size(tables, _ROW_GROUP if with_images else _ROW_GROUP_OF_TEXT)
+    groups = in_tables_of(_ROW_GROUP if with_images else _ROW_GROUP_OF_TEXT, tables)
     shards: list[Path] = []
     rows = 0
     table = next(groups, None)
@@ -203,22 +204,6 @@ def _write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -
     for number, path in enumerate(config.files):
         shards[number].rename(folder.parent / path)
     return config
-
-
-def _of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """The same rows in tables of so many, the last one of fewer."""
-    waiting: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        while rows + len(table) >= size:
-            part = table.slice(0, size - rows)
-            yield pa.concat_tables([*waiting, part])
-            waiting, rows, table = [], 0, table.slice(len(part))
-        if len(table):
-            waiting.append(table)
-            rows += len(table)
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 def _not_among(table: pa.Table, image_ids: set[str]) -> pa.Array:
@@ -260,21 +245,7 @@ def _write_pictures(pictures: Sequence[PIL.Image.Image], facts: RunFacts, folder
         picture.save(folder / "examples" / f"{number}.png")
 
 
-@contextlib.contextmanager
-def _complete_or_nothing(folder: str | Path) -> Iterator[Path]:
-    """A new folder beside `folder` to write into, which takes its name when all went well."""
+def _check_empty(folder: str | Path) -> None:
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not empty: remove it, or give another folder")
-    # One name, so that what a killed run has left is removed by the next.
-    made = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    try:
-        yield made
-        if folder.is_dir():
-            folder.rmdir()
-        os.rename(made, folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise

@@ -15,7 +15,6 @@ __all__ = [
     "TITLE",
     "benchmark",
     "judge_answers",
-    "knows",
     "load_images",
     "share_true",
     "truth_of",
@@ -30,10 +29,6 @@ JUDGE = "the scenes checker"
 
 def load_images(name: str, limit: int, seed: int, split: str) -> Dataset:
     return load_scenes(limit, seed, split, shifted=_shifted(name))
-
-
-def knows(columns: Sequence[str]) -> bool:
-    return "texture_seed" in columns
 
 
 def truth_of(images: Dataset) -> dict[str, Scene]:

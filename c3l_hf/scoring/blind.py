@@ -1,4 +1,4 @@
-"""What the model sees instead of the image in the blind pass, and rows encoded with and without their images."""
+"""The blind baseline: what the model sees instead of the image; rows encoded with and without their images."""
 
 import hashlib
 import os

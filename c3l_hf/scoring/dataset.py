@@ -11,10 +11,11 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, Image, List, concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
 from tqdm.auto import tqdm
 
 from c3l_hf import _compat
+from c3l_hf.common.arrow import in_tables_of
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
@@ -22,10 +23,10 @@ from c3l_hf.common.tables import format_table
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK
-from c3l_hf.data.stored_images import stored_images
+from c3l_hf.data.stored_images import stored_images, undecoded
 from c3l_hf.scoring.scorer import I2CScorer
 
-__all__ = ["format_scores", "score_dataset", "score_rows", "score_stream", "score_tables", "with_scores"]
+__all__ = ["format_scores", "score_dataset", "score_stream", "score_tables", "with_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,19 +81,6 @@ def score_dataset(
     return with_scores(dataset, scores)
 
 
-def score_rows(rows: Dataset, scorer: I2CScorer, batch_size: int = 256, desc: str = "Scoring") -> Dataset:
-    """The score columns alone, in memory, one row for each.
-
-    Args:
-        rows: As for `score_dataset`.
-        scorer: The scorer.
-        batch_size: Rows given to it at once.
-        desc: What the progress bar says.
-    """
-    tables = _shown(score_stream(rows, scorer, batch_size), len(rows), desc)
-    return Dataset(pa.concat_tables([SCORE_FEATURES.arrow_schema.empty_table(), *tables]))
-
-
 def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Iterator[pa.Table]:
     """The score columns of a dataset, in tables of `batch_size` rows.
 
@@ -109,7 +97,7 @@ def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Ite
     """
     columns = list(layout_of(rows.column_names))
     needed = rows.select_columns(columns)
-    stored = Features({name: _undecoded(feature) for name, feature in needed.features.items()})
+    stored = Features({name: undecoded(feature) for name, feature in needed.features.items()})
     tables = needed.with_format("arrow").iter(batch_size) if len(needed) else ()
     batches = (_rows_of(stored.decode_batch(table.to_pydict()), columns) for table in tables)
     return _score_tables(batches, scorer)
@@ -137,11 +125,10 @@ def score_tables(
     """
 
     def batches() -> Iterator[list[dict[str, Any]]]:
-        for table in _rebatched(pairs, ["image_row", "prompt", "completion"], batch_size):
+        needed = (table.select(["image_row", "prompt", "completion"]) for table in pairs)
+        for table in in_tables_of(batch_size, needed):
             batch = table.to_pydict()
-            numbers = list(dict.fromkeys(batch["image_row"]))
-            stored = dict(zip(numbers, stored_images(images, numbers)))
-            batch["images"] = [stored[number] for number in batch["image_row"]]
+            batch["images"] = stored_images(images, batch["image_row"])
             yield _rows_of(batch, ["images", "prompt", "completion"])
 
     return _score_tables(batches(), scorer)
@@ -155,19 +142,6 @@ def _score_tables(batches: Iterable[list[dict[str, Any]]], scorer: I2CScorer) ->
 
 def _rows_of(batch: Mapping[str, list], columns: Sequence[str]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values)) for values in zip(*(batch[name] for name in columns))]
-
-
-def _rebatched(tables: Iterable[pa.Table | pa.RecordBatch], columns: Sequence[str], size: int) -> Iterator[pa.Table]:
-    """The rows of tables in tables of `size` rows, the last one with what is left."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-        table = pa.concat_tables([*waiting, table.select(columns)])
-        whole = table.num_rows - table.num_rows % size
-        yield from (table.slice(start, size) for start in range(0, whole, size))
-        waiting = [table.slice(whole)]
-    if waiting and waiting[0].num_rows:
-        yield waiting[0]
 
 
 def _shown(tables: Iterable[pa.Table], total: int, desc: str) -> Iterator[pa.Table]:
@@ -193,12 +167,6 @@ def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
     # Of datasets without rows it would drop the columns.
     features = Features({**rows.features, **scores.features})
     return Dataset.from_dict({name: [] for name in features}, features=features)
-
-
-def _undecoded(feature):
-    if isinstance(feature, Image):
-        return Image(decode=False)
-    return List(_undecoded(feature.feature), length=feature.length) if isinstance(feature, List) else feature
 
 
 def format_scores(scored: Dataset) -> str:

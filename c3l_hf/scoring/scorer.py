@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import PIL.Image
 import torch
@@ -24,6 +24,7 @@ import xxhash
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.ahead import ahead
+from c3l_hf.common.choices import check_choices
 from c3l_hf.common.files import code_digest, digest
 from c3l_hf.data import image, layouts, schema
 from c3l_hf.data.image import open_image
@@ -57,10 +58,7 @@ class _Options:
     image_folder: str | None
 
     def __post_init__(self):
-        for name, choices in (("ranking", Ranking), ("path", RowPath), ("blind", Baseline)):
-            if getattr(self, name) not in get_args(choices):
-                allowed = ", ".join(get_args(choices))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {allowed}")
+        check_choices(self)
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if (self.blind == "shuffle") != bool(self.blind_images):

@@ -1,5 +1,6 @@
-"""Which path is right for a model: a few rows of our own scored alone, in a batch and packed, before any of the user's;
-and the same of prompts that are to be answered.
+"""Which path is right for a model: a few rows of our own scored alone, in a batch and packed, before any of the user's.
+
+Prompts that are to be answered are tried likewise.
 
 Neither batching nor packing is exact for every architecture (sliding windows, two-way attention within images, position
 schemes of their own), and no list of families stays complete. So it is tried, once in a process for models that differ

@@ -1,4 +1,4 @@
-"""Where a recipe's training goes on after an interruption, and what tells it from another training."""
+"""Where a training goes on after an interruption, and what tells it from another training."""
 
 import json
 import logging

@@ -39,7 +39,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     before its answer (image, instruction and the template's tokens around them) all, or what `anchor` says.
     - `"answer_mask"`: `(R, T)` bool, the answer's content.
     - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the token that ends them, because a
-    generator has to learn to stop: see `encoding.with_end`.
+    generator has to learn to stop: see `models.encoding.with_end`.
     - `"predict_mask"`: `(L, T)` bool, where the logits of these tokens are: each at the token before, in its sequence.
     - `"num_tokens"`: `(L,)`, how many tokens each line has.
     - what the model takes, over L lines: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
@@ -59,7 +59,7 @@ class DataCollatorForC3L(DataCollatorMixin):
             Whether the candidates of a row share a line. Exact for models with full causal attention only.
         position_module (`torch.nn.Module`, *optional*):
             With `packed`, the module with `get_rope_index` for models whose positions have parts (M-RoPE); needs no
-            weights, see `encoding.position_module`.
+            weights, see `models.encoding.position_module`.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of Tensor to return. Only `"pt"` is currently supported.
 

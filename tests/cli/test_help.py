@@ -37,6 +37,9 @@ def test_help_is_a_screen_or_two(name, capsys, monkeypatch):
 def test_help_has_groups_defaults_and_choices(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     text = help_of(capsys, "run", "--help")
+    # Also where the value is among the words that say what the option is.
+    for value in ("[pmi]", "[type]", "[image]", "[auto]"):
+        assert value in text, value
     for group in ("Run", "Images", "Model", "Generation", "Scoring", "Pseudo-labels", "Curation", "Publishing"):
         assert f"\n\n{group}\n" in text
     for says in (

@@ -3,7 +3,7 @@
 import pytest
 
 from c3l_hf.common import files, tables
-from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, shipped, write_json
+from c3l_hf.common.files import atomic_folder, atomic_write, code_digest, digest, read_json, shipped, write_json
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -25,3 +25,21 @@ def test_digests_keep_parts_apart():
 
 def test_what_is_shipped():
     assert (shipped("configs") / "scenes.yaml").is_file() and (shipped("hub_cards") / "dataset_card.md").is_file()
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    target = tmp_path / "result"
+    (tmp_path / ".result.partial").mkdir()
+    (tmp_path / ".result.partial" / "left").write_text("by a run that was killed")
+    with pytest.raises(KeyboardInterrupt):
+        with atomic_folder(target) as partial:
+            assert not list(partial.iterdir())
+            (partial / "a").write_text("half")
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    for text in ("first", "second"):
+        with atomic_folder(target) as partial:
+            (partial / text).write_text(text)
+            assert text == "first" or (target / "first").is_file()  # until the new one is complete
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import shutil
 
 import pyarrow as pa
@@ -90,18 +91,6 @@ def test_a_later_stage_knows_the_options_of_the_earlier(tmp_path):
     # an option of a stage that has no result yet is free
     make_run(tmp_path / "other").complete("first", numbers(1, []))
     make_run(tmp_path / "other", {"first": {"k": 5}, "second": {"size": 9}})
-
-
-def test_what_is_about_to_be_set_aside_is_not_looked_at(tmp_path):
-    run = make_run(tmp_path)
-    for stage in PLAN:
-        run.complete(stage, numbers(3, []))
-    changed = {"first": {"k": 5}, "second": {"size": 9}}
-    RunFolder(tmp_path, {"seed": 0}).plan(changed, list(PLAN), again_from="second")
-    with pytest.raises(RunError, match="1_first holds another run's result"):
-        RunFolder(tmp_path, {"seed": 1}).plan(changed, list(PLAN), again_from="second")
-    with pytest.raises(RunError, match="has no result of first yet"):
-        RunFolder(tmp_path, {"seed": 0}).plan(changed, ["second"], again_from="first")
 
 
 def test_old_results_are_set_aside_and_kept(tmp_path):
@@ -246,3 +235,60 @@ def test_the_folder_says_what_made_it(tmp_path):
     made_by = json.loads((tmp_path / "run.json").read_text())
     assert made_by["inputs"] == {"seed": 0, "images": "abc"} and made_by["stages"] == PLAN
     assert "torch" in made_by["versions"]
+
+
+def test_a_result_that_only_lacks_its_place_is_kept(tmp_path, monkeypatch):
+    """Killed between the last shard and the end of the stage: what took hours is not cleared away."""
+    calls = []
+    rename = os.rename
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("c3l_hf.common.run_folder.os.rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        in_shards(make_run(tmp_path), calls)
+    monkeypatch.setattr("c3l_hf.common.run_folder.os.rename", rename)
+    assert in_shards(make_run(tmp_path), calls) == [2 * x for x in range(7)] and len(calls) == 4
+    assert {path.suffix for path in (tmp_path / "stages" / "1_first").iterdir()} == {".parquet", ".json"}
+    assert not (tmp_path / "stages" / "1_first" / "begun.json").exists()
+
+
+def test_a_run_killed_at_its_very_start_goes_on(tmp_path):
+    (tmp_path / ".run.json.partial").write_text("{")
+    (tmp_path / ".images.parquet.partial").write_bytes(b"PAR1")
+    assert make_run(tmp_path).complete("first", numbers(2, [])) == {"rows": 2}
+
+
+def test_what_is_set_aside_goes_from_the_end(tmp_path, monkeypatch):
+    """Whatever stops it: no stage stays that was made from one that has gone."""
+    run = make_run(tmp_path)
+    for stage in PLAN:
+        run.complete(stage, numbers(3, []))
+    (tmp_path / "dataset").mkdir()
+    moved, rename = [], os.rename
+
+    def once(source, target):
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        moved.append(source.name)
+        rename(source, target)
+
+    monkeypatch.setattr("c3l_hf.common.run_folder.os.rename", once)
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder(tmp_path, {}).set_aside(list(PLAN), "first", ["dataset"])
+    assert moved == ["dataset", "2_second"] and run.is_done("first")
+
+
+def test_a_restart_is_planned_before_anything_is_moved(tmp_path):
+    run = make_run(tmp_path)
+    for stage in PLAN:
+        run.complete(stage, numbers(3, []))
+    restarted = RunFolder(tmp_path, {"seed": 0})
+    restarted.plan({**PLAN, "second": {"size": 9}}, ["first", "second"], restart_from="second")
+    # A change in a stage before is found all the same, and a stage that would be missing.
+    with pytest.raises(RunError, match="1_first holds another run's result"):
+        restarted.plan({**PLAN, "first": {"k": 6}}, ["first", "second"], restart_from="second")
+    with pytest.raises(RunError, match="no result of first yet"):
+        restarted.plan(PLAN, ["second"], restart_from="first")
+    assert run.is_done("first") and run.is_done("second")

@@ -130,3 +130,41 @@ def test_what_are_no_images_is_named():
     rows = {"image": [1, 2], "question": ["a?", "b?"], "answer": ["1", "2"]}
     with pytest.raises(RunError, match="pairs: column 'image' holds .*int64"):
         import_pairs(Dataset.from_dict(rows))
+
+
+def test_a_kind_or_another_image_is_another_identity():
+    """What selection and curation depend on beside the texts: the type, and which pair is about which image."""
+    features = Features({"image": Image(), **text("question", "answer", "image_id", "type")})
+
+    def digest(ids, types=("a", "a", "a")):
+        rows = [
+            {"image": png("red" if image == "x" else "blue"), "question": f"{n}?", "answer": "1", "image_id": image}
+            for n, image in enumerate(ids)
+        ]
+        rows = [{**row, "type": type} for row, type in zip(rows, types)]
+        return import_pairs(Dataset.from_list(rows, features=features)).digest
+
+    assert len({digest("xyx"), digest("xyy"), digest("xyx", ("a", "b", "a"))}) == 3
+
+
+def test_types_that_are_numbers_and_rows_in_any_order():
+    rows = {
+        "image": [png(colour) for colour in ("red", "blue", "green", "blue", "red")],
+        "question": [f"{n}?" for n in range(5)],
+        "answer": ["1"] * 5,
+        "type": [3, 4, 5, 6, 7],
+    }
+    features = Features({"image": Image(), **text("question", "answer"), "type": Value("int64")})
+    pairs = import_pairs(Dataset.from_dict(rows, features=features))
+    columns = pairs.table.to_pydict()
+    assert columns["type"] == ["3", "7", "4", "6", "5"] and columns["image_row"] == [0, 0, 1, 1, 2]
+    assert pairs.first_rows == [0, 2, 4, 5]
+
+
+def test_pictures_are_not_copied():
+    """Each image is a row of theirs: selected, not written again."""
+    rows = {"image": [png("red"), png("red"), png("blue")], "question": ["a?"] * 3, "answer": ["1"] * 3}
+    dataset = Dataset.from_dict(rows, features=Features({"image": Image(), **text("question", "answer")}))
+    images = import_pairs(dataset).images.dataset
+    assert images["image_id"][:] == ["000000", "000001"]
+    assert len(images) == 2 and len(images.data) == 3  # the table below is still that of all rows

@@ -118,3 +118,12 @@ def test_what_cannot_be_opened(rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match=r"user/rows is neither a file or folder here \(nor is there.* on the Hub that"):
         open_dataset("user/rows")
+
+
+def test_the_format_of_a_saved_dataset_stays_behind(rows, tmp_path):
+    """It would turn what is read into arrays, and hide columns."""
+    first = rows.column_names[0]
+    for number, saved in enumerate((rows, DatasetDict(train=rows))):
+        saved.with_format("numpy", columns=[first]).save_to_disk(tmp_path / str(number))
+        opened = open_dataset(tmp_path / str(number))
+        assert opened.format["type"] is None and opened[0] == rows[0]

@@ -1,10 +1,12 @@
 """Where images come from, and what is refused before any work."""
 
 import hashlib
+import os
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
@@ -65,9 +67,6 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
         load_images(str(folder))
     with pytest.raises(RunError, match="is a file"):
         load_images(str(folder / "notes.txt"))
-    for source in (str(folder), "scenes"):
-        with pytest.raises(RunError, match="num_images is 0; it must be at least 1"):
-            load_images(source, limit=0)
     with pytest.raises(RunError, match="needs num_images"):
         load_images("scenes")
     Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "texts")
@@ -80,9 +79,9 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
     twice.save_to_disk(tmp_path / "twice")
     with pytest.raises(RunError, match="twice: column 'image_id' must be unique; more than once: 1"):
         load_images(str(tmp_path / "twice"))
-    Dataset.from_dict({"image": [picture("red")]}).save_to_disk(tmp_path / "one")
-    with pytest.raises(RunError, match="has no rows"):
-        load_images(str(tmp_path / "one"), limit=0)
+    Dataset.from_dict({"image": [picture("red")]}).select([]).save_to_disk(tmp_path / "none")
+    with pytest.raises(RunError, match="none has no rows"):
+        load_images(str(tmp_path / "none"))
     with pytest.raises(RunError, match="no_such_folder: there is no such file or folder"):
         load_images(str(tmp_path / "no_such_folder"))
 
@@ -151,3 +150,42 @@ def test_all_files_that_are_no_pictures_are_named_at_once(tmp_path, folder):
         (folder / f"z{number}").write_text("")
     with pytest.raises(RunError, match=r"notes\.txt is not .*, nor are table\.csv, z0, .* and 11 more; remove them"):
         load_images(str(folder), inventory=tmp_path / "images.parquet")
+
+
+def test_a_picture_that_was_replaced_without_a_trace_is_read_again(tmp_path):
+    """As archives do that are unpacked over each other: the same name, size and time of the content."""
+    (tmp_path / "pictures").mkdir()
+    file, inventory = tmp_path / "pictures" / "a.bmp", tmp_path / "images.parquet"
+    digests = []
+    for colour in ("red", "blue"):
+        picture(colour).save(file)
+        os.utime(file, (1e9, 1e9))
+        digests.append(load_images(str(tmp_path / "pictures"), inventory=inventory).digest)
+    assert digests[0] != digests[1]
+
+
+def test_files_that_a_dataset_names_are_read_again_only_when_they_changed(tmp_path, monkeypatch):
+    picture("red").save(tmp_path / "a.png")
+    rows = {"image": [str(tmp_path / "a.png")], "image_id": ["a"]}
+    rows = Dataset.from_dict(rows).cast_column("image", ImageFeature())
+    read = []
+    plain = sources.sha256_of
+    monkeypatch.setattr(sources, "sha256_of", lambda path: read.append(path) or plain(path))
+    first = images_digest(rows, tmp_path / "inventory.parquet")
+    assert images_digest(rows, tmp_path / "inventory.parquet") == first and len(read) == 1
+    picture("blue").save(tmp_path / "a.png")
+    assert images_digest(rows, tmp_path / "inventory.parquet") != first and len(read) == 2
+
+
+def test_an_image_that_is_nothing_has_a_digest():
+    """As a parquet file can have it; `datasets` would refuse to write it."""
+    features = Features({"image": ImageFeature(), "image_id": Value("string")})
+    rows = pa.table({"image": [{"bytes": None, "path": None}, None], "image_id": ["a", "b"]}, features.arrow_schema)
+    assert len(images_digest(Dataset(rows))) == 64
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_no_images_are_refused(folder, limit):
+    for source in (str(folder), "scenes"):
+        with pytest.raises(RunError, match=f"num_images is {limit}; it must be at least 1"):
+            load_images(source, limit=limit)

@@ -11,7 +11,9 @@ from tiny_models import tiny_llava
 from transformers import BitsAndBytesConfig
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import files_digest
 from c3l_hf.data.worlds import find_world
+from c3l_hf.models import loading
 from c3l_hf.models.loading import Source, find_model, load, model_folder
 from c3l_hf.pipeline.options import ModelOptions
 from c3l_hf.scoring.scorer import I2CScorer
@@ -163,3 +165,32 @@ def test_what_is_no_model(tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(OSError, match="user/nowhere is neither a folder here nor a model on the Hub"):
         Source("user/nowhere").pinned()
+
+
+def test_a_models_files_are_read_once(tmp_path, monkeypatch):
+    """And again when they changed; files that are none of its own never."""
+    model = shutil.copytree(GENERATOR, tmp_path / "model")
+    (model / "pytorch_model.bin").write_bytes(b"not read")
+    read = []
+    plain = loading.file_sha256
+    monkeypatch.setattr(loading, "file_sha256", lambda path: read.append(path.name) or plain(path))
+    first = find_model(str(model), None, False)
+    assert "model.safetensors" in read and "pytorch_model.bin" not in read
+    read.clear()
+    assert find_model(str(model), None, False) == first and not read
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    assert find_model(str(model), None, False)[1]["digest"] != first[1]["digest"] and read == ["model.safetensors"]
+    assert first[1]["digest"] == files_digest(GENERATOR, "*.safetensors")
+
+
+def test_what_of_the_loading_identifies_a_result(monkeypatch):
+    assert Source("a").loading() == Source("a", dtype="float32").loading() == {"dtype": "float32"}
+    monkeypatch.setattr(loading, "pick_dtype", lambda device: "bfloat16")  # on another machine
+    assert Source("a").loading() == {"dtype": "bfloat16"} and Source("a", device_map="auto").loading() == {
+        "dtype": "bfloat16"
+    }
+    assert Source("a", attn_implementation="eager").loading()["attn_implementation"] == "eager"
+    four_bits = BitsAndBytesConfig(load_in_4bit=True)
+    assert Source("a", quantization_config=four_bits).loading()["quantization"]["load_in_4bit"]

@@ -19,18 +19,23 @@ from c3l_hf import join_images
 from c3l_hf.cli import main
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.shards import Shards
-from c3l_hf.pipeline import stages
+from c3l_hf.pipeline import inputs, stages
 from c3l_hf.pipeline.options import (
     CurationOptions,
     GenerationOptions,
+    ImageOptions,
+    ModelOptions,
+    PublishingOptions,
     RunOptions,
     ScoringOptions,
     SelectionOptions,
+    Settings,
     check_options,
 )
 from c3l_hf.publishing.hub import verify
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
+from c3l_hf.training.config import C3LConfig
 
 ROOT = Path(__file__).parents[2]
 SMALL = "--config scenes --num_images 14 --pairs_per_image 3 --max_steps 2 --warmup_steps 0 --target_size 20".split()
@@ -220,15 +225,7 @@ def test_stages_are_made_again_and_the_old_ones_kept(finished, tmp_path, capsys)
     old = (folder / "dataset" / "README.md").read_bytes()
     assert run("--output_dir", folder, "--target_size", 5) == 1
     assert "curation" not in capsys.readouterr().out
-    again, before = ("--output_dir", folder, "--target_size", 5, "--restart_from", "curate"), files_of(folder)
-    assert run(*again, "--dry_run") == 0
-    says = capsys.readouterr().out
-    assert "rescore: is there" in says and "curate: to be made, the old result set aside" in says
-    assert "dataset is set aside" in says
-    # Refused for an earlier stage: nothing has been moved.
-    assert run(*again, "--seed", 1) == 1 and "1_generate holds another run's" in capsys.readouterr().err
-    assert before == files_of(folder)
-    assert run(*again) == 0
+    assert run("--output_dir", folder, "--target_size", 5, "--restart_from", "curate") == 0
     assert "are now in" in capsys.readouterr().out
     assert len(load_dataset(str(folder / "dataset"), split="train")) == 5
     assert (folder / "set_aside-1" / "dataset" / "README.md").read_bytes() == old
@@ -369,3 +366,47 @@ def test_one_greedy_pair_of_an_image_is_enough_where_none_are_compared():
         with pytest.raises(RunError, match="no image has two different pairs to compare"):
             check(names)
     check(["select"], pairs_per_image=2, types_per_image=2)
+
+
+def test_a_folder_that_was_begun_on_another_device_is_not_continued(finished, capsys, monkeypatch):
+    """In another dtype than what is there: half of the pairs would be of another model than the cards say."""
+    monkeypatch.setattr("c3l_hf.models.loading.pick_dtype", lambda device: "bfloat16")
+    assert run("--output_dir", finished[0], "--dtype", "auto") == 1
+    assert "options.dtype: 'float32' there, 'bfloat16' asked for" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert run("--output_dir", finished[0], "--dtype", "auto", "--dry_run") == 0
+
+
+def test_a_restart_can_be_looked_at_first(finished, capsys):
+    folder, _ = finished
+    before = files_of(folder)
+    assert run("--output_dir", folder, "--target_size", 5, "--restart_from", "curate", "--dry_run") == 0
+    printed = capsys.readouterr().out
+    assert "rescore: is there\n  curate: to be made, what is there is set aside" in printed
+    assert "dataset is set aside" in printed and files_of(folder) == before
+
+
+def test_a_value_that_an_option_does_not_have(tmp_path):
+    """Also where no command line has read it."""
+    groups = [RunOptions(), ImageOptions("scenes"), ModelOptions("scenes"), GenerationOptions(), ScoringOptions()]
+    groups += [SelectionOptions(within="image"), CurationOptions(), PublishingOptions()]
+    with pytest.raises(RunError, match="within is 'image'; it must be one of type, all"):
+        Settings(*groups, C3LConfig(str(tmp_path), report_to="none", bf16=False)).check()
+
+
+def test_the_revision_of_the_scorer_is_passed_on(tmp_path, capsys, monkeypatch):
+    asked = []
+
+    plain = inputs.find_model
+
+    def find_model(name, revision, *rest):
+        if name == "scenes":
+            return plain(name, revision, *rest)
+        asked.append((name, revision))
+        raise RunError("enough")
+
+    monkeypatch.setattr(inputs, "find_model", find_model)
+    assert run("--output_dir", tmp_path / "out", "--scorer_model", "user/scorer", "--scorer_revision", "v1") == 1
+    assert asked == [("user/scorer", "v1")] and "enough" in capsys.readouterr().err
+    assert run("--output_dir", tmp_path / "out", "--scorer_revision", "v1") == 1
+    assert "--scorer_revision is of a scorer_model" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Image, List, Value
 
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, SCORE_FEATURES
-from c3l_hf.data.stored_images import images_of_rows
+from c3l_hf.data.stored_images import images_of_rows, stored_images
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 
 
@@ -78,3 +78,18 @@ def test_images_as_they_are_stored():
     assert images_of_rows(single, [2, 0, 2]).to_pylist() == [[stored[2]], [stored[0]], [stored[2]]]
     assert images_of_rows(several, [2, 1]).to_pylist() == [stored[2:], []]
     assert images_of_rows(single.select([3, 1]), [1]).to_pylist() == [[stored[1]]]
+
+
+def test_an_image_of_several_rows_is_read_once(monkeypatch):
+    stored = [{"bytes": f"no picture {number}".encode(), "path": None} for number in range(80)]
+    images = Dataset.from_dict({"image": stored}, features=Features({"image": Image()}))
+    read = []
+
+    def counted(images, rows):
+        read.append(list(rows))
+        return images_of_rows(images, rows)
+
+    monkeypatch.setattr("c3l_hf.data.stored_images.images_of_rows", counted)
+    rows = [number for number in reversed(range(80)) for _ in range(5)]
+    assert stored_images(images, rows) == [[stored[number]] for number in rows]
+    assert sum(map(len, read)) == 80 and max(map(len, read)) < 80  # an Arrow array holds 2 GB

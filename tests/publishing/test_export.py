@@ -179,8 +179,8 @@ def test_nothing_is_overwritten(tmp_path, llava):
 
 def test_empty_folder_and_leftovers_of_a_killed_run(tmp_path):
     (tmp_path / "dataset").mkdir()
-    (tmp_path / ".dataset.unfinished" / "data").mkdir(parents=True)
-    (tmp_path / ".dataset.unfinished" / "data" / "train-00000-of-00009.parquet").write_text("half")
+    (tmp_path / ".dataset.partial" / "data").mkdir(parents=True)
+    (tmp_path / ".dataset.partial" / "data" / "train-00000-of-00009.parquet").write_text("half")
     write(pairs(1), tmp_path / "dataset")
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
     assert len(list((tmp_path / "dataset/data").iterdir())) == 1

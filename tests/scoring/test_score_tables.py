@@ -13,8 +13,8 @@ from scored_rows import assert_same, picture, png
 from c3l_hf.data import stored_images as stored
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, SCORE_FEATURES
 from c3l_hf.data.stored_images import stored_images
-from c3l_hf.scoring import blind, dataset, scorer
-from c3l_hf.scoring.dataset import score_rows, score_stream, score_tables
+from c3l_hf.scoring import blind, scorer
+from c3l_hf.scoring.dataset import score_dataset, score_stream, score_tables
 from c3l_hf.scoring.scorer import I2CScorer
 
 PATIENCE = 30  # seconds until what must come counts as missing
@@ -101,7 +101,7 @@ def test_scores_equal_those_of_rows_with_images(llava_scorer, column, batch_size
     # However the rows are cut into tables and batches.
     tables = [table_of(PAIRS[:1]), *table_of(PAIRS[1:8]).to_batches(3), table_of([]), table_of(PAIRS[8:])]
     found = scores_of(score_tables(tables, images, llava_scorer, batch_size))
-    expected = list(score_rows(with_images(PAIRS, images), llava_scorer))
+    expected = scores_of(score_stream(with_images(PAIRS, images), llava_scorer))
     assert_same(found, expected)
     statuses = [row["i2c_status"] for row in found]
     assert statuses[:3] == ["ok"] * 3
@@ -132,8 +132,8 @@ def test_files_that_are_gone(llava_scorer, tmp_path):
 
 def test_each_image_is_read_once_for_a_batch(llava_scorer, monkeypatch):
     read, opened = [], []
-    real, real_open = stored.stored_images, blind.open_image
-    monkeypatch.setattr(dataset, "stored_images", lambda images, rows: read.append(list(rows)) or real(images, rows))
+    real, real_open = stored.images_of_rows, blind.open_image
+    monkeypatch.setattr(stored, "images_of_rows", lambda images, rows: read.append(list(rows)) or real(images, rows))
     monkeypatch.setattr(blind, "open_image", lambda value: opened.append(1) or real_open(value))
     images = images_of([png(number) for number in range(4)])
     # Pairs that do not follow each other, too.
@@ -147,7 +147,8 @@ def test_no_rows(llava_scorer):
     assert scores_of(score_tables([], images, llava_scorer)) == []
     assert scores_of(score_tables([table_of([])], images, llava_scorer)) == []
     assert scores_of(score_stream(with_images(PAIRS[:1], images).select([]), llava_scorer)) == []
-    assert score_rows(with_images(PAIRS[:1], images).select([]), llava_scorer).features == SCORE_FEATURES
+    scored = score_dataset(with_images(PAIRS[:1], images).select([]), llava_scorer)
+    assert len(scored) == 0 and SCORE_FEATURES.items() <= scored.features.items()
 
 
 def test_the_next_batch_is_encoded_while_the_model_works(llava_scorer, monkeypatch):

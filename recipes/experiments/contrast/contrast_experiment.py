@@ -14,8 +14,6 @@ Several processes may share the folder if each has seeds of its own.
 """
 
 import json
-import os
-import shutil
 import sys
 import tempfile
 import time
@@ -42,7 +40,7 @@ from datasets import Dataset, load_from_disk
 from transformers import PreTrainedModel, ProcessorMixin
 from trl import DPOConfig, DPOTrainer, TrlParser
 
-from c3l_hf.common.files import files_digest, write_json
+from c3l_hf.common.files import atomic_folder, files_digest, write_json
 from c3l_hf.common.versions import versions
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
 from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES, format_pair
@@ -95,12 +93,10 @@ def kept(folder: Path, args: ExperimentArguments, arm: str, save: Callable[[Path
         arm: The trained model on which its content depends; "" for none.
     """
     if not folder.exists():
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        save(unfinished)
         made_with = {"options": identity(args), "name": arm, "arm": asdict(ARMS[arm])} if arm else identity(args)
-        (unfinished / "options.json").write_text(json.dumps(made_with))
-        os.rename(unfinished, folder)
+        with atomic_folder(folder) as partial:
+            save(partial)
+            (partial / "options.json").write_text(json.dumps(made_with))
     return folder
 
 

@@ -1,8 +1,6 @@
 """Pools of `evidence.py`: pairs that a generator wrote about scenes, with every score."""
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import torch
 from datasets import Dataset, Features, load_from_disk
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
-from c3l_hf.common.files import files_digest
+from c3l_hf.common.files import atomic_folder, files_digest
 from c3l_hf.data.schema import SCORES
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
 from c3l_hf.generation.templates import format_pair, get_template
@@ -71,11 +69,9 @@ def load_pool(folder: Path, pool: Pool) -> Dataset:
     """
     identity = pool.identity()
     if not folder.exists():
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        _make(pool).save_to_disk(unfinished)
-        (unfinished / "pool.json").write_text(json.dumps(identity))
-        os.rename(unfinished, folder)
+        with atomic_folder(folder) as partial:
+            _make(pool).save_to_disk(partial)
+            (partial / "pool.json").write_text(json.dumps(identity))
     found = json.loads((folder / "pool.json").read_text())
     if found != identity:
         key = next(key for key in identity if found.get(key) != identity[key])

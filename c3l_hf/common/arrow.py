@@ -1,0 +1,43 @@
+"""Arrow tables in parts, whose texts together may be more than an Arrow array can hold (2 GB)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+__all__ = ["in_tables_of", "take_rows"]
+
+
+def take_rows(tables: Iterable[pa.Table], numbers: Sequence[int] | np.ndarray) -> pa.Table:
+    """Some rows of a table that comes in parts. `pa.Table.take` would put all of its texts into one array first.
+
+    Args:
+        tables: The parts, with the same columns; each is looked at once.
+        numbers: Numbers of rows, counted over all parts, in any order, each once.
+    """
+    numbers = np.asarray(numbers, dtype=np.int64)
+    rising = np.sort(numbers)
+    parts, start = [], 0
+    for table in tables:
+        first, last = np.searchsorted(rising, (start, start + len(table)))
+        if first < last or not parts:  # the first part, for the columns
+            parts.append(table.take(pa.array(rising[first:last] - start)))
+        start += len(table)
+    return pa.concat_tables(parts).take(pa.array(np.searchsorted(rising, numbers)))
+
+
+def in_tables_of(size: int, tables: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The same rows in tables of `size` rows, the last one with what is left."""
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
+        while rows + len(table) >= size:
+            part = table.slice(0, size - rows)
+            yield pa.concat_tables([*waiting, part])
+            waiting, rows, table = [], 0, table.slice(len(part))
+        if len(table):
+            waiting.append(table)
+            rows += len(table)
+    if waiting:
+        yield pa.concat_tables(waiting)

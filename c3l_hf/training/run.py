@@ -1,0 +1,52 @@
+"""A whole training: a generator and pseudo-labels → the trained generator in a folder, also after an interruption."""
+
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin
+
+from c3l_hf.common.processes import process_state
+from c3l_hf.training.checkpoints import last_checkpoint
+from c3l_hf.training.config import C3LConfig
+from c3l_hf.training.trainer import C3LTrainer
+
+__all__ = ["train_generator"]
+
+
+def train_generator(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    labels: Dataset,
+    training: C3LConfig,
+    checkpoints: Path,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train a generator from its last checkpoint, or from the start, and save it. Every process calls this.
+
+    Args:
+        model: The generator, which is trained in place.
+        processor: Its processor.
+        labels: Rows of `PSEUDO_LABEL_FEATURES`.
+        training: How; its `output_dir` and `push_to_hub` are not looked at.
+        checkpoints: Where checkpoints are, or come to be.
+        folder: Where the model is saved, its adapters merged, with its processor.
+
+    Returns:
+        How many steps it took, and what was logged.
+    """
+    training = copy.copy(training)
+    training.output_dir = str(checkpoints)
+    training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
+    training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
+    trainer = C3LTrainer(model, training, labels, processing_class=processor)
+    # What it would print at every logging step is in the report.
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    trained = trainer.merged_model()
+    if trained is not None and process_state().is_main_process:
+        trained.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return {"steps": trainer.state.global_step, "log": trainer.state.log_history}

@@ -19,6 +19,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
+from c3l_hf.data.inventory import cached
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.sources import Images, load_images
 from c3l_hf.data.status import generation_counts
@@ -54,13 +55,12 @@ def generate(
     path = check_output(output)
     config = generation.config(seed.seed)
     folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
-    named = digest(os.path.abspath(images.images), images.images_split, images.num_images, seed.seed)
     source = load_images(
         images.images,
         split=images.images_split,
         limit=images.num_images,
         seed=seed.seed,
-        inventory=Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-images-{named}.parquet",
+        inventory=cached("images", os.path.abspath(images.images), images.images_split, images.num_images, seed.seed),
     )
     how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)
     pairs = _in_shards(source, how, config, identity)

@@ -17,6 +17,7 @@ from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
 from c3l_hf.data.image_files import files_state
+from c3l_hf.data.inventory import cached
 from c3l_hf.data.sources import image_column, load_images
 from c3l_hf.models.loading import Source, find_model, load
 from c3l_hf.pipeline.options import ImageOptions, ModelOptions
@@ -85,7 +86,13 @@ def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Datase
         return labels
     if images.images is None or "image_id" not in labels.column_names:
         raise RunError("the pseudo-labels have no column images: name the images, which are found by image_id")
-    source = load_images(images.images, split=images.images_split, limit=images.num_images, seed=seed).dataset
+    source = load_images(
+        images.images,
+        split=images.images_split,
+        limit=images.num_images,
+        seed=seed,
+        inventory=cached("images", os.path.abspath(images.images), images.images_split, images.num_images, seed),
+    ).dataset
     rows = {image_id: row for row, image_id in enumerate(source["image_id"])}
     unknown = [image_id for image_id in labels["image_id"] if image_id not in rows]
     if unknown:

@@ -26,7 +26,7 @@ __all__ = [
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, shared: bool = False) -> Iterator[Path]:
     """A temporary path to write a file to; it takes the name `path` when all went well, and is removed when not.
 
     A file of that name is replaced. The content is on the disk before it has its name, so that a file that is there is
@@ -38,9 +38,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     with atomic_write("table.parquet") as partial:
         dataset.to_parquet(partial)
     ```
+
+    Args:
+        path: The file.
+        shared: Whether other processes may write it at the same time, as in a cache; the last one stays.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    # One name where that will do, so that what a killed process has left is written over.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial" if shared else f".{path.name}.partial")
     try:
         yield partial
         with partial.open("rb+") as file:

@@ -35,10 +35,10 @@ class Shards:
     def __init__(self, folder: str | Path, count: int | None = None):
         self.folder = Path(folder)
         if count is None:
-            found = sorted(self.folder.glob("?????-of-?????.parquet"))
-            count = int(found[0].stem[-5:]) if found else -1
-            if len(found) != count:
-                raise FileNotFoundError(f"{self.folder} has {len(found)} of {max(count, 0)} shards")
+            present = sorted(self.folder.glob("?????-of-?????.parquet"))
+            count = int(present[0].stem[-5:]) if present else -1
+            if len(present) != count:
+                raise FileNotFoundError(f"{self.folder} has {len(present)} of {max(count, 0)} shards")
         self.files = [self.folder / f"{number:05d}-of-{count:05d}.parquet" for number in range(count)]
 
     def __len__(self) -> int:

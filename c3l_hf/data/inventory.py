@@ -1,18 +1,22 @@
 """What is known of image files from an earlier look: a file is read again only when its size or time changed."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from c3l_hf.common.files import atomic_write, file_sha256
+from c3l_hf.common.files import atomic_write, digest, file_sha256
 
-__all__ = ["FileState", "Inventory", "list_files", "sha256_of"]
+__all__ = ["FileState", "Inventory", "cached", "list_files", "sha256_of"]
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA = pa.schema({"name": pa.string(), "size": pa.int64(), "changed_ns": pa.int64(), "digest": pa.binary(32)})
 
@@ -32,6 +36,16 @@ class FileState:
     name: str
     size: int
     changed_ns: int
+
+
+def cached(kind: str, *parts: object) -> Path:
+    """A file for an inventory in the cache of `datasets`, where a command has no folder of its own.
+
+    Args:
+        kind: What is looked at.
+        parts: What tells it from others of its kind.
+    """
+    return Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{kind}-{digest(*parts)}.parquet"
 
 
 def list_files(folder: str | Path) -> list[FileState]:
@@ -79,13 +93,17 @@ class Inventory:
             make: A new state → its digest, 32 bytes.
         """
         new = [state for state in states if state not in self._known]
-        made = {state: make(state) for state in tqdm(new, desc="Reading files", leave=False, disable=None)}
-        known = {state: made[state] if state in made else self._known[state] for state in states}
+        read = {state: make(state) for state in tqdm(new, desc="Reading files", leave=False, disable=None)}
+        known = {state: read[state] if state in read else self._known[state] for state in states}
         if self.file is not None and list(known) != list(self._known):
             columns = [[getattr(state, name) for state in known] for name in ("name", "size", "changed_ns")]
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self.file) as partial:
-                pq.write_table(pa.table([*columns, list(known.values())], schema=_SCHEMA), partial)
+            table = pa.table([*columns, list(known.values())], schema=_SCHEMA)
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(self.file, shared=True) as partial:
+                    pq.write_table(table, partial)
+            except OSError as error:  # the results are the same without it
+                logger.warning("what is known of the files cannot be kept (%s); they are read again next time", error)
         self._known = known
         return [known[state] for state in states]
 

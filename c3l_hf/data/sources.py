@@ -110,11 +110,11 @@ def image_column(dataset: Dataset) -> str:
     """The name of the column with images, `images` or `image`; a ValueError if there is none."""
     for column, wanted in (("images", List(Image())), ("image", Image())):
         if column in dataset.column_names:
-            found = dataset.features[column]
-            inner = getattr(found, "feature", None) if column == "images" else found
+            feature = dataset.features[column]
+            inner = getattr(feature, "feature", None) if column == "images" else feature
             if not isinstance(inner, Image):
                 raise ValueError(
-                    f"column {column!r} holds {found}, not images: dataset.cast_column({column!r}, {wanted})"
+                    f"column {column!r} holds {feature}, not images: dataset.cast_column({column!r}, {wanted})"
                 )
             return column
     raise ValueError(f"no column 'images' or 'image'; found {', '.join(dataset.column_names)}")
@@ -126,15 +126,15 @@ def image_ids(dataset: Dataset) -> list[str]:
         raise ValueError("the dataset has no rows: nothing to generate from")
     if "image_id" not in dataset.column_names:
         return [f"{row:06d}" for row in range(len(dataset))]
-    found = dataset.with_format(None)["image_id"][:]
-    if None in found:
-        raise ValueError(f"column 'image_id' is null in row {found.index(None)}")
-    found = [str(image_id) for image_id in found]
-    repeated = [image_id for image_id, count in Counter(found).items() if count > 1]
+    ids = dataset.with_format(None)["image_id"][:]
+    if None in ids:
+        raise ValueError(f"column 'image_id' is null in row {ids.index(None)}")
+    ids = [str(image_id) for image_id in ids]
+    repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if repeated:
         more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
         raise ValueError(f"column 'image_id' must be unique; more than once: {', '.join(repeated[:5])}{more}")
-    return found
+    return ids
 
 
 def _count(source: str | Path, there: int, limit: int | None) -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import datasets
 import torch
 import xxhash
 from accelerate.utils import align_module_device
@@ -22,9 +21,9 @@ from transformers import (
 from transformers.utils import cached_file
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import digest, file_sha256, files_digest
+from c3l_hf.common.files import file_sha256, files_digest
 from c3l_hf.common.processes import first_on_each_machine, process_state
-from c3l_hf.data.inventory import FileState, Inventory
+from c3l_hf.data.inventory import FileState, Inventory, cached
 from c3l_hf.data.worlds import find_world
 
 __all__ = [
@@ -228,9 +227,10 @@ def _known_contents(folder: Path, *patterns: str) -> Callable[[Path], bytes]:
     """SHA-256 digests of a model's files, by their paths."""
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     states = {path: FileState.of(path.name, path.stat()) for path in paths}
-    file = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-model-{digest(folder.resolve())}.parquet"
     with first_on_each_machine():
-        digests = Inventory(file).digests(list(states.values()), lambda state: file_sha256(folder / state.name))
+        digests = Inventory(cached("model", folder.resolve())).digests(
+            list(states.values()), lambda state: file_sha256(folder / state.name)
+        )
     return dict(zip(paths, digests)).__getitem__
 
 

@@ -43,3 +43,13 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
             assert text == "first" or (target / "first").is_file()  # until the new one is complete
     assert [path.name for path in target.iterdir()] == ["second"]
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+def test_a_file_that_several_write_at_once(tmp_path, monkeypatch):
+    with atomic_write(tmp_path / "cache", shared=True) as first:
+        monkeypatch.setattr("c3l_hf.common.files.os.getpid", lambda: -1)  # another process
+        with atomic_write(tmp_path / "cache", shared=True) as second:
+            first.write_text("first")
+            second.write_text("second")
+        assert (tmp_path / "cache").read_text() == "second"
+    assert (tmp_path / "cache").read_text() == "first" and len(list(tmp_path.iterdir())) == 1

@@ -189,3 +189,10 @@ def test_no_images_are_refused(folder, limit):
     for source in (str(folder), "scenes"):
         with pytest.raises(RunError, match=f"num_images is {limit}; it must be at least 1"):
             load_images(source, limit=limit)
+
+
+def test_a_place_that_cannot_be_written_costs_time_only(folder, tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    kept_nowhere = tmp_path / "file" / "images.parquet"
+    assert load_images(str(folder), inventory=kept_nowhere).digest == load_images(str(folder)).digest
+    assert "cannot be kept" in caplog.text

@@ -71,5 +71,5 @@ style: .venv/installed-test  ## check lint, formatting, spelling and types
 	$(BIN)/mypy
 
 clean:  ## remove .venv and caches; results in runs/ stay
-	rm -rf .venv .venv-crosscheck .pytest_cache .ruff_cache .coverage build *.egg-info
+	rm -rf .venv .venv-crosscheck .pytest_cache .ruff_cache .mypy_cache .coverage build dist *.egg-info
 	find c3l_hf recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +

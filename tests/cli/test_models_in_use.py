@@ -1,5 +1,7 @@
 """`c3l evaluate` and `c3l sft`: what reaches the functions behind them, and how they end."""
 
+from pathlib import Path
+
 import pytest
 from tiny_models import tiny_llava
 from tiny_training import pseudo_labels
@@ -64,7 +66,12 @@ def test_evaluations_that_are_refused(words, says, tmp_path, capsys):
 
 
 def test_a_comparison_of_what_is_not_there(tmp_path, capsys):
-    assert main(["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main(["evaluate", "compare", *folders]) == 1
+    assert f"there is no folder {folders[0]}; give the output_dir of an evaluation" in capsys.readouterr().err
+    for folder in folders:
+        Path(folder).mkdir()
+    assert main(["evaluate", "compare", *folders]) == 1
     assert "have results of no benchmark in common" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
-from c3l_hf.data.stored_images import undecoded
+from c3l_hf.data.stored_rows import undecoded
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import PassOptions, UsedModelOptions
 from c3l_hf.scoring.dataset import format_scores, score_dataset

@@ -21,7 +21,7 @@ _OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 
 
 def open_image(value: Any) -> PIL.Image.Image:
-    """A row's image as an upright 8-bit RGB image.
+    """A row's image as an upright 8-bit RGB image; what is transparent is put on white, as models' own processors do.
 
     Args:
         value: A PIL image, a `datasets` dict with "bytes" or "path", or a path.
@@ -41,13 +41,21 @@ def open_image(value: Any) -> PIL.Image.Image:
             raise RowError(f"the image is {type(value).__name__}, not a PIL image, bytes or a path")
         if value.mode in _DEEP_MODES:
             raise RowError(f"the image has mode {value.mode}; convert it to 8 bits per channel")
-        return PIL.ImageOps.exif_transpose(value).convert("RGB")
+        return _on_white(PIL.ImageOps.exif_transpose(value))
     except RowError:
         raise
     except Exception as error:  # decoders raise errors of many types on damaged files
         # Without an object's address, so that the same image gives the same reason.
         reason = _OBJECT.sub("", " ".join(str(error).split()))[:160]
         raise RowError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
+
+
+def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    # Dropping alpha alone would show what nobody sees: a black drawing on nothing would be all black.
+    if "A" not in image.getbands() and image.info.get("transparency") is None:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def image_key(value: Any) -> Hashable:

@@ -18,6 +18,7 @@ from c3l_hf.data.image import image_key
 from c3l_hf.data.layouts import layout_of, to_pairs
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import Images, images_digest
+from c3l_hf.data.stored_rows import stored_rows
 
 __all__ = ["ImportedPairs", "import_pairs"]
 
@@ -80,7 +81,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
     stored = dataset.select_columns([*columns, *extra]).with_format("arrow")
     for start, table in zip(range(0, len(dataset), _BATCH), stored.iter(_BATCH)):
         rows = []
-        for row, values in enumerate(table.to_pylist(), start):
+        for row, values in enumerate(stored_rows(table, stored.features), start):
             images = values[columns[-1]]
             images = [image for image in (images if isinstance(images, list) else [images]) if image is not None]
             if not images:

@@ -72,9 +72,10 @@ def is_batch(rows: Mapping[str, Any]) -> bool:
 def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
     """One row of any accepted layout as pairs of prompt and answer, one for each assistant turn.
 
-    The prompt of a later turn holds all messages before it. Its images are those placed in it by image items (or
-    LLaVA's `<image>` markers), or all of the row's, if nothing places them. Where a LLaVA row has one image, its
-    markers are removed and the image comes first, as in LLaVA's own training.
+    The prompt of a later turn holds all messages before it. Its images are those placed in it by image items or by
+    `<image>` markers in the texts of the user, or all of the row's, if nothing places them. A marker keeps its place
+    and turn, but that in LLaVA's `conversations` the one image of a row comes first in its turn, as in LLaVA's own
+    training.
 
     Raises:
         ValueError: If the columns are in none of the accepted layouts.
@@ -88,6 +89,7 @@ def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
         messages = _messages(row, "messages", "user")
     else:
         messages = _llava_messages(row, len(images))
+    messages = [_with_marked_places(message) for message in messages]
     if not messages or messages[-1]["role"] != "assistant":
         roles = ", ".join(str(message["role"]) for message in messages)
         raise RowError(f"the last message is not the assistant's answer (roles: {roles or 'none'})")
@@ -108,6 +110,22 @@ def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
             raise RowError(f"{where}there is no image before the answer")
         pairs.append(Pair(prompt=prompt, answer=_answer(messages[number], where), images=shown))
     return pairs
+
+
+def _with_marked_places(message: dict[str, Any]) -> dict[str, Any]:
+    """A user's message with image items in the places of its markers."""
+    content = message["content"]
+    if message["role"] != "user":
+        return message
+    if isinstance(content, str):
+        return {**message, "content": _items(content)} if _LLAVA_MARKER in content else message
+    if not isinstance(content, list | tuple):
+        return message
+    items: list[Any] = []
+    for item in content:
+        text = item.get("text") if isinstance(item, Mapping) and item.get("type") == "text" else None
+        items += _items(text) if isinstance(text, str) and _LLAVA_MARKER in text else [item]
+    return {**message, "content": items}
 
 
 def _is_columns(value: Any) -> bool:
@@ -170,10 +188,11 @@ def _llava_messages(row: Mapping[str, Any], images: int) -> list[dict[str, Any]]
         value = turn["value"]
         if role == "user" and isinstance(value, str):
             markers += value.count(_LLAVA_MARKER)
-            if images == 1:
+            if images == 1 and _LLAVA_MARKER in value:
                 value = value.replace(_LLAVA_MARKER, "").strip("\n")
-            elif _LLAVA_MARKER in value:
-                value = _items(value)
+                if any(message["role"] == "user" for message in messages):
+                    # Not the first turn, in which it would come without a place.
+                    value = [{"type": "image"}, {"type": "text", "text": value}]
         messages.append({"role": role, "content": value})
     if markers not in (0, images):
         raise RowError(f"the conversation has {markers} {_LLAVA_MARKER} markers for {images} images")

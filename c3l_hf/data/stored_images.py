@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Image, List
+from datasets import Dataset
 
 from c3l_hf.data.image_files import is_there
 from c3l_hf.data.sources import image_column
 
-__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "stored_images", "undecoded"]
+__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "stored_images"]
 
 # Rows whose images are in one Arrow array, which holds 2 GB.
 AT_ONCE = 32
@@ -52,13 +52,6 @@ def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
         return values
     offsets = pa.array(range(len(values) + 1), pa.int32())
     return pa.ListArray.from_arrays(offsets, values)
-
-
-def undecoded(feature: Any) -> Any:
-    """A feature whose images are read as they are stored: `datasets` would end at one that it cannot decode."""
-    if isinstance(feature, Image):
-        return Image(decode=False)
-    return List(undecoded(feature.feature), length=feature.length) if isinstance(feature, List) else feature
 
 
 class WithImages:

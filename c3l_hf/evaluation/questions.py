@@ -17,6 +17,7 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.opening import is_saved, open_dataset
 from c3l_hf.data.schema import STATUS_OK
+from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.evaluation.benchmarks import BENCHMARKS, Layout, rotated
 
 __all__ = ["QUESTION_FEATURES", "bare_questions", "load_questions", "read_questions", "select_some"]
@@ -106,7 +107,7 @@ def read_questions(
     _check_columns(layout, source, published.features)
     table = published.with_format("arrow")[:]
     pictures = _as_lists(table["image"])
-    rows = table.select(list(layout.columns)).to_pylist()
+    rows = stored_rows(table.select(list(layout.columns)), published.features)
 
     numbers = [number for number, row in enumerate(rows) if row.get("data_type") != "video"]
     questions = [layout.read(rows[number], split) for number in numbers]

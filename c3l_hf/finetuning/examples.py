@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features
 from transformers import ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 
@@ -18,6 +18,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import check_key
 from c3l_hf.data.layouts import Pair, layout_of, to_pairs
+from c3l_hf.data.stored_rows import stored_row, stored_rows
 from c3l_hf.models.encoding import PER_TOKEN, EncodedRow, collate, encode_row, with_end, with_image_cache
 
 __all__ = ["AnswerEncoder", "DataCollatorForAnswers", "Examples", "encode_examples"]
@@ -71,8 +72,7 @@ class Examples:
     def encoded(self, row: int, turn: int) -> EncodedRow:
         if self.kept is not None:
             return self.kept[row, turn]
-        values = self.rows.with_format("arrow")[row].to_pylist()[0]
-        return self.encoder.encode(to_pairs(values)[turn])
+        return self.encoder.encode(to_pairs(stored_row(self.rows, row))[turn])
 
     def rejected_lines(self, most: int = 5) -> list[str]:
         """The first rejected rows: number, id, reason."""
@@ -115,14 +115,15 @@ def encode_examples(
         raise ValueError("the dataset has no rows")
     if kept is None:
         with process_state().main_process_first():  # the others find the result in the cache, if it is on
-            look = functools.partial(_look, encoder=encoder, made_from=check_key(rows, layout_of(columns)[-1]))
+            made_from = check_key(rows, layout_of(columns)[-1])
+            look = functools.partial(_look, features=rows.features, encoder=encoder, made_from=made_from)
             options = {"batched": True, "batch_size": 50, "with_indices": True, "num_proc": num_proc}
             found = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)
         found = found.with_format(None).to_dict()
     else:
         found, shared = {"row": [], "turn": [], "length": [], "problem": []}, {}
         for number, table in enumerate(stored.iter(50)):
-            part = _look(table, range(50 * number, 50 * number + len(table)), encoder, kept, shared)
+            part = _look(table, range(50 * number, 50 * number + len(table)), rows.features, encoder, kept, shared)
             for name, values in part.items():
                 found[name] += values
     rejected = {row: problem for row, problem in zip(found["row"], found["problem"]) if problem}
@@ -136,6 +137,7 @@ def encode_examples(
 def _look(
     table: pa.Table,
     numbers: Iterable[int],
+    features: Features,
     encoder: AnswerEncoder,
     kept: dict[tuple[int, int], EncodedRow] | None = None,
     shared: dict[tuple[Hashable, ...], dict[str, torch.Tensor]] | None = None,
@@ -143,7 +145,7 @@ def _look(
 ) -> dict[str, list]:
     """The examples of some rows, or the problem of each row that has one; puts what is encoded into `kept`."""
     found = []
-    for number, row in zip(numbers, table.to_pylist()):
+    for number, row in zip(numbers, stored_rows(table, features)):
         try:
             encoded = [encoder.encode(pair) for pair in to_pairs(row)]
         except RowError as error:

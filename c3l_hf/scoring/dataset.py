@@ -23,7 +23,8 @@ from c3l_hf.common.tables import format_table
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK
-from c3l_hf.data.stored_images import stored_images, undecoded
+from c3l_hf.data.stored_images import stored_images
+from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.scoring.scorer import I2CScorer
 
 __all__ = ["format_scores", "score_dataset", "score_stream", "score_tables", "with_scores"]
@@ -97,9 +98,8 @@ def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Ite
     """
     columns = list(layout_of(rows.column_names))
     needed = rows.select_columns(columns)
-    stored = Features({name: undecoded(feature) for name, feature in needed.features.items()})
     tables = needed.with_format("arrow").iter(batch_size) if len(needed) else ()
-    batches = (_rows_of(stored.decode_batch(table.to_pydict()), columns) for table in tables)
+    batches = (stored_rows(table, needed.features) for table in tables)
     return _score_tables(batches, scorer)
 
 

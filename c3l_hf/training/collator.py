@@ -16,7 +16,7 @@ from c3l_hf.data.image import open_image
 from c3l_hf.models.encoding import EncodedRow, collate, encode_row, position_ids, with_end, with_image_cache
 from c3l_hf.models.packing import collate_packs, pack
 
-__all__ = ["DataCollatorForC3L", "answer_text", "prompt_messages"]
+__all__ = ["DataCollatorForC3L", "answer_text", "prompt_messages", "rejected_answers"]
 
 
 @dataclass
@@ -26,9 +26,10 @@ class DataCollatorForC3L(DataCollatorMixin):
 
     Each row has an `"images"` list, a `"prompt"` (messages, or a string: one user message), the `"chosen"` answer (one
     assistant message, or a string) and a list of `"rejected"` answers (each like `"chosen"`; their number may vary and
-    be 0). Every candidate becomes one sequence of images, prompt and answer; row after row, the chosen one first. B
-    rows give R = Σ (1 + N_row) sequences, in L lines of the batch: L = R, or, with `packed`, L = B: the candidates of a
-    row share the line that has their images and prompt once, see `packing.py`.
+    be 0), or one such answer, as in TRL's preference datasets. Every candidate becomes one sequence of images, prompt
+    and answer; row after row, the chosen one first. B rows give R = Σ (1 + N_row) sequences, in L lines of the batch:
+    L = R, or, with `packed`, L = B: the candidates of a row share the line that has their images and prompt once, see
+    `packing.py`.
     - `"candidate_mask"`: `(B, 1 + N)` bool, which candidates each row has; its True values are the R sequences in
     order. It comes first, because the `Trainer` takes the batch size from the first tensor.
     - `"positive_index"`: `(B,)`, which of the R sequences is each row's chosen one.
@@ -158,7 +159,7 @@ class DataCollatorForC3L(DataCollatorMixin):
                 raise RowError("it is empty")
             messages = prompt_messages(prompt)
             encoded = []
-            for number, answer in enumerate([row["chosen"], *(row["rejected"] or ())]):
+            for number, answer in enumerate([row["chosen"], *rejected_answers(row["rejected"])]):
                 column = f"rejected[{number - 1}]" if number else "chosen"
                 candidate = encode_row(processor, messages, answer_text(answer), images, max_length=self.max_length)
                 if number == 0:
@@ -214,8 +215,24 @@ def prompt_messages(prompt: Sequence[Mapping[str, Any]] | str) -> Sequence[Mappi
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def answer_text(answer: Sequence[Mapping[str, str]] | str | None) -> str:
-    """The text of an answer given as a string or as one assistant message.
+def rejected_answers(value: Any) -> list[Any]:
+    """The rejected answers of a row, each as `answer_text` takes it.
+
+    Args:
+        value: A list of answers, as pseudo-labels have it; or one answer, as TRL's preference datasets have it: a text,
+            or a list of messages. None: no answer.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if len(value) and all(isinstance(message, Mapping) for message in value):
+        return [value]  # one answer in messages, not an answer for each message
+    return list(value)
+
+
+def answer_text(answer: Any) -> str:
+    """The text of an answer given as a string or as one assistant message, whose content is a text or a list of texts.
 
     Raises:
         RowError: If it is something else, or empty.
@@ -225,6 +242,11 @@ def answer_text(answer: Sequence[Mapping[str, str]] | str | None) -> str:
             roles = None if answer is None else [message["role"] for message in answer]
             raise RowError(f"found messages with the roles {roles}; give exactly one message, of the assistant")
         answer = answer[0]["content"]
+    if isinstance(answer, list | tuple):
+        texts = [item.get("text") for item in answer if isinstance(item, Mapping) and item.get("type") == "text"]
+        if len(texts) < len(answer) or not all(isinstance(text, str) for text in texts):
+            raise RowError("the content has items that are not text")
+        answer = "".join(map(str, texts))
     if not isinstance(answer, str):
         raise RowError(f"the content is of type {type(answer).__name__}; give a string")
     if not answer.strip():

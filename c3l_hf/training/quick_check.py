@@ -24,7 +24,7 @@ from transformers import ProcessorMixin
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.models.encoding import encode_prompt, encode_row, with_end, with_image_cache
-from c3l_hf.training.collator import DataCollatorForC3L, answer_text, prompt_messages
+from c3l_hf.training.collator import DataCollatorForC3L, answer_text, prompt_messages, rejected_answers
 
 __all__ = ["QuickCheck"]
 
@@ -97,7 +97,7 @@ class QuickCheck:
             if extra is None:
                 return False
             images = [self._stand_in(size) for size in sizes]
-            for number, answer in enumerate([row["chosen"], *(row["rejected"] or ())]):
+            for number, answer in enumerate([row["chosen"], *rejected_answers(row["rejected"])]):
                 encoded = encode_row(self._short, messages, answer_text(answer), images)
                 length = encoded.inputs["input_ids"].shape[1]
                 if number == 0:

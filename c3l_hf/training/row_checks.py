@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 from accelerate.utils import gather_object
-from datasets import Dataset, Image, IterableDataset, List
+from datasets import Dataset, Features, Image, IterableDataset, List
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image_files import check_key
-from c3l_hf.training.collator import DataCollatorForC3L, answer_text
+from c3l_hf.data.stored_rows import stored_rows
+from c3l_hf.training.collator import DataCollatorForC3L, answer_text, rejected_answers
 from c3l_hf.training.quick_check import QuickCheck
 
 __all__ = ["check_columns", "check_rows", "has_negatives", "row_problem"]
@@ -57,7 +58,7 @@ def row_problem(
         quick_check: Of the same collator: tells of most rows that they need not go through it.
     """
     try:
-        chosen, rejected = answer_text(row["chosen"]), row["rejected"] or ()
+        chosen, rejected = answer_text(row["chosen"]), rejected_answers(row["rejected"])
     except RowError as error:
         return f"chosen: {error}"
     try:
@@ -130,7 +131,12 @@ def _problems_of_stored(dataset: Dataset, quick_check: QuickCheck, num_proc: int
         checked = (
             dataset.with_format("arrow")  # images as they are stored
             .map(
-                functools.partial(_with_problem, quick_check=quick_check, made_from=check_key(dataset, "images")),
+                functools.partial(
+                    _with_problem,
+                    features=dataset.features,
+                    quick_check=quick_check,
+                    made_from=check_key(dataset, "images"),
+                ),
                 batched=True,
                 batch_size=_BATCH,
                 remove_columns=dataset.column_names,
@@ -142,9 +148,10 @@ def _problems_of_stored(dataset: Dataset, quick_check: QuickCheck, num_proc: int
     return {number: problem for number, problem in enumerate(checked["problem"]) if problem}
 
 
-def _with_problem(table: pa.Table, quick_check: QuickCheck, made_from: str) -> dict[str, list[str]]:
+def _with_problem(table: pa.Table, features: Features, quick_check: QuickCheck, made_from: str) -> dict[str, list[str]]:
     # `made_from` is for the cache of `datasets`, which looks at the arguments.
-    return {"problem": [row_problem(row, quick_check.collator, quick_check) or "" for row in table.to_pylist()]}
+    rows = stored_rows(table, features)
+    return {"problem": [row_problem(row, quick_check.collator, quick_check) or "" for row in rows]}
 
 
 def _problems_of_transformed(

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.image_transforms import convert_to_rgb
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key, open_image
@@ -54,6 +55,40 @@ def test_open_image_converts(mode):
     source = picture().convert("RGB").convert("L").convert(mode) if mode in ("1", "LA") else picture().convert(mode)
     image = open_image(source)
     assert image.mode == "RGB" and image.size == (32, 32)
+
+
+def transparent():
+    """Pictures of every kind of transparency: a black square on nothing, soft edges, a palette with a clear colour."""
+    drawing = Image.new("RGBA", (24, 24), (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (6, 6, 18, 18))
+    soft = picture(size=(24, 24)).convert("RGBA")
+    soft.putalpha(Image.linear_gradient("L").resize((24, 24)))
+    palette = Image.new("P", (24, 24), 0)
+    palette.putpalette([0, 0, 0, 0, 0, 0, 200, 30, 30])
+    palette.paste(1, (6, 6, 18, 18))
+    return {
+        "RGBA": encoded(drawing),
+        "LA": encoded(drawing.convert("LA")),
+        "palette": encoded(palette, transparency=0),
+        "soft": encoded(soft),
+        "WebP": encoded(soft, "WEBP", lossless=True),
+        "grey with a clear tone": encoded(drawing.convert("L"), transparency=0),
+    }
+
+
+@pytest.mark.parametrize("kind", transparent())
+def test_what_is_transparent_is_put_on_white(kind):
+    """The pixels are those that transformers makes of the file, not ours."""
+    content = transparent()[kind]
+    ours = np.asarray(open_image({"bytes": content, "path": None}))
+    theirs = convert_to_rgb(Image.open(io.BytesIO(content)), return_numpy=True)
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours.max() == 255  # not a black drawing on black
+
+
+def test_a_picture_without_transparency_keeps_its_pixels():
+    image = picture()
+    np.testing.assert_array_equal(np.asarray(open_image(image.convert("RGBA"))), np.asarray(image))
 
 
 def test_open_image_turns_it_upright():

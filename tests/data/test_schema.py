@@ -180,3 +180,70 @@ def test_feature_names():
     assert list(SCORE_FEATURES) == list(SCORE_COLUMNS)
     assert {"images", "prompt", "chosen", "rejected"} <= set(PSEUDO_LABEL_FEATURES)
     assert not set(PAIR_FEATURES) & set(SCORE_COLUMNS)
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def text(value):
+    return {"type": "text", "text": value}
+
+
+PLACE = {"type": "image"}
+SECOND = Image.new("RGB", (4, 4), "blue")
+
+
+@pytest.mark.parametrize("columns", ["messages", "prompt, completion", "prompt", "question", "items"])
+def test_a_marker_is_a_place_in_every_layout(columns):
+    marked = "First: <image> second: <image> Same?"
+    row = {
+        "messages": {"messages": [user(marked), ASSISTANT]},
+        "prompt, completion": {"prompt": [user(marked)], "completion": [ASSISTANT]},
+        "prompt": {"prompt": marked, "completion": "A dog."},
+        "question": {"question": marked, "answer": "A dog."},
+        "items": {"messages": [user([text(marked)]), ASSISTANT]},
+    }[columns]
+    (pair,) = to_pairs({**row, "images": [IMAGE, SECOND]})
+    assert pair.prompt == [user([text("First: "), PLACE, text(" second: "), PLACE, text(" Same?")])]
+    assert pair.images == [IMAGE, SECOND]
+
+
+def test_markers_keep_their_turns():
+    messages = [user("<image>What?"), ASSISTANT, user("<image>\nAnd this?"), {**ASSISTANT, "content": "A cat."}]
+    first, second = to_pairs({"messages": messages, "images": [IMAGE, SECOND]})
+    assert (first.images, first.prompt) == ([IMAGE], [user([PLACE, text("What?")])])
+    assert second.images == [IMAGE, SECOND] and second.prompt[2] == user([PLACE, text("And this?")])
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user("<image><image>Same?"), ASSISTANT],
+        [user([PLACE, text("<image>Same?")]), ASSISTANT],
+        [user("<image>What?"), ASSISTANT, user("<image>And this?"), ASSISTANT],
+    ],
+)
+def test_more_markers_than_pictures(messages):
+    with pytest.raises(RowError, match="^the messages have places for 2 images, the row has 1$"):
+        to_pairs({"messages": messages, "images": [IMAGE]})
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [user("Hello."), ASSISTANT, user("<image>What?"), ASSISTANT]},
+        {"conversations": [{"from": "human", "value": "Hello."}, GPT, HUMAN, GPT]},
+    ],
+)
+def test_a_picture_in_a_later_turn_is_not_shown_before(row):
+    """An answer before it would be scored with a picture that it has not seen."""
+    with pytest.raises(RowError, match="assistant turn 1: there is no image before the answer"):
+        to_pairs({**row, "images": [IMAGE]})
+
+
+def test_a_marker_that_is_not_the_users_stays_text():
+    answer = {**ASSISTANT, "content": "The tag is <image>."}
+    system = {"role": "system", "content": "Say <image> for a picture."}
+    (pair,) = to_pairs({"messages": [system, USER, answer], "images": [IMAGE]})
+    assert pair.prompt == [system, USER] and pair.answer == "The tag is <image>."

@@ -273,6 +273,31 @@ def test_scores_equal_the_float64_reference(case):
     assert_equals_the_reference(*case, ROWS)
 
 
+def test_a_transparent_picture_is_what_transformers_makes_of_it(case):
+    """A black drawing on nothing; the reference gives the file's picture to the processor as it is."""
+    drawing = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (8, 8, 24, 24))
+    assert_equals_the_reference(*case, [(QUESTION, "Yes, there is.", [drawing])])
+
+
+def test_markers_are_the_places_of_pictures(case):
+    """`<image>` in the text of a user is an image item there, in its turn: for every family, whatever its own token."""
+    _, model, processor = case
+    pictures = [picture(0, SQUARE), picture(1, SQUARE)]
+    place, first, second = {"type": "image"}, {"type": "text", "text": "What?"}, {"type": "text", "text": "And this?"}
+    answers = [{"role": "assistant", "content": text} for text in ("A dog.", "A cat.")]
+    marked = [*user("<image>What?"), answers[0], *user("<image>And this?"), answers[1]]
+    placed = [*user([place, first]), answers[0], *user([place, second]), answers[1]]
+    scored, expected = I2CScorer(model, processor).score(
+        [{"messages": messages, "images": pictures} for messages in (marked, placed)]
+    )
+    assert scored["i2c_status"] == "ok" and len(scored["turns"]) == 2
+    assert scored["logprob_per_token"] == pytest.approx(expected["logprob_per_token"], abs=1e-6)
+    # The first turn has seen the first picture only.
+    alone = I2CScorer(model, processor).score([{"messages": placed[:2], "images": pictures[:1]}])[0]
+    assert scored["turns"][0]["logprob"] == pytest.approx(alone["logprob"], abs=1e-4)
+
+
 def test_the_path_that_the_self_check_finds(case, request):
     # as the README's table of families says
     _, model, processor = case

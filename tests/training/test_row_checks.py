@@ -174,6 +174,49 @@ def test_plain_texts_are_one_message_each(tmp_path):
         make_trainer(tmp_path, train_dataset=Dataset.from_list(plain, features=None))
 
 
+def items(text):
+    return [{"type": "text", "text": text}]
+
+
+PREFERENCES = {
+    "one text": ("What colour?", "red", "blue"),
+    "texts": ("What colour?", "red", ["blue", "green"]),
+    "without spaces": ("什么颜色?", "红色的", "蓝色的"),
+    "messages": (message("user", "What colour?"), message("assistant", "red"), message("assistant", "blue")),
+    "items": (
+        message("user", items("What colour?")),
+        message("assistant", items("red")),
+        message("assistant", items("blue")),
+    ),
+    "several in messages": (
+        message("user", "What colour?"),
+        message("assistant", "red"),
+        [message("assistant", "blue"), message("assistant", "green")],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", PREFERENCES)
+def test_preference_rows_as_trl_documents_them(tmp_path, form):
+    """A rejected answer is an answer, whatever its form: never its letters, nor its messages one by one."""
+    prompt, chosen, rejected = PREFERENCES[form]
+    row = {**pseudo_labels(1)[0], "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    columns = ("images", "prompt", "chosen", "rejected")
+    trainer = make_trainer(tmp_path, train_dataset=Dataset.from_list([{name: row[name] for name in columns}] * 2))
+    collator = trainer.data_collator
+    batch = collator([trainer.train_dataset[0]])
+    tokenizer = trainer.processing_class.tokenizer
+    texts = [
+        tokenizer.decode(batch["input_ids"][line][mask]).strip()
+        for line, mask in zip(batch["line"], batch["answer_mask"])
+    ]
+    expected = ["红色的", "蓝色的"] if form == "without spaces" else ["red", "blue", "green"]
+    several = form in ("texts", "several in messages")
+    known = [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).strip() for text in expected]
+    assert texts == (known if several or form == "without spaces" else known[:2])
+    trainer.train()
+
+
 def test_another_collator_is_left_alone(tmp_path):
     model, processor = tiny_llava()
     collator = DataCollatorForC3L(processor)

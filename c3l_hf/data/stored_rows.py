@@ -1,0 +1,35 @@
+"""Rows of a dataset as all stages read them: values as `datasets` gives them, images as they are stored."""
+
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, Image, List
+
+__all__ = ["stored_row", "stored_rows", "undecoded"]
+
+
+def stored_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
+    """The rows of an Arrow table of a dataset.
+
+    Not `to_pylist`, which gives what is stored: of a column whose values are of several kinds (the type `Json`) that is
+    JSON text. Images stay as they are stored, since `datasets` would end at one that it cannot decode.
+
+    Args:
+        table: Some rows, with some of the columns.
+        features: Those of the dataset.
+    """
+    columns = table.column_names
+    batch = Features({name: undecoded(features[name]) for name in columns}).decode_batch(table.to_pydict())
+    return [dict(zip(columns, values)) for values in zip(*(batch[name] for name in columns))]
+
+
+def stored_row(dataset: Dataset, number: int) -> dict[str, Any]:
+    """One row of a dataset, likewise."""
+    return stored_rows(dataset.with_format("arrow")[[number]], dataset.features)[0]
+
+
+def undecoded(feature: Any) -> Any:
+    """A feature whose images are read as they are stored."""
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    return List(undecoded(feature.feature), length=feature.length) if isinstance(feature, List) else feature

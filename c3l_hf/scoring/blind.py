@@ -12,7 +12,7 @@ import PIL.ImageStat
 from transformers import ProcessorMixin
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import image_key, open_image
+from c3l_hf.data.image import image_key, is_inline, open_image
 from c3l_hf.data.layouts import Pair
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
 
@@ -107,9 +107,11 @@ class PairEncoder:
         )
 
     def _located(self, value: Any) -> Any:
-        if isinstance(value, Mapping) and value.get("bytes") is None and value.get("path") is not None:
-            return {**value, "path": self._located(value["path"])}
-        if self._folder is None or not isinstance(value, str | Path):
+        if isinstance(value, Mapping):
+            names = [name for name in ("path", "url") if isinstance(value.get(name), str)]
+            inline = value.get("bytes") is not None
+            return value if inline else {**value, **{name: self._located(value[name]) for name in names}}
+        if self._folder is None or not isinstance(value, str | Path) or is_inline(value):
             return value
         # By name only: a link in the folder may lead to another disk.
         folder = os.path.abspath(self._folder)

@@ -1,5 +1,6 @@
 """Images as datasets and files give them, and those that cannot be read."""
 
+import base64
 import io
 import struct
 import zlib
@@ -48,6 +49,72 @@ def test_open_image_takes_what_datasets_give(tmp_path):
     assert image_key(values[1]) == image_key({"bytes": png(image), "path": "elsewhere"})
     assert image_key(image) == image_key(image.copy()) != image_key(picture(1))
     assert image_key(values[2]) == image_key(path)
+
+
+def kinds(folder):
+    """What people put into an image column, and where it is a file."""
+    image = picture()
+    (folder / "a b.png").write_bytes(png(image))
+    text = base64.b64encode(png(image)).decode()
+    return {
+        "bytes": png(image),
+        "bytearray": bytearray(png(image)),
+        "base64": text,
+        "base64 in lines": "\n".join(text[start : start + 76] for start in range(0, len(text), 76)) + "\n",
+        "data URL": f"data:image/png;base64,{text}",
+        "file URL": (folder / "a b.png").as_uri(),
+        "array": np.asarray(image),
+        "dict with bytes": {"bytes": png(image)},
+        "dict with url": {"url": str(folder / "a b.png")},
+        "dict with image": {"image": image},
+        "dict with data URL": {"url": f"data:image/png;base64,{text}"},
+    }
+
+
+KINDS = (
+    "bytes, bytearray, base64, base64 in lines, data URL, file URL, array, dict with bytes, dict with url, "
+    "dict with image, dict with data URL"
+).split(", ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_people_put_into_an_image_column(kind, tmp_path, llava):
+    assert list(kinds(tmp_path)) == KINDS
+    value = kinds(tmp_path)[kind]
+    assert open_image(value).tobytes() == picture().tobytes()
+    assert image_key(value) == image_key(kinds(tmp_path)[kind]) and len(str(image_key(value))) < 200
+    question = {"question": "What is it?", "answer": "a dog"}
+    rows = [{**question, "image": value}, {**question, "images": [value]}, {**question, "image": picture()}]
+    first, second, third = I2CScorer(*llava).score(rows)
+    assert first["i2c_status"] == second["i2c_status"] == "ok"
+    assert first["pmi"] == second["pmi"] == pytest.approx(third["pmi"], abs=1e-5)
+    # In a folder of pictures what is no path is not looked for there.
+    if "file" not in kind and kind != "dict with url":
+        (inside,) = I2CScorer(*llava, image_folder=tmp_path).score(rows[:1])
+        assert inside["i2c_status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("https://example.com/a.png", "is an address, https://example.com/a.png, which is not fetched"),
+        (np.zeros((4, 4, 3)), "the image is an array of float64, shape \\(4, 4, 3\\); give uint8"),
+        (b"", "the image cannot be read"),
+        ("data:image/png;base64,no!", "the image cannot be read: Error"),
+        ("QUJD" * 4000, "the image cannot be read: UnidentifiedImageError"),
+        ({"bytes": None, "path": None}, "the image is NoneType"),
+        (7.5, "the image is float"),
+    ],
+)
+def test_what_is_no_image_is_named_in_one_line_without_its_data(value, says):
+    with pytest.raises(RowError, match=says) as refused:
+        open_image(value)
+    assert len(str(refused.value)) <= 200 and "QUJD" not in str(refused.value)
+
+
+def test_a_reason_is_one_printable_line():
+    reason = str(RowError("the message\n\x1b[31m has " + 1000 * "x"))
+    assert len(reason) == 200 and reason.isprintable() and reason.startswith("the message [31m has xxx")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV"])

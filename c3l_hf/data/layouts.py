@@ -9,10 +9,20 @@ from c3l_hf.common.errors import RowError
 __all__ = ["Pair", "is_batch", "layout_of", "to_pairs"]
 
 # The columns that hold the text in each accepted layout; the first one decides whether a value is a row or a batch.
-_LAYOUTS = (("prompt", "completion"), ("messages",), ("question", "answer"), ("conversations",))
+_LAYOUTS = (
+    ("prompt", "completion"),
+    ("messages",),
+    ("question", "answer"),
+    ("conversations",),
+    ("texts",),
+    ("prompt", "response"),
+    ("instruction", "input", "output"),
+    ("instruction", "output"),
+)
 _ACCEPTED = (
-    "prompt + completion + images (or image); messages + images (or image); "
-    "question + answer + images (or image); LLaVA conversations + image (or images)"
+    "prompt + completion + images (or image); messages + images (or image); question + answer + images (or image); "
+    "LLaVA conversations + image (or images); texts of user and assistant (FineVision, Cauldron), prompt + response, "
+    "or instruction (+ input) + output, each + images (or image)"
 )
 _LLAVA_MARKER = "<image>"
 _LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -83,12 +93,16 @@ def to_pairs(row: Mapping[str, Any]) -> list[Pair]:
     """
     *text_columns, image_column = layout_of(row.keys())
     images = _images(row[image_column], image_column)
-    if text_columns == ["prompt", "completion"] or text_columns == ["question", "answer"]:
-        messages = _messages(row, text_columns[0], "user") + _messages(row, text_columns[1], "assistant")
-    elif text_columns == ["messages"]:
+    if text_columns == ["messages"]:
         messages = _messages(row, "messages", "user")
-    else:
+    elif text_columns == ["conversations"]:
         messages = _llava_messages(row, len(images))
+    elif text_columns == ["texts"]:
+        messages = _exchanges(row["texts"])
+    else:
+        messages = _messages(row, text_columns[0], "user") + _messages(row, text_columns[-1], "assistant")
+        if "input" in text_columns:
+            messages = _with_input(messages, row["input"])
     messages = [_with_marked_places(message) for message in messages]
     if not messages or messages[-1]["role"] != "assistant":
         roles = ", ".join(str(message["role"]) for message in messages)
@@ -128,9 +142,32 @@ def _with_marked_places(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": items}
 
 
+def _exchanges(value: Any) -> list[dict[str, Any]]:
+    """FineVision's turns, each with what the user and what the assistant says, as messages."""
+    turns = _as_list(value)
+    if not isinstance(turns, list | tuple):
+        raise RowError(f"texts is {'null' if turns is None else type(turns).__name__}, not a list of turns")
+    messages = []
+    for turn in turns:
+        if not isinstance(turn, Mapping) or not {"user", "assistant"} <= set(turn):
+            raise RowError(f"texts has a turn without user and assistant: {turn!r:.60}")
+        messages += [{"role": role, "content": turn[role]} for role in ("user", "assistant")]
+    return messages
+
+
+def _with_input(messages: list[dict[str, Any]], value: Any) -> list[dict[str, Any]]:
+    """An instruction with the input that it is about, in a line of its own, as the Alpaca format has it."""
+    if value is None or value == "":
+        return messages
+    if not isinstance(value, str) or not isinstance(messages[0]["content"], str):
+        raise RowError(f"input is {type(value).__name__} {value!r:.40}, beside an instruction; both must be texts")
+    return [{**messages[0], "content": f"{messages[0]['content']}\n{value}"}, *messages[1:]]
+
+
 def _is_columns(value: Any) -> bool:
     """Whether messages are given as a dict of lists instead of a list of dicts."""
-    return isinstance(value, Mapping) and any(isinstance(value.get(name), list | tuple) for name in ("role", "from"))
+    names = ("role", "from", "user")
+    return isinstance(value, Mapping) and any(isinstance(value.get(name), list | tuple) for name in names)
 
 
 def _as_list(value: Any) -> Any:
@@ -168,10 +205,17 @@ def _messages(row: Mapping[str, Any], column: str, role: str) -> list[dict[str, 
         return [{"role": role, "content": value}]
     if not isinstance(value, list | tuple):
         raise RowError(f"{column} is {type(value).__name__} {value!r:.40}, not a text or a list of messages")
+    messages = []
     for message in value:
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        if isinstance(message, Mapping) and {"role", "content"} <= set(message):
+            messages.append({"role": message["role"], "content": message["content"]})
+        elif isinstance(message, Mapping) and {"from", "value"} <= set(message):
+            role = message["from"]
+            role = _LLAVA_ROLES.get(role, role) if isinstance(role, str) else role
+            messages.append({"role": role, "content": message["value"]})
+        else:
             raise RowError(f"{column} has a message without role and content: {message!r:.60}")
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+    return messages
 
 
 def _llava_messages(row: Mapping[str, Any], images: int) -> list[dict[str, Any]]:
@@ -180,6 +224,8 @@ def _llava_messages(row: Mapping[str, Any], images: int) -> list[dict[str, Any]]
         raise RowError(f"conversations is {'null' if turns is None else type(turns).__name__}, not a list of turns")
     messages, markers = [], 0
     for turn in turns:
+        if isinstance(turn, Mapping) and {"role", "content"} <= set(turn):
+            turn = {"from": turn["role"], "value": turn["content"]}
         if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
             raise RowError(f"conversations has a turn without from and value: {turn!r:.60}")
         role = _LLAVA_ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None

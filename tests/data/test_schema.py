@@ -22,6 +22,12 @@ LAYOUTS = {
     "messages, one image": {"messages": [USER, ASSISTANT], "image": IMAGE},
     "question-answer": {"image": IMAGE, "question": "What is this?", "answer": "A dog."},
     "conversations": {"conversations": [HUMAN, GPT], "image": IMAGE},
+    "conversations with roles": {"conversations": [USER, ASSISTANT], "image": IMAGE},
+    "messages of LLaVA": {"messages": [{**HUMAN, "value": "What is this?"}, GPT], "images": [IMAGE]},
+    "texts": {"texts": [{"user": "What is this?", "assistant": "A dog.", "source": "x"}], "images": [IMAGE]},
+    "prompt-response": {"prompt": "What is this?", "response": "A dog.", "image": IMAGE},
+    "instruction-output": {"instruction": "What is this?", "output": "A dog.", "image": IMAGE},
+    "instruction-input-output": {"instruction": "What is this?", "input": "", "output": "A dog.", "image": IMAGE},
     "further columns": {"image": IMAGE, "question": "What is this?", "answer": "A dog.", "id": 7, "type": "x"},
 }
 
@@ -247,3 +253,23 @@ def test_a_marker_that_is_not_the_users_stays_text():
     system = {"role": "system", "content": "Say <image> for a picture."}
     (pair,) = to_pairs({"messages": [system, USER, answer], "images": [IMAGE]})
     assert pair.prompt == [system, USER] and pair.answer == "The tag is <image>."
+
+
+def test_an_input_belongs_to_its_instruction():
+    """It is not dropped in silence, whatever reads the columns of the layout alone."""
+    row = {"image": IMAGE, "instruction": "Which is it?", "input": "a dog or a cat", "output": "A dog."}
+    assert layout_of(row) == ("instruction", "input", "output", "image")
+    assert to_pairs(row)[0].prompt == [user("Which is it?\na dog or a cat")]
+    with pytest.raises(RowError, match="^input is int 7, beside an instruction; both must be texts$"):
+        to_pairs({**row, "input": 7})
+
+
+def test_turns_of_user_and_assistant():
+    texts = [{"user": "What is this?", "assistant": "A dog."}, {"user": "And its colour?", "assistant": "Black."}]
+    first, second = to_pairs({"texts": texts, "images": [IMAGE]})
+    assert (first.prompt, first.answer) == ([USER], "A dog.")
+    assert second.prompt == [USER, ASSISTANT, user("And its colour?")] and second.answer == "Black."
+    columns = {name: [turn[name] for turn in texts] for name in ("user", "assistant")}
+    assert to_pairs({"texts": columns, "images": [IMAGE]}) == [first, second]
+    with pytest.raises(RowError, match="texts has a turn without user and assistant"):
+        to_pairs({"texts": [{"user": "What?"}], "images": [IMAGE]})

@@ -501,16 +501,19 @@ def test_other_sources_that_cannot_be_used(tmp_path):
         load_questions("seed", videos)
 
 
-def test_a_marker_in_a_text_is_text(tmp_path, llava):
+def test_a_marker_in_a_question(tmp_path, llava):
+    """The question stays as it was published. Its one marker is the picture's place, as in every row; and a model whose
+    control token it is is not asked with it as letters."""
     text = "What does <image> mean? [IMG] </s>"
     rows = tiny_benchmarks.llava_bench_rows(1)
     rows[0]["question"] = text
     (question,) = load(tmp_path, "llava_w", rows)
     assert (question["question"], question["status"], len(question["images"])) == (text, "ok", 1)
     (pair,) = to_pairs(question)
-    assert pair.prompt == [{"role": "user", "content": text}] and len(pair.images) == 1
+    kinds = [item["type"] for item in pair.prompt[0]["content"]]
+    assert kinds == ["text", "image", "text"] and len(pair.images) == 1
     with pytest.raises(RowError, match="contains the control token '<image>'"):
-        encode_prompt(llava[1], pair.prompt, [open_image(pair.images[0])])
+        encode_prompt(llava[1], [{"role": "user", "content": text}], [open_image(pair.images[0])])
 
 
 def test_a_folder_that_has_changed_is_read_again(tmp_path):

@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+import pyarrow as pa
 
 from c3l_hf.common.errors import RowError
 
@@ -22,6 +23,8 @@ __all__ = ["image_key", "is_inline", "open_image"]
 # Pillow's conversion of these to RGB clips instead of scaling.
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
+# What encoded pictures come in; a buffer where Arrow's memory is not copied.
+_Content = bytes | bytearray | memoryview | pa.Buffer
 # Shorter texts are names: an encoded picture has at least as many letters.
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{60,}={0,2}\s*")
 
@@ -59,7 +62,7 @@ def open_image(value: Any) -> PIL.Image.Image:
 def is_inline(value: Any) -> bool:
     """Whether a value is an image's content, and not the name of a file."""
     if not isinstance(value, str):
-        return isinstance(value, bytes | bytearray | np.ndarray)
+        return isinstance(value, np.ndarray | _Content)
     return value.startswith("data:") or (_BASE64.fullmatch(value) is not None and not os.path.isfile(value))
 
 
@@ -77,7 +80,7 @@ def _opened(value: Any) -> PIL.Image.Image:
         if value.dtype != np.uint8:
             raise RowError(f"the image is an array of {value.dtype}, shape {value.shape}; give uint8")
         return PIL.Image.fromarray(value)
-    if isinstance(value, bytes | bytearray):
+    if isinstance(value, _Content):
         return PIL.Image.open(io.BytesIO(value))
     if isinstance(value, str) and is_inline(value):
         text = value.partition("base64,")[2] if value.startswith("data:") else value
@@ -102,7 +105,7 @@ def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
 def image_key(value: Any) -> Hashable:
     """A hashable key that is equal for rows with the same image, without decoding it where possible."""
     value = _value_of(value)
-    if isinstance(value, bytes | bytearray):
+    if isinstance(value, _Content):
         return hashlib.blake2b(value, digest_size=16).digest()
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.str, hashlib.blake2b(value.tobytes(), digest_size=16).digest()

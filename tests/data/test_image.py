@@ -6,6 +6,7 @@ import struct
 import zlib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from transformers.image_transforms import convert_to_rgb
@@ -59,6 +60,7 @@ def kinds(folder):
     return {
         "bytes": png(image),
         "bytearray": bytearray(png(image)),
+        "Arrow buffer": {"bytes": pa.py_buffer(png(image)), "path": None},
         "base64": text,
         "base64 in lines": "\n".join(text[start : start + 76] for start in range(0, len(text), 76)) + "\n",
         "data URL": f"data:image/png;base64,{text}",
@@ -72,8 +74,8 @@ def kinds(folder):
 
 
 KINDS = (
-    "bytes, bytearray, base64, base64 in lines, data URL, file URL, array, dict with bytes, dict with url, "
-    "dict with image, dict with data URL"
+    "bytes, bytearray, Arrow buffer, base64, base64 in lines, data URL, file URL, array, dict with bytes, "
+    "dict with url, dict with image, dict with data URL"
 ).split(", ")
 
 

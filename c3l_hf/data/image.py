@@ -25,8 +25,9 @@ _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 # What encoded pictures come in; a buffer where Arrow's memory is not copied.
 _Content = bytes | bytearray | memoryview | pa.Buffer
-# Shorter texts are names: an encoded picture has at least as many letters.
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{60,}={0,2}\s*")
+# How JPEG, PNG, GIF, WebP, BMP and TIFF begin as base64; a file may be named by letters and digits alone, as by a hash.
+_BASE64 = re.compile(r"\s*(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[01]|SUkqA|TU0AK)[A-Za-z0-9+/\s]{40,}={0,2}\s*")
+_LONGEST_NAME = 1000  # what is longer is no path that a file system has
 
 _OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 
@@ -46,6 +47,8 @@ def open_image(value: Any) -> PIL.Image.Image:
     try:
         value = _value_of(value)
         if isinstance(value, str | Path) and not is_inline(value):
+            if len(str(value)) > _LONGEST_NAME:
+                raise RowError(f"the image is a text of {len(str(value)):,} characters, neither a path nor a picture")
             name = f"the image {value}"
         image = _opened(value)
         if image.mode in _DEEP_MODES:

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.image_transforms import convert_to_rgb
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import image_key, open_image
+from c3l_hf.data.image import image_key, is_inline, open_image
 from c3l_hf.scoring.scorer import I2CScorer
 
 
@@ -103,7 +103,8 @@ def test_what_people_put_into_an_image_column(kind, tmp_path, llava):
         (np.zeros((4, 4, 3)), "the image is an array of float64, shape \\(4, 4, 3\\); give uint8"),
         (b"", "the image cannot be read"),
         ("data:image/png;base64,no!", "the image cannot be read: Error"),
-        ("QUJD" * 4000, "the image cannot be read: UnidentifiedImageError"),
+        ("QUJD" * 4000, "the image is a text of 16,000 characters, neither a path nor a picture"),
+        ("iVBORw0KGgo" + "QUJD" * 4000 + "Q", "the image cannot be read: "),
         ({"bytes": None, "path": None}, "the image is NoneType"),
         (7.5, "the image is float"),
     ],
@@ -112,6 +113,23 @@ def test_what_is_no_image_is_named_in_one_line_without_its_data(value, says):
     with pytest.raises(RowError, match=says) as refused:
         open_image(value)
     assert len(str(refused.value)) <= 200 and "QUJD" not in str(refused.value)
+
+
+def test_a_file_that_is_named_by_a_hash(tmp_path, llava):
+    """Letters and digits alone are no content, also where the folder is another one."""
+    name = "ab" * 64
+    (tmp_path / name).write_bytes(png(picture()))
+    row = {"question": "What is it?", "answer": "a dog", "image": name}
+    (scored,) = I2CScorer(*llava, image_folder=tmp_path).score([row])
+    assert scored["i2c_status"] == "ok" and open_image(tmp_path / name).size == (32, 32)
+    with pytest.raises(RowError, match=f"the image {name} cannot be read: FileNotFoundError"):
+        open_image(name)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_base64_of_every_format(kind):
+    text = base64.b64encode(encoded(picture(), kind)).decode()
+    assert is_inline(text) and open_image(text).size == (32, 32)
 
 
 def test_a_reason_is_one_printable_line():

@@ -4,6 +4,8 @@ A row is one instruction/answer pair about its images, in TRL's vision conventio
 `completion` messages whose contents are plain strings. The names stand here and nowhere else.
 """
 
+from typing import Literal
+
 from datasets import Features, Image, List, Value
 
 __all__ = [
@@ -17,9 +19,12 @@ __all__ = [
     "STATUS_OK",
     "TOKEN_COLUMNS",
     "TURNS",
+    "Ranking",
 ]
 
 SCORES = ("answer_kl", "token_kl", "pmi", "ppl_ratio", "pmi_k", "logprob", "logprob_blind")
+# One of them, as options have it.
+Ranking = Literal[SCORES]  # type: ignore[valid-type]
 TOKEN_COLUMNS = ("answer_tokens", "token_kl_per_token", "logprob_per_token", "logprob_blind_per_token")
 STATUS, STATUS_OK = "i2c_status", "ok"
 TURNS = "turns"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RunError
-from c3l_hf.data.schema import SCORES
+from c3l_hf.data.schema import SCORES, Ranking
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
 from c3l_hf.generation.templates import QUESTION_TYPES
@@ -133,7 +133,7 @@ class PassOptions:
     """How answers are scored, whoever the scorer is."""
 
     _argument_group_name: ClassVar[str] = "Scoring"
-    ranking: Literal[SCORES] = field(  # type: ignore[valid-type]
+    ranking: Ranking = field(
         default="pmi", metadata={"help": f"Which score goes into the column i2c: {', '.join(SCORES)}."}
     )
     scoring_batch_size: int = field(default=250, metadata={"help": "Rows whose images are in memory together."})

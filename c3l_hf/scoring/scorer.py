@@ -29,7 +29,7 @@ from c3l_hf.common.files import code_digest, digest
 from c3l_hf.data import image, layouts, schema
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import is_batch, layout_of
-from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES
+from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
 from c3l_hf.models import encoding, packing
 from c3l_hf.models.checks import tokenizer_state
 from c3l_hf.models.loading import Source, digest_weights, load
@@ -41,7 +41,6 @@ from c3l_hf.scoring.self_check import Paths, check_paths
 
 __all__ = ["DEFAULT_RANKING", "I2CScorer"]
 
-Ranking = Literal[SCORES]  # type: ignore[valid-type]
 RowPath = Literal["auto", "plain"]
 DEFAULT_RANKING: Ranking = "pmi"
 

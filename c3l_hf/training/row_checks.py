@@ -191,7 +191,7 @@ def _transformed_problems(numbers: list[int], dataset: Dataset, quick_check: Qui
 
     try:
         columns = dataset[numbers]  # at once, which may be cheaper for the transform
-    except Exception:
+    except Exception:  # one by one, each with its own
         return {"problem": [problem(number) or "" for number in numbers]}
     rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
     return {"problem": [row_problem(row, quick_check.collator, quick_check) or "" for row in rows]}

@@ -19,10 +19,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
+from c3l_hf.data.delimited import open_delimited
 
 __all__ = ["folder_cache", "is_saved", "open_dataset"]
 
-_FILES = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+_FILES = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv"}
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
 _ERRORS = (OSError, ValueError, TypeError, DatasetsError, HfHubHTTPError, HFValidationError)
 # What the Hub can have: "name" or "user/name".
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -38,8 +40,8 @@ def open_dataset(
     """The rows of a dataset, wherever it is.
 
     Args:
-        name: A file (.json, .jsonl, .parquet, .csv), a folder that `save_to_disk` wrote, a folder of data files, or a
-            dataset on the Hub.
+        name: A file (.json, .jsonl, .parquet, .csv, .tsv), a folder that `save_to_disk` wrote, a folder of data files,
+            or a dataset on the Hub.
         config: Its configuration, where there are several.
         split: Its split. A file is one split whatever it is called, as is a single dataset of `save_to_disk`. In a
             folder of data files "dev" may also be what `datasets` calls "validation".
@@ -58,7 +60,7 @@ def open_dataset(
         dataset = _open_saved(path, config, split)
     elif path.is_dir():
         dataset = _open_folder(path, config, split)
-    elif _HUB_ID.fullmatch(str(name)) and path.suffix not in _FILES:
+    elif _HUB_ID.fullmatch(str(name)) and _kind(path) is None:
         dataset = _load(str(name), config, split, revision)
     else:
         raise RunError(f"{name}: there is no such file or folder{_nearest_file(path)}")
@@ -82,12 +84,20 @@ def folder_cache(source: str | Path) -> str | None:
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{digest}")
 
 
+def _kind(path: Path) -> str | None:
+    """What kind of file that is by its ending, also compressed by gzip."""
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return _FILES.get(plain.suffix.lower())
+
+
 def _open_file(path: Path, config: str | None) -> Dataset:
-    kind = _FILES.get(path.suffix.lower())
+    kind = _kind(path)
     if kind is None:
         raise RunError(f"{path} ends in none of {', '.join(_FILES)}")
     if config is not None:
         raise RunError(f"{path} is a file, which has no configurations such as {config!r}; leave it out")
+    if kind in _SEPARATORS:
+        return open_delimited([path], _SEPARATORS[kind])
     try:
         return load_dataset(kind, data_files=str(path), split="train")
     except _ERRORS as error:

@@ -4,14 +4,14 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from datasets import Dataset, Features, LargeList, List, Value, concatenate_datasets
+from datasets import Dataset, Features, Value, concatenate_datasets
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import PAIR_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_COLUMNS
 from c3l_hf.data.stored_rows import stored_rows
 
-__all__ = ["Answers", "arranged", "restored"]
+__all__ = ["Answers", "arranged", "beside", "restored"]
 
 # Which of a row's answers: the first, or each in a row of its own.
 Answers = Literal["first", "each"]
@@ -73,10 +73,21 @@ def restored(dataset: Dataset, columns: Mapping[str, str | None]) -> Dataset:
     return dataset.rename_columns(back) if back else dataset
 
 
+def beside(dataset: Dataset, *others: Dataset) -> Dataset:
+    """A dataset with the columns of others, of as many rows, beside its own; also where there are no rows."""
+    if len(dataset):
+        return concatenate_datasets([dataset, *others], axis=1)
+    # Of datasets without rows it would drop the columns.
+    features = Features({name: kind for part in (dataset, *others) for name, kind in part.features.items()})
+    return Dataset.from_dict({name: [] for name in features}, features=features)
+
+
 def _renamed(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     sources = [own for own in columns.values() if own]
     if twice := next((own for own in sources if sources.count(own) > 1), None):
-        raise RunError(f"columns: {twice!r} is named for {' and '.join(n for n, own in columns.items() if own == twice)}")
+        raise RunError(
+            f"columns: {twice!r} is named for {' and '.join(n for n, own in columns.items() if own == twice)}"
+        )
     names = dataset.column_names
     fields = {name: own for name, own in columns.items() if own and own not in names and "." in own}
     plain = {own: name for name, own in columns.items() if own and name not in fields}
@@ -97,7 +108,7 @@ def _renamed(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     added = [_field(dataset, name, own) for name, own in fields.items()]
     moved = {own: name for own, name in renamed.items() if own != name}
     dataset = dataset.rename_columns(moved) if moved else dataset
-    return concatenate_datasets([dataset, *added], axis=1) if added else dataset
+    return beside(dataset, *added) if added else dataset
 
 
 def _field(dataset: Dataset, name: str, path: str) -> Dataset:
@@ -115,7 +126,7 @@ def _field(dataset: Dataset, name: str, path: str) -> Dataset:
             raise RunError(f"columns: {place!r} has no field {key!r}{_choices(key, kind)}")
         place = f"{place}.{key}"
         # One level at a time: it flattens all columns that there are.
-        column = column.flatten(max_depth=1).select_columns([place])
+        column = column.flatten(max_depth=2).select_columns([place])
     return column.rename_column(place, name)
 
 
@@ -134,17 +145,14 @@ def _with_answers(dataset: Dataset, answers: Answers) -> Dataset:
         dataset = dataset.rename_column("answer", "answers")
     texts = [texts for table in _tables(dataset, "answers") for texts in table]
     if answers == "first":
-        return concatenate_datasets([dataset, _column("answer", [row[0] if row else None for row in texts])], axis=1)
+        return beside(dataset, _column("answer", [row[0] if row else None for row in texts]))
     # A copy of the table for the first answers, one for the second ones, ...: in memory all are the same.
     most = max(map(len, texts), default=0)
     copies = [
-        concatenate_datasets(
-            [
-                dataset,
-                _column("answer", [row[number] if number < len(row) else None for row in texts]),
-                _column("answer_number", [number + 1 if number < len(row) else None for row in texts], "int64"),
-            ],
-            axis=1,
+        beside(
+            dataset,
+            _column("answer", [row[number] if number < len(row) else None for row in texts]),
+            _column("answer_number", [number + 1 if number < len(row) else None for row in texts], "int64"),
         )
         for number in range(max(most, 1))
     ]
@@ -188,14 +196,13 @@ def _check_layout(names: list[str], mapped: list[str]) -> None:
         layout = layout_of(names)
     except ValueError as error:
         raise RunError(str(error)) from None
-    read = getattr(layout, "columns", layout)
     for name in mapped:
-        if name in read or name in _OTHERS - {"prompt", "completion", "images"}:
+        if name in layout.columns or name in _OTHERS - {"prompt", "completion", "images"}:
             continue
-        first = next(column for column in read if column not in mapped)
+        first = next((column for column in layout.text if column not in mapped), layout.text[0])
         raise RunError(
-            f"columns: {name} would not be read: the columns are read as {' + '.join(read)}; leave out {first} "
-            f"(columns with {first}: null) or name others"
+            f"columns: {name} would not be read, since the columns are read as {layout}; leave out {first} "
+            f"(columns with {first}: null), or name others"
         )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from datasets import Dataset, Image
@@ -11,9 +11,10 @@ from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
+from c3l_hf.data.arranging import arranged, restored
 from c3l_hf.data.opening import open_dataset
 
-__all__ = ["OutputOptions", "RowsOptions", "check_output", "open_rows", "write_rows"]
+__all__ = ["OutputOptions", "RowsOptions", "check_output", "open_rows", "with_own_names", "write_rows"]
 
 _SHARD_ROWS = 5000
 
@@ -24,12 +25,26 @@ class RowsOptions:
 
     _argument_group_name: ClassVar[str] = "Rows"
     dataset: str = field(
-        metadata={"help": "A .json(l), .parquet or .csv file, a saved dataset, a folder of data files, or a Hub id."}
+        metadata={
+            "help": "A .json(l), .parquet, .csv, .tsv, .arrow or (WebDataset's) .tar file, several of a kind as a "
+            "pattern in quotes, a saved dataset, a folder of data files, or a Hub id."
+        }
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration (subset)."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub's dataset."})
     split: str = field(default="train", metadata={"help": "Its split."})
     limit: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
+    columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Its own names of columns, as question=frage answer=antwort image=bild (json.question: a field of "
+            "a struct; messages= leaves that column out). In YAML also a mapping.",
+            "metavar": "NAME=COLUMN",
+        },
+    )
+    answers: Literal["first", "each"] | None = field(
+        default=None, metadata={"help": "Of several answers in a row the first, or each in a row of its own."}
+    )
 
 
 @dataclass
@@ -45,14 +60,38 @@ def open_rows(options: RowsOptions) -> Dataset:
     """The rows that the options name.
 
     Raises:
-        RunError: If they cannot be opened, or there are none.
+        RunError: If they cannot be opened, there are none, or their columns are not those that the options name.
     """
+    columns = _columns(options)
     dataset = open_dataset(
-        options.dataset, options.dataset_config, options.split, options.dataset_revision, options.limit
+        options.dataset,
+        options.dataset_config,
+        options.split,
+        options.dataset_revision,
+        options.limit,
+        texts=filter(None, columns.values()),
     )
     if not len(dataset):
         raise RunError(f"dataset {options.dataset} has no rows")
-    return dataset
+    return arranged(dataset, columns, options.answers)
+
+
+def with_own_names(dataset: Dataset, options: RowsOptions) -> Dataset:
+    """What was made of the rows, with the column names that they came with."""
+    return restored(dataset, _columns(options))
+
+
+def _columns(options: RowsOptions) -> dict[str, str]:
+    """Name that is read → the dataset's own, of words such as question=frage."""
+    columns: dict[str, str] = {}
+    for word in options.columns or ():
+        name, equals, own = word.partition("=")
+        if not (name and equals):
+            raise RunError(f"columns: {word!r} is not NAME=COLUMN, as question=frage")
+        if name in columns:
+            raise RunError(f"columns: {name} is given twice, as {columns[name]!r} and {own!r}")
+        columns[name] = own
+    return columns
 
 
 def check_output(options: OutputOptions) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
-from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
+from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, with_own_names, write_rows
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import open_image
@@ -66,7 +66,7 @@ def score(
     )
     scored = score_dataset(dataset, scorer, batch_size=scoring.scoring_batch_size)
     if process_state().is_main_process:
-        write_rows(scored, output)
+        write_rows(with_own_names(scored, rows), output)
         print(f"{format_scores(scored)}\n\n{model.model}, {scorer.path} path → {path}")
     if STATUS_OK not in scored[STATUS][:]:
         raise RunError(f"none of {len(scored):,} rows has a score; {path} has the reasons in {STATUS}")

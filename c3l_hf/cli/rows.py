@@ -1,5 +1,6 @@
 """Rows as commands read and write them: from a file, a folder or the Hub; to a file or a folder."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,10 +12,18 @@ from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
-from c3l_hf.data.arranging import arranged, restored
+from c3l_hf.data.arranging import arranged, columns_of, restored
 from c3l_hf.data.opening import open_dataset
 
-__all__ = ["OutputOptions", "RowsOptions", "check_output", "open_rows", "with_own_names", "write_rows"]
+__all__ = [
+    "OutputOptions",
+    "RowsOptions",
+    "check_output",
+    "check_own_names",
+    "open_rows",
+    "with_own_names",
+    "write_rows",
+]
 
 _SHARD_ROWS = 5000
 
@@ -62,7 +71,7 @@ def open_rows(options: RowsOptions) -> Dataset:
     Raises:
         RunError: If they cannot be opened, there are none, or their columns are not those that the options name.
     """
-    columns = _columns(options)
+    columns = columns_of(options.columns or ())
     dataset = open_dataset(
         options.dataset,
         options.dataset_config,
@@ -78,20 +87,20 @@ def open_rows(options: RowsOptions) -> Dataset:
 
 def with_own_names(dataset: Dataset, options: RowsOptions) -> Dataset:
     """What was made of the rows, with the column names that they came with."""
-    return restored(dataset, _columns(options))
+    return restored(dataset, columns_of(options.columns or ()))
 
 
-def _columns(options: RowsOptions) -> dict[str, str]:
-    """Name that is read → the dataset's own, of words such as question=frage."""
-    columns: dict[str, str] = {}
-    for word in options.columns or ():
-        name, equals, own = word.partition("=")
-        if not (name and equals):
-            raise RunError(f"columns: {word!r} is not NAME=COLUMN, as question=frage")
-        if name in columns:
-            raise RunError(f"columns: {name} is given twice, as {columns[name]!r} and {own!r}")
-        columns[name] = own
-    return columns
+def check_own_names(options: RowsOptions, new: Iterable[str]) -> None:
+    """That the rows' own names of columns are none of those that a command adds; before any work.
+
+    Raises:
+        RunError: If one is.
+    """
+    for name, own in columns_of(options.columns or ()).items():
+        if own in set(new) - {name}:
+            raise RunError(
+                f"columns: {name}={own}, but a column {own} is added to the result; rename it in the dataset"
+            )
 
 
 def check_output(options: OutputOptions) -> Path:

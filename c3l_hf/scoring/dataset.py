@@ -64,8 +64,11 @@ def score_dataset(
         ValueError: If the columns are in no accepted layout, or the dataset has score columns already.
     """
     if isinstance(dataset, DatasetDict | IterableDatasetDict):
-        options = {"batch_size": batch_size, "part_size": part_size, "cache_dir": cache_dir}
-        return type(dataset)({split: score_dataset(rows, scorer, **options) for split, rows in dataset.items()})
+
+        def scored(rows: Any) -> Any:
+            return score_dataset(rows, scorer, batch_size=batch_size, part_size=part_size, cache_dir=cache_dir)
+
+        return type(dataset)({split: scored(rows) for split, rows in dataset.items()})
     if isinstance(dataset, IterableDataset):
         return scored_stream(dataset, scorer, batch_size)
     check_columns(dataset.column_names)

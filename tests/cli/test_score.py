@@ -201,6 +201,7 @@ def test_columns_of_other_names_keep_them(folder, llava, german, tmp_path, capsy
         patch.setenv("C3L_COLUMNS", words)
         assert score(*call, "--overwrite") == 0
     for words, message in {
+        ("question=frage", "answer=i2c", "image=bild"): "columns: answer=i2c, but a column i2c is added to the result",
         ("question",): "columns: 'question' is not NAME=COLUMN",
         ("question=a", "question=b"): "columns: question is given twice",
     }.items():

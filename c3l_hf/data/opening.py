@@ -24,7 +24,7 @@ from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.delimited import open_delimited
 from c3l_hf.data.json_files import open_json
-from c3l_hf.data.webdatasets import open_tars
+from c3l_hf.data.webdatasets import open_tars, spread
 
 __all__ = ["folder_cache", "is_saved", "open_dataset"]
 
@@ -202,7 +202,7 @@ def _files_of_split(name: str, config: str | None, split: str) -> tuple[str, lis
 
 def _load(name: str, config: str | None, split: str, revision: str | None, title: str | None = None) -> Dataset:
     try:
-        return load_dataset(name, config, split=split, revision=revision, cache_dir=folder_cache(name))
+        return spread(load_dataset(name, config, split=split, revision=revision, cache_dir=folder_cache(name)))
     except _ERRORS as error:
         raise RunError(_problem(name, config, split, revision, title or name, error)) from None
 

@@ -15,9 +15,10 @@ from datasets import Dataset, Features, Image, List, Value
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.versions import versions
+from c3l_hf.data.arranging import beside
 from c3l_hf.data.inferred import Kind, feature_of, kind_of, merged, stored
 
-__all__ = ["open_tars"]
+__all__ = ["open_tars", "spread"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,23 @@ def open_tars(files: Sequence[Path]) -> Dataset:
         fingerprint=digest(states, features, versions()["c3l-hf"]),
         writer_batch_size=max(1, min(1000, _AT_ONCE * look.rows // max(look.size, 1))),
     )
+
+
+def spread(dataset: Dataset) -> Dataset:
+    """The samples of tars that `datasets` has opened, as on the Hub, with the columns of `open_tars`, where they are
+    only to be named: one picture, and `json` whose fields are the same in all samples. Other datasets as they are.
+    """
+    if not {"__key__", "__url__"} <= set(dataset.column_names):
+        return dataset
+    pictures = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+    if len(pictures) == 1 and not {"image", "images"} & set(dataset.column_names):
+        dataset = dataset.rename_column(pictures[0], "image")
+    if not isinstance(dataset.features.get("json"), dict):
+        return dataset
+    names = set(dataset.column_names) - {"json"}
+    fields = dataset.select_columns(["json"]).flatten(max_depth=2)
+    free = {name: name.removeprefix("json.") for name in fields.column_names if name.removeprefix("json.") not in names}
+    return beside(dataset.remove_columns("json"), fields.rename_columns(free))
 
 
 def _rows(

@@ -21,8 +21,8 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.arranging import beside
-from c3l_hf.data.image_files import files_state
 from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.row_files import row_files_state
 from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.stored_rows import stored_rows
@@ -79,8 +79,8 @@ def score_dataset(
         )
     layout = layout_of(dataset.column_names)
     needed = dataset.select_columns(list(layout.columns))
-    files = [files_state(needed, column, scorer.image_folder) for column in layout.images]
-    name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, *files)
+    files = row_files_state(needed, layout, scorer.image_folder)
+    name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, files)
     starts = range(0, len(needed), part_size)
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{name}"
     shards = Shards(folder, count=len(starts))

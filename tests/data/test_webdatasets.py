@@ -5,12 +5,13 @@ import json
 import tarfile
 
 import pytest
-from datasets import Image, List
+from datasets import Image, List, load_dataset
 from scored_rows import png
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.stored_rows import stored_row
+from c3l_hf.data.webdatasets import spread
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +105,24 @@ def test_what_is_refused(tmp_path, caplog):
         open_dataset(pack(tmp_path / "z.tar", [("LICENSE", "x")]))
     with pytest.raises(RunError, match="has 1.jpg twice"):
         open_dataset(pack(tmp_path / "d.tar", [("1.jpg", png(0)), ("1.JPG", png(1))]))
+
+
+def test_samples_that_datasets_has_opened(tmp_path):
+    """As from the Hub, whose tars it reads."""
+    texts = {"answer": "a dog", "txt": "of the JSON"}
+    files = [
+        (f"{number}.{ending}", content)
+        for number in range(2)
+        for ending, content in (("jpg", png(number)), ("json", pair(f"{number}?", **texts)), ("txt", "a caption"))
+    ]
+    tar = pack(tmp_path / "x.tar", files)
+    opened = load_dataset("webdataset", data_files=str(tar), split="train", cache_dir=str(tmp_path))
+    ours, theirs = open_dataset(tar), spread(opened)
+    assert set(theirs.column_names) == set(ours.column_names) == {
+        "__key__", "__url__", "image", "txt", "question", "answer", "json.txt"
+    }  # fmt: skip
+    for name in set(ours.column_names) - {"image", "__url__"}:
+        assert theirs[name][:] == ours[name][:], name
+    assert [stored_row(theirs, row)["image"]["bytes"] for row in range(2)] == [png(0), png(1)]
+    other = opened.remove_columns("__key__")
+    assert spread(other) is other

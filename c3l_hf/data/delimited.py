@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def _records(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
             f"{file}: the record after line {number} cannot be read ({error}); a text with a quote, a separator or a "
             'line break must stand in quotes, with quotes in it doubled ("")'
         ) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise RunError(f"{file} cannot be read: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield len(text) // len(rows), _checked(row, file, f"item {number:,} of its list")
     except UnicodeDecodeError as error:
         raise not_utf8(file, error.reason) from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(file, str(error)) from None
 
 

@@ -2,6 +2,7 @@
 
 import codecs
 import gzip
+import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -43,7 +44,7 @@ def check_text(file: Path) -> bytes:
                 if not (start := content.read(1 << 20)):
                     raise RunError(f"{file} is empty: it has no rows")
             return start.lstrip()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise RunError(f"{file} cannot be read: {error}") from None
 
 

@@ -1,9 +1,11 @@
 """WebDataset tars: the files of a sample, which share a name up to the first dot, as one row."""
 
+import gzip
 import json
 import logging
 import re
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -179,21 +181,25 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                 sample[ending] = content.read() if content is not None else b""
             if current is not None:
                 yield current, sample
-            _check_end(file, tar.offset)
-    except (tarfile.TarError, OSError, EOFError) as error:
+            _check_end(file, tar)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise RunError(f"{file} cannot be read: {error}") from None
 
 
-def _check_end(file: Path, place: int) -> None:
-    """`tarfile` takes a header that is cut off for the end."""
-    if file.suffix.lower() == ".tar":
-        with file.open("rb") as content:
-            content.seek(place)
-            end = content.read(tarfile.BLOCKSIZE)
-        if end.strip(b"\0") or 0 < len(end) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("unexpected end of data")
-        if not end:
-            logger.warning("%s has no mark at its end: it may be cut off", file)
+def _check_end(file: Path, tar: tarfile.TarFile) -> None:
+    """`tarfile` takes a header that is cut off for the end, and does not come to the checksum of what is compressed."""
+    if file.suffix.lower() == ".gz":
+        with gzip.open(file) as content:
+            while content.read(1 << 24):
+                pass
+        return
+    with file.open("rb") as content:
+        content.seek(tar.offset)
+        end = content.read(tarfile.BLOCKSIZE)
+    if end.strip(b"\0") or 0 < len(end) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("unexpected end of data")
+    if not end:
+        logger.warning("%s has no mark at its end: it may be cut off", file)
 
 
 def _values(sample: Mapping[str, bytes]) -> tuple[dict[str, Any], list[str]]:

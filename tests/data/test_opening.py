@@ -1,6 +1,9 @@
 """Rows from wherever they are, and the one line that says why they cannot be opened."""
 
+import gzip
+import io
 import json
+import tarfile
 
 import pyarrow as pa
 import pytest
@@ -192,3 +195,30 @@ def test_an_empty_file_in_a_folder(tmp_path):
     (tmp_path / "folder" / "train.json").write_text("")
     with pytest.raises(RunError, match="train.json is empty: it has no rows"):
         open_dataset(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tar"])
+def test_compressed_files_that_are_damaged(tmp_path, ending):
+    rows = [{"question": f"{number}?", "answer": str(number**7)} for number in range(3000)]
+    if ending == "tar":
+        with tarfile.open(tmp_path / "rows.tar", "w") as tar:
+            for number, row in enumerate(rows):
+                content = json.dumps(row).encode()
+                member = tarfile.TarInfo(f"{number}.json")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        content = (tmp_path / "rows.tar").read_bytes()
+    elif ending == "csv":
+        content = "\n".join(["question,answer", *(",".join(row.values()) for row in rows)]).encode()
+    else:
+        content = (json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows))).encode()
+    whole = gzip.compress(content)
+    file = tmp_path / f"rows.{ending}.gz"
+    file.write_bytes(whole)
+    assert open_dataset(file)["question"][:] == [row["question"] for row in rows]
+    middle = len(whole) // 2
+    for damaged in (whole[:middle], whole[:middle] + bytes(100) + whole[middle + 100 :], whole[:-8] + bytes(8)):
+        file.write_bytes(damaged)
+        with pytest.raises(RunError, match=f"rows.{ending}.gz") as caught:
+            open_dataset(file)
+        assert "\n" not in str(caught.value)

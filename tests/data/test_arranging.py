@@ -78,7 +78,7 @@ def test_fields_of_a_struct():
         ),
         ({"question": "frage", "answer": "frage", "image": "bild"}, "'frage' is named for question and answer"),
         ({"question": "frage", "image": "bild"}, "cannot find pairs in the columns image, question, antwort"),
-        ({**COLUMNS, "qestion": "note"}, "qestion would not be read, since the columns are read as question"),
+        ({**COLUMNS, "questions": "note"}, "questions would not be read, since the columns are read as question"),
         ({**COLUMNS, "note": None, "answer": "note"}, "'note' is left out, and named for answer"),
     ],
 )

@@ -173,7 +173,7 @@ def _bounded(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _drawn_down(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    """A picture in a smaller size, upright, on white. Beside it only strips of the large one are converted at a time."""
+    """A picture in a smaller size, upright, on white. Of the large one only strips are converted at a time."""
     if image.format in ("JPEG", "MPO"):
         image.draft(None, size)  # not below the size; before it is loaded
     image.load()

@@ -16,7 +16,7 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.downloads import download_problem, is_address
 from c3l_hf.data.image import file_of, is_inline
 
-__all__ = ["check_key", "files_state", "is_there", "located"]
+__all__ = ["check_key", "files_state", "located", "stored_here"]
 
 # What has an image's name in it: of an image as a dict, of an item of a message, and of what holds such items.
 _NAMES = ("path", "url", "image", "image_url", "images", "content")
@@ -129,7 +129,18 @@ def check_key(rows: Dataset, column: str) -> str:
     return f"{files_state(rows, column)} {versions()['c3l-hf']}"
 
 
-def is_there(image: Mapping[str, Any]) -> bool:
-    """Whether an image as `datasets` stores it has its content, or a file that exists, or an address."""
-    path = image.get("path")
-    return image.get("bytes") is not None or (path is not None and ("://" in path or Path(path).is_file()))
+def stored_here(image: Mapping[str, Any]) -> dict[str, Any] | None:
+    """An image as `datasets` stores it, with its content or the path of a file; None if it has neither on this machine.
+
+    `datasets` would fetch an address itself, or end there, where it writes the image.
+
+    Args:
+        image: A dict with "bytes" and "path"; the path may be a file:// URL or an address that is downloaded.
+    """
+    if image.get("bytes") is not None:
+        return dict(image)
+    try:
+        file = None if image.get("path") is None else file_of(image["path"])
+        return None if file is None or not file.is_file() else {**image, "path": str(file)}
+    except (RowError, ValueError):  # another machine; a name that no file can have
+        return None

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
-from c3l_hf.data.image_files import is_there
+from c3l_hf.data.image_files import stored_here
 from c3l_hf.data.sources import image_column
 
 __all__ = ["AT_ONCE", "WithImages", "images_of_rows", "stored_images"]
@@ -16,8 +16,8 @@ AT_ONCE = 32
 
 
 def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, Any]]]:
-    """The images of some rows as they are stored, not decoded, without those that are null or whose file is gone:
-    `datasets` would end where it stores them.
+    """The images of some rows as they are stored, not decoded, without those that are null, whose file is gone, or
+    whose address is not downloaded: `datasets` would end where it stores them.
 
     Args:
         images: Images in a column `images` (lists of images) or `image`.
@@ -28,7 +28,7 @@ def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, A
     """
     numbers = list(dict.fromkeys(rows))
     stored = {
-        number: [image for image in row or () if image is not None and is_there(image)]
+        number: [here for image in row or () if image is not None and (here := stored_here(image)) is not None]
         for start in range(0, len(numbers), AT_ONCE)
         for number, row in _rows_of(images, numbers[start : start + AT_ONCE])
     }

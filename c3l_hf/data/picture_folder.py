@@ -1,5 +1,6 @@
 """A folder of pictures as people have it: which of its files are pictures, and what its metadata say of them."""
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ _PICTURES = frozenset(
 )
 # ... others are when they begin like one of these: formats that nothing else is taken for. TIFF only without an ending:
 # raw photographs are TIFF too, and hold a small picture of themselves.
-_BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "WEBP")
+_BY_CONTENT = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "WEBP")
 _DATA = frozenset((".arrow", ".csv", ".json", ".jsonl", ".parquet", ".tar", ".tsv"))
 _TABLES = frozenset((".arrow", ".parquet"))  # what nobody keeps beside pictures but as a dataset
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -131,8 +132,7 @@ def _look(folder: Path, name: str) -> Look:
 def _problem(path: Path) -> str | None:
     """Why a file is no picture that can be read. By its header only: one that turns out to be damaged later keeps its
     rows, with the reason."""
-    ending = path.suffix.lower()
-    formats = None if ending in _PICTURES else _BY_CONTENT if ending else (*_BY_CONTENT, "TIFF")
+    formats = None if path.suffix.lower() in _PICTURES else _formats(bool(path.suffix))
     try:
         with open(path, "rb") as file:
             beginning = file.read(64)
@@ -146,6 +146,13 @@ def _problem(path: Path) -> str | None:
         return error.strerror or "not a picture"
     except Exception as error:  # decoders raise errors of many types
         return type(error).__name__
+
+
+@functools.cache
+def _formats(with_ending: bool) -> list[str]:
+    # Pillow ends at a format that it was built without.
+    PIL.Image.init()
+    return [name for name in (*_BY_CONTENT, *(() if with_ending else ("TIFF",))) if name in PIL.Image.OPEN]
 
 
 def metadata_columns(folder: Path, files: Sequence[FileState], pictures: Sequence[str], say: bool = True) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Pictures on the web, from a server on this machine: fetched when asked, once, within limits, and why there is none."""
+"""Pictures on the web, from a server on this machine: fetched when asked, once, within limits, or why not."""
 
 import gzip
 import io
@@ -178,7 +178,9 @@ def test_a_server_that_is_not_there(server):
     assert download_images([address], retries=1, retry_wait=0).problems == {address: "the server cannot be reached"}
 
 
-@pytest.mark.parametrize("address", ["http://", "http://[", "http://a b/c.png", "http://\ud800.png", "http://x:99999/a"])
+@pytest.mark.parametrize(
+    "address", ["http://", "http://[", "http://a b/c.png", "http://\ud800.png", "http://x:99999/a"]
+)
 def test_what_is_no_address_at_all(server, address):
     done = download_images([address], retries=0)
     assert list(done.problems) == [address]

@@ -1,7 +1,9 @@
 """A folder of pictures as people have it: which of its files are pictures, and what its metadata say of them."""
 
 import functools
+import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,9 +90,9 @@ def pictures_in(
     Raises:
         RunError: If none of them can be read.
     """
-    named = [file for file in files if _ending(file.name) in _PICTURES]
-    wanted = set(named[:limit])
-    files = [file for file in files if file in wanted or _ending(file.name) not in _PICTURES]
+    named = sum(_ending(file.name) in _PICTURES for file in files)
+    left_out = 0 if limit is None else max(0, named - limit)
+    files = _first_pictures(files, named - left_out) if left_out else files
     looks = inventory.looks(files, lambda file: _look(folder, file.name))
     pictures, others = [], []
     for file, look in zip(files, looks):
@@ -98,7 +100,7 @@ def pictures_in(
             others.append(file.name)
         else:
             pictures.append(Picture(file.name, look.digest, look.problem))
-    there = len(pictures) + len(named) - len(wanted)
+    there = len(pictures) + left_out
     pictures = pictures[:limit]
     bad = [f"{picture.name} ({picture.problem})" for picture in pictures if picture.problem is not None]
     others = [name for name in others if not _is_metadata(name)]
@@ -110,6 +112,12 @@ def pictures_in(
         kept = "cannot be read; rows are kept, with the reason"
         logger.warning("%s: %s", folder, f"{_files(len(bad))} {kept}: {_listed(bad)}")
     return pictures, there
+
+
+def _first_pictures(files: Sequence[FileState], count: int) -> list[FileState]:
+    """The files without those that have the ending of a picture, but for the first so many."""
+    seen = itertools.count()
+    return [file for file in files if _ending(file.name) not in _PICTURES or next(seen) < count]
 
 
 def _nothing(folder: Path, bad: list[str], others: list[str]) -> str:
@@ -235,11 +243,11 @@ def _table(path: Path) -> pa.Table:
 
 
 def _is_metadata(name: str) -> bool:
-    return PurePosixPath(name).name in _METADATA
+    return name.rpartition("/")[2] in _METADATA
 
 
 def _ending(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return os.path.splitext(name)[1].lower()
 
 
 def _files(count: int) -> str:

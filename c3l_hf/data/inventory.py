@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -39,8 +40,7 @@ class FileState:
     changed_ns: int
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """What was found out about a file: the SHA-256 of its content, and why it cannot be used, if it cannot."""
 
     digest: bytes

@@ -6,8 +6,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import PIL.Image
 import pyarrow as pa
@@ -39,8 +39,7 @@ _FILE_NAME = "file_name"
 _NOT_LOOKED_AT = bytes(32)  # the digest of a file that is no picture: it may be a long film
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A picture in a folder: its path relative to it, the SHA-256 of its content, and why it cannot be read, if so."""
 
     name: str
@@ -54,19 +53,21 @@ def data_files(folder: Path, files: Sequence[FileState]) -> list[str]:
     Raises:
         RunError: If it has both pictures and tables with rows.
     """
-    data = [file.name for file in files if _ending(file.name) in _DATA and not _is_metadata(file.name)]
+    others = [file.name for file in files if _ending(file.name) not in _PICTURES]
+    data = [name for name in others if _ending(name) in _DATA and not _is_metadata(name)]
     tables = [name for name in data if _ending(name) in _TABLES]
-    pictures = [file.name for file in files if _ending(file.name) in _PICTURES]
+    pictures = len(files) - len(others)
     if pictures and tables:
+        first = next(file.name for file in files if _ending(file.name) in _PICTURES)
         raise RunError(
-            f"{folder} has both {len(pictures):,} pictures ({pictures[0]}, ...) and {len(tables):,} files of rows "
+            f"{folder} has both {pictures:,} pictures ({first}, ...) and {len(tables):,} files of rows "
             f"({tables[0]}, ...); move those that are not meant, or give a folder that has only the others"
         )
     if pictures or not data:
         return []
     # A folder of downloads has names without endings, and perhaps a list of them.
-    others = (file.name for file in files if _ending(file.name) not in _DATA)
-    return [] if any(_problem(folder / name) is None for name in others) else data
+    unknown = (name for name in others if _ending(name) not in _DATA)
+    return [] if any(_problem(folder / name) is None for name in unknown) else data
 
 
 def pictures_in(
@@ -90,7 +91,7 @@ def pictures_in(
     Raises:
         RunError: If none of them can be read.
     """
-    named = sum(_ending(file.name) in _PICTURES for file in files)
+    named = 0 if limit is None else sum(_ending(file.name) in _PICTURES for file in files)
     left_out = 0 if limit is None else max(0, named - limit)
     files = _first_pictures(files, named - left_out) if left_out else files
     looks = inventory.looks(files, lambda file: _look(folder, file.name))

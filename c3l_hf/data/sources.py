@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,8 +164,8 @@ def _read_folder(folder: Path, files: list[FileState], limit: int | None, invent
     for picture in pictures:
         sha.update(f"{picture.name}\0".encode())
         sha.update(picture.digest)
-    root = folder.resolve()
-    paths = pa.array([str(root / picture.name) for picture in pictures], pa.string())
+    root = str(folder.resolve())
+    paths = pa.array([os.path.join(root, picture.name) for picture in pictures], pa.string())
     images = pa.StructArray.from_arrays([pa.nulls(len(pictures), pa.binary()), paths], ["bytes", "path"])
     features = Features({"images": List(Image()), "image_id": Value("string")})
     table = pa.table(

@@ -1,6 +1,5 @@
 """Pictures on the web: fetched into a folder of the cache when somebody asks for it, each once, within limits."""
 
-import hashlib
 import io
 import json
 import logging
@@ -11,25 +10,21 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from urllib.parse import urlsplit
 
-import datasets
 import httpx2
 import PIL.Image
 from tqdm.auto import tqdm
 
 from c3l_hf import __version__
-from c3l_hf.common.files import atomic_write, read_json
+from c3l_hf.common.files import atomic_write
 from c3l_hf.common.processes import first_on_each_machine, process_state
+from c3l_hf.data.addresses import cache_file, download_problem, downloaded, is_address, kept_problem, shown_address
 from c3l_hf.data.unreadable import kind_of
 
-__all__ = ["Downloads", "download_images", "download_problem", "downloaded", "is_address", "shown_address"]
+__all__ = ["Downloads", "download_images"]
 
 logger = logging.getLogger(__name__)
 
-_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-_LONGEST_SHOWN = 80
 _LONGEST_WAIT = 10.0  # seconds before a repetition, whatever the server asks for
 _AT_ONCE = 1000  # addresses handed to the threads together
 
@@ -48,36 +43,6 @@ class Downloads:
     there: int
     fetched: int
     problems: dict[str, str]
-
-
-def is_address(value: object) -> bool:
-    """Whether a value is an address on the web, http or https."""
-    return isinstance(value, str) and _ADDRESS.match(value) is not None
-
-
-def shown_address(address: str) -> str:
-    """An address as messages may have it: without user, password, query and fragment, of at most 80 characters."""
-    try:
-        parts = urlsplit(address)
-        host = parts.netloc.rpartition("@")[2]
-        text = f"{parts.scheme}://{host}{parts.path}" + ("?…" if parts.query else "")
-    except ValueError:
-        return f"{address.partition(':')[0][:5]}://…"
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN // 2]}…{text[1 - _LONGEST_SHOWN // 2 :]}"
-
-
-def downloaded(address: str) -> Path | None:
-    """The file in the cache that `download_images` has fetched from an address, or None."""
-    file = _file(address)
-    return file if file.is_file() else None
-
-
-def download_problem(address: str) -> str | None:
-    """Why the last try to download an address brought no picture; None if there was no try, or there is a picture."""
-    if downloaded(address) is not None:
-        return None
-    kept = _kept_problem(address)
-    return None if kept is None else str(kept["problem"])
 
 
 def download_images(
@@ -147,21 +112,8 @@ def _summary(problems: dict[str, str], count: int, most: int = 5) -> str:
     return f"{len(problems):,} of {count:,} addresses have no picture: {listed}{more}; first {first}"
 
 
-def _file(address: str) -> Path:
-    name = hashlib.sha256(address.encode("utf-8", "surrogatepass")).hexdigest()
-    return Path(datasets.config.HF_DATASETS_CACHE) / "c3l_hf-downloads" / name[:2] / name
-
-
-def _kept_problem(address: str) -> dict | None:
-    try:
-        kept = read_json(_file(address).with_suffix(".json"))
-    except (OSError, ValueError):
-        return None
-    return kept if isinstance(kept, dict) and "problem" in kept else None
-
-
 def _is_hopeless(address: str, max_bytes: int) -> bool:
-    kept = _kept_problem(address)
+    kept = kept_problem(address)
     return kept is not None and bool(kept.get("for_good")) and max_bytes <= (kept.get("max_bytes") or max_bytes)
 
 
@@ -206,7 +158,7 @@ class _Fetcher:
         self._retries, self._retry_wait = retries, retry_wait
 
     def __call__(self, address: str) -> None:
-        file = _file(address)
+        file = cache_file(address)
         file.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(self._retries + 1):
             try:

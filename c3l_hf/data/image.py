@@ -19,7 +19,7 @@ import pyarrow as pa
 from PIL.ExifTags import Base as ExifTag
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.downloads import download_problem, downloaded, is_address, shown_address
+from c3l_hf.data.addresses import download_problem, downloaded, is_address, shown_address
 from c3l_hf.data.unreadable import kind_of
 
 __all__ = ["MAX_PIXELS", "file_of", "image_key", "is_inline", "open_image"]

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.versions import versions
-from c3l_hf.data.downloads import download_problem, is_address
+from c3l_hf.data.addresses import download_problem, is_address
 from c3l_hf.data.image import file_of, is_inline
 
 __all__ = ["check_key", "files_state", "located", "stored_here"]

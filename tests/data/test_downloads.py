@@ -18,7 +18,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.downloads import download_images, download_problem, downloaded, is_address, shown_address
+from c3l_hf.data.addresses import download_problem, downloaded, is_address, shown_address
+from c3l_hf.data.downloads import download_images
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import files_state, located, stored_here
 from c3l_hf.data.sources import images_digest

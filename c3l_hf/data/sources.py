@@ -155,7 +155,8 @@ def _read_folder(folder: Path, files: list[FileState], limit: int | None, invent
     say = state.is_main_process
     with first_on_each_machine():
         if inventory is not None and not state.is_local_main_process:
-            files = Inventory(inventory).states  # as the main process has just seen them
+            # As the main process has just seen them, if it could keep what it saw.
+            files = Inventory(inventory).states or files
         pictures, there = pictures_in(folder, files, limit, Inventory(inventory), say)
     if say:
         _count(folder, there, limit)

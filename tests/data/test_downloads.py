@@ -92,7 +92,7 @@ def server(tmp_path, monkeypatch):
     server.daemon_threads = True
     server.asked, server.broken, server.left = [], {}, threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield server
     server.shutdown()

@@ -213,6 +213,11 @@ def test_metadata_in_folders_below_and_what_is_missing(folder, caplog):
     assert "no metadata for 1 file: b.jpg" in caplog.text
 
 
+def test_metadata_that_say_nothing(folder):
+    (folder / "metadata.csv").write_text("file_name\na.png\n")
+    assert load_images(str(folder)).dataset.column_names == ["images", "image_id"]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -28,6 +28,7 @@ def shown_address(address: str) -> str:
         text = f"{parts.scheme}://{host}{parts.path}" + ("?…" if parts.query else "")
     except ValueError:
         return f"{address.partition(':')[0][:5]}://…"
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN // 2]}…{text[1 - _LONGEST_SHOWN // 2 :]}"
 
 

@@ -195,6 +195,10 @@ class _Fetcher:
             raise _Problem("what the server sends cannot be unpacked", for_good=True) from None
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise _Problem(f"the connection was lost ({type(error).__name__})", again=0.0) from None
+        except _Problem:
+            raise
+        except Exception as error:  # of addresses and answers that nobody has thought of: one of many, not the end
+            raise _Problem(f"it cannot be asked for ({type(error).__name__})", for_good=True) from None
         try:
             PIL.Image.open(io.BytesIO(content)).close()
         except PIL.Image.DecompressionBombError:

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
+import httpx2
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -57,6 +58,8 @@ class Pictures(BaseHTTPRequestHandler):
             return self.answer(302, b"", Location="/a.png")
         if path == "/round":
             return self.answer(302, b"", Location="/round")
+        if path == "/nowhere":
+            return self.answer(302, b"", Location="ftp://example.com/a.png")
         if path == "/file":
             return self.answer(302, b"", Location="file:///etc/hostname")
         if path == "/huge":
@@ -124,6 +127,7 @@ def test_each_is_fetched_once_and_opened_by_its_address(server):
         ("/text", "it is not a picture but text/plain"),
         ("/round", "it leads to too many other addresses"),
         ("/file", "it is, or leads to, no http(s) address"),
+        ("/nowhere", "it is, or leads to, no http(s) address"),
         ("/huge", "it has more than 2,000,000 bytes"),
         ("/endless", "it has more than 2,000,000 bytes"),
         ("/bomb", "it has more than 2,000,000 bytes"),
@@ -179,6 +183,19 @@ def test_a_server_that_is_not_there(server):
     assert download_images([address], retries=1, retry_wait=0).problems == {address: "the server cannot be reached"}
 
 
+def test_what_nobody_has_thought_of_is_one_of_many(server, monkeypatch):
+    """A client that breaks at one address goes on with the others."""
+    plain = httpx2.Client.stream
+
+    def stream(client, method, address):
+        return 1 / 0 if "odd" in address else plain(client, method, address)
+
+    monkeypatch.setattr(httpx2.Client, "stream", stream)
+    odd, good = f"{server.url}/odd.png", f"{server.url}/a.png"
+    done = download_images([odd, good])
+    assert done.problems == {odd: "it cannot be asked for (ZeroDivisionError)"} and done.fetched == 1
+
+
 @pytest.mark.parametrize(
     "address", ["http://", "http://[", "http://a b/c.png", "http://\ud800.png", "http://x:99999/a"]
 )
@@ -206,6 +223,7 @@ def test_secrets_in_addresses_go_to_the_server_only(server, caplog):
 
 def test_an_address_as_it_is_shown():
     assert shown_address("https://me:pass@example.com:8080/a/b.png?x=1#y") == "https://example.com:8080/a/b.png?…"
+    assert shown_address("http://a\x1b[31m/\ud800\n.png").isprintable()
     long = shown_address(f"https://example.com/{'a' * 500}/b.png")
     assert len(long) == 80 and long.startswith("https://example.com/aaa") and long.endswith("aaa/b.png")
     assert is_address("HTTPS://example.com/A.PNG") and not is_address("file:///a.png") and not is_address("a.png")

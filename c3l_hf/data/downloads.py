@@ -26,6 +26,7 @@ __all__ = ["Downloads", "download_images"]
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 10.0  # seconds before a repetition, whatever the server asks for
+_GIVE_UP = 10  # connections to a server that fail one after the other, after which it is not asked for other pictures
 _AT_ONCE = 1000  # addresses handed to the threads together
 
 
@@ -59,8 +60,9 @@ def download_images(
 
     What cannot be fetched ends nothing: the reason is kept, and stands in the status of rows with that address. What
     will hardly change (a status such as 404, not a picture, larger than the limit) is not asked for again in a later
-    call, unless the limit is higher; what may (a timeout, no connection, a status such as 503) is. One process of each
-    machine fetches; every process calls this.
+    call, unless the limit is higher; what may (a timeout, no connection, a status such as 503) is. A server that cannot
+    be reached 10 times in a row is not asked for its other pictures. One process of each machine fetches; every process
+    calls this.
 
     Only http and https are spoken, also by redirects. Addresses of this machine and of local networks are fetched like
     others, since people have servers there: do not ask for addresses of strangers where such servers must be safe from
@@ -125,6 +127,10 @@ def _in_threads(fetcher: "_Fetcher", addresses: list[str], workers: int) -> Iter
             yield from pool.map(fetcher, part)
 
 
+def _server(address: str) -> str:
+    return address.split("/", 3)[2].lower()
+
+
 def _client(timeout: float, max_redirects: int) -> httpx2.Client:
     return httpx2.Client(
         # Some servers refuse clients that do not say what they are.
@@ -156,6 +162,7 @@ class _Fetcher:
     def __init__(self, client: httpx2.Client, max_bytes: int, timeout: float, retries: int, retry_wait: float):
         self._client, self._max_bytes, self._timeout = client, max_bytes, timeout
         self._retries, self._retry_wait = retries, retry_wait
+        self._lost: Counter[str] = Counter()  # by server, since one of its answers
 
     def __call__(self, address: str) -> None:
         file = cache_file(address)
@@ -177,12 +184,18 @@ class _Fetcher:
 
     def _content(self, address: str) -> bytes:
         # Never the texts of errors alone: they have the address in them, with its query.
-        ends = time.monotonic() + self._timeout
+        ends, server = time.monotonic() + self._timeout, _server(address)
+        if self._lost[server] >= _GIVE_UP:
+            raise _Problem(f"the server could not be reached {_GIVE_UP} times")
         try:
             with self._client.stream("GET", address) as response:
+                self._lost[server] = 0
                 if not response.is_success:
                     raise self._refusal(response)
                 content = self._read(response, ends)
+        except httpx2.ConnectTimeout:
+            self._lost[server] += 1
+            raise _Problem("the server does not answer") from None
         except httpx2.TimeoutException:
             raise self._too_slow() from None
         except httpx2.TooManyRedirects:
@@ -190,6 +203,7 @@ class _Fetcher:
         except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, UnicodeError):
             raise _Problem("it is, or leads to, no http(s) address", for_good=True) from None
         except httpx2.ConnectError:
+            self._lost[server] += 1
             raise _Problem("the server cannot be reached", again=0.0) from None
         except httpx2.DecodingError:
             raise _Problem("what the server sends cannot be unpacked", for_good=True) from None

@@ -24,6 +24,8 @@ from c3l_hf.data.downloads import download_images
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import files_state, located, stored_here
 from c3l_hf.data.sources import images_digest
+from c3l_hf.scoring.dataset import score_dataset
+from c3l_hf.scoring.scorer import I2CScorer
 
 
 def png(seed=0):
@@ -183,6 +185,18 @@ def test_a_server_that_is_not_there(server):
     assert download_images([address], retries=1, retry_wait=0).problems == {address: "the server cannot be reached"}
 
 
+def test_a_server_that_is_gone_does_not_take_the_time_of_all_its_pictures(server, monkeypatch):
+    server.shutdown()
+    server.server_close()
+    asked, plain = [], httpx2.Client.stream
+    monkeypatch.setattr(httpx2.Client, "stream", lambda *words: asked.append(words[-1]) or plain(*words))
+    addresses = [f"{server.url}/{number}.png" for number in range(30)]
+    done = download_images(addresses, workers=1, retries=0)
+    assert len(asked) == 10 and len(done.problems) == 30
+    assert done.problems[addresses[0]] == "the server cannot be reached"
+    assert done.problems[addresses[-1]] == "the server could not be reached 10 times"
+
+
 def test_what_nobody_has_thought_of_is_one_of_many(server, monkeypatch):
     """A client that breaks at one address goes on with the others."""
     plain = httpx2.Client.stream
@@ -247,6 +261,23 @@ def test_digests_follow_what_is_downloaded(server, tmp_path):
     here = stored_here({"bytes": None, "path": address})
     assert here == {"bytes": None, "path": str(downloaded(address))}
     assert located(address, tmp_path) == address  # an address is in no folder
+
+
+def test_scores_are_not_kept_from_before_a_download(server, llava, tmp_path):
+    good, bad = f"{server.url}/a.png", f"{server.url}/none?token=secret"
+    rows = {"image": [good, bad], "question": ["What is it?"] * 2, "answer": ["a dog"] * 2}
+    rows, scorer = Dataset.from_dict(rows), I2CScorer(*llava)
+    before = score_dataset(rows, scorer, cache_dir=tmp_path)
+    assert all("which is not fetched" in status for status in before["i2c_status"])
+    download_images(rows["image"])
+    after = score_dataset(rows, scorer, cache_dir=tmp_path)
+    assert after["i2c_status"][0] == "ok"
+    assert "could not be downloaded: the server answers HTTP 404" in after["i2c_status"][1]
+    (alone,) = scorer.score([{"image": png(6), "question": "What is it?", "answer": "a dog"}])
+    assert after["pmi"][0] == pytest.approx(alone["pmi"], abs=1e-5)
+    # A folder of pictures is no hindrance: an address is in none.
+    (inside,) = I2CScorer(*llava, image_folder=tmp_path).score([rows[0]])
+    assert inside["i2c_status"] == "ok"
 
 
 def test_two_processes_at_once(server, tmp_path):

@@ -29,7 +29,7 @@ from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.generation import sampling
 from c3l_hf.generation.sampling import end_tokens
 from c3l_hf.metrics import reading
-from c3l_hf.models import checks, encoding, packing
+from c3l_hf.models import batching, checks, control_tokens, encoding, packing, token_texts
 from c3l_hf.models.loading import digest_weights
 from c3l_hf.scoring import batch, blind, formulas, likelihood, scorer, self_check
 
@@ -302,8 +302,10 @@ _MODULES = (
     _compat,
     answerer,
     batch,
+    batching,
     blind,
     checks,
+    control_tokens,
     encoding,
     formulas,
     image,
@@ -315,6 +317,7 @@ _MODULES = (
     schema,
     scorer,
     self_check,
+    token_texts,
 )
 
 

@@ -127,7 +127,7 @@ def _without_rules(text: str) -> str:
     for rule in _RULE_LINE.finditer(text):
         before = text[done : rule.start()]
         content = len(before.rstrip())
-        if content or done:
+        if content or (done and text[done - 1] != "\n"):  # else the blank lines go with this rule
             kept.append(before[: before.find("\n", content) + 1])
         white = _WHITE.match(text, rule.end())
         done = len(text)

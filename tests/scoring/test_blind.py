@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_families import ALL_FAMILIES, as_letters
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.layouts import Pair
+from c3l_hf.data.turns import Pair
 from c3l_hf.models.encoding import encode_row
 from c3l_hf.scoring.blind import BASELINES, PairEncoder
 from c3l_hf.scoring.likelihood import answer_logprobs

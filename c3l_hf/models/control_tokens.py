@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Proce
 from c3l_hf.common.choices import check_choice
 from c3l_hf.common.errors import RowError
 
-__all__ = ["ControlTokens", "control_ids", "control_tokens", "settle_control_tokens"]
+__all__ = ["Control", "ControlTokens", "control_of", "settle_control_tokens"]
 
 ControlTokens = Literal["refuse", "escape"]
 
@@ -36,9 +36,15 @@ _MARKS = tuple(map(chr, range(0xEE80, 0xEE90)))
 
 
 @dataclass(frozen=True)
-class _Control:
-    """The control tokens of a tokenizer, with their ids; a pattern for them; those that it looks for in normalised
-    texts."""
+class Control:
+    """The control tokens of a processor.
+
+    Attributes:
+        tokens: As they are written.
+        ids: Those that the tokenizer has.
+        pattern: Finds them in a text, the longest first.
+        normalized: Those that the tokenizer looks for in normalised texts.
+    """
 
     tokens: frozenset[str]
     ids: frozenset[int]
@@ -46,11 +52,11 @@ class _Control:
     normalized: frozenset[str]
 
 
-_KNOWN: WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, _Control]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, Control]] = WeakKeyDictionary()
 _READERS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, PreTrainedTokenizerFast]] = WeakKeyDictionary()
 
 
-def control_tokens(processor: ProcessorMixin) -> frozenset[str]:
+def control_of(processor: ProcessorMixin) -> Control:
     """The tokens of a processor that must not be written out in a text.
 
     Those of images and other media; beginning, end, padding and the like of a sequence; every special token that the
@@ -58,12 +64,25 @@ def control_tokens(processor: ProcessorMixin) -> frozenset[str]:
     the form of one of these but for its numbers (`<row_3_col_4>`); and special tokens whose names say that they are of
     this kind. The other added tokens are content: boxes, points, references, places.
     """
-    return _control(processor).tokens
-
-
-def control_ids(processor: ProcessorMixin) -> frozenset[int]:
-    """The ids of `control_tokens`."""
-    return _control(processor).ids
+    # What stands in for a processor, and does not do all that it does, brings the answer along.
+    if isinstance(brought := getattr(processor, "control", None), Control):
+        return brought
+    tokenizer = processor.tokenizer
+    known = _KNOWN.setdefault(tokenizer, {})
+    named = *processor.all_special_multimodal_tokens, *tokenizer.special_tokens_map.values()
+    key = type(processor), named, str(processor.chat_template), len(tokenizer)
+    if key not in known:
+        tokens = _find_tokens(processor)
+        longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+        added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if str(token) in tokens}
+        normalizes = isinstance(tokenizer, PreTrainedTokenizerFast) and tokenizer.backend_tokenizer.normalizer
+        known[key] = Control(
+            tokens,
+            frozenset(added),
+            re.compile("|".join(map(re.escape, longest_first)) or r"(?!)"),
+            frozenset(str(token) for token in added.values() if token.normalized and normalizes),
+        )
+    return known[key]
 
 
 def settle_control_tokens(
@@ -88,7 +107,7 @@ def settle_control_tokens(
         RowError: If there are control tokens, and they are to be refused or cannot be escaped.
     """
     check_choice("control_tokens", how, get_args(ControlTokens))
-    known = _control(processor)
+    known = control_of(processor)
     pattern = known.pattern
     # Templates may put the texts of a message together without anything between them.
     messages = [_texts(message["content"]) for message in prompt]
@@ -101,8 +120,8 @@ def settle_control_tokens(
     if not hits and normalized is None:
         return processor, prompt, answer
     if how == "refuse" or normalized is not None:
-        control = hits[0][0] if hits else f"{normalized} (as the tokenizer normalizes it)"
-        raise RowError(f"the text contains the control token {control!r}")
+        token = hits[0][0] if hits else f"{normalized} (as the tokenizer normalizes it)"
+        raise RowError(f"the text contains the control token {token!r}")
     mark = next((mark for mark in _MARKS if not any(mark in text for text in texts)), None)
     if mark is None:
         raise RowError(f"the control token {hits[0][0]!r} cannot be escaped in a text that has all of our marks")
@@ -142,7 +161,7 @@ def _escaped(content: Any, escape: Callable[[str], str]) -> Any:
     ]
 
 
-def _in_normalized(tokenizer: PreTrainedTokenizerBase, known: _Control, texts: Sequence[str]) -> str | None:
+def _in_normalized(tokenizer: PreTrainedTokenizerBase, known: Control, texts: Sequence[str]) -> str | None:
     """A control token that the tokenizer finds in the texts after it has normalised them, as in full-width letters."""
     if not known.normalized:
         return None
@@ -165,26 +184,7 @@ def _reader(tokenizer: PreTrainedTokenizerBase, mark: str) -> PreTrainedTokenize
     return known[mark]
 
 
-def _control(processor: ProcessorMixin) -> _Control:
-    tokenizer = processor.tokenizer
-    known = _KNOWN.setdefault(tokenizer, {})
-    named = *processor.all_special_multimodal_tokens, *tokenizer.special_tokens_map.values()
-    key = named, str(processor.chat_template), len(tokenizer)
-    if key not in known:
-        tokens = _find_control_tokens(processor)
-        longest_first = sorted(tokens, key=lambda token: (-len(token), token))
-        added = {number: token for number, token in tokenizer.added_tokens_decoder.items() if str(token) in tokens}
-        normalizes = isinstance(tokenizer, PreTrainedTokenizerFast) and tokenizer.backend_tokenizer.normalizer
-        known[key] = _Control(
-            tokens,
-            frozenset(added),
-            re.compile("|".join(map(re.escape, longest_first)) or r"(?!)"),
-            frozenset(str(token) for token in added.values() if token.normalized and normalizes),
-        )
-    return known[key]
-
-
-def _find_control_tokens(processor: ProcessorMixin) -> frozenset[str]:
+def _find_tokens(processor: ProcessorMixin) -> frozenset[str]:
     tokenizer = processor.tokenizer
     added = {str(token): token for token in tokenizer.added_tokens_decoder.values()}
     # What tokenizer and processor call by a name; a mere list of further special tokens says nothing about them.

@@ -19,7 +19,7 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.models.batching import PER_TOKEN, collate, collate_images
-from c3l_hf.models.control_tokens import ControlTokens, control_ids, settle_control_tokens
+from c3l_hf.models.control_tokens import ControlTokens, control_of, settle_control_tokens
 from c3l_hf.models.token_texts import token_texts
 
 __all__ = [
@@ -142,7 +142,7 @@ def encode_row(
         )
     if begin == end:
         raise RowError("the answer has no tokens")
-    if control_ids(plain).intersection(ids[0, begin:].tolist()):
+    if control_of(plain).ids.intersection(ids[0, begin:].tolist()):
         raise RowError("the chat template or the tokenizer puts a control token among the answer's tokens")
     if end_of_turn:
         inputs = whole_turn()

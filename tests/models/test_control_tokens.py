@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.models.control_tokens import control_ids, control_tokens
+from c3l_hf.models.control_tokens import control_of
 from c3l_hf.models.encoding import encode_prompt, encode_row
 
 # As Qwen-VL, InternVL, PaliGemma and others have them for what they write.
@@ -57,8 +57,8 @@ def test_which_tokens_are_control(with_more_tokens):
     tokenizer = processor.tokenizer
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     # SmolVLM's processor has a token for videos that the tokenizer does not have.
-    assert control_tokens(processor) == special - set(CONTENT) | set(processor.all_special_multimodal_tokens)
-    assert control_ids(processor) == set(tokenizer.convert_tokens_to_ids(sorted(special - set(CONTENT))))
+    assert control_of(processor).tokens == special - set(CONTENT) | set(processor.all_special_multimodal_tokens)
+    assert control_of(processor).ids == set(tokenizer.convert_tokens_to_ids(sorted(special - set(CONTENT))))
 
 
 @pytest.mark.parametrize("images", [0, 1])
@@ -80,13 +80,13 @@ def test_tokens_that_are_content_are_encoded_as_these_tokens(with_more_tokens, i
 def test_every_control_token_is_refused_or_escaped(processor, images):
     """An answer and a question with a token stand in the ids as letters, and all else as it stands without."""
     images = [picture(number) for number in range(images)]
-    decode, control = processor.tokenizer.decode, control_ids(processor)
+    decode, control = processor.tokenizer.decode, control_of(processor).ids
     plain = encode_row(processor, user("Is it x?"), "x", images)
     plain_ids = plain.inputs["input_ids"][0].tolist()
     lead = decode(plain.answer_ids).removesuffix("x")
     tail = plain_ids[plain.answer.stop :]
     question = as_letters(processor, "Is it x?")
-    for token in sorted(control_tokens(processor)):
+    for token in sorted(control_of(processor).tokens):
         text = f"a {token}b, {token}{token} \nc{token[1:]} {token}"
         for prompt, answer in ((user("Is it x?"), text), (user(f"Is it {text}?"), "x")):
             with pytest.raises(RowError, match="the text contains the control token"):
@@ -196,8 +196,8 @@ def test_the_tokens_follow_the_processor():
     processor.tokenizer.add_special_tokens(
         {"extra_special_tokens": ["<answer>", "<here>"]}, replace_extra_special_tokens=False
     )
-    assert not {"<answer>", "<here>"} & control_tokens(processor)
+    assert not {"<answer>", "<here>"} & control_of(processor).tokens
     processor.chat_template = processor.chat_template.replace("ASSISTANT:", "{{ '<ans' + 'wer>' }}")
-    assert "<answer>" in control_tokens(processor) and "<here>" not in control_tokens(processor)
+    assert "<answer>" in control_of(processor).tokens and "<here>" not in control_of(processor).tokens
     processor.tokenizer.pad_token = "<here>"
-    assert "<here>" in control_tokens(processor)
+    assert "<here>" in control_of(processor).tokens

@@ -154,6 +154,36 @@ def test_an_escaped_answer_is_scored_as_its_letters(any_family):
         np.testing.assert_allclose(values, by_hand(model, processor, "What?", images), rtol=1e-5, atol=2e-6)
 
 
+def test_tokens_that_are_content_are_scored_as_these_tokens():
+    """Qwen-VL's boxes: one token each, as the model writes them; the reference has the ids by hand."""
+    model, processor = ALL_FAMILIES["qwen2_5_vl"]()
+    tokens = ["<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"]
+    processor.tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    text = "<|object_ref_start|>a dog<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
+    asked = "Where is <|object_ref_start|>a dog<|object_ref_end|>?"
+    row = {"image": picture(0), "question": asked, "answer": text}
+    result = I2CScorer(model, processor).score([row])[0]
+    start, end, box, box_end = processor.tokenizer.convert_tokens_to_ids(tokens)
+    answer = [start, *as_letters(processor, "a dog"), end, box, *as_letters(processor, "(1,2),(3,4)"), box_end]
+    assert len(result["answer_tokens"]) == len(answer) and result["answer_tokens"][0] == tokens[0]
+    items = [{"type": "image", "image": picture(0)}, {"type": "text", "text": asked}]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    inputs = processor.apply_chat_template([{"role": "user", "content": items}], **options)
+    begin = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([answer])], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    zeros = torch.zeros(1, len(answer), dtype=torch.long)
+    inputs["mm_token_type_ids"] = torch.cat([torch.as_tensor(inputs["mm_token_type_ids"]), zeros], dim=1)
+    double = copy.deepcopy(model).double()
+    with torch.no_grad():
+        inputs = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
+        logits = double(**inputs).logits[0, begin - 1 : -1].log_softmax(-1)
+    expected = logits.gather(-1, torch.tensor(answer)[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(result["logprob_per_token"], expected, rtol=1e-5, atol=2e-6)
+
+
 def test_how_control_tokens_are_read_is_a_setting(llava):
     encoders = [PairEncoder(llava[1], None, control_tokens=how) for how in ("refuse", "escape")]
     assert encoders[0].settings != encoders[1].settings

@@ -10,7 +10,7 @@ from tiny_families import ALL_FAMILIES, tiny_llava_onevision
 from tiny_models import tiny_llava
 from torch.nn.functional import cross_entropy
 
-from c3l_hf.models.batching import PER_TOKEN, collate, has_picture, picture_row, with_picture
+from c3l_hf.models.batching import PER_TOKEN, collate, has_picture, mixed_difference, picture_row, with_picture
 from c3l_hf.models.encoding import encode_prompt, encode_row
 
 QUESTION = [{"role": "user", "content": "Is there a dog?"}]
@@ -141,6 +141,36 @@ def test_float32(any_family):
         for row, line in zip(rows, logits):
             alone = model(**row.inputs).logits[0]
             torch.testing.assert_close(line[: len(alone)], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mixed_batch_can_be_tried(any_family):
+    model, processor = any_family
+    assert mixed_difference(model, processor) < 1e-6
+    assert mixed_difference(copy.deepcopy(model).float(), processor) < 2e-5
+
+
+def test_a_model_that_mixes_rows_is_found_out(llava):
+    """One that takes what is not a picture for one; and one that takes no such batch."""
+    model, processor = copy.deepcopy(llava[0]), llava[1]
+    forward = model.forward
+
+    def leaking(pixel_values=None, **inputs):
+        output = forward(pixel_values=pixel_values, **inputs)
+        if pixel_values is not None:
+            output.logits = output.logits + torch.linspace(0, 1, len(output.logits))[:, None] * output.logits[:1]
+        return output
+
+    model.forward = leaking
+    assert mixed_difference(model, processor) > 0.1
+
+    def refusing(pixel_values=None, **inputs):
+        if pixel_values is not None and len(pixel_values) != len(inputs["input_ids"]):
+            raise IndexError("as many pictures as rows")
+        return forward(pixel_values=pixel_values, **inputs)
+
+    model.forward = refusing
+    with pytest.raises(ValueError, match="takes no batch of rows with and without pictures: IndexError: as many"):
+        mixed_difference(model, processor)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

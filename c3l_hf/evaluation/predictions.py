@@ -21,7 +21,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
-from c3l_hf.data import image, layouts, schema
+from c3l_hf.data import image, layouts, messages, schema, turns
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
@@ -311,6 +311,7 @@ _MODULES = (
     image,
     layouts,
     likelihood,
+    messages,
     packing,
     reading,
     sampling,
@@ -318,6 +319,7 @@ _MODULES = (
     scorer,
     self_check,
     token_texts,
+    turns,
 )
 
 

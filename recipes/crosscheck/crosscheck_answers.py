@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from c3l_hf.evaluation.counts import count_answers
-from c3l_hf.evaluation.judge import read_scores
+from c3l_hf.evaluation.grades import read_scores
 
 __all__ = ["CAUSES", "DEFINITIONS", "Answer", "Difference", "Figure", "compare_answers", "compare_figures"]
 

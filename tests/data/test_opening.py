@@ -100,7 +100,7 @@ def test_what_cannot_be_opened(rows, tmp_path, monkeypatch):
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     cases = {
-        "rows.txt": r"rows.txt ends in none of .json, .jsonl, .parquet, .csv",
+        "rows.txt": r"rows.txt ends in none of .json, .jsonl, .parquet, .csv, .tsv, .ndjson, .arrow, .tar",
         "row.parquet": r"there is no such file or folder \(there is .*rows.parquet\)",
         "nowhere/row.parquet": r"there is no such file or folder \(nor is there a folder .*nowhere\)",
         "bad.jsonl": "bad.jsonl cannot be read: ",

@@ -1,8 +1,7 @@
 """The blind baseline: what the model sees instead of the image; rows encoded with and without their images."""
 
 import hashlib
-import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,8 @@ import PIL.ImageStat
 from transformers import ProcessorMixin
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import image_key, is_inline, open_image
+from c3l_hf.data.image import image_key, open_image
+from c3l_hf.data.image_files import located
 from c3l_hf.data.turns import Pair
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
 
@@ -106,29 +106,15 @@ class PairEncoder:
             image_keys=keys,
         )
 
-    def _located(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            names = [name for name in ("path", "url") if isinstance(value.get(name), str)]
-            inline = value.get("bytes") is not None
-            return value if inline else {**value, **{name: self._located(value[name]) for name in names}}
-        if self._folder is None or not isinstance(value, str | Path) or is_inline(value):
-            return value
-        # By name only: a link in the folder may lead to another disk.
-        folder = os.path.abspath(self._folder)
-        path = os.path.normpath(os.path.join(folder, value))
-        if not Path(path).is_relative_to(folder):
-            raise RowError(f"the image {value} is not in the folder {self._folder}")
-        return path
-
     def _key(self, value: Any) -> Hashable:
         # Of each object once: it takes a digest of the content. The value is kept so that its identity stays its own.
         if id(value) not in self._keys:
-            self._keys[id(value)] = value, image_key(self._located(value))
+            self._keys[id(value)] = value, image_key(located(value, self._folder))
         return self._keys[id(value)][1]
 
     def _opened(self, key: Hashable, value: Any) -> PIL.Image.Image:
         if key not in self._images:
-            self._images[key] = open_image(self._located(value))
+            self._images[key] = open_image(located(value, self._folder))
         return self._images[key]
 
     def _substitute(self, key: Hashable, image: PIL.Image.Image) -> tuple[PIL.Image.Image, Hashable]:

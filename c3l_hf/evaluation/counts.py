@@ -113,9 +113,10 @@ class Counted:
 def count_answers(benchmark: str, predictions: Dataset) -> list[Counted]:
     """What the predictions on a benchmark add to its metric, for each way to read them.
 
-    - "generated": the text that the model wrote; of POPE also "generated, official reading", in which what is not no is
-      yes (`pope.official_yes_no`), for comparison with published figures; for MMBench in all rotations, and "generated, first rotation" in the
+    - "generated": the text that the model wrote; for MMBench in all rotations, and "generated, first rotation" in the
       published order of the options alone (VanillaEval)
+    - "generated, official reading", of POPE: the same texts, but what is not no is yes (`pope.official_yes_no`), as in
+      published figures
     - "likelihood" and "likelihood minus prior": the option that `likelihood_choice.likeliest_letters` chooses; that
       there is none counts as unreadable
     - "judge": the judge's scores

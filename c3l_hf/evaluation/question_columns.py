@@ -46,9 +46,9 @@ _STORED = pa.list_(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
 
 def published_rows(
     benchmark: str, layout: Layout, dataset: Dataset, source: str, split: str, folder: Path | None
-) -> tuple[list[dict[str, Any]], "Pictures"]:
+) -> tuple[list[dict[str, Any]], "Pictures", dict[int, str]]:
     """The rows with the columns of the published layout, and their pictures, neither decoded nor copied where they are
-    stored as `datasets` stores them.
+    stored as `datasets` stores them; and by row number what in a row is no text or number.
 
     Args:
         benchmark: A key of `BENCHMARKS`.
@@ -94,8 +94,14 @@ def published_rows(
     of_picture = _OF_THE_PICTURE.get(benchmark)
     if of_picture and own[of_picture] is None:
         for number, row in enumerate(rows):
-            row[of_picture] = pictures.name(number)
-    return rows, pictures
+            row[of_picture] = pictures.name(number) or f"row {number}"
+    problems = {
+        number: f"{own[name]} is {type(value).__name__}, not a text"
+        for number, row in enumerate(rows)
+        for name, value in row.items()
+        if isinstance(value, list | dict | bytes) and not (name == "caption" and isinstance(value, list))
+    }
+    return rows, pictures, problems
 
 
 def _indices(dataset: Dataset, table: pa.Table) -> dict[str, int]:

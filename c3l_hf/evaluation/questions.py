@@ -115,11 +115,12 @@ def read_questions(
     """
     layout = _layout(benchmark)
     split = split or layout.split
-    rows, pictures = published_rows(benchmark, layout, published, source, split, image_folder)
+    rows, pictures, problems = published_rows(benchmark, layout, published, source, split, image_folder)
 
     numbers = [number for number, row in enumerate(rows) if row.get("data_type") != "video"]
     questions = [layout.read(rows[number], split) for number in numbers]
     for question, number in zip(questions, numbers):
+        question["status"] = problems.get(number, question["status"])
         if question["status"] == STATUS_OK:
             question["status"] = pictures.problem(number) or STATUS_OK
     videos = len(rows) - len(numbers)

@@ -49,7 +49,9 @@ def open_questions(
         if benchmark == "llava_w" and (path / _QUESTIONS).is_file():
             return _llava_bench(path), path / "images" if (path / "images").is_dir() else path
         if benchmark == "pope" and (files := _pope_files(path)):
-            return concatenate_datasets([_with_category(_texts(open_dataset(file)), file) for file in files]), path
+            return concatenate_datasets(
+                [_with_category(_with_text_ids(open_dataset(file)), file) for file in files]
+            ), path
         if path.is_file():
             rows = open_dataset(path, split=split, texts=_text_columns(layout))
             rows = _with_category(rows, path) if benchmark == "pope" else rows
@@ -107,10 +109,9 @@ def _with_category(rows: Dataset, file: Path) -> Dataset:
     return rows.add_column("category", [category] * len(rows))
 
 
-def _texts(rows: Dataset) -> Dataset:
-    """With ids as texts: files of which one has numbers go together."""
-    numbers = [name for name, feature in rows.features.items() if feature in (Value("int64"), Value("float64"))]
-    return rows.cast_column(numbers[0], Value("string")) if len(numbers) == 1 else rows
+def _with_text_ids(rows: Dataset) -> Dataset:
+    """Files with numbers for ids and files with texts go together."""
+    return rows.cast_column("question_id", Value("string")) if "question_id" in rows.features else rows
 
 
 def _of_split(rows: Dataset, split: str) -> Dataset:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from c3l_hf.metrics.existence import says_whether
-from c3l_hf.metrics.plain_text import answer_text, opened_thought, plain
+from c3l_hf.metrics.plain_text import answer_text, plain
 
-__all__ = ["letter", "opened_thought", "yes_no"]
+__all__ = ["letter", "yes_no"]
 
 _YES_NO = re.compile(r"(?<!\w)(?<!\w['’-])(yes|no)(?!\w|['’-]\w)", re.IGNORECASE)
 _NEW_SENTENCE = re.compile(

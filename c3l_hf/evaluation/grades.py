@@ -47,8 +47,8 @@ def read_scores(text: str) -> tuple[float, float]:
     1. a JSON object or list that the reply begins with: `[8, 7]`, `{"answer_1": 8, "answer_2": {"score": 7}}`;
     2. the first line, if it is two numbers, also "Scores: 8 7", "8/10, 7/10", "(8, 7)". A line before that has no
        digits and ends in a colon ("Here are my grades:") is passed over, as is one that names the scale;
-    3. numbers behind the names of both answers, each at the start of a line or of a clause: "Answer 1: 8/10, Answer 2:
-       7/10", "Assistant B - 7". The names say which is which.
+    3. numbers behind the names of both answers, each at the start of a line or of a clause, the first in that line:
+       "Answer 1: 8/10, Answer 2: 7/10", "Assistant B - 7". The names say which is which.
 
     Nothing else is read: one number, three, other names, two grades of the same answer, "8,5", "80/100".
 
@@ -70,15 +70,17 @@ def read_scores(text: str) -> tuple[float, float]:
 
 
 def _of_lines(text: str) -> tuple[float, float] | None:
-    lines = (line.strip() for line in text.split("\n"))
-    for line in (line for line in lines if line):
-        if found := _PAIR.fullmatch(line):
+    start = 0
+    for line in text.split("\n"):
+        if found := _PAIR.fullmatch(line.strip()):
             return float(found[1]), float(found[2])
         without_scale = _SCALE.sub("", line).strip()
-        if not without_scale.endswith(":") or any(map(str.isdigit, without_scale)):
+        if without_scale and (not without_scale.endswith(":") or any(map(str.isdigit, without_scale))):
             break
+        start += len(line) + 1
     grades: dict[int, set[float]] = {}
-    for found in _LABELLED.finditer(text):
+    # What only follows later may be what the answers say, as of how many things there are.
+    for found in _LABELLED.finditer(text) if _LABELLED.match(text, start) else ():
         grades.setdefault(_PLACES[found[1].lower()], set()).add(float(found[2]))
     return _of_places(grades)
 

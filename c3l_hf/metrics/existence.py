@@ -56,7 +56,7 @@ def says_whether(text: str, question: str) -> str | None:
 
     Read are such as "There is no dog in the picture, but a cat", "I don't see any dogs", "There's a dog on the sofa",
     "The image does not contain a dog", if they are about the very object of the question. "There is no red dog", "no
-    dog house", "no dog on the sofa" and what is hedged ("there might be a dog") say nothing about a dog.
+    dog house", "no dog on the sofa" and what is hedged ("there might be a dog") or asked say nothing about a dog.
 
     Args:
         text: The answer, plain.
@@ -69,7 +69,7 @@ def says_whether(text: str, question: str) -> str | None:
     if not asked:
         return None
     sentence = re.split(r"(?<=[.!?])\s|\n", text[: _LONGEST + 1], maxsplit=1)[0]
-    if len(sentence) > _LONGEST or _HEDGED.search(sentence):
+    if len(sentence) > _LONGEST or sentence.endswith("?") or _HEDGED.search(sentence):
         return None
     said = set()
     for found in re.finditer(rf"(?<!\w){_plural(asked[1])}(?!\w)", sentence, re.IGNORECASE):

@@ -248,7 +248,8 @@ def _chosen(text: str) -> set[str]:
 
 
 def _denied(text: str, start: int) -> bool:
-    return bool(_DENIED.search(text[max(0, start - 80) : start]))
+    before = text[max(0, start - 80) : start]
+    return bool(_DENIED.search(before) or _OPEN.search(before))
 
 
 def _named(found: re.Match) -> str:

@@ -98,6 +98,12 @@ YES_NO = [
     ("Not a dog", None),
     ("No image was given", None),
     ("There's no dog", "no"),
+    ("There is a dog in the image?", None),
+    ("The image shows a dog-shaped cloud.", None),
+    ("There is a dog's bowl.", None),
+    ("There is a dog statue.", None),
+    ("I see a cat. There is no dog.", None),
+    ("There are no dogs.", "no"),
     ("There is not a dog in the picture.", "no"),
     ("The picture doesn’t show any dog.", "no"),
 ]
@@ -237,6 +243,14 @@ LETTERS = [
     ("\\boxed{a dog}", "B"),
     ("All of the above", None),
     ("A & B", None),
+    ("I cannot say whether the answer is A.", None),
+    ("I'm not sure if the answer is B.", None),
+    ("If the answer is B, there is a dog.", None),
+    ("I do not know if it barks, but the answer is B.", "B"),
+    ("C: a dog", None),
+    ("Neither A nor B", None),
+    ("Let's look at the options:\nA. a cat: no fur.\nB. a dog: a tail.\nSo the correct answer is B.", "B"),
+    ("Between A and B, the answer is B.", "B"),
 ]
 TEN = [f"option {number}" for number in range(10)]
 TEN_LETTERS = [

@@ -148,7 +148,7 @@ def _pope(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
     result = []
     for by, reading in (("generated", {"questions": [stem(row) for row in rows]}), (OFFICIAL, {"official": True})):
         counts = pope.counts(**given, **reading)
-        metric = pope.Pope().compute(**given, categories=categories, **reading)
+        metric = pope.Pope().compute(**given, categories=categories, **reading) or {}
         readable = counts[:, 4:].sum(axis=1) == 0
         groups = {"category": categories}
         counted = _counted(by, rows, answers, readable, counts, pope.figures, metric, groups, mean=True)

@@ -104,8 +104,8 @@ def _json(text: str) -> Any:
 
 def _of_json(fields: Any) -> tuple[float, float] | None:
     if isinstance(fields, list):
-        values = [_grade(value) for value in fields]
-        return (values[0], values[1]) if len(values) == 2 and None not in values else None
+        values = [grade for grade in map(_grade, fields) if grade is not None]
+        return (values[0], values[1]) if len(values) == len(fields) == 2 else None
     if len(fields) == 1 and isinstance(fields[0][1], list | tuple):  # {"scores": …}
         return _of_json(fields[0][1])
     grades: dict[int, set[float]] = {}

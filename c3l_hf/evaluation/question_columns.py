@@ -18,7 +18,7 @@ from c3l_hf.evaluation.benchmarks import LETTERS, SEED_DIMENSIONS, Layout
 __all__ = ["Pictures", "published_rows"]
 
 # Column of the published layout → what it is called in the authors' files and in VLMEvalKit's, the first that is there.
-_OTHER_NAMES = {
+_OTHER_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "pope": {
         "question_id": ("question_id", "id", "index"),
         "question": ("question", "text"),
@@ -34,7 +34,7 @@ _OTHER_NAMES = {
     "llava_w": {"question": ("question", "text"), "image_id": ("image_id",)},
 }
 # What some of the forms leave out: it is then this, or of the picture.
-_DEFAULTS = {"mmbench": {"hint": None}, "seed": {"data_type": "image"}}
+_DEFAULTS: dict[str, dict[str, Any]] = {"mmbench": {"hint": None}, "seed": {"data_type": "image"}}
 _OF_THE_PICTURE = {"pope": "image_source", "seed": "data_id", "llava_w": "image_id"}
 _IMAGE_NAMES = ("image", "images", "image_path")
 _FURTHER_OPTIONS = "EFGHIJKLMNOPQRSTUVWXYZ"

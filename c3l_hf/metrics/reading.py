@@ -227,17 +227,17 @@ def _chosen(text: str) -> set[str]:
             return set(string.ascii_uppercase)
         further = _FURTHER.match(text, found.end())
         letters = {_named(found)} | ({_named(further)} if further else set())
-        denied = _denied(text, found.start()) or bool(_CALLED_WRONG.match(text, found.end()))
-        stated = len(letters) == 1 and not denied and bool(_ANSWER.match(found[0]))
-        mentions.append(_Mention(found.start(), letters, denied, stated))
+        is_denied = _denied(text, found.start()) or bool(_CALLED_WRONG.match(text, found.end()))
+        is_stated = len(letters) == 1 and not is_denied and bool(_ANSWER.match(found[0]))
+        mentions.append(_Mention(found.start(), letters, is_denied, is_stated))
     listed = [(found.start(), _named(found)) for found in _LISTED.finditer(text)] if mentions else []
 
-    stated = [mention for mention in mentions if mention.stated]
-    if stated:
-        last = max(stated)
+    statements = [mention for mention in mentions if mention.stated]
+    if statements:
+        last = max(statements, key=lambda mention: mention.start)
         before = {name for mention in mentions if mention.start < last.start for name in mention.letters}
         before |= {name for start, name in listed if start < last.start}
-        earlier = {name for mention in stated for name in mention.letters}
+        earlier = {name for mention in statements for name in mention.letters}
         if len(before) > 1 and len(earlier) == 1:
             mentions = [mention for mention in mentions if mention.start >= last.start]
             listed = [(start, name) for start, name in listed if start >= last.start]

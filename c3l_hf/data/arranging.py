@@ -11,7 +11,7 @@ from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import PAIR_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_COLUMNS
 from c3l_hf.data.stored_rows import stored_rows
 
-__all__ = ["Answers", "arranged", "beside", "restored"]
+__all__ = ["Answers", "arranged", "beside", "columns_of", "restored"]
 
 # Which of a row's answers: the first, or each in a row of its own.
 Answers = Literal["first", "each"]
@@ -42,9 +42,8 @@ def arranged(dataset: Dataset, columns: Mapping[str, str | None], answers: Answe
         RunError: If there is no such column, two have one name, `answers` is given and there are none, or the columns
             that are named are not those that would be read.
     """
-    columns = {name: own or "" for name, own in columns.items()}
     if columns:
-        dataset = _renamed(dataset, columns)
+        dataset = _renamed(dataset, {name: own or "" for name, own in columns.items()})
     if answers is not None:
         dataset = _with_answers(dataset, answers)
     if columns or answers is not None:
@@ -71,6 +70,23 @@ def restored(dataset: Dataset, columns: Mapping[str, str | None]) -> Dataset:
     if clash := next((name for name, own in back.items() if own in staying), None):
         raise RunError(f"the result has a column {back[clash]!r} already, which is the dataset's own name for {clash}")
     return dataset.rename_columns(back) if back else dataset
+
+
+def columns_of(words: Iterable[str]) -> dict[str, str]:
+    """Name that is read → the dataset's own, of words such as "question=frage"; "messages=" leaves that column out.
+
+    Raises:
+        RunError: If a word has no name or "=", or a name is there twice.
+    """
+    columns: dict[str, str] = {}
+    for word in words:
+        name, equals, own = word.partition("=")
+        if not (name and equals):
+            raise RunError(f"columns: {word!r} is not NAME=COLUMN, as question=frage")
+        if name in columns:
+            raise RunError(f"columns: {name} is given twice, as {columns[name]!r} and {own!r}")
+        columns[name] = own
+    return columns
 
 
 def beside(dataset: Dataset, *others: Dataset) -> Dataset:

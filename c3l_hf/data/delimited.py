@@ -75,7 +75,7 @@ def _rows(
         records = _records(file, separator)
         _, header = next(records)
         for _, record in records:
-            row = {
+            row: dict[str, Any] = {
                 name: None if field == "" else to_value[kind](field)
                 for name, kind, field in zip(header, kinds, record, strict=True)
             }

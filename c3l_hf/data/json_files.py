@@ -10,7 +10,7 @@ import datasets
 from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import digest, read_json, write_json
+from c3l_hf.common.files import atomic_write, digest, read_json
 from c3l_hf.common.versions import versions
 from c3l_hf.data.inferred import Kind, features_of, kind_of, merged, stored
 from c3l_hf.data.layouts import layout_of
@@ -42,7 +42,8 @@ def open_json(files: Sequence[Path]) -> Dataset:
     else:
         known = _looked_through(files)
         look.parent.mkdir(parents=True, exist_ok=True)
-        write_json(look, known)
+        with atomic_write(look, shared=True) as partial:  # perhaps by several processes at once
+            partial.write_text(json.dumps(known), "utf-8")
     kinds, count, size = known["kinds"], known["rows"], known["bytes"]
     features = features_of(kinds)
     if not count or not kinds:

@@ -141,7 +141,8 @@ def _read(kind: str, files: Sequence[Path], texts: Iterable[str]) -> Dataset:
             return open_json(files)
         if kind == "tar":
             return open_tars(files)
-        return load_dataset(kind, data_files=[str(file) for file in files], split="train")
+        # It takes names for patterns.
+        return load_dataset(kind, data_files=[glob.escape(str(file)) for file in files], split="train")
     except _ERRORS as error:
         names = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         raise RunError(f"{names} cannot be read: {_reason(error)}") from None

@@ -109,10 +109,12 @@ def _looked_through(files: Sequence[Path]) -> _Look:
 def _columns(kinds: Mapping[str, Kind], taken: Iterable[str]) -> dict[str, tuple[tuple[str, ...], Kind]]:
     """Column → where its values are in a sample, and their kind."""
     spread = next((name for name in ("json", "jsn") if isinstance(kinds.get(name), dict)), None)
-    columns = {name: ((name,), kind) for name, kind in kinds.items() if name != spread}
+    columns: dict[str, tuple[tuple[str, ...], Kind]] = {}
+    columns |= {name: ((name,), kind) for name, kind in kinds.items() if name != spread}
     names = {*taken, *columns}
-    for key, kind in kinds[spread].items() if spread else ():
-        columns[f"{spread}.{key}" if key in names else key] = ((spread, key), kind)
+    if spread is not None:
+        for key, kind in kinds[spread].items():
+            columns[f"{spread}.{key}" if key in names else key] = ((spread, key), kind)
     return columns
 
 

@@ -71,7 +71,7 @@ def says_whether(text: str, question: str) -> str | None:
     sentence = re.split(r"(?<=[.!?])\s|\n", text[: _LONGEST + 1], maxsplit=1)[0]
     if len(sentence) > _LONGEST or sentence.endswith("?") or _HEDGED.search(sentence):
         return None
-    said = set()
+    said: set[str | None] = set()
     for found in re.finditer(rf"(?<!\w){_plural(asked[1])}(?!\w)", sentence, re.IGNORECASE):
         before, end = sentence[: found.start()], found.end()
         if _ABSENT.search(before) and _ENDS.match(sentence, end):

@@ -341,6 +341,6 @@ def _content(image: Mapping[str, Any] | None) -> str:
     if content is None:
         try:
             content = Path(image["path"]).read_bytes()
-        except (OSError, TypeError):
+        except (OSError, TypeError, ValueError):  # as of a name with a null character
             content = str(image["path"])
     return digest(content)

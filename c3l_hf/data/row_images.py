@@ -18,7 +18,7 @@ from c3l_hf.data.layouts import Layout
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import Pair, images_of_row, to_turns
 
-__all__ = ["images_as_stored", "pictures_of"]
+__all__ = ["imagesas_stored", "pictures_of"]
 
 _KINDS = (str, Path, bytes, bytearray, memoryview, Mapping, np.ndarray, PIL.Image.Image)
 _STORED = Features({"images": List(Image())})
@@ -42,7 +42,7 @@ def pictures_of(row: Mapping[str, Any], layout: Layout) -> list[Any]:
     return pictures
 
 
-def images_as_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Dataset:
+def imagesas_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Dataset:
     """The images of some rows, in a column `images` or `image`, with a column `image_id`. They are copied only where
     they are stored otherwise than `datasets` stores images in one column, and never decoded.
 
@@ -61,7 +61,7 @@ def images_as_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids:
     features = needed.features
 
     def stored(table: pa.Table) -> dict[str, list]:
-        return {"images": [list(map(_as_stored, pictures_of(row, layout))) for row in stored_rows(table, features)]}
+        return {"images": [list(map(as_stored, pictures_of(row, layout))) for row in stored_rows(table, features)]}
 
     images = needed.with_format("arrow").map(
         stored, batched=True, batch_size=100, remove_columns=needed.column_names, features=_STORED
@@ -73,13 +73,13 @@ def _are_images(feature: Any) -> bool:
     return isinstance(feature.feature if isinstance(feature, List | LargeList) else feature, Image)
 
 
-def _as_stored(value: Any) -> dict[str, Any]:
+def as_stored(value: Any) -> dict[str, Any]:
     """A picture as a dict of its encoded content and its path, one of which is null."""
     if isinstance(value, Mapping):
         if value.get("bytes") is not None or value.get("path") is not None:
             return {"bytes": value.get("bytes"), "path": value.get("path")}
         inner = next((value[name] for name in ("image", "url", "image_url") if value.get(name) is not None), None)
-        return {"bytes": None, "path": None} if inner is None else _as_stored(inner)
+        return {"bytes": None, "path": None} if inner is None else as_stored(inner)
     if isinstance(value, str) and is_inline(value):
         text = value.partition("base64,")[2] if value.startswith("data:") else value
         return {"bytes": base64.b64decode("".join(text.split())), "path": None}

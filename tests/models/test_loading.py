@@ -13,8 +13,9 @@ from transformers import BitsAndBytesConfig
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import files_digest
 from c3l_hf.data.worlds import find_world
-from c3l_hf.models import loading
-from c3l_hf.models.loading import Source, find_model, load, model_folder
+from c3l_hf.models import finding, loading
+from c3l_hf.models.finding import find_model
+from c3l_hf.models.loading import Source, load, model_folder
 from c3l_hf.pipeline.options import ModelOptions
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -131,12 +132,12 @@ def test_the_embedded_worlds_name_their_generator():
 
 def test_a_model_is_known_by_all_that_it_is_used_with(tmp_path):
     model = shutil.copytree(GENERATOR, tmp_path / "model")
-    first = find_model(str(model), "main", False)
-    assert first == (model, find_model("scenes", None, False)[1])
+    first = find_model(Source(str(model), "main"))
+    assert first == (Source(str(model)), find_model(Source("scenes"))[1])
     (model / "notes.md").write_text("mine")
-    assert find_model(str(model), "main", False) == first
+    assert find_model(Source(str(model), "main")) == first
     (model / "chat_template.jinja").write_text("{{ messages }}")
-    changed = find_model(str(model), "main", False)[1]
+    changed = find_model(Source(str(model), "main"))[1]
     assert changed["digest"] == first[1]["digest"] and changed != first[1]
 
 
@@ -161,7 +162,7 @@ def test_what_is_no_model(tmp_path):
         ("user/nowhere", "is neither a folder here nor a model that could be fetched"),
     ):
         with pytest.raises(RunError, match=f"^model {name} {says}") as caught:
-            find_model(str(name), None, False)
+            find_model(Source(str(name)))
         assert "\n" not in str(caught.value)
     with pytest.raises(OSError, match="user/nowhere is neither a folder here nor a model on the Hub"):
         Source("user/nowhere").pinned()
@@ -172,16 +173,16 @@ def test_a_models_files_are_read_once(tmp_path, monkeypatch):
     model = shutil.copytree(GENERATOR, tmp_path / "model")
     (model / "pytorch_model.bin").write_bytes(b"not read")
     read = []
-    plain = loading.file_sha256
-    monkeypatch.setattr(loading, "file_sha256", lambda path: read.append(path.name) or plain(path))
-    first = find_model(str(model), None, False)
+    plain = finding.file_sha256
+    monkeypatch.setattr(finding, "file_sha256", lambda path: read.append(path.name) or plain(path))
+    first = find_model(Source(str(model)))
     assert "model.safetensors" in read and "pytorch_model.bin" not in read
     read.clear()
-    assert find_model(str(model), None, False) == first and not read
+    assert find_model(Source(str(model))) == first and not read
     weights = bytearray((model / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (model / "model.safetensors").write_bytes(weights)
-    assert find_model(str(model), None, False)[1]["digest"] != first[1]["digest"] and read == ["model.safetensors"]
+    assert find_model(Source(str(model)))[1]["digest"] != first[1]["digest"] and read == ["model.safetensors"]
     assert first[1]["digest"] == files_digest(GENERATOR, "*.safetensors")
 
 

@@ -34,14 +34,15 @@ def run_facts(
     world, model = inputs.images.world, settings.model.model
     source = settings.images.images or settings.run.pairs
     publishing = settings.publishing
+    identities = {"generator": inputs.generator_identity, "scorer": inputs.scorer_identity or {}}
+    parts = ("revision", "digest", "base_revision", "base_digest")
+    of_models = {f"{role}_{part}": identity.get(part) for role, identity in identities.items() for part in parts}
+    of_models |= {f"{role}_base": identity.get("base_model") for role, identity in identities.items()}
     return RunFacts(
         title="C3L pairs" if world is None else world.TITLE,
         generator=world.GENERATOR_NAME if world is not None and model == "scenes" else model,
-        generator_revision=inputs.generator_identity.get("revision"),
-        generator_digest=inputs.generator_identity.get("digest"),
         scorer=settings.scoring.scorer_model,
-        scorer_revision=(inputs.scorer_identity or {}).get("revision"),
-        scorer_digest=(inputs.scorer_identity or {}).get("digest"),
+        **of_models,
         scorer_dtype=resolve_dtype(settings.model.dtype),
         pairs_source=settings.run.pairs,
         images=f"{plain(source)}, {len(inputs.images):,} images",

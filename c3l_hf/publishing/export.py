@@ -142,7 +142,8 @@ def write_generator(
     """
     from peft import PeftModel
 
-    if isinstance(model, PeftModel):
+    # Also where transformers has put adapters into the model itself, which would then save these alone.
+    if isinstance(model, PeftModel) or getattr(model, "peft_config", None):
         raise TypeError("the model has an adapter that is not merged: give model.merge_and_unload()")
     _check_empty(folder)
     with atomic_folder(folder) as made:

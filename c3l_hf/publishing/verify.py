@@ -173,6 +173,8 @@ def _check_weights(folder: Path, manifest: Manifest) -> str:
     unsafe = [path for path in manifest.files if path.lower().endswith(_UNSAFE)]
     if unsafe:
         raise Mismatch(f"{unsafe[0]}: only safetensors are safe to load, and no code belongs to it")
+    if "adapter_config.json" in manifest.files:
+        raise Mismatch("it has adapters: a generator is published whole, with its adapters merged")
     parameters = 0
     weights = [path for path in manifest.files if path.endswith(".safetensors")]
     for path in weights:

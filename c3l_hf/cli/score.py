@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from datasets import Dataset, Features
+from datasets import Dataset
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
@@ -14,8 +14,9 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
-from c3l_hf.data.stored_rows import undecoded
+from c3l_hf.data.stored_rows import stored_row
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import PassOptions, UsedModelOptions
 from c3l_hf.scoring.dataset import format_scores, score_dataset
@@ -75,15 +76,11 @@ def score(
 
 def some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterable[Any]:
     """Images of rows spread evenly over the dataset; those that cannot be read are left out."""
-    column = layout_of(dataset.column_names)[-1]
-    # A damaged one among them would end the run, in an error of `datasets`.
-    dataset = dataset.select_columns([column])
-    stored = Features({column: undecoded(dataset.features[column])})
-    dataset = dataset.with_format("arrow")
+    layout = layout_of(dataset.column_names)
+    dataset = dataset.select_columns(list(layout.columns))
     for number in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)) if len(dataset) else ():
-        (value,) = stored.decode_batch(dataset[[int(number)]].to_pydict())[column]
-        value = value[0] if isinstance(value, list) and value else value
         try:
+            value = pictures_of(stored_row(dataset, int(number)), layout)[0]
             yield open_image(Path(folder) / value if folder and isinstance(value, str) else value)
         except RowError:
             continue

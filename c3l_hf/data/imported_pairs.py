@@ -1,6 +1,7 @@
 """Pairs that somebody has, in any accepted layout → images, each once, and a pair table as generation makes it."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Image, LargeList, List
+from datasets import Dataset
 
 from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.data.image import image_key
-from c3l_hf.data.layouts import layout_of, to_pairs
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.row_images import images_as_stored, pictures_of
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import Images, images_digest
 from c3l_hf.data.stored_rows import stored_rows
+from c3l_hf.data.turns import to_turns
 
 __all__ = ["ImportedPairs", "import_pairs"]
 
@@ -35,14 +38,15 @@ class ImportedPairs:
         table: Rows of `PAIR_TABLE_FEATURES`, by image. A row that is no pair has its reason in `generation_status`.
         first_rows: (images + 1,): where the pairs of each image begin in the table.
         digest: What identifies texts and images.
-        without_image: How many rows have no image: nothing that could be scored, so they have no place in the table.
+        without_image: How many rows have no image, by the reason: nothing that could be scored, so they have no place
+            in the table.
     """
 
     images: Images
     table: pa.Table
     first_rows: list[int]
     digest: str
-    without_image: int
+    without_image: Mapping[str, int]
 
     def tables(self, first: int, last: int) -> Iterator[pa.Table]:
         """The pairs about the images first, ..., last - 1."""
@@ -56,7 +60,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
     Memory grows with the texts, as Arrow holds them, not with the pictures.
 
     Args:
-        dataset: Rows in one of the layouts of `data.layouts.to_pairs`. The columns `image_id`, `pair_id`, `type` and
+        dataset: Rows in one of the layouts of `data.layouts`. The columns `image_id`, `pair_id`, `type` and
             `template` are used where they are there. Rows about one image are those of one `image_id`, or, without this
             column, those whose image has the same content or path. Images may be stored by `datasets`, or be paths
             (relative ones to the working folder) or structs of "bytes" and "path", as other tools write them.
@@ -67,24 +71,29 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
             are no rows with an image.
     """
     try:
-        columns = layout_of(dataset.column_names)
+        layout = layout_of(dataset.column_names)
     except ValueError as error:
         raise RunError(f"pairs: {error}") from None
-    dataset = _with_images(dataset, columns[-1])
+    for name in layout.images:
+        kind = getattr(dataset.features[name], "dtype", "")
+        if "int" in kind or "float" in kind or "bool" in kind:
+            raise RunError(f"pairs: column {name!r} holds {kind}; it must hold images, paths, or lists of them")
     named = "image_id" in dataset.column_names
     extra = [name for name in ("image_id", "pair_id", "type", "template") if name in dataset.column_names]
     numbers: dict[Any, int] = {}  # an image's id or content → its number
     first_rows: list[int] = []  # the first row about each image
     pairs_of: list[int] = []  # how many rows there are about each image
     image_of = np.full(len(dataset), -1)
+    without_image: Counter[str] = Counter()
     sha, tables, schema = hashlib.sha256(), [], PAIR_TABLE_FEATURES.arrow_schema
-    stored = dataset.select_columns([*columns, *extra]).with_format("arrow")
+    stored = dataset.select_columns([*layout.columns, *extra]).with_format("arrow")
     for start, table in zip(range(0, len(dataset), _BATCH), stored.iter(_BATCH)):
         rows = []
         for row, values in enumerate(stored_rows(table, stored.features), start):
-            images = values[columns[-1]]
-            images = [image for image in (images if isinstance(images, list) else [images]) if image is not None]
-            if not images:
+            try:
+                images = pictures_of(values, layout)
+            except RowError as error:
+                without_image[str(error)] += 1
                 continue
             if named and values["image_id"] is None:
                 raise RunError(f"pairs: row {row} has no image_id")
@@ -104,43 +113,22 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
             rows.append(pair)
         tables.append(pa.Table.from_pylist(rows, schema=schema))
     if not numbers:
-        raise RunError(f"pairs: none of the {len(dataset):,} rows has an image")
-    images = _images_of(dataset, columns[-1], image_of, first_rows, named)
+        reason = without_image.most_common(1)[0][0]
+        raise RunError(f"pairs: none of the {len(dataset):,} rows has an image; most often {reason}")
+    ids = list(numbers) if named else list(map(_number_id, range(len(numbers))))
+    images = images_as_stored(dataset, layout, first_rows, ids)
     content = images_digest(images, inventory)
-    without_image = int((image_of < 0).sum())
     return ImportedPairs(
         Images(images, content),
         _by_image(tables, image_of[image_of >= 0]),
         [0, *np.cumsum(pairs_of).tolist()],
-        digest(sha.hexdigest(), content, without_image),
-        without_image,
+        digest(sha.hexdigest(), content, *sorted(without_image.items())),
+        dict(without_image.most_common()),
     )
-
-
-def _with_images(dataset: Dataset, column: str) -> Dataset:
-    """The dataset with its column of paths or contents as images. Nothing is decoded."""
-    feature = dataset.features[column]
-    listed = isinstance(feature, List | LargeList)
-    if isinstance(feature.feature if listed else feature, Image):
-        return dataset
-    try:
-        return dataset.cast_column(column, List(Image()) if listed else Image())
-    except (TypeError, ValueError, pa.ArrowException) as error:
-        raise RunError(
-            f"pairs: column {column!r} holds {feature}; it must hold images, paths, or lists of them ({error})"
-        ) from None
 
 
 def _number_id(image: int) -> str:
     return f"{image:06d}"
-
-
-def _images_of(dataset: Dataset, column: str, image_of: np.ndarray, first_rows: list[int], named: bool) -> Dataset:
-    """Each image once. Nothing is copied: an id is given to all rows first, since a selection would be."""
-    if not named:
-        ids = pa.array((_number_id(image) if image >= 0 else None for image in image_of.tolist()), pa.string())
-        dataset = dataset.select_columns([column]).add_column("image_id", ids)
-    return dataset.select_columns([column, "image_id"]).select(first_rows)
 
 
 def _by_image(tables: list[pa.Table], image_of: np.ndarray) -> pa.Table:
@@ -164,11 +152,13 @@ def _by_image(tables: list[pa.Table], image_of: np.ndarray) -> pa.Table:
 def _pair(values: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt and completion of a row with one answer, or why it has none."""
     try:
-        pairs = to_pairs(values)
-        if len(pairs) > 1:
-            raise RowError(f"the conversation has {len(pairs)} answers; a pair has one")
-        prompt = [{"role": message["role"], "content": _text(message["content"])} for message in pairs[0].prompt]
-        completion = [{"role": "assistant", "content": pairs[0].answer}]
+        turns = to_turns(values)
+        if len(turns) > 1:
+            raise RowError(f"the conversation has {len(turns)} answers; a pair has one")
+        if isinstance(turns[0], RowError):
+            raise turns[0]
+        prompt = [{"role": message["role"], "content": _text(message["content"])} for message in turns[0].prompt]
+        completion = [{"role": "assistant", "content": turns[0].answer}]
         return {"prompt": prompt, "completion": completion, "generation_status": "ok"}
     except RowError as error:
         return {"prompt": None, "completion": None, "generation_status": str(error)}

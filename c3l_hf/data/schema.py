@@ -39,8 +39,15 @@ SCORE_FEATURES = Features(
         **{name: Value("float32") for name in ("i2c", *SCORES)},
         "answer_tokens": List(Value("string")),
         **{name: List(Value("float32")) for name in TOKEN_COLUMNS[1:]},
-        # One entry for each assistant turn; the columns above are over the tokens of all turns together.
-        TURNS: List({**{name: Value("float32") for name in ("i2c", *SCORES)}, "tokens": Value("int32")}),
+        # One entry for each assistant turn, with a status of its own. The columns above are over the tokens of all
+        # turns that have scores; `tokens` says how many are whose (0 of a turn without).
+        TURNS: List(
+            {
+                **{name: Value("float32") for name in ("i2c", *SCORES)},
+                "tokens": Value("int32"),
+                "status": Value("string"),
+            }
+        ),
         STATUS: Value("string"),
     }
 )

@@ -17,13 +17,15 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import check_key
-from c3l_hf.data.layouts import Pair, layout_of, to_pairs
+from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.stored_rows import stored_row, stored_rows
+from c3l_hf.data.turns import Pair, to_turns, turn_reason
 from c3l_hf.models.encoding import PER_TOKEN, EncodedRow, collate, encode_row, with_end, with_image_cache
 
 __all__ = ["AnswerEncoder", "DataCollatorForAnswers", "Examples", "encode_examples"]
 
 _IDS = ("pair_id", "image_id", "id")
+_FOUND = ("row", "turn", "length", "images", "problem")
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ class Examples:
     """What a student is trained on: an example for each assistant turn of the rows that can be trained on.
 
     Attributes:
-        rows: The dataset, in one of the layouts of `data.layouts.to_pairs`.
+        rows: The dataset, in one of the layouts of `data.layouts`.
         encoder: Encodes them.
-        index: Dataset with the columns `row`, `turn` (which places it in `rows`) and `length` (in tokens), by row.
+        index: Dataset with the columns `row`, `turn` (which places it in `rows`), `length` (in tokens) and `images`
+            (how many), by row.
         rejected: Row → why it is left out.
+        shortened: Row → why some of its turns are left out, and only these.
         kept: (row, turn) → the encoded example, if they were kept; rows with the same images share their tensors.
     """
 
@@ -60,25 +64,32 @@ class Examples:
     encoder: AnswerEncoder
     index: Dataset
     rejected: Mapping[int, str]
+    shortened: Mapping[int, str]
     kept: Mapping[tuple[int, int], EncodedRow] | None = None
 
     def select(self, rows: Iterable[int]) -> "Examples":
         """The examples of some rows, without encoding them again."""
         chosen = set(rows)
         places = [number for number, row in enumerate(self.index["row"]) if row in chosen]
-        rejected = {row: reason for row, reason in self.rejected.items() if row in chosen}
-        return replace(self, index=self.index.select(places), rejected=rejected)
+        rejected, shortened = (
+            {row: reason for row, reason in reasons.items() if row in chosen}
+            for reasons in (self.rejected, self.shortened)
+        )
+        return replace(self, index=self.index.select(places), rejected=rejected, shortened=shortened)
 
     def encoded(self, row: int, turn: int) -> EncodedRow:
         if self.kept is not None:
             return self.kept[row, turn]
-        return self.encoder.encode(to_pairs(stored_row(self.rows, row))[turn])
+        pair = to_turns(stored_row(self.rows, row))[turn]
+        if isinstance(pair, RowError):
+            raise pair
+        return self.encoder.encode(pair)
 
     def rejected_lines(self, most: int = 5) -> list[str]:
-        """The first rejected rows: number, id, reason."""
+        """The first rows that are left out, then those of which turns are: number, id, reason."""
         ids = [name for name in _IDS if name in self.rows.column_names]
         lines = []
-        for number, reason in list(self.rejected.items())[:most]:
+        for number, reason in [*self.rejected.items(), *self.shortened.items()][:most]:
             row = self.rows.select_columns(ids)[number] if ids else {}
             named = next((f" ({name} {value!r})" for name, value in row.items() if value is not None), "")
             lines.append(f"row {number}{named}: {reason}")
@@ -96,8 +107,9 @@ def encode_examples(
     """Encodes every row once: to find those that cannot be trained on, and how long the others are.
 
     Args:
-        dataset: Rows in one of the layouts of `data.layouts.to_pairs`. A conversation of several assistant turns gives
-            an example for each; if one of them cannot be trained on, none is.
+        dataset: Rows in one of the layouts of `data.layouts`. A conversation of several assistant turns gives an
+            example for each that can be trained on. Rows without an image are trained on like the others, but a dataset
+            without any is refused.
         processor: The student's processor, with a chat template.
         max_length: The longest sequence.
         keep: Keep what was encoded in memory, for small pictures, or where several students are trained on the same
@@ -105,32 +117,46 @@ def encode_examples(
         num_proc: Processes that share the work; without `keep`.
 
     Raises:
-        ValueError: If the columns are in no accepted layout, or no row can be trained on; the message names the first.
+        ValueError: If the columns are in no accepted layout, no row can be trained on (the message names the first), or
+            none of them has an image.
     """
-    columns = dataset.column_names
-    rows = dataset.select_columns([*layout_of(columns), *(name for name in _IDS if name in columns)])
+    columns, layout = dataset.column_names, layout_of(dataset.column_names)
+    rows = dataset.select_columns([*layout.columns, *(name for name in _IDS if name in columns)])
     encoder, stored = AnswerEncoder(processor, max_length), rows.with_format("arrow")  # images as they are stored
     kept: dict[tuple[int, int], EncodedRow] | None = {} if keep else None
     if not len(rows):
         raise ValueError("the dataset has no rows")
     if kept is None:
         with process_state().main_process_first():  # the others find the result in the cache, if it is on
-            made_from = check_key(rows, layout_of(columns)[-1])
+            made_from = " ".join(check_key(rows, column) for column in layout.images)
             look = functools.partial(_look, features=rows.features, encoder=encoder, made_from=made_from)
             options = {"batched": True, "batch_size": 50, "with_indices": True, "num_proc": num_proc}
             found = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)
         found = found.with_format(None).to_dict()
     else:
-        found, shared = {"row": [], "turn": [], "length": [], "problem": []}, {}
+        found, shared = {name: [] for name in _FOUND}, {}
         for number, table in enumerate(stored.iter(50)):
             part = _look(table, range(50 * number, 50 * number + len(table)), rows.features, encoder, kept, shared)
             for name, values in part.items():
                 found[name] += values
-    rejected = {row: problem for row, problem in zip(found["row"], found["problem"]) if problem}
+    problems: dict[int, str] = {}
+    for row, problem in zip(found["row"], found["problem"]):
+        if problem:
+            problems.setdefault(row, problem)
     good = [place for place, problem in enumerate(found.pop("problem")) if not problem]
-    examples = Examples(rows, encoder, Dataset.from_dict(found).select(good), rejected, kept)
+    index = Dataset.from_dict(found).select(good)
+    trained = set(index["row"])
+    rejected = {row: problem for row, problem in problems.items() if row not in trained}
+    shortened = {row: problem for row, problem in problems.items() if row in trained}
+    examples = Examples(rows, encoder, index, rejected, shortened, kept)
     if not good:
         raise ValueError(f"none of the {len(rows):,} rows can be trained on: {'; '.join(examples.rejected_lines())}")
+    if not any(index["images"]):
+        # An overlooked column of images would train a student on texts alone.
+        raise ValueError(
+            f"none of the {len(rows):,} rows has an image (read: {layout}); images are in a column image or images, "
+            "or in the messages"
+        )
     return examples
 
 
@@ -143,22 +169,29 @@ def _look(
     shared: dict[tuple[Hashable, ...], dict[str, torch.Tensor]] | None = None,
     made_from: str = "",  # for the cache of `datasets`, which looks at the arguments
 ) -> dict[str, list]:
-    """The examples of some rows, or the problem of each row that has one; puts what is encoded into `kept`."""
+    """The examples of some rows, or the problem of each row or turn that has one; puts what is encoded into `kept`."""
     found = []
     for number, row in zip(numbers, stored_rows(table, features)):
         try:
-            encoded = [encoder.encode(pair) for pair in to_pairs(row)]
+            turns = to_turns(row)
         except RowError as error:
-            found.append((number, 0, 0, str(error)))
+            found.append((number, 0, 0, 0, str(error)))
             continue
-        for turn, example in enumerate(encoded):
-            found.append((number, turn, example.inputs["input_ids"].shape[1], ""))
+        for turn, pair in enumerate(turns):
+            try:
+                if isinstance(pair, RowError):
+                    raise pair
+                example = encoder.encode(pair)
+            except RowError as error:
+                found.append((number, turn, 0, 0, turn_reason(error, turn, len(turns))))
+                continue
+            found.append((number, turn, example.inputs["input_ids"].shape[1], len(pair.images), ""))
             if kept is not None:
                 images = {name: value for name, value in example.inputs.items() if name not in PER_TOKEN}
-                if shared is not None:
+                if shared is not None and example.images:
                     images = shared.setdefault(example.images, images)
                 kept[number, turn] = replace(example, inputs={**example.inputs, **images})
-    return dict(zip(("row", "turn", "length", "problem"), map(list, zip(*found))))
+    return dict(zip(_FOUND, map(list, zip(*found))))
 
 
 @dataclass

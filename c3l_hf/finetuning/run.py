@@ -31,7 +31,8 @@ __all__ = ["SFTOptions", "load_rows", "rows_digest", "run_sft"]
 
 _STAGE = "train"
 _SHOWN = 20  # rows that are named
-_TOLD = ("rows", "rejected", "examples", "tokens", "parameters", "trained_parameters", "steps")
+_TOLD_OF_ROWS = ("rows", "rejected", "shortened", "examples", "without_image", "tokens")
+_TOLD = (*_TOLD_OF_ROWS, "parameters", "trained_parameters", "steps")
 
 
 @dataclass
@@ -129,10 +130,11 @@ def load_rows(options: SFTOptions, seed: int) -> Dataset:
 
 def rows_digest(rows: Dataset) -> str:
     """What tells these rows from others: a digest of their texts and images, of files by their sizes and times."""
-    columns = layout_of(rows.column_names)
-    tables = rows.select_columns(list(columns)).with_format("arrow").iter(50)
+    layout = layout_of(rows.column_names)
+    tables = rows.select_columns(list(layout.columns)).with_format("arrow").iter(50)
     return digest(
-        *(digest(repr(table.select(columns).to_pylist())) for table in tables), files_state(rows, columns[-1])
+        *(digest(repr(table.select(layout.columns).to_pylist())) for table in tables),
+        *(files_state(rows, column) for column in layout.images),
     )
 
 
@@ -181,16 +183,20 @@ def _train(
 
 def _report_rows(rows: Dataset, examples: Examples) -> dict[str, Any]:
     """What became of the rows; says which are left out."""
+    reasons = [*examples.rejected.values(), *examples.shortened.values()]
     report = {
         "rows": len(rows),
         "examples": len(examples.index),
         "tokens": sum(examples.index["length"]),
         "rejected": len(examples.rejected),
+        "shortened": len(examples.shortened),
+        "without_image": examples.index["images"][:].count(0),
         # What comes after a semicolon is about one row.
-        "reasons": dict(Counter(reason.partition(";")[0] for reason in examples.rejected.values()).most_common()),
+        "reasons": dict(Counter(reason.partition(";")[0] for reason in reasons).most_common()),
         "rejected_rows": examples.rejected_lines(_SHOWN),
     }
-    process_state().print(f"{report['rejected']:,} of {report['rows']:,} rows are left out")
+    some = f", and some turns of {report['shortened']:,}" * bool(examples.shortened)
+    process_state().print(f"{report['rejected']:,} of {report['rows']:,} rows are left out{some}")
     for line in report["rejected_rows"]:
         process_state().print(f"  {line}")
     return report
@@ -202,7 +208,9 @@ def _summary(report: Mapping[str, Any]) -> str:
         ("fine-tuning", ""),
         ("rows", report["rows"]),
         ("left out", report["rejected"]),
+        *[("some turns left out", report["shortened"])] * bool(report["shortened"]),
         ("examples", report["examples"]),
+        *[("without an image", report["without_image"])] * bool(report["without_image"]),
         ("steps", report["steps"]),
         ("parameters trained", f"{report['trained_parameters']:,} of {report['parameters']:,}"),
     ]

@@ -207,9 +207,9 @@ def fine_tune(
     """
     if isinstance(dataset, Dataset):
         dataset = encode_examples(dataset, processor, args.max_length or max_length_of(model))
-    if dataset.rejected:
-        lines = "; ".join(dataset.rejected_lines())
-        logger.warning("%d rows are left out, the first: %s", len(dataset.rejected), lines)
+    if dataset.rejected or dataset.shortened:
+        counts, lines = (len(dataset.rejected), len(dataset.shortened)), "; ".join(dataset.rejected_lines())
+        logger.warning("%d rows are left out, and turns of %d; the first: %s", *counts, lines)
     trainer = StudentTrainer(model, dataset, args)
     trainer.train_from(resume_from_checkpoint)
     return trainer.trained_model()

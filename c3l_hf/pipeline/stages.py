@@ -44,6 +44,7 @@ __all__ = ["ModelInUse", "curate", "describe", "generate", "score", "select", "t
 
 # Images in a shard: what an interruption can lose.
 _SHARD_SIZE = 500
+_SHOWN_REASONS = 5
 _LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"})
 # Beside a label the row of its image, for the training.
 _LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS})
@@ -91,8 +92,11 @@ def generate(
 
     def report(shards: Shards) -> dict[str, Any]:
         counts = count_statuses(_values(shards, "generation_status"), "pairs")
-        if stage == "generate" and inputs.pairs is not None and inputs.pairs.without_image:
-            counts["rows without an image, left out"] = inputs.pairs.without_image
+        if stage == "generate" and inputs.pairs is not None:
+            shown = Counter(inputs.pairs.without_image).most_common(_SHOWN_REASONS)
+            counts |= {f"left out, {reason}": count for reason, count in shown}
+            others = sum(inputs.pairs.without_image.values()) - sum(count for _, count in shown)
+            counts |= {"left out, without an image for other reasons": others} if others else {}
         return {"counts": counts}
 
     shards = folder.in_shards(stage, len(images), make, PAIR_TABLE_FEATURES.arrow_schema, report, _SHARD_SIZE)

@@ -53,7 +53,10 @@ def check_scores(folder: Path, manifest: Manifest) -> str:
             parts, end = [("", row, 0, tokens)], 0
             for number, turn in enumerate(row[TURNS], 1):
                 start, end = end, end + turn["tokens"]
-                parts.append((f" of turn {number}", turn, start, end))
+                if turn.get("status", STATUS_OK) == STATUS_OK:  # earlier ones have none
+                    parts.append((f" of turn {number}", turn, start, end))
+                elif turn["tokens"] or any(turn[name] is not None for name in ("i2c", *SCORES)):
+                    raise Mismatch(f"{where}: turn {number} is {turn['status']!r:.60}, and yet it has scores")
             recomputed: dict[tuple[int, int], dict[str, float]] = {}
             for of, scores, start, end in parts:
                 if (start, end) not in recomputed:  # a row with one turn has its scores twice

@@ -8,8 +8,9 @@ import numpy as np
 from transformers import ProcessorMixin
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.layouts import Pair, to_pairs
-from c3l_hf.data.schema import SCORE_COLUMNS, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.schema import SCORE_COLUMNS, SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.turns import Pair, to_turns, turn_reason
 from c3l_hf.models.encoding import EncodedRow, token_texts
 from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.formulas import scores_from_logprobs
@@ -24,12 +25,14 @@ class Turn:
 
     Attributes:
         row: The number of its row in the batch.
+        number: Which of the row's turns it is.
         seen: With the images.
         blind: For the pass without them.
         tokens: The text of each of the answer's tokens.
     """
 
     row: int
+    number: int
     seen: EncodedRow
     blind: EncodedRow
     tokens: list[str]
@@ -40,48 +43,71 @@ class EncodedBatch:
     """Rows, ready for the model.
 
     Attributes:
-        reasons: For each row why it cannot be scored; None if it can.
-        turns: The assistant turns of the rows that can be scored, in the order of the rows.
+        reasons: For each row and each of its turns why it cannot be scored; None if it can. A row that cannot be read
+            has one reason.
+        turns: The assistant turns that can be scored, in the order of the rows.
     """
 
-    reasons: list[str | None]
+    reasons: list[list[str | None]]
     turns: list[Turn]
 
 
 def encode_batch(encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence[Mapping[str, Any]]) -> EncodedBatch:
-    """Encodes rows of any layout of `data.layouts.to_pairs`.
+    """Encodes rows of any layout of `data.layouts`.
 
     The rows of an image are encoded one after the other, and then its decoded picture is let go: a photograph takes
     tens of megabytes, what the model takes of it often one.
     """
-    reasons: list[str | None] = [None] * len(rows)
-    turns: dict[int, list[Turn]] = {}
-    for numbers in _by_images(encoder, rows, reasons):
-        for number, pairs in numbers.items():
+    reasons: list[list[str | None]] = [[] for _ in rows]
+    turns: dict[tuple[int, int], Turn] = {}
+    for group in _by_images(encoder, rows, reasons):
+        for (row, number), pair in group.items():
             try:
-                encoded = [encoder.encode(pair) for pair in pairs]
+                seen, blind = encoder.encode(pair)
             except RowError as error:
-                reasons[number] = str(error)
+                reasons[row][number] = str(error)
                 continue
-            turns[number] = [
-                Turn(number, seen, blind, token_texts(processor, seen.answer_ids)) for seen, blind in encoded
-            ]
+            turns[row, number] = Turn(row, number, seen, blind, token_texts(processor, seen.answer_ids))
         encoder.forget_images()
-    return EncodedBatch(reasons, [turn for number in sorted(turns) for turn in turns[number]])
+    return EncodedBatch(reasons, [turns[place] for place in sorted(turns)])
 
 
 def _by_images(
-    encoder: PairEncoder, rows: Sequence[Mapping[str, Any]], reasons: list[str | None]
-) -> Iterator[dict[int, list[Pair]]]:
-    """The pairs of each row, rows with the same images together; the reasons of rows that have none are filled in."""
-    groups: dict[Hashable, dict[int, list[Pair]]] = {}
+    encoder: PairEncoder, rows: Sequence[Mapping[str, Any]], reasons: list[list[str | None]]
+) -> Iterator[dict[tuple[int, int], Pair]]:
+    """The pairs by row and turn, rows with the same images together; the reasons of what is no pair are filled in."""
+    groups: dict[Hashable, dict[tuple[int, int], Pair]] = {}
     for number, row in enumerate(rows):
+        pairs: dict[tuple[int, int], Pair] = {}
         try:
-            pairs = to_pairs(row)
-            groups.setdefault(encoder.image_keys(pairs[-1]), {})[number] = pairs  # the last turn has all images
+            turns = to_turns(row)
         except RowError as error:
-            reasons[number] = str(error)
+            reasons[number] = [str(error)]
+            continue
+        has_image = any(isinstance(turn, Pair) and turn.images for turn in turns)
+        for place, turn in enumerate(turns):
+            reason: str | None = None
+            if isinstance(turn, RowError):
+                reason = str(turn)
+            elif not turn.images:
+                reason = "there is no image before the answer" if has_image else _no_image(row)
+            else:
+                pairs[number, place] = turn
+            reasons[number].append(reason)
+        if not pairs:
+            continue
+        last = pairs[max(pairs)]  # it has the images of all
+        try:
+            groups.setdefault(encoder.image_keys(last), {}).update(pairs)
+        except RowError as error:
+            for _, place in pairs:
+                reasons[number][place] = str(error)
     yield from groups.values()
+
+
+def _no_image(row: Mapping[str, Any]) -> str:
+    columns = layout_of(row.keys()).images
+    return "the row has no image" + (f" (column {' or '.join(columns)})" if columns else "")
 
 
 def batch_scores(batch: EncodedBatch, logprobs: Sequence[AnswerLogprobs], ranking: str) -> list[dict[str, Any]]:
@@ -92,33 +118,57 @@ def batch_scores(batch: EncodedBatch, logprobs: Sequence[AnswerLogprobs], rankin
         logprobs: What the model says about each turn.
         ranking: Which score goes into the column `i2c`.
     """
-    of_row: dict[int, list[tuple[Turn, AnswerLogprobs]]] = {}
+    scored: list[dict[int, tuple[Turn, AnswerLogprobs]]] = [{} for _ in batch.reasons]
     for turn, answer in zip(batch.turns, logprobs, strict=True):
-        of_row.setdefault(turn.row, []).append((turn, answer))
-    return [
-        _row_scores(of_row[number], ranking) if reason is None else _without_score(reason)
-        for number, reason in enumerate(batch.reasons)
+        scored[turn.row][turn.number] = turn, answer
+    return [_row_scores(turns, reasons, ranking) for turns, reasons in zip(scored, batch.reasons)]
+
+
+def _row_scores(
+    turns: Mapping[int, tuple[Turn, AnswerLogprobs]], reasons: Sequence[str | None], ranking: str
+) -> dict[str, Any]:
+    """The columns of one row: its turns' scores, and those over all tokens of the turns that have some."""
+    lists = {
+        number: (answer.with_image.tolist(), answer.blind.tolist(), answer.kl.tolist())
+        for number, (_, answer) in turns.items()
+    }
+    unfit = [number for number, parts in lists.items() if not np.isfinite(parts).all()]
+    reasons = [
+        "the model's log-probabilities are not finite" if number in unfit else reason
+        for number, reason in enumerate(reasons)
     ]
-
-
-def _row_scores(turns: Sequence[tuple[Turn, AnswerLogprobs]], ranking: str) -> dict[str, Any]:
-    lists = [(answer.with_image.tolist(), answer.blind.tolist(), answer.kl.tolist()) for _, answer in turns]
-    together = [[value for parts in lists for value in parts[number]] for number in range(3)]
-    if not np.isfinite(together).all():
-        return _without_score("the model's log-probabilities are not finite")
-    each = [scores_from_logprobs(*parts) for parts in lists]
-    row = scores_from_logprobs(*together)
+    good = [number for number in lists if number not in unfit]
+    if not good:
+        return {**dict.fromkeys(SCORE_COLUMNS), STATUS: _reason_of_row(reasons)}
+    each = [
+        _turn_scores(lists[number], ranking) if reason is None else _turn_without_score(reason)
+        for number, reason in enumerate(reasons)
+    ]
+    with_image, blind, kl = ([value for number in good for value in lists[number][part]] for part in range(3))
+    scores = scores_from_logprobs(with_image, blind, kl)
     return {
-        "i2c": row[ranking],
-        **row,
-        "answer_tokens": [text for turn, _ in turns for text in turn.tokens],
-        "token_kl_per_token": together[2],
-        "logprob_per_token": together[0],
-        "logprob_blind_per_token": together[1],
-        TURNS: [{"i2c": scores[ranking], **scores, "tokens": len(parts[0])} for scores, parts in zip(each, lists)],
+        "i2c": scores[ranking],
+        **scores,
+        "answer_tokens": [text for number in good for text in turns[number][0].tokens],
+        "token_kl_per_token": kl,
+        "logprob_per_token": with_image,
+        "logprob_blind_per_token": blind,
+        TURNS: each,
         STATUS: STATUS_OK,
     }
 
 
-def _without_score(reason: str) -> dict[str, Any]:
-    return {**dict.fromkeys(SCORE_COLUMNS), STATUS: reason}
+def _turn_scores(lists: tuple[list[float], list[float], list[float]], ranking: str) -> dict[str, Any]:
+    scores = scores_from_logprobs(*lists)
+    return {"i2c": scores[ranking], **scores, "tokens": len(lists[0]), "status": STATUS_OK}
+
+
+def _turn_without_score(reason: str) -> dict[str, Any]:
+    return {**dict.fromkeys(("i2c", *SCORES)), "tokens": 0, "status": reason}
+
+
+def _reason_of_row(reasons: Sequence[str | None]) -> str:
+    """Why a row has no score at all: what all its turns lack, or the first one's reason with its number."""
+    if len(set(reasons)) == 1:
+        return str(reasons[0])
+    return turn_reason(reasons[0], 0, len(reasons))

@@ -13,7 +13,7 @@ from transformers import ProcessorMixin
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key, is_inline, open_image
-from c3l_hf.data.layouts import Pair
+from c3l_hf.data.turns import Pair
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
 
 __all__ = ["BASELINES", "Baseline", "PairEncoder"]

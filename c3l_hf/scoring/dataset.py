@@ -50,7 +50,7 @@ def score_dataset(
     see.
 
     Args:
-        dataset: Rows in any layout of `data.layouts.to_pairs`. The other columns stay as they are.
+        dataset: Rows in any layout of `data.layouts`. The other columns stay as they are.
         scorer: The scorer.
         batch_size: Rows given to the scorer at once; what the model takes of two such batches is in memory together.
         part_size: Rows in a part.
@@ -59,12 +59,12 @@ def score_dataset(
     Raises:
         ValueError: If the columns are in no accepted layout, or the dataset has score columns already.
     """
-    columns = layout_of(dataset.column_names)
+    layout = layout_of(dataset.column_names)
     if present := [name for name in SCORE_COLUMNS if name in dataset.column_names]:
         raise ValueError(f"the dataset has the columns {', '.join(present)} already; remove or rename them first")
-    needed = dataset.select_columns(list(columns))
-    files = files_state(needed, columns[-1], scorer.image_folder)
-    name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, files)
+    needed = dataset.select_columns(list(layout.columns))
+    files = [files_state(needed, column, scorer.image_folder) for column in layout.images]
+    name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, *files)
     starts = range(0, len(needed), part_size)
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{name}"
     shards = Shards(folder, count=len(starts))
@@ -96,8 +96,7 @@ def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Ite
     Raises:
         ValueError: If the columns are in no accepted layout.
     """
-    columns = list(layout_of(rows.column_names))
-    needed = rows.select_columns(columns)
+    needed = rows.select_columns(list(layout_of(rows.column_names).columns))
     tables = needed.with_format("arrow").iter(batch_size) if len(needed) else ()
     batches = (stored_rows(table, needed.features) for table in tables)
     return _score_tables(batches, scorer)

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.files import code_digest, digest
-from c3l_hf.data import image, layouts, schema
+from c3l_hf.data import image, layouts, messages, schema, turns
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
@@ -76,7 +76,7 @@ class I2CScorer:
     """Scores image/question/answer rows by what the image does to the answer's likelihood.
 
     A scorer is a function for `map`: of a row it returns the score columns, of a batch (`batched=True`) lists of them.
-    Rows in any layout of `data.layouts.to_pairs` are taken, with one or several images and assistant turns. A row that
+    Rows in any layout of `data.layouts` are taken, with one or several images and assistant turns. A row that
     cannot be scored has null scores and the reason in `i2c_status`.
 
     Example:
@@ -95,8 +95,8 @@ class I2CScorer:
     the number of its answers; so give `map` a `batch_size` of some hundreds, with the rows of an image next to each
     other. The preprocessed images of one call are in memory together.
 
-    Several assistant turns: each is scored, given all that comes before it. `turns` has the scores of each; the other
-    columns are over the tokens of all turns together.
+    Several assistant turns: each is scored, given all that comes before it. `turns` has the scores of each, or why it
+    has none, as where its image comes later; the other columns are over the tokens of all turns that have scores.
 
     Caching: `datasets` sees `fingerprint`, not the weights.
 
@@ -218,7 +218,7 @@ class I2CScorer:
         Raises:
             ValueError: If the columns are in no accepted layout.
         """
-        columns = layout_of(rows.keys())
+        columns = layout_of(rows.keys()).columns
         needed = {name: rows[name] for name in columns}
         if rank is not None:
             self._to_accelerator(rank)
@@ -359,5 +359,6 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
 @functools.cache
 def _code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
-    modules = (batch, blind, encoding, formulas, image, layouts, likelihood, packing, schema, self_check)
-    return digest(transformers.__version__, code_digest(*modules, sys.modules[__name__]))
+    reading = (image, layouts, messages, schema, turns)
+    modules = (batch, blind, encoding, formulas, likelihood, packing, self_check, sys.modules[__name__])
+    return digest(transformers.__version__, code_digest(*reading, *modules))

@@ -15,7 +15,7 @@ import PIL.Image
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf.data.layouts import Pair
+from c3l_hf.data.turns import Pair
 from c3l_hf.models.checks import TOLERANCE, check_key, recall, remember
 from c3l_hf.models.encoding import collate, encode_prompt
 from c3l_hf.scoring.blind import PairEncoder

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from transformers.data.data_collator import DataCollatorMixin
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import open_image
+from c3l_hf.data.preferences import read_candidates
 from c3l_hf.models.encoding import EncodedRow, collate, encode_row, position_ids, with_end, with_image_cache
 from c3l_hf.models.packing import collate_packs, pack
 
-__all__ = ["DataCollatorForC3L", "answer_text", "prompt_messages", "rejected_answers"]
+__all__ = ["DataCollatorForC3L"]
 
 
 @dataclass
@@ -24,12 +25,12 @@ class DataCollatorForC3L(DataCollatorMixin):
     """
     Data collator for pseudo-label rows: one padded batch with all candidates of all rows.
 
-    Each row has an `"images"` list, a `"prompt"` (messages, or a string: one user message), the `"chosen"` answer (one
-    assistant message, or a string) and a list of `"rejected"` answers (each like `"chosen"`; their number may vary and
-    be 0), or one such answer, as in TRL's preference datasets. Every candidate becomes one sequence of images, prompt
-    and answer; row after row, the chosen one first. B rows give R = Σ (1 + N_row) sequences, in L lines of the batch:
-    L = R, or, with `packed`, L = B: the candidates of a row share the line that has their images and prompt once, see
-    `packing.py`.
+    Each row has `"images"` (or one `"image"`), a `"prompt"` (messages, or a string: one user message), the `"chosen"`
+    answer (one assistant message, or a string) and a list of `"rejected"` answers (each like `"chosen"`; their number
+    may vary and be 0), or one such answer, as in TRL's preference datasets: see `data.preferences`. Every candidate
+    becomes one sequence of images, prompt and answer; row after row, the chosen one first. B rows give
+    R = Σ (1 + N_row) sequences, in L lines of the batch: L = R, or, with `packed`, L = B: the candidates of a row share
+    the line that has their images and prompt once, see `packing.py`.
     - `"candidate_mask"`: `(B, 1 + N)` bool, which candidates each row has; its True values are the R sequences in
     order. It comes first, because the `Trainer` takes the batch size from the first tensor.
     - `"positive_index"`: `(B,)`, which of the R sequences is each row's chosen one.
@@ -124,7 +125,7 @@ class DataCollatorForC3L(DataCollatorMixin):
         }
         if self.weight_column is not None:
             batch["weight"] = torch.tensor([float(example[self.weight_column]) for example in examples])
-        batch["answer_key"] = torch.tensor([_key(answer_text(example["chosen"])) for example in examples])
+        batch["answer_key"] = torch.tensor([_key(read_candidates(example).chosen) for example in examples])
 
         length = inputs["input_ids"].shape[1]
         batch["anchor_mask"] = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -147,21 +148,15 @@ class DataCollatorForC3L(DataCollatorMixin):
         Raises:
             RowError: If the row cannot be trained on; names the column.
         """
-        processor = with_image_cache(self.processor)  # the candidates of a row share its images
+        candidates = read_candidates(row)
+        processor = with_image_cache(self.processor)  # the candidates share the images
         column = "images"
         try:
-            images = [open_image(image) for image in row["images"] or ()]
-            if not images:
-                raise RowError("there is none")
-            column = "prompt"
-            prompt = row["prompt"]
-            if not prompt:
-                raise RowError("it is empty")
-            messages = prompt_messages(prompt)
+            images = [open_image(image) for image in candidates.images]
             encoded = []
-            for number, answer in enumerate([row["chosen"], *rejected_answers(row["rejected"])]):
+            for number, answer in enumerate([candidates.chosen, *candidates.rejected]):
                 column = f"rejected[{number - 1}]" if number else "chosen"
-                candidate = encode_row(processor, messages, answer_text(answer), images, max_length=self.max_length)
+                candidate = encode_row(processor, candidates.prompt, answer, images, max_length=self.max_length)
                 if number == 0:
                     candidate = replace(with_end(processor, candidate, self.max_length), answer=candidate.answer)
                 encoded.append(candidate)
@@ -208,47 +203,3 @@ def _row_name(row: dict[str, Any]) -> str:
 
 def _key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
-
-
-def prompt_messages(prompt: Sequence[Mapping[str, Any]] | str) -> Sequence[Mapping[str, Any]]:
-    """The messages of a prompt given as messages, or as a string: one message of the user."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
-def rejected_answers(value: Any) -> list[Any]:
-    """The rejected answers of a row, each as `answer_text` takes it.
-
-    Args:
-        value: A list of answers, as pseudo-labels have it; or one answer, as TRL's preference datasets have it: a text,
-            or a list of messages. None: no answer.
-    """
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value]
-    if len(value) and all(isinstance(message, Mapping) for message in value):
-        return [value]  # one answer in messages, not an answer for each message
-    return list(value)
-
-
-def answer_text(answer: Any) -> str:
-    """The text of an answer given as a string or as one assistant message, whose content is a text or a list of texts.
-
-    Raises:
-        RowError: If it is something else, or empty.
-    """
-    if not isinstance(answer, str):
-        if answer is None or len(answer) != 1 or answer[0]["role"] != "assistant":
-            roles = None if answer is None else [message["role"] for message in answer]
-            raise RowError(f"found messages with the roles {roles}; give exactly one message, of the assistant")
-        answer = answer[0]["content"]
-    if isinstance(answer, list | tuple):
-        texts = [item.get("text") for item in answer if isinstance(item, Mapping) and item.get("type") == "text"]
-        if len(texts) < len(answer) or not all(isinstance(text, str) for text in texts):
-            raise RowError("the content has items that are not text")
-        answer = "".join(map(str, texts))
-    if not isinstance(answer, str):
-        raise RowError(f"the content is of type {type(answer).__name__}; give a string")
-    if not answer.strip():
-        raise RowError("the text is empty")
-    return answer

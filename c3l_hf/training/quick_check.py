@@ -23,8 +23,9 @@ from transformers import ProcessorMixin
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key, open_image
+from c3l_hf.data.preferences import read_candidates
 from c3l_hf.models.encoding import encode_prompt, encode_row, with_end, with_image_cache
-from c3l_hf.training.collator import DataCollatorForC3L, answer_text, prompt_messages, rejected_answers
+from c3l_hf.training.collator import DataCollatorForC3L
 
 __all__ = ["QuickCheck"]
 
@@ -87,18 +88,20 @@ class QuickCheck:
         return taken
 
     def _takes(self, row: Mapping[str, Any]) -> bool:
-        read = [self._size(image) for image in row["images"] or ()]
-        sizes = tuple(size for size in read if size is not None)
-        if not sizes or len(sizes) < len(read) or not row["prompt"]:
-            return False
-        messages, limit = prompt_messages(row["prompt"]), self.collator.max_length
+        limit = self.collator.max_length
         try:
+            candidates = read_candidates(row)
+            messages = candidates.prompt
+            read = [self._size(image) for image in candidates.images]
+            sizes = tuple(size for size in read if size is not None)
+            if len(sizes) < len(read):
+                return False
             extra = self._image_tokens(messages, sizes)
             if extra is None:
                 return False
             images = [self._stand_in(size) for size in sizes]
-            for number, answer in enumerate([row["chosen"], *rejected_answers(row["rejected"])]):
-                encoded = encode_row(self._short, messages, answer_text(answer), images)
+            for number, answer in enumerate([candidates.chosen, *candidates.rejected]):
+                encoded = encode_row(self._short, messages, answer, images)
                 length = encoded.inputs["input_ids"].shape[1]
                 if number == 0:
                     length = max(length, with_end(self._short, encoded).answer.stop)

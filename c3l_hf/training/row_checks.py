@@ -9,13 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 from accelerate.utils import gather_object
-from datasets import Dataset, Features, Image, IterableDataset, List
+from datasets import Dataset, Features, IterableDataset
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image_files import check_key
-from c3l_hf.data.stored_rows import stored_rows
-from c3l_hf.training.collator import DataCollatorForC3L, answer_text, rejected_answers
+from c3l_hf.data.layouts import IMAGE_COLUMNS
+from c3l_hf.data.preferences import preference_columns, read_candidates
+from c3l_hf.data.stored_rows import stored_rows, undecoded
+from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.quick_check import QuickCheck
 
 __all__ = ["check_columns", "check_rows", "has_negatives", "row_problem"]
@@ -29,14 +31,18 @@ _IDS = ("pair_id", "image_id")
 
 def check_columns(name: str, dataset: Dataset | IterableDataset, weight_column: str | None) -> None:
     """Raises a ValueError if a dataset lacks a column; the message names it."""
-    needed = ["images", "prompt", "chosen", "rejected", *([weight_column] if weight_column else [])]
     columns = _columns(dataset)
-    missing = [column for column in needed if column not in (columns or needed)]
-    if missing:
+    if not columns:
+        return  # it is not known; the rows will show it
+    try:
+        preference_columns(columns)
+        if weight_column and weight_column not in columns:
+            raise ValueError(f"no column {weight_column!r}; it has {', '.join(columns)}")
+    except ValueError as error:
         raise ValueError(
-            f"{name} has no column {', '.join(map(repr, missing))}; it has {', '.join(columns)}. C3LTrainer takes "
-            "pseudo-label rows, as c3l_hf.selection.pseudo_labels.select_pseudo_labels makes them from scored pairs."
-        )
+            f"{name} has {error}. C3LTrainer takes pseudo-label rows, as "
+            "c3l_hf.selection.pseudo_labels.select_pseudo_labels makes them from scored pairs, and preference rows."
+        ) from None
 
 
 def has_negatives(dataset: Dataset | IterableDataset) -> bool:
@@ -58,13 +64,11 @@ def row_problem(
         quick_check: Of the same collator: tells of most rows that they need not go through it.
     """
     try:
-        chosen, rejected = answer_text(row["chosen"]), rejected_answers(row["rejected"])
+        candidates = read_candidates(row)
     except RowError as error:
-        return f"chosen: {error}"
-    try:
-        same = [number for number, answer in enumerate(rejected) if answer_text(answer).split() == chosen.split()]
-    except RowError:
-        same = []  # the collator says which one
+        return str(error)
+    chosen = candidates.chosen.split()
+    same = [number for number, answer in enumerate(candidates.rejected) if answer.split() == chosen]
     if same:
         return f"rejected[{same[0]}]: it is the chosen answer again"
     weight = row.get(collator.weight_column or "", 1.0)
@@ -97,8 +101,9 @@ def check_rows(
     """
     if isinstance(dataset, IterableDataset):
         # Images come as they are stored: `datasets` would raise an error of its own about one that cannot be decoded.
-        if dataset.features and dataset.features["images"] == List(Image()):
-            dataset = dataset.cast_column("images", List(Image(decode=False)))
+        for column in IMAGE_COLUMNS:
+            if dataset.features and column in dataset.features:
+                dataset = dataset.cast_column(column, undecoded(dataset.features[column]))
         passes = functools.partial(_passes, name=name, collator=collator, quick_check=QuickCheck(collator))
         return dataset.filter(passes) if drop else dataset
     problems = (_problems_of_transformed if _is_transformed(dataset) else _problems_of_stored)(
@@ -127,6 +132,7 @@ def check_rows(
 
 def _problems_of_stored(dataset: Dataset, quick_check: QuickCheck, num_proc: int | None, desc: str) -> dict[int, str]:
     """The problems by the rows' numbers; kept in the cache of `datasets`."""
+    images = preference_columns(dataset.column_names).images
     with process_state().main_process_first():  # the others find the result in the cache
         checked = (
             dataset.with_format("arrow")  # images as they are stored
@@ -135,7 +141,7 @@ def _problems_of_stored(dataset: Dataset, quick_check: QuickCheck, num_proc: int
                     _with_problem,
                     features=dataset.features,
                     quick_check=quick_check,
-                    made_from=check_key(dataset, "images"),
+                    made_from=" ".join(check_key(dataset, column) for column in images),
                 ),
                 batched=True,
                 batch_size=_BATCH,

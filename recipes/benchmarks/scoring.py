@@ -25,7 +25,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from trl import TrlParser
 
 from c3l_hf.common.tables import format_table
-from c3l_hf.data.layouts import to_pairs
+from c3l_hf.data.turns import to_turns
 from c3l_hf.models.packing import pack
 from c3l_hf.scenes.architecture import build_processor
 from c3l_hf.scenes.world import CATEGORIES
@@ -156,7 +156,7 @@ def least_work(model: LlavaForConditionalGeneration, processor, rows: list[dict]
     of_image: dict[tuple, list] = {}
     blind, answers = [], 0
     for row in rows:
-        seen, without = encoder.encode(to_pairs(row)[0])
+        seen, without = encoder.encode(to_turns(row)[0])
         of_image.setdefault(seen.images, []).append(seen)
         blind.append(without)
         answers += len(seen.answer_ids)

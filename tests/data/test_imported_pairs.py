@@ -1,6 +1,7 @@
 """Somebody's pairs: each image once, every row accounted for, in any layout."""
 
 import io
+from base64 import b64encode
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
@@ -9,6 +10,7 @@ from PIL import Image as PILImage
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.imported_pairs import import_pairs
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
+from c3l_hf.data.sources import image_column
 
 
 def png(colour):
@@ -63,7 +65,7 @@ def test_rows_without_image_are_counted():
     features = Features({"image": Image(), **text("question", "answer")})
     rows = [{"image": png("red"), "question": "a?", "answer": "1"}, {"image": None, "question": "b?", "answer": "2"}]
     pairs = import_pairs(Dataset.from_list(rows, features=features))
-    assert pairs.without_image == 1 and len(pairs.table) == 1
+    assert pairs.without_image == {"the row has no image": 1} and len(pairs.table) == 1
     with pytest.raises(RunError, match="none of the 1 rows has an image"):
         import_pairs(Dataset.from_list(rows[1:], features=features))
 
@@ -122,7 +124,8 @@ def test_images_as_other_tools_store_them(tmp_path, kind, listed):
     feature = List(stored[kind]) if listed else stored[kind]
     pairs = import_pairs(Dataset.from_dict(rows, features=Features({column: feature, **texts})))
     assert pairs.first_rows == [0, 2] and len(pairs.images) == 1
-    (image,) = pairs.images.dataset[0][column] if listed else [pairs.images.dataset[0][column]]
+    images = pairs.images.dataset[0][image_column(pairs.images.dataset)]
+    (image,) = images if isinstance(images, list) else [images]
     assert image.getpixel((0, 0)) == (0, 0, 255)
 
 
@@ -168,3 +171,33 @@ def test_pictures_are_not_copied():
     images = import_pairs(dataset).images.dataset
     assert images["image_id"][:] == ["000000", "000001"]
     assert len(images) == 2 and len(images.data) == 3  # the table below is still that of all rows
+
+
+def test_pictures_in_two_columns_or_in_the_messages(tmp_path):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        (tmp_path / f"{name}.png").write_bytes(png(colour)["bytes"])
+    a, b = (str(tmp_path / f"{name}.png") for name in "ab")
+    rows = [
+        {"image": a, "images": None, "question": "a?", "answer": "1"},
+        {"image": None, "images": [a, b], "question": "b?", "answer": "2"},
+        {"image": None, "images": None, "question": "c?", "answer": "3"},
+        {"image": None, "images": [a, None], "question": "d?", "answer": "4"},
+        {"image": a, "images": None, "question": "e?", "answer": "5"},
+    ]
+    pairs = import_pairs(Dataset.from_list(rows))
+    assert pairs.images.dataset.column_names == ["images", "image_id"] and pairs.first_rows == [0, 2, 3]
+    colours = [[image.getpixel((0, 0)) for image in row["images"]] for row in pairs.images.dataset]
+    assert colours == [[(255, 0, 0)], [(255, 0, 0), (0, 0, 255)]]
+    assert [prompt[0]["content"] for prompt in pairs.table.to_pydict()["prompt"]] == ["a?", "e?", "b?"]
+    assert pairs.without_image == {"the row has no image": 1, "images[1] is null; the row has 2 images": 1}
+
+    item = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64(png("green")["bytes"])}}
+    question = {"role": "user", "content": [item, {"type": "text", "text": "What?", "image_url": None}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "A dog.", "image_url": None}]}
+    pairs = import_pairs(Dataset.from_list([{"messages": [question, answer]}]))
+    assert pairs.images.dataset[0]["images"][0].getpixel((0, 0)) == (0, 128, 0)
+    assert pairs.table.to_pydict()["prompt"] == [[{"role": "user", "content": "What?"}]]
+
+
+def base64(content):
+    return b64encode(content).decode()

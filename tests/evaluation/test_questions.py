@@ -18,7 +18,7 @@ from loopback_hub import LoopbackHub
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import open_image
-from c3l_hf.data.layouts import to_pairs
+from c3l_hf.data.turns import to_turns
 from c3l_hf.evaluation.benchmarks import BENCHMARKS, SEED_DIMENSIONS
 from c3l_hf.evaluation.counts import count_answers
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES
@@ -509,7 +509,7 @@ def test_a_marker_in_a_question(tmp_path, llava):
     rows[0]["question"] = text
     (question,) = load(tmp_path, "llava_w", rows)
     assert (question["question"], question["status"], len(question["images"])) == (text, "ok", 1)
-    (pair,) = to_pairs(question)
+    (pair,) = to_turns(question)
     kinds = [item["type"] for item in pair.prompt[0]["content"]]
     assert kinds == ["text", "image", "text"] and len(pair.images) == 1
     with pytest.raises(RowError, match="contains the control token '<image>'"):

@@ -7,7 +7,7 @@ import pytest
 from datasets import Features
 from PIL import Image as PILImage
 
-from c3l_hf.data.schema import PAIR_FEATURES, SCORE_COLUMNS, SCORE_FEATURES
+from c3l_hf.data.schema import PAIR_FEATURES, SCORE_COLUMNS, SCORE_FEATURES, SCORES
 
 FEATURES = Features({**PAIR_FEATURES, **{name: SCORE_FEATURES[name] for name in ("i2c", "pmi", "i2c_status")}})
 
@@ -22,6 +22,13 @@ def png(seed):
     return file.getvalue()
 
 
+def assert_same_turn(a, b):
+    """Two entries of `turns` are equal but for rounding."""
+    assert list(a) == list(b) == ["i2c", *SCORES, "tokens", "status"]
+    for name, value in a.items():
+        assert value == b[name] or value == pytest.approx(b[name], rel=1e-5, abs=2e-6), name
+
+
 def assert_same(a, b):
     """Two lists of scored rows are equal but for rounding."""
     assert len(a) == len(b)
@@ -33,7 +40,7 @@ def assert_same(a, b):
             elif name == "turns":
                 assert len(one[name]) == len(other[name])
                 for turn, same in zip(one[name], other[name]):
-                    assert turn == pytest.approx(same, rel=1e-5, abs=2e-6)
+                    assert_same_turn(turn, same)
             else:
                 np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=2e-6)
 

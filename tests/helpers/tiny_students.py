@@ -88,7 +88,7 @@ def bad_rows():
     rows[2]["images"] = [{"bytes": b"no picture", "path": None}]
     rows[3]["prompt"] = None
     rows[4]["completion"][0]["content"] = "a dog<image>"
-    rows[5]["images"] = []
+    rows[5]["images"] = [None]
     return Dataset.from_list(rows, features=FEATURES)
 
 
@@ -97,5 +97,5 @@ REASONS = {
     2: "the image cannot be read",
     3: "prompt is null",
     4: "contains the control token '<image>'",
-    5: "has no image",
+    5: "images[0] is null",
 }

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.layouts import Pair
+from c3l_hf.data.turns import Pair
 from c3l_hf.scoring.blind import BASELINES, PairEncoder
 from c3l_hf.scoring.scorer import I2CScorer
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import disk_offload
 from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from datasets.fingerprint import Hasher
-from scored_rows import assert_same, picture, png
+from scored_rows import assert_same, assert_same_turn, picture, png
 from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_COLUMNS, SCORE_FEATURES, SCORES, TOKEN_COLUMNS
@@ -135,17 +135,42 @@ def test_every_turn_has_its_own_scores(family):
     result = scorer({"messages": messages, "image": picture(0)})
     turns = [scorer({"messages": messages[: 2 * n + 2], "image": picture(0)})["turns"][-1] for n in range(3)]
     for found, expected in zip(result["turns"], turns, strict=True):
-        assert found == pytest.approx(expected, rel=1e-5, abs=2e-6)
+        assert_same_turn(found, expected)
     single = scorer(row(*TEXTS[0], picture(0)))
-    assert result["turns"][0] == pytest.approx(
-        {name: single[name] for name in ("i2c", *SCORES)} | {"tokens": len(single["answer_tokens"])}, rel=1e-5, abs=2e-6
-    )
+    expected = {name: single[name] for name in ("i2c", *SCORES)}
+    assert_same_turn(result["turns"][0], expected | {"tokens": len(single["answer_tokens"]), "status": "ok"})
     ends = np.cumsum([turn["tokens"] for turn in result["turns"]])
     assert ends[-1] == len(result["answer_tokens"])
     lists = [result[name] for name in ("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token")]
     assert {name: result[name] for name in SCORES} == scores_from_logprobs(*lists)
     for turn, begin, end in zip(result["turns"], [0, *ends], ends):
         assert {name: turn[name] for name in SCORES} == scores_from_logprobs(*(values[begin:end] for values in lists))
+
+
+def test_turns_that_cannot_be_scored_leave_the_others(family):
+    """The first comes before the picture, the third is empty; the others are scored as they are alone."""
+    scorer = I2CScorer(*family)
+    hello = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Send a picture."}]
+    seen = [{"role": "user", "content": f"<image>\n{TEXTS[0][0]}"}, {"role": "assistant", "content": TEXTS[0][1]}]
+    empty = [{"role": "user", "content": TEXTS[1][0]}, {"role": "assistant", "content": " "}]
+    whole = scorer({"messages": hello + seen + empty, "images": [picture(0)]})
+    prompt = [*hello, seen[0]]
+    alone = scorer({"prompt": prompt, "completion": seen[1:], "images": [picture(0)]})
+    assert whole["i2c_status"] == alone["i2c_status"] == "ok"
+    statuses = ["there is no image before the answer", "ok", "the answer is empty"]
+    assert [turn["status"] for turn in whole["turns"]] == statuses
+    assert [turn["tokens"] for turn in whole["turns"]] == [0, len(alone["answer_tokens"]), 0]
+    assert all(whole["turns"][n][name] is None for n in (0, 2) for name in ("i2c", *SCORES))
+    assert_same_turn(whole["turns"][1], alone["turns"][0])
+    assert_same([{**whole, "turns": []}], [{**alone, "turns": []}])
+    unplaced = scorer({"messages": hello + empty, "images": [picture(0)]})
+    assert unplaced["i2c_status"] == "ok" and [turn["status"] for turn in unplaced["turns"]] == [
+        "ok",
+        "the answer is empty",
+    ]
+    nothing = scorer({"messages": [*hello, *empty[:1], {**empty[1], "content": None}], "images": None})
+    assert nothing["i2c_status"] == "assistant turn 1: the row has no image (column images)"
+    assert nothing["turns"] is None and nothing["pmi"] is None
 
 
 def test_several_images(family):
@@ -178,7 +203,7 @@ BAD = {
     "cannot be read": row("What?", "A dog.", {"bytes": png(0)[:150], "path": None}),
     "image /nowhere.png cannot be read": row("What?", "A dog.", {"bytes": None, "path": "/nowhere.png"}),
     "the model takes at most 512": row("What?", "a dog " * 400, picture(0)),
-    "assistant turn 1: there is no user": {
+    "there is no user message before the answer": {
         **row("?", "A dog.", picture(0)),
         "prompt": row("?", "A cat.", picture(0))["completion"],
     },

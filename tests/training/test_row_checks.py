@@ -33,11 +33,11 @@ BAD = [
     ({"prompt": None}, "prompt: it is empty"),
     ({"prompt": message("user", "  ")}, "a user message has no text"),
     ({"chosen": TWO}, r"chosen: found messages with the roles \['assistant', 'assistant'\]; give exactly one"),
-    ({"chosen": None}, "chosen: found messages with the roles None"),
-    ({"chosen": message("assistant", " \n")}, "chosen: the text is empty"),
-    ({"chosen": message("assistant", None)}, "chosen: the content is of type NoneType"),
+    ({"chosen": None}, "chosen: it is null"),
+    ({"chosen": message("assistant", " \n")}, "chosen: the answer is empty"),
+    ({"chosen": message("assistant", None)}, "chosen: the answer is not a text but NoneType"),
     ({"rejected": [message("assistant", "no"), message("user", "yes")]}, r"rejected\[1\]: .*\['user'\]"),
-    ({"rejected": [message("assistant", "")]}, r"rejected\[0\]: the text is empty"),
+    ({"rejected": [message("assistant", "")]}, r"rejected\[0\]: the answer is empty"),
     (
         {"chosen": message("assistant", "a  dog"), "rejected": [message("assistant", t) for t in ("no", "a dog ")]},
         r"rejected\[1\]: it is the chosen answer again",
@@ -169,8 +169,8 @@ def test_plain_texts_are_one_message_each(tmp_path):
     for one, other in zip(collator(plain).items(), collator(list(rows)).items()):
         assert one[0] == other[0] and (one[1] == other[1]).all()
     plain[1]["chosen"] = " "
-    assert row_problem(plain[1], collator) == "chosen: the text is empty"
-    with pytest.raises(ValueError, match="row 1 .*chosen: the text is empty"):
+    assert row_problem(plain[1], collator) == "chosen: the answer is empty"
+    with pytest.raises(ValueError, match="row 1 .*chosen: the answer is empty"):
         make_trainer(tmp_path, train_dataset=Dataset.from_list(plain, features=None))
 
 

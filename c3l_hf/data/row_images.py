@@ -1,0 +1,90 @@
+"""The images of rows in any layout as `datasets` stores them: a column `images` beside nothing else."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+from datasets import Dataset, Features, Image, LargeList, List
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.data.image import is_inline
+from c3l_hf.data.layouts import Layout
+from c3l_hf.data.stored_rows import stored_rows
+from c3l_hf.data.turns import Pair, images_of_row, to_turns
+
+__all__ = ["images_as_stored", "pictures_of"]
+
+_KINDS = (str, Path, bytes, bytearray, memoryview, Mapping, np.ndarray, PIL.Image.Image)
+_STORED = Features({"images": List(Image())})
+
+
+def pictures_of(row: Mapping[str, Any], layout: Layout) -> list[Any]:
+    """The pictures of a row, in its columns of images or in its messages, as the row has them.
+
+    Raises:
+        RowError: If there are none.
+    """
+    pictures = images_of_row(row, layout)
+    if not pictures:
+        turns = to_turns(row)
+        pictures = max((turn.images for turn in turns if isinstance(turn, Pair)), key=len, default=[])
+    if not pictures:
+        raise RowError("the row has no image")
+    for picture in pictures:
+        if not isinstance(picture, _KINDS):
+            raise RowError(f"the image is {type(picture).__name__} {picture!r:.40}, not a picture or a path")
+    return pictures
+
+
+def images_as_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Dataset:
+    """The images of some rows, in a column `images` or `image`, with a column `image_id`. They are copied only where
+    they are stored otherwise than `datasets` stores images in one column, and never decoded.
+
+    Args:
+        dataset: With the columns of the layout.
+        layout: Its layout.
+        rows: Their numbers; all have pictures.
+        ids: The id of each.
+    """
+    if len(layout.images) == 1 and _are_images(dataset.features[layout.images[0]]):
+        # Ids are given to all rows first: a selection would be copied.
+        id_of = dict(zip(rows, ids))
+        column = pa.array([id_of.get(row) for row in range(len(dataset))], pa.string())
+        return dataset.select_columns(list(layout.images)).add_column("image_id", column).select(rows)
+    needed = dataset.select_columns(list(layout.columns)).select(rows)
+    features = needed.features
+
+    def stored(table: pa.Table) -> dict[str, list]:
+        return {"images": [list(map(_as_stored, pictures_of(row, layout))) for row in stored_rows(table, features)]}
+
+    images = needed.with_format("arrow").map(
+        stored, batched=True, batch_size=100, remove_columns=needed.column_names, features=_STORED
+    )
+    return images.with_format(None).add_column("image_id", pa.array(ids, pa.string()))
+
+
+def _are_images(feature: Any) -> bool:
+    return isinstance(feature.feature if isinstance(feature, List | LargeList) else feature, Image)
+
+
+def _as_stored(value: Any) -> dict[str, Any]:
+    """A picture as a dict of its encoded content and its path, one of which is null."""
+    if isinstance(value, Mapping):
+        if value.get("bytes") is not None or value.get("path") is not None:
+            return {"bytes": value.get("bytes"), "path": value.get("path")}
+        inner = next((value[name] for name in ("image", "url", "image_url") if value.get(name) is not None), None)
+        return {"bytes": None, "path": None} if inner is None else _as_stored(inner)
+    if isinstance(value, str) and is_inline(value):
+        text = value.partition("base64,")[2] if value.startswith("data:") else value
+        return {"bytes": base64.b64decode("".join(text.split())), "path": None}
+    if isinstance(value, str) and value.startswith("file://"):
+        return {"bytes": None, "path": url2pathname(urlsplit(value).path)}
+    if isinstance(value, str | Path):
+        return {"bytes": None, "path": str(value)}
+    return Image().encode_example(bytes(value) if isinstance(value, bytearray | memoryview) else value)

@@ -1,0 +1,46 @@
+"""Which columns of a dataset hold its pairs, and whether a mapping is a row or a batch."""
+
+import pytest
+from PIL import Image
+
+from c3l_hf.common.errors import RowError
+from c3l_hf.data.layouts import is_batch, layout_of
+
+IMAGE = Image.new("RGB", (4, 4), "red")
+ASSISTANT = {"role": "assistant", "content": "A dog."}
+
+
+@pytest.mark.parametrize(
+    ("columns", "nearest"),
+    [
+        (["caption", "image"], ""),
+        (["question", "answer"], "question + answer + image, which lacks image"),
+        (["question", "image"], "question + answer + image, which lacks answer"),
+        (["prompt", "images"], "prompt + completion + image, which lacks completion"),
+        (["image", "question", "multiple_choice_answer"], "question + answer + image, which lacks answer"),
+        (["instruction", "input", "image"], "instruction + output + image, which lacks output"),
+        (["texts"], "texts + image, which lacks image"),
+        ([], ""),
+    ],
+)
+def test_wrong_columns(columns, nearest):
+    with pytest.raises(ValueError, match="accepted are: prompt [+] completion") as error:
+        layout_of(columns)
+    assert (", ".join(columns) or "(none)") in str(error.value)
+    assert ("the nearest layout" in str(error.value)) == bool(nearest) and nearest in str(error.value)
+    assert not isinstance(error.value, RowError)
+
+
+def test_the_columns_of_a_layout():
+    layout = layout_of(["id", "image", "images", "system", "conversations", "source"])
+    assert layout.columns == ("conversations", "system", "images", "image")
+    assert layout_of(["messages"]).images == ()
+    assert str(layout_of(["question", "answer", "image", "system"])) == "question + answer + image"
+
+
+def test_batches_that_look_like_rows():
+    assert is_batch({"prompt": [None, None], "completion": [None, None], "images": [[IMAGE], [IMAGE]]})
+    assert is_batch({"prompt": [], "completion": [], "images": []})
+    assert is_batch({"question": [], "answer": [], "image": []})
+    assert not is_batch({"prompt": [], "completion": [ASSISTANT], "images": [IMAGE]})
+    assert not is_batch({"prompt": None, "completion": None, "images": [IMAGE]})

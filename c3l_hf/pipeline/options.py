@@ -69,14 +69,9 @@ class ModelOptions:
     """The vision-language model and how it is loaded. A trainer's options have `trust_remote_code` themselves."""
 
     _argument_group_name: ClassVar[str] = "Model"
-    model: str = field(
-        metadata={"help": "A folder or Hub id, of LoRA adapters too; or 'scenes' for the small generator shipped."}
-    )
+    model: str = field(metadata={"help": "A folder or Hub id, LoRA adapters too; or 'scenes', the small shipped one."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
-    base_model: str | None = field(
-        default=None,
-        metadata={"help": "If the model is adapters: the model to merge them into, in place of the one they name."},
-    )
+    base_model: str | None = field(default=None, metadata={"help": "Of adapters: in place of the model they name."})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "auto: bfloat16 on an accelerator that has it, else float32."}
     )
@@ -105,7 +100,7 @@ class GenerationOptions:
     pairs_per_image: int = field(default=5, metadata={"help": "Pairs per image, k."})
     types: list[str] = field(
         default_factory=lambda: list(QUESTION_TYPES),
-        metadata={"help": "Question types to ask for; 'general' lets the generator choose."},
+        metadata={"help": "Question types; general: any."},
     )
     types_per_image: int = field(
         default=1, metadata={"help": "Question types over which the pairs of an image are spread."}

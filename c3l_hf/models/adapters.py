@@ -136,7 +136,8 @@ def merge_adapters(model: PreTrainedModel, folder: Path, name: str) -> PreTraine
         raise RunError(f"model {name}: the adapters do not fit {_class(model)}: {reason:.300}") from None
     if tied:
         _share_or_part(merged)
-    return merged.eval()
+    # As `from_pretrained` leaves a model: PEFT has frozen it.
+    return merged.requires_grad_(True).eval()
 
 
 _KNOWN = {field.name for field in fields(LoraConfig)}
@@ -285,6 +286,7 @@ def _take_embeddings(
         of_peft = {modules[names[layer]] for layer in of_peft}
     taken = {layer: weight for layer, weight in saved.items() if layer not in of_peft}
     if tied and taken and (of_peft or len(taken) == 2 and not torch.equal(*taken.values())):
+        assert head is not None
         head.weight = nn.Parameter(head.weight.detach().clone())
     with torch.no_grad():
         for layer, weight in taken.items():

@@ -69,9 +69,11 @@ class ModelOptions:
     """The vision-language model and how it is loaded. A trainer's options have `trust_remote_code` themselves."""
 
     _argument_group_name: ClassVar[str] = "Model"
-    model: str = field(metadata={"help": "A folder or Hub id, LoRA adapters too; or 'scenes', the small shipped one."})
+    model: str = field(metadata={"help": "A folder, a Hub id, or 'scenes' for the small generator that is shipped."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
-    base_model: str | None = field(default=None, metadata={"help": "Of adapters: in place of the model they name."})
+    base_model: str | None = field(
+        default=None, metadata={"help": "Of LoRA adapters: in place of the model that they name."}
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "auto: bfloat16 on an accelerator that has it, else float32."}
     )

@@ -132,6 +132,18 @@ def test_adapters_upon_adapters_are_not_saved(models, pairs, tmp_path, cache, ca
     assert not (tmp_path / "out").exists()
 
 
+def test_a_student_saved_as_adapters(models, pairs, tmp_path, cache):
+    """Is a model for the next command."""
+    rows = ["--dataset", pairs / "base.parquet"]
+    how = [*TRAINING, "--use_lora", "true", "--learning_rate", 0.01, *rows, "--model", models / "base"]
+    assert call("sft", *how, "--merge_adapters", "false", "--output_dir", tmp_path / "alone") == 0
+    assert call("sft", *how, "--output_dir", tmp_path / "whole") == 0
+    student = load(Source(str(tmp_path / "alone" / "student")))[0].state_dict()
+    check_close(student, load(Source(str(tmp_path / "whole" / "student")))[0].state_dict())
+    words = ["--model", tmp_path / "alone" / "student", "--output", tmp_path / "scored.parquet"]
+    assert call("score", *rows, *words) == 0 and "ok" in column(tmp_path / "scored.parquet", "i2c_status")
+
+
 def test_run(models, tmp_path, cache):
     """What is published is whole, loads without us, and its card names the model of the adapters."""
     words = "--config scenes --num_images 14 --pairs_per_image 3 --max_steps 1 --warmup_steps 0".split()

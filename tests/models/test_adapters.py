@@ -89,6 +89,7 @@ def check(build, config, tmp_path, *, rows=None, **how):
     assert (expected[..., :size] - before).abs().max() > 0.1  # the adapters do something
     merged = merge_adapters(build()[0].double(), tmp_path / "adapters", "mine")
     assert not any("lora" in name for name, _ in merged.named_parameters()) and not merged.training
+    assert all(weight.requires_grad for weight in merged.parameters())
     torch.testing.assert_close(logits(merged, batch), expected, rtol=0, atol=BOUND)
     merged.save_pretrained(tmp_path / "whole")
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "whole", dtype=torch.float64).eval()
@@ -161,6 +162,17 @@ def test_a_merge_is_the_sum_that_the_paper_has(tmp_path):
         a, b = (weights.get(f"base_model.model.{name.removesuffix('weight')}lora_{part}.weight") for part in ("A", "B"))
         expected = weight if a is None else weight + 12 / 4 * b.double() @ a.double()
         torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-14)
+
+
+def test_in_half_precision(tmp_path):
+    """Whole parts that were saved in float32 do not stay in it."""
+    config = LoraConfig(target_modules=["q_proj"], modules_to_save=["multi_modal_projector"], **RANDOM)
+    write_adapters(tiny_llava()[0], config, tmp_path)
+    exact = merge_adapters(tiny_llava()[0], tmp_path, "mine").state_dict()
+    merged = merge_adapters(tiny_llava()[0].to(torch.bfloat16), tmp_path, "mine")
+    for name, weight in merged.state_dict().items():
+        assert weight.dtype == torch.bfloat16
+        torch.testing.assert_close(weight.float(), exact[name], rtol=2**-7, atol=2**-8)
 
 
 # Adapters written by earlier versions of transformers, whose models had other names

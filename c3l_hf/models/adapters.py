@@ -29,6 +29,9 @@ _WHOLE = (".weight", ".base_layer.weight")
 # Trained weights that LLaVA's own code leaves beside its adapters.
 BESIDE = "non_lora_trainables.bin"
 # Kinds of LoRA that no merged model computes, or whose model has other layers than its base.
+# Beginnings of adapters with which the base is as it was, or is changed in the same way each time. Others change it by
+# chance or by data, so that what was trained upon cannot be made again.
+_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "pissa", "olora")
 _NOT_MERGED = ("alora_invocation_tokens", "arrow_config", "layer_replication", "megatron_config")
 
 
@@ -61,7 +64,7 @@ class Adapters:
         if not (folder / CONFIG).is_file():
             return None
         name = name or str(folder)
-        whole = [path.name for path in folder.glob("*.safetensors") if path.name != WEIGHTS]
+        whole = [path.name for kind in ("model*.safetensors", "pytorch_model*.bin") for path in folder.glob(kind)]
         if whole:
             # Nothing tells whether they have been merged into it already, and twice would go unseen.
             raise RunError(
@@ -159,6 +162,12 @@ def _read_config(file: Path, name: str) -> dict[str, Any]:
         raise RunError(f"model {name}: this version of PEFT does not know {', '.join(unknown)} of {CONFIG}; update it")
     if used := [key for key in _NOT_MERGED if values.get(key)]:
         raise RunError(f"model {name}: adapters with {used[0]} cannot be merged")
+    beginning = values.get("init_lora_weights", True)
+    if not isinstance(beginning, bool | str | None) or beginning not in _BEGINNINGS:
+        raise RunError(
+            f"model {name}: adapters with init_lora_weights {beginning!r:.40} belong to a base that they have changed; "
+            "save them with path_initial_model_for_weight_conversion, or the merged model"
+        )
     return values
 
 

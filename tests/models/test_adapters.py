@@ -57,7 +57,8 @@ def write_adapters(model, config, folder, **how):
     adapted = get_peft_model(model, config)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
-            if weight.requires_grad and "lora_" not in name:  # else they would be what they are in the base
+            if weight.requires_grad and ("lora_" not in name or isinstance(config.init_lora_weights, str)):
+                # else they would be what they are in the base
                 weight.add_(0.1 * torch.randn_like(weight))
             elif "magnitude" in name:
                 weight.mul_(1.1)
@@ -136,7 +137,18 @@ def test_added_tokens(build, tmp_path):
         LoraConfig(target_modules=["q_proj"], layers_to_transform=[1], layers_pattern="layers", **RANDOM),
         LoraConfig(target_modules=r".*language_model.*\.(q_proj|up_proj)", exclude_modules=r".*\.0\..*", **RANDOM),
     ],
-    ids=["vision", "projector", "saved", "patterns", "bias", "tokens", "embeddings", "head", "layers", "expression"],
+    ids=[
+        "vision",
+        "projector",
+        "saved",
+        "patterns",
+        "bias",
+        "tokens",
+        "embeddings",
+        "head",
+        "layers",
+        "expression",
+    ],
 )
 def test_kinds_of_adapters(config, tmp_path):
     if isinstance(config, LoraConfig):
@@ -162,6 +174,18 @@ def test_a_merge_is_the_sum_that_the_paper_has(tmp_path):
         a, b = (weights.get(f"base_model.model.{name.removesuffix('weight')}lora_{part}.weight") for part in ("A", "B"))
         expected = weight if a is None else weight + 12 / 4 * b.double() @ a.double()
         torch.testing.assert_close(merged[name], expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("beginning", ["pissa", "olora", "orthogonal"])
+def test_beginnings_that_change_the_base(beginning, tmp_path):
+    """In the same way each time; in float32, as PEFT has them."""
+    model, processor = tiny_llava()
+    config = LoraConfig(target_modules=["up_proj"], r=4, init_lora_weights=beginning)
+    adapted = write_adapters(model, config, tmp_path)
+    batch = inputs(processor)
+    merged = merge_adapters(tiny_llava()[0], tmp_path, "mine").double()
+    torch.testing.assert_close(logits(merged, batch), logits(adapted, batch), rtol=0, atol=1e-4)
+    assert (logits(merged, batch) - logits(tiny_llava()[0].double(), batch)).abs().max() > 0.1
 
 
 def test_in_half_precision(tmp_path):
@@ -241,6 +265,9 @@ def folder(tmp_path_factory):
         ({"config": {"r": 2}}, "has other shapes: 16, first"),
         ({"config": {"target_modules": ["nothing"]}}, "the adapters do not fit LlavaForC.*Target modules .*nothing"),
         ({"config": {"use_tomorrow": {"a": 1}}}, "this version of PEFT does not know use_tomorrow of adapter_config"),
+        ({"config": {"init_lora_weights": "pissa_niter_4"}}, "init_lora_weights 'pissa_niter_4' belong to a base that"),
+        ({"config": {"init_lora_weights": "loftq"}}, "init_lora_weights 'loftq' belong to a base that"),
+        ({"config": {"init_lora_weights": ["x"]}}, "belong to a base that"),
         ({"config": {"layer_replication": [[0, 2], [1, 2]]}}, "adapters with layer_replication cannot be merged"),
         ({"config": {"alora_invocation_tokens": [1]}}, "adapters with alora_invocation_tokens cannot be merged"),
         ({"key": lambda key: key.removeprefix("base_model.")}, "has no LoRA weights as PEFT saves them"),

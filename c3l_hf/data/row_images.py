@@ -18,7 +18,7 @@ from c3l_hf.data.layouts import Layout
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import Pair, images_of_row, to_turns
 
-__all__ = ["imagesas_stored", "pictures_of"]
+__all__ = ["images_as_stored", "pictures_of"]
 
 _KINDS = (str, Path, bytes, bytearray, memoryview, Mapping, np.ndarray, PIL.Image.Image)
 _STORED = Features({"images": List(Image())})
@@ -42,7 +42,7 @@ def pictures_of(row: Mapping[str, Any], layout: Layout) -> list[Any]:
     return pictures
 
 
-def imagesas_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Dataset:
+def images_as_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Dataset:
     """The images of some rows, in a column `images` or `image`, with a column `image_id`. They are copied only where
     they are stored otherwise than `datasets` stores images in one column, and never decoded.
 

@@ -21,24 +21,15 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
-<<<<<<< HEAD
-from c3l_hf.data import image, layouts, messages, schema, turns
-=======
-from c3l_hf.data import downloads, image, image_files, layouts, messages, schema, turns, unreadable
->>>>>>> answers
+from c3l_hf.data import addresses, image, image_files, layouts, messages, schema, turns, unreadable
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.generation import sampling
 from c3l_hf.generation.sampling import end_tokens
-<<<<<<< HEAD
-from c3l_hf.metrics import reading
-from c3l_hf.models import batching, checks, control_tokens, encoding, packing, token_texts
-=======
 from c3l_hf.metrics import plain_text
-from c3l_hf.models import checks, encoding, packing
->>>>>>> answers
+from c3l_hf.models import batching, checks, control_tokens, encoding, packing, token_texts
 from c3l_hf.models.loading import digest_weights
 from c3l_hf.scoring import batch, blind, formulas, likelihood, scorer, self_check
 
@@ -309,16 +300,13 @@ def _record(
 # What an answer comes from; a test compares them with what the answerer imports.
 _MODULES = (
     _compat,
+    addresses,
     answerer,
     batch,
     batching,
     blind,
     checks,
-<<<<<<< HEAD
     control_tokens,
-=======
-    downloads,
->>>>>>> answers
     encoding,
     formulas,
     image,
@@ -332,13 +320,9 @@ _MODULES = (
     schema,
     scorer,
     self_check,
-<<<<<<< HEAD
     token_texts,
     turns,
-=======
-    turns,
     unreadable,
->>>>>>> answers
 )
 
 

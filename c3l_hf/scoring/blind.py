@@ -15,10 +15,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import located
 from c3l_hf.data.turns import Pair
-<<<<<<< HEAD
 from c3l_hf.models.control_tokens import ControlTokens
-=======
->>>>>>> answers
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
 
 __all__ = ["BASELINES", "Baseline", "PairEncoder"]

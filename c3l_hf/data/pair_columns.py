@@ -88,8 +88,7 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, one_answer: b
             "Scores come from I2CScorer or c3l score"
         )
     plain = is_plain(dataset)
-    table = _stored(dataset, [name for name in columns if name in names and (plain or name not in _TEXTS)])
-    _check_kinds(table)
+    table = _with_kinds(_stored(dataset, [name for name in columns if name in names and (plain or name not in _TEXTS)]))
     odd = _odd_rows(table) if plain else np.arange(len(dataset))
     with_pictures = "image_id" in columns and "image_id" not in names
     if with_pictures or len(odd):
@@ -147,13 +146,17 @@ def _is_text(kind: pa.DataType | None) -> bool:
     return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _check_kinds(table: pa.Table) -> None:
-    for name in ("image_id", "pair_id", "type", "template"):
-        if name in table.column_names:
-            kind = table.schema.field(name).type
-            plain = _is_text(kind) or pa.types.is_null(kind) or pa.types.is_primitive(kind)
-            if not plain or isinstance(kind, pa.BaseExtensionType):
-                raise ValueError(f"column {name!r} has values of type {kind}; it must have texts or numbers")
+def _with_kinds(table: pa.Table) -> pa.Table:
+    """The table, types and templates being texts."""
+    for number, name in enumerate(table.column_names):
+        kind = table.schema.field(name).type
+        if name not in ("image_id", "pair_id", "type", "template") or _is_text(kind) or pa.types.is_null(kind):
+            continue
+        if not pa.types.is_primitive(kind) or isinstance(kind, pa.BaseExtensionType):
+            raise ValueError(f"column {name!r} has values of type {kind}; it must have texts or numbers")
+        if name in ("type", "template"):
+            table = table.set_column(number, name, table[name].cast(pa.string()))
+    return table
 
 
 def _odd_rows(table: pa.Table) -> np.ndarray:

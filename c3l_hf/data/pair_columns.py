@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from tqdm.auto import tqdm
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key
@@ -70,8 +71,8 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, one_answer: b
         dataset: In any layout of `data.layouts`; beside an `image_id` it needs no images. They are not decoded, and of
             datasets with an `image_id` not read.
         columns: `prompt`, `completion`, those above, and any others that the dataset has.
-        one_answer: Whether rows of several answers cannot be used, nor questions with an image between their texts:
-            `UNREAD` has the reason.
+        one_answer: Whether rows of several answers cannot be used, nor questions without text, or with an image between
+            their texts: `UNREAD` has the reason.
 
     Raises:
         TypeError: If the dataset is streamed, or a `DatasetDict`.
@@ -89,7 +90,7 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, one_answer: b
         )
     plain = is_plain(dataset)
     table = _with_kinds(_stored(dataset, [name for name in columns if name in names and (plain or name not in _TEXTS)]))
-    odd = _odd_rows(table) if plain else np.arange(len(dataset))
+    odd = _odd_rows(table, one_answer) if plain else np.arange(len(dataset))
     with_pictures = "image_id" in columns and "image_id" not in names
     if with_pictures or len(odd):
         table = _with_readings(table, dataset, odd, with_pictures, one_answer)
@@ -159,9 +160,9 @@ def _with_kinds(table: pa.Table) -> pa.Table:
     return table
 
 
-def _odd_rows(table: pa.Table) -> np.ndarray:
-    """The rows whose plain messages are not simply a question and its answer: with image markers, without content, or
-    with several answers."""
+def _odd_rows(table: pa.Table, one_answer: bool) -> np.ndarray:
+    """The rows whose plain messages are not simply a question and its answer: with image markers, without content, with
+    several answers, or, if `one_answer`, with blank texts."""
     odd = [np.empty(0, np.int64)]
     start = 0
     for batch in table.select(_TEXTS).to_batches():
@@ -169,7 +170,10 @@ def _odd_rows(table: pa.Table) -> np.ndarray:
         for messages in batch.columns:
             if not pa.types.is_null(messages.type):
                 contents = pc.struct_field(messages.flatten(), "content")
-                strange = pc.match_substring(contents, MARKER).fill_null(True).to_numpy(zero_copy_only=False)
+                strange = pc.match_substring(contents, MARKER)
+                if one_answer:
+                    strange = pc.or_(strange, pc.equal(pc.utf8_trim_whitespace(contents), ""))
+                strange = strange.fill_null(True).to_numpy(zero_copy_only=False)
                 is_odd[pc.list_parent_indices(messages).to_numpy()[strange]] = True
         if not pa.types.is_null(batch.columns[1].type):
             lengths = pc.list_value_length(batch.columns[1]).fill_null(1)
@@ -192,7 +196,8 @@ def _with_readings(
     image_of = np.full(len(dataset), -1)
     numbers: dict[Hashable, int] = {}
     reasons: dict[int, str] = {}
-    for number, row in zip(rows.tolist(), _rows(needed, layout, with_pictures)):
+    shown = tqdm(_rows(needed, layout, with_pictures), "Reading pairs", len(rows), unit="row", delay=5)
+    for number, row in zip(rows.tolist(), shown):
         text = None
         try:
             if with_pictures:
@@ -253,15 +258,19 @@ def _rows(dataset: Dataset, layout: Layout, with_pictures: bool) -> Iterator[dic
 
 
 def _has_paths(kind: pa.DataType) -> bool:
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    while _is_list(kind):
         kind = kind.value_type
     return _is_text(kind) or isinstance(kind, pa.BaseExtensionType)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _marks(images: pa.ChunkedArray) -> list[Any]:
     """True for each image that is there, without reading it."""
     kind = images.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+    if not _is_list(kind):
         return [True if valid else None for valid in images.is_valid().to_pylist()]
     marks: list[Any] = []
     for chunk in images.chunks:

@@ -29,7 +29,8 @@ def question_and_answer(row: Mapping[str, Any], layout: Layout, one_answer: bool
     Args:
         row: With the columns of the layout.
         layout: Of the dataset.
-        one_answer: Whether rows of several answers cannot be used, nor questions with an image between their texts.
+        one_answer: Whether rows of several answers cannot be used, nor questions without text, or with an image between
+            their texts.
 
     Returns:
         Question and answer; None if the row has no pair: a text column is null.
@@ -52,7 +53,10 @@ def question_and_answer(row: Mapping[str, Any], layout: Layout, one_answer: bool
     if one_answer and any(len(texts) > 1 for texts in runs):
         # Without it, as in a pseudo-label, the question would have a gap.
         raise RowError("the question has an image between its texts")
-    return "\n".join(text for texts in runs for text in texts), "\n".join(pair.answer for pair in pairs)
+    question = "\n".join(text for texts in runs for text in texts)
+    if one_answer and not question.strip():
+        raise RowError("the question has no text")
+    return question, "\n".join(pair.answer for pair in pairs)
 
 
 def _runs(content: Any) -> list[str]:

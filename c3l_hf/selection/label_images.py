@@ -70,9 +70,15 @@ def _in_messages(dataset: Dataset, rows: np.ndarray) -> bool:
         return False
 
 
+# Never from the cache: whether a file is there is no matter of the rows.
 def _mapped(images: Dataset, function: Callable[[pa.Table], pa.Table | dict[str, list]]) -> Dataset:
     mapped = images.with_format("arrow").map(
-        function, batched=True, batch_size=_BATCH, remove_columns=images.column_names, features=_STORED
+        function,
+        batched=True,
+        batch_size=_BATCH,
+        remove_columns=images.column_names,
+        features=_STORED,
+        load_from_cache_file=False,
     )
     return mapped.with_format(None)
 
@@ -80,7 +86,7 @@ def _mapped(images: Dataset, function: Callable[[pa.Table], pa.Table | dict[str,
 def _as_lists(table: pa.Table) -> pa.Table:
     """A column of images, or of lists of them, as `images`."""
     column = table.column(0).combine_chunks()
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+    if pa.types.is_struct(column.type):
         column = pa.ListArray.from_arrays(pa.array(range(len(column) + 1), pa.int32()), column)
     return pa.table({"images": column.cast(_STORED.arrow_schema.field("images").type)})
 

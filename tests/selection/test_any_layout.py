@@ -85,6 +85,10 @@ LAYOUTS = {
     "question, answer": lambda i, q, a: {"image": PNG[i], "question": f"<image>{q}", "answer": a},
     "one of answers": lambda i, q, a: {"image": stored(i), "question": q, "answers": [a]},
     "conversations": lambda i, q, a: {"image": stored(i), "conversations": llava(q, a)},
+    "messages in columns": lambda i, q, a: {
+        "images": [stored(i)],
+        "messages": {"role": ["user", "assistant"], "content": [q, a]},
+    },
     "messages": lambda i, q, a: {"images": [stored(i)], "messages": user(q) + assistant(a)},
     "pictures in messages": lambda i, q, a: {"messages": user(url(q, i)) + assistant(item(a))},
     "FineVision": lambda i, q, a: {"images": [stored(i)], "texts": [{"user": q, "assistant": a}]},
@@ -158,7 +162,9 @@ def test_every_layout_gives_the_choice_of_plain_messages(layout):
     assert sorted(random_selection(dataset, 7)["number"]) == list(range(7))
 
 
-@pytest.mark.parametrize("kind", ["paths", "folder", "lists of paths", "both columns", "large lists", "decoded later"])
+@pytest.mark.parametrize(
+    "kind", ["paths", "folder", "lists of paths", "both columns", "large lists", "fixed lists", "late"]
+)
 def test_images_in_every_form_load(tmp_path, monkeypatch, kind):
     for image, colour in enumerate(COLOURS):
         (tmp_path / f"{colour}.png").write_bytes(PNG[image])
@@ -173,12 +179,14 @@ def test_images_in_every_form_load(tmp_path, monkeypatch, kind):
             "images": [[stored(1)] if image == 1 else None for image, *_ in PAIRS],
         },
         "large lists": {"images": [[stored(image)] for image, *_ in PAIRS]},
-        "decoded later": {"image": [stored(image) for image, *_ in PAIRS]},
+        "fixed lists": {"images": [[stored(image)] for image, *_ in PAIRS]},
+        "late": {"image": [stored(image) for image, *_ in PAIRS]},
     }[kind]
     types = {
         "both columns": {"image": Image(), "images": List(Image())},
         "large lists": {"images": LargeList(Image())},
-        "decoded later": {"image": Image(decode=False)},
+        "fixed lists": {"images": List(Image(), length=1)},
+        "late": {"image": Image(decode=False)},
     }.get(kind)
     rows = {
         "number": list(range(7)),
@@ -198,6 +206,8 @@ def test_images_in_every_form_load(tmp_path, monkeypatch, kind):
             select_pseudo_labels(dataset, image_folder=tmp_path / "elsewhere")
     else:
         check_choice(dataset)
+        with_ids = dataset.add_column("image_id", [str(image) for image, *_ in PAIRS])
+        assert curate(with_ids)[0]["number"][:] == KEPT
 
 
 def test_items_beside_texts_as_files_have_them(tmp_path):
@@ -365,6 +375,25 @@ def test_questions_with_pictures_between_their_texts_are_no_pseudo_labels():
     assert labels["chosen"][0][0]["content"] == "Question: Which is red?\nAnswer: The first of them."
     assert [len(images) for images in labels["images"]] == [2]
     assert len(curate(dataset)[0]) == 3
+
+
+@pytest.mark.parametrize("layout", ["messages of texts", "texts"])
+def test_questions_without_text_are_no_pseudo_labels(layout):
+    pairs = [(0, " ", "A dog.", 0.9), (0, "What?", "A cat.", 0.5), (0, "Who?", "Nobody.", 0.1)]
+    labels, report = select_pseudo_labels(dataset_of(layout, pairs))
+    assert report.pairs_left_out["the question has no text"] == 1
+    assert labels["chosen"][0][0]["content"] == "Question: What?\nAnswer: A cat."
+    assert len(curate(dataset_of(layout, pairs))[0]) == 3
+
+
+def test_formats_and_transforms_of_a_dataset_do_not_matter():
+    dataset = dataset_of("texts")
+    for shown in (dataset.with_format("numpy"), dataset.with_transform(lambda rows: {"i2c": [0.0] * len(rows["i2c"])})):
+        kept, _ = curate(shown)
+        assert kept.with_format(None)["number"][:] == KEPT
+        labels, _ = select_pseudo_labels(shown)
+        assert labels.features == PSEUDO_LABEL_FEATURES
+        assert labels[0]["images"][0].getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_small_and_empty_datasets_are_named():

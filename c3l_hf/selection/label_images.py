@@ -1,5 +1,6 @@
 """The images of pseudo-labels: lists of images as `datasets` stores them, however the scored rows have them."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,11 @@ def _found(image: Mapping[str, Any], folder: str | Path | None) -> Mapping[str, 
     path = image["path"]
     if image["bytes"] is not None or path is None or "://" in path:
         return image
-    located = Path(folder or "") / path
-    if not located.is_file():
+    located = path
+    if folder is not None:
+        located = os.path.normpath(os.path.join(os.path.abspath(folder), path))
+        if not Path(located).is_relative_to(os.path.abspath(folder)):  # as the scorer has it
+            raise ValueError(f"the image {path} is not in the folder {folder}")
+    if not os.path.isfile(located):
         raise ValueError(f"the image {path} is not there{f' in {folder}' if folder else ''}; say where (image_folder)")
-    return {"bytes": None, "path": str(located)}
+    return {"bytes": None, "path": located}

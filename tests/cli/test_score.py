@@ -72,7 +72,10 @@ def test_llava_json(folder, llava, llava_json, tmp_path, capsys):
     assert "4 rows, 2 with scores, 2 without" in printed and f"packed path → {output}" in printed
     scored = load_dataset("parquet", data_files=str(output), split="train", cache_dir=str(tmp_path / "again"))
     assert scored["id"][:] == ["000", "001", "002", "003"]
-    assert "missing.png cannot be read" in scored["i2c_status"][2] and "no image" in scored["i2c_status"][3]
+    assert (
+        "missing.png cannot be read" in scored["i2c_status"][2]
+        and "1 <image> markers for 0 images" in scored["i2c_status"][3]
+    )
     expected = I2CScorer(*llava, image_folder=tmp_path / "pictures").score(json.loads(llava_json.read_text())[:2])
     assert_same(list(scored.select_columns(list(SCORE_COLUMNS)))[:2], expected)
     assert [len(turns) for turns in scored["turns"][:2]] == [2, 2]

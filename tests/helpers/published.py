@@ -49,7 +49,7 @@ def row(number: int, pair: int = 0) -> dict:
         **scores,
         "answer_tokens": ["t", "wo"],
         **dict(zip(("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token"), lists)),
-        "turns": [{**scores, "tokens": 2}],
+        "turns": [{**scores, "tokens": 2, "status": "ok"}],
         STATUS: "ok",
     }
 

@@ -150,7 +150,7 @@ def test_scores_of_turns(dataset):
     def two_turns(rows, pmi=None):
         lists = [rows[0][name] for name in ("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token")]
         turns = [scores_from_logprobs(*([values[n]] for values in lists)) for n in range(2)]
-        rows[0]["turns"] = [{**turn, "i2c": turn["pmi"], "tokens": 1} for turn in turns]
+        rows[0]["turns"] = [{**turn, "i2c": turn["pmi"], "tokens": 1, "status": "ok"} for turn in turns]
         if pmi is not None:
             rows[0]["turns"][1].update(pmi=pmi)
 
@@ -160,6 +160,23 @@ def test_scores_of_turns(dataset):
     change_rows(dataset, "scored", lambda rows: two_turns(rows, 0.25))
     sign(dataset)
     assert "pmi of turn 2 is 0.25" in failures(dataset)["scores"]
+
+
+def test_scores_of_a_turn_without_any(dataset):
+    def one_of_two(rows, pmi=None):
+        none = {
+            **dict.fromkeys(rows[0]["turns"][0], None),
+            "tokens": 0,
+            "status": "there is no image before the answer",
+        }
+        rows[0]["turns"] = [{**none, "pmi": pmi}, *rows[0]["turns"][-1:]]
+
+    change_rows(dataset, "scored", one_of_two)
+    sign(dataset)
+    assert not failures(dataset)
+    change_rows(dataset, "scored", lambda rows: one_of_two(rows, 0.25))
+    sign(dataset)
+    assert "turn 1 is 'there is no image before the answer', and yet it has" in failures(dataset)["scores"]
 
 
 def test_selection(dataset):
@@ -265,7 +282,14 @@ def test_checks_read_a_few_rows_at_a_time(tmp_path):
     lists = {"logprob_per_token": [-0.1], "logprob_blind_per_token": [-0.5], "token_kl_per_token": [0.3]}
     scores = scores_from_logprobs(*lists.values())
     scores["i2c"] = scores["pmi"]
-    pair = {**row(0), **scores, **lists, "answer_tokens": ["t"], "turns": [{**scores, "tokens": 1}], "raw": text}
+    pair = {
+        **row(0),
+        **scores,
+        **lists,
+        "answer_tokens": ["t"],
+        "turns": [{**scores, "tokens": 1, "status": "ok"}],
+        "raw": text,
+    }
     without_images = Features({name: feature for name, feature in FEATURES.items() if name != "images"})
 
     def tables():

@@ -1,0 +1,47 @@
+"""The page on layouts: every example on it is what the page says."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from scored_rows import assert_same, picture
+
+from c3l_hf import I2CScorer, score_dataset
+from c3l_hf.data.image import open_image
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.opening import open_dataset
+from c3l_hf.data.row_images import pictures_of
+from c3l_hf.finetuning.examples import encode_examples
+
+PAGE = (Path(__file__).parents[1] / "docs" / "layouts.md").read_text("utf-8")
+EXAMPLES = [json.loads(block) for block in re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)]
+PLAIN = {"image": "photo.jpg", "question": "What is in the picture?", "answer": "A red kite."}
+
+
+def test_every_layout_has_an_example():
+    shown = {layout_of(example).text for example in EXAMPLES}
+    for text in shown:
+        assert all(f"`{name}`" in PAGE for name in text)
+    with pytest.raises(ValueError) as error:
+        layout_of([])
+    accepted = str(error.value).partition("accepted are: ")[2].partition("; each")[0].split("; ")
+    assert sorted(" + ".join(text) for text in shown) == sorted(accepted)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[str(layout_of(example)) for example in EXAMPLES])
+def test_an_example_is_scored_and_trained_on(llava, example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(0).save("photo.jpg")
+    model, processor = llava
+    Path("rows.jsonl").write_text(json.dumps(example))
+    rows = open_dataset("rows.jsonl")
+    scored = score_dataset(rows, I2CScorer(model, processor), cache_dir=tmp_path)
+    expected = I2CScorer(model, processor).score([PLAIN])
+    assert expected[0]["i2c_status"] == "ok"
+    assert_same([{name: scored[0][name] for name in expected[0]}], expected)
+    examples, plain = (encode_examples(rows, processor) for rows in (rows, Dataset.from_list([PLAIN])))
+    one, other = (rows.encoded(0, 0).inputs["input_ids"].tolist() for rows in (examples, plain))
+    assert one == other
+    assert open_image(pictures_of(example, layout_of(example))[0]).size == (32, 32)

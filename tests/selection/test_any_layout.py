@@ -165,7 +165,7 @@ def test_every_layout_gives_the_choice_of_plain_messages(layout):
 @pytest.mark.parametrize(
     "kind", ["paths", "folder", "lists of paths", "both columns", "large lists", "fixed lists", "late"]
 )
-def test_images_in_every_form_load(tmp_path, monkeypatch, kind):
+def test_images_in_every_form_load(tmp_path, kind):
     for image, colour in enumerate(COLOURS):
         (tmp_path / f"{colour}.png").write_bytes(PNG[image])
     paths = [str(tmp_path / f"{COLOURS[image]}.png") for image, *_ in PAIRS]
@@ -204,6 +204,10 @@ def test_images_in_every_form_load(tmp_path, monkeypatch, kind):
         check_choice(dataset, image_folder=tmp_path)
         with pytest.raises(ValueError, match=r"red\.png is not there in "):
             select_pseudo_labels(dataset, image_folder=tmp_path / "elsewhere")
+        (tmp_path / "inner").mkdir()
+        outside = dataset.map(lambda row: {"image": f"../{row['image']}"})
+        with pytest.raises(ValueError, match=r"\.\./red\.png is not in the folder"):
+            select_pseudo_labels(outside, image_folder=tmp_path / "inner")
     else:
         check_choice(dataset)
         with_ids = dataset.add_column("image_id", [str(image) for image, *_ in PAIRS])

@@ -1,132 +1,24 @@
 """Scored rows of every accepted layout: the same choice as of plain messages, rows and pictures as they were."""
 
-import io
 import json
 import random
-from base64 import b64encode
 
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, LargeList, List, Value, load_dataset
-from PIL import Image as PILImage
 from plain_selection import plain_labels, plain_pairs
+from scored_layouts import COLOURS, LAYOUTS, PAIRS, PNG, assistant, dataset_of, item, llava, scored, stored, user
 
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.generation.templates import format_pair, get_template
 from c3l_hf.selection.curation import curate, length_correlation, random_selection
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 
-COLOURS = ["red", "green", "blue"]
-# (image, question, answer, score): image 0 has two pairs that read alike, image 2 one pair.
-PAIRS = [
-    (0, "How many dogs?", "There are two dogs on the grass.", 0.5),
-    (1, "What is it?", "A cat that sleeps on a chair.", 0.9),
-    (0, "Which colour?", "It is as red as it can be.", 0.7),
-    (0, "how many dogs", "There are three.", 0.1),
-    (1, "Where is it?", "On the left, near the door.", 0.2),
-    (2, "Who is there?", "Nobody is to be seen.", 0.4),
-    (1, "What is near it?", "An old lamp.", 0.3),
-]
 KEPT = [0, 2, 1, 4, 6, 5]  # without row 3; sorted by (image, pair)
 ASSUMED = [
     "no column image_id: rows with the same image, by content or path, are about one image",
     "no column type: all pairs count as one type",
 ]
-
-
-def content(colour):
-    file = io.BytesIO()
-    PILImage.new("RGB", (8, 6), colour).save(file, "PNG")
-    return file.getvalue()
-
-
-PNG = list(map(content, COLOURS))
-
-
-def stored(image):
-    return {"bytes": PNG[image], "path": None}
-
-
-def user(value):
-    return [{"role": "user", "content": value}]
-
-
-def assistant(value):
-    return [{"role": "assistant", "content": value}]
-
-
-def item(text):
-    return [{"type": "text", "text": text}]
-
-
-def items(text):
-    return [{"type": "image", "text": None}, *item(text)]
-
-
-def url(text, image):
-    address = {"url": "data:image/png;base64," + b64encode(PNG[image]).decode()}
-    return [{"type": "image_url", "image_url": address}, {"type": "text", "text": text}]
-
-
-def llava(question, answer):
-    return [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
-
-
-LAYOUTS = {
-    "messages of texts": lambda i, q, a: {"images": [stored(i)], "prompt": user(q), "completion": assistant(a)},
-    "markers": lambda i, q, a: {"images": [stored(i)], "prompt": user(f"<image>\n{q}"), "completion": assistant(a)},
-    "a system message": lambda i, q, a: {
-        "image": stored(i),
-        "prompt": [{"role": "system", "content": "Be short."}, *user(q)],
-        "completion": assistant(a),
-    },
-    "texts": lambda i, q, a: {"image": stored(i), "prompt": q, "completion": a},
-    "items": lambda i, q, a: {"images": [stored(i)], "prompt": user(items(q)), "completion": assistant(item(a))},
-    "question, answer": lambda i, q, a: {"image": PNG[i], "question": f"<image>{q}", "answer": a},
-    "one of answers": lambda i, q, a: {"image": stored(i), "question": q, "answers": [a]},
-    "conversations": lambda i, q, a: {"image": stored(i), "conversations": llava(q, a)},
-    "messages in columns": lambda i, q, a: {
-        "images": [stored(i)],
-        "messages": {"role": ["user", "assistant"], "content": [q, a]},
-    },
-    "messages": lambda i, q, a: {"images": [stored(i)], "messages": user(q) + assistant(a)},
-    "pictures in messages": lambda i, q, a: {"messages": user(url(q, i)) + assistant(item(a))},
-    "FineVision": lambda i, q, a: {"images": [stored(i)], "texts": [{"user": q, "assistant": a}]},
-    "prompt, response": lambda i, q, a: {"image": stored(i), "prompt": q, "response": a},
-    "query, response": lambda i, q, a: {"images": [stored(i)], "query": f"<image>{q}", "response": a, "history": []},
-    "instruction, output": lambda i, q, a: {"image": stored(i), "instruction": q, "input": "", "output": a},
-}
-
-
-def types_of(value, name=""):
-    """The type of a column by a value, images as images."""
-    if isinstance(value, dict) and set(value) == {"bytes", "path"}:
-        return Image()
-    if name == "history":
-        return List(List(Value("string")))
-    if isinstance(value, list):
-        return List(types_of(value[0]))
-    return {key: types_of(inner) for key, inner in value.items()} if isinstance(value, dict) else None
-
-
-def scored(rows, values):
-    """Rows as `score_dataset` gives them back, with the number of each."""
-    rows = [
-        {**row, "number": number, "i2c": score, "i2c_status": "no" if score is None else "ok"}
-        for number, (row, score) in enumerate(zip(rows, values))
-    ]
-    plain = Dataset.from_list([{k: v for k, v in row.items() if not _has_image(v)} for row in rows])
-    features = Features({k: plain.features[k] if k in plain.features else types_of(v) for k, v in rows[0].items()})
-    return Dataset.from_list(rows, features=features)
-
-
-def _has_image(value):
-    value = value[0] if isinstance(value, list) and value else value
-    return isinstance(value, dict) and "bytes" in value
-
-
-def dataset_of(layout, pairs=PAIRS):
-    return scored([LAYOUTS[layout](*pair[:3]) for pair in pairs], [pair[3] for pair in pairs])
 
 
 def check_choice(dataset, colour_of=lambda image: image.getpixel((0, 0)), **options):
@@ -272,124 +164,6 @@ def test_beside_ids_no_image_is_read(layout):
         assert "images" not in select_pseudo_labels(bare)[0].column_names
 
 
-def test_conversations_are_one_row_for_curation_and_none_for_labels():
-    def talk(*turns):
-        return [message for question, answer in turns for message in llava(question, answer)]
-
-    def rows(*talks):
-        talks = [[{**m, "value": m["value"].replace("<image>\n", "")} for m in talk] for talk in talks]
-        return scored([{"image": stored(0), "conversations": talk} for talk in talks], [0.9, 0.8, 0.7, 0.6, 0.5])
-
-    first, second = ("How many dogs?", "Two dogs."), ("Where are they?", "They lie on a red sofa.")
-    other = ("Is it day?", "It is late at night, the lamps are on.")
-    # The last questions are the same in rows 0 and 1, the talks are not; row 2 repeats row 0 but for case.
-    dataset = rows(
-        talk(first, second),
-        talk(other, second),
-        talk((first[0].upper(), first[1]), second),
-        talk(first),
-        talk(other),
-    )
-    kept, report = curate(dataset)
-    assert kept["number"][:] == [0, 1, 3, 4] and report.dropped["same instruction about the same image"] == 1
-    words = [len(f"{a} {b}".split()) for a, b in ((first[1], second[1]), (other[1], second[1]))]
-    assert words == [8, 15] and report.length_before.pairs == 5
-    labels, report = select_pseudo_labels(dataset)
-    assert report.pairs_left_out["a conversation of several answers, not a pair"] == 3
-    assert "a conversation of several answers, not a pair" in str(report)
-    assert labels["chosen"][0][0]["content"] == format_pair(*first)
-    assert labels["rejected"][0] == [assistant(format_pair(*other))]
-
-
-def test_turns_without_a_score_leave_the_others():
-    """What the scorer passes over, selection passes over: the row has a score."""
-    talk = llava("What?", "A dog.") + [
-        {"from": "human", "value": "And?"},
-        {"from": "gpt", "value": " "},
-        {"from": "human", "value": "What else?"},
-        {"from": "gpt", "value": "A cat."},
-    ]
-    dataset = scored([{"image": stored(0), "conversations": talk}], [0.5])
-    turn = {"i2c": 0.5, "status": "ok"}
-    dataset = dataset.add_column("turns", [[turn, {"i2c": None, "status": "the answer is empty"}, turn]])
-    kept, report = curate(dataset)
-    assert kept["number"][:] == [0] and report.length_before.pairs == 1 and kept.features == dataset.features
-
-
-def test_rows_that_cannot_be_read_are_counted_with_their_reason():
-    rows = [LAYOUTS["messages"](*pair[:3]) for pair in PAIRS]
-    rows[0]["messages"] = user("What?")
-    rows[3]["messages"] = user("What?") + assistant(" ")
-    rows[4]["messages"] = user("<image> <image>?") + assistant("Two.")
-    rows[5]["messages"] = None
-    dataset = scored(rows, [pair[3] for pair in PAIRS])
-    kept, report = curate(dataset)
-    assert kept["number"][:] == [2, 1, 6]
-    assert {reason: count for reason, count in report.dropped.items() if count} == {
-        "no pair": 1,
-        "the answer is empty": 1,
-        "the messages have places for N images, the row has N": 1,
-        "there is no answer of the assistant (roles: user)": 1,
-    }
-    assert sum(report.dropped.values()) + report.kept == report.pairs == 7
-    # Without a score that is the reason, whatever else there is to say.
-    dataset = scored(rows, [None] * 7)
-    for choose, counts in ((curate, "dropped"), (select_pseudo_labels, "pairs_left_out")):
-        try:
-            _, report = choose(dataset)
-        except ValueError as error:
-            assert choose is select_pseudo_labels and "no image has a pseudo-label" in str(error)
-            assert "not scored" in str(error)
-        else:
-            assert getattr(report, counts)["not scored"] == 6 and report.kept == 0
-
-
-def test_plain_messages_that_are_read_are_only_the_odd_ones():
-    """Markers, several answers and no content in some rows: the others stay as they are, each in its place."""
-    rows = [LAYOUTS["messages of texts"](*pair[:3]) for pair in PAIRS * 2]
-    rows[1] = LAYOUTS["markers"](*PAIRS[1][:3])
-    rows[2]["completion"] = None
-    rows[4]["completion"] = assistant(None)
-    rows[12]["completion"] = assistant("First.") + user("And?") + assistant("Second.")
-    dataset = scored(rows, [pair[3] - less for less in (0, 0.01) for pair in PAIRS])
-    _, report = select_pseudo_labels(dataset)
-    assert report.pairs_left_out == {
-        "no pair": 1,
-        "not scored": 0,
-        "score not finite": 0,
-        "a conversation of several answers, not a pair": 1,
-        "the answer is not a text but NoneType": 1,
-    }
-    kept, report = curate(dataset)
-    assert kept["number"][:] == [0, 9, 1, 6, 11, 5, 12]
-
-
-def test_questions_with_pictures_between_their_texts_are_no_pseudo_labels():
-    rows = [
-        {"images": [stored(0), stored(1)], "question": question, "answer": answer}
-        for question, answer in (
-            ("Is <image> or <image> red?", "The first."),
-            ("<image><image>Which is red?", "The first of them."),
-            ("Which is blue?<image><image>", "None is."),
-        )
-    ]
-    dataset = scored(rows, [0.9, 0.5, 0.1])
-    labels, report = select_pseudo_labels(dataset)
-    assert report.pairs_left_out["the question has an image between its texts"] == 1
-    assert labels["chosen"][0][0]["content"] == "Question: Which is red?\nAnswer: The first of them."
-    assert [len(images) for images in labels["images"]] == [2]
-    assert len(curate(dataset)[0]) == 3
-
-
-@pytest.mark.parametrize("layout", ["messages of texts", "texts"])
-def test_questions_without_text_are_no_pseudo_labels(layout):
-    pairs = [(0, " ", "A dog.", 0.9), (0, "What?", "A cat.", 0.5), (0, "Who?", "Nobody.", 0.1)]
-    labels, report = select_pseudo_labels(dataset_of(layout, pairs))
-    assert report.pairs_left_out["the question has no text"] == 1
-    assert labels["chosen"][0][0]["content"] == "Question: What?\nAnswer: A cat."
-    assert len(curate(dataset_of(layout, pairs))[0]) == 3
-
-
 def test_formats_and_transforms_of_a_dataset_do_not_matter():
     dataset = dataset_of("texts")
     for shown in (dataset.with_format("numpy"), dataset.with_transform(lambda rows: {"i2c": [0.0] * len(rows["i2c"])})):
@@ -418,15 +192,6 @@ def test_small_and_empty_datasets_are_named():
     for choose in (curate, select_pseudo_labels, lambda rows: random_selection(rows, 1)):
         with pytest.raises(TypeError, match="the dataset is DatasetDict; give a Dataset"):
             choose(DatasetDict(train=dataset))
-
-
-def test_random_choice_says_what_it_assumed(caplog):
-    rows = [LAYOUTS["messages"](*pair[:3]) for pair in PAIRS]
-    rows[0]["messages"] = user("What?")
-    dataset = scored(rows, [pair[3] for pair in PAIRS]).remove_columns(["i2c", "i2c_status"])
-    assert sorted(random_selection(dataset, 6)["number"]) == [1, 2, 3, 4, 5, 6]
-    said = [record.getMessage() for record in caplog.records]
-    assert said[:2] == ASSUMED and said[2].startswith("1 rows cannot be read and are never chosen; the first: there is")
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -85,7 +85,7 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, one_answer: b
     made = ("image_id", "pair_id", "type", "template", *_TEXTS)
     if missing := [name for name in columns if name not in names and name not in made]:
         raise ValueError(
-            f"there are columns missing: {', '.join(missing)}; found {', '.join(names)}. "
+            f"there are columns missing: {', '.join(missing)}; found {', '.join(names) or '(none)'}. "
             "Scores come from I2CScorer or c3l score"
         )
     plain = is_plain(dataset)

@@ -32,7 +32,8 @@ def label_images(dataset: Dataset, rows: np.ndarray, folder: str | Path | None =
         `images` (lists of `datasets.Image`) and `image_row`, those of them that the rows have. None if they have none.
 
     Raises:
-        ValueError: If a row has no image where others have one, or the file that it names is not there.
+        ValueError: If a row has no image where others have one, the file that it names is not there or not in the
+            folder, or it names an address.
     """
     parts = []
     if (images := _images(dataset, rows, folder)) is not None:
@@ -99,7 +100,11 @@ def _placed(table: pa.Table, folder: str | Path | None) -> dict[str, list]:
 
 def _found(image: Mapping[str, Any], folder: str | Path | None) -> Mapping[str, Any]:
     path = image["path"]
-    if image["bytes"] is not None or path is None or "://" in path:
+    if image["bytes"] is not None or path is None:
+        return image
+    if path.startswith(("http://", "https://")):  # which `datasets` would fetch whenever the label is read
+        raise ValueError(f"the image {path:.80} is an address, which is not fetched; download it and give its path")
+    if "://" in path:
         return image
     located = path
     if folder is not None:

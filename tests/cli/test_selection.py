@@ -91,6 +91,17 @@ def test_pseudo_labels_have_pictures_that_a_trainer_reads(scored, llava, tmp_pat
     assert len(checked) == 3
 
 
+def test_columns_of_other_names_come_back(scored, tmp_path):
+    table = open_dataset(scored / "scored.parquet")
+    table.rename_columns({"image": "bild", "conversations": "gespräch"}).to_parquet(tmp_path / "own.parquet")
+    names = ["--dataset", tmp_path / "own.parquet", "--columns", "image=bild", "conversations=gespräch"]
+    assert call("curate", *names, "--target_size", 5, "--output", tmp_path / "curated.parquet") == 0
+    curated = open_dataset(tmp_path / "curated.parquet")
+    assert len(curated) == 5 and {"bild", "gespräch"} < set(curated.column_names)
+    assert call("select", *names, "--image_folder", scored / "pictures", "--output", tmp_path / "labels.parquet") == 0
+    assert len(open_dataset(tmp_path / "labels.parquet")) == 3
+
+
 def test_nothing_that_could_be_used_is_named(scored, tmp_path, capsys):
     table = open_dataset(scored / "scored.parquet")
     unscored = table.map(lambda row: {"i2c_status": "no", "i2c": None}, features=table.features)

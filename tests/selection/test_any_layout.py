@@ -106,6 +106,14 @@ def test_images_in_every_form_load(tmp_path, kind):
         assert curate(with_ids)[0]["number"][:] == KEPT
 
 
+def test_addresses_are_no_images_of_labels():
+    rows = [{"image": f"https://example.org/{image}.png", "question": q, "answer": a} for image, q, a, _ in PAIRS]
+    dataset = scored(rows, [pair[3] for pair in PAIRS])
+    assert curate(dataset)[0]["number"][:] == KEPT
+    with pytest.raises(ValueError, match=r"the image https://example.org/0.png is an address, which is not fetched"):
+        select_pseudo_labels(dataset)
+
+
 def test_items_beside_texts_as_files_have_them(tmp_path):
     """The commonest habit: the user's content is a list, the assistant's a text; `datasets` makes it a Json column."""
     for image, colour in enumerate(COLOURS):
@@ -176,6 +184,8 @@ def test_formats_and_transforms_of_a_dataset_do_not_matter():
 
 def test_small_and_empty_datasets_are_named():
     dataset = dataset_of("texts")
+    with pytest.raises(ValueError, match=r"columns missing: i2c_status, i2c; found \(none\)\."):
+        curate(Dataset.from_list([]))
     for empty in (dataset.select([]), dataset_of("messages of texts").select([])):
         kept, report = curate(empty)
         assert len(kept) == 0 and report.pairs == 0 and kept.features == empty.features

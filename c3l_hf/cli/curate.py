@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
-from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
+from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, with_own_names, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.pipeline.options import CurationOptions
 from c3l_hf.selection.curation import curate
@@ -30,7 +30,7 @@ def curate_rows(rows: RowsOptions, curation: CurateOptions, output: OutputOption
     curated, report = curate(open_rows(rows), **vars(curation))
     if not report.kept:
         raise RunError(f"no pair is left for the dataset\n{report}\n")
-    write_rows(curated, output)
+    write_rows(with_own_names(curated, rows), output)
     print(f"{report}\n\n{len(curated):,} pairs → {path}")
 
 

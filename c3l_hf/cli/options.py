@@ -21,12 +21,14 @@ class Option:
         type: The type that it was declared with.
         default: Its default; `dataclasses.MISSING` if it is required.
         help: What it does.
+        pairs: Whether it is a list of NAME=VALUE, which may be a mapping in YAML.
     """
 
     name: str
     type: Any
     default: Any
     help: str
+    pairs: bool = False
 
     @property
     def is_required(self) -> bool:
@@ -63,5 +65,6 @@ def options_of(groups: Iterable[type]) -> dict[str, Option]:
                 raise TypeError(f"two groups of options have {field.name}")
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             help_text = " ".join(str(field.metadata.get("help", "")).split())
-            options[field.name] = Option(field.name, hints[field.name], default, help_text)
+            pairs = "=" in field.metadata.get("metavar", "")
+            options[field.name] = Option(field.name, hints[field.name], default, help_text, pairs)
     return options

@@ -1,8 +1,9 @@
 """Rows as commands read and write them: from a file, a folder or the Hub; to a file or a folder."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from datasets import Dataset, Image
@@ -11,9 +12,18 @@ from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
+from c3l_hf.data.arranging import arranged, columns_of, restored
 from c3l_hf.data.opening import open_dataset
 
-__all__ = ["OutputOptions", "RowsOptions", "check_output", "open_rows", "write_rows"]
+__all__ = [
+    "OutputOptions",
+    "RowsOptions",
+    "check_output",
+    "check_own_names",
+    "open_rows",
+    "with_own_names",
+    "write_rows",
+]
 
 _SHARD_ROWS = 5000
 
@@ -24,12 +34,26 @@ class RowsOptions:
 
     _argument_group_name: ClassVar[str] = "Rows"
     dataset: str = field(
-        metadata={"help": "A .json(l), .parquet or .csv file, a saved dataset, a folder of data files, or a Hub id."}
+        metadata={
+            "help": "A .json(l), .parquet, .csv, .tsv, .arrow or (WebDataset's) .tar file, several of a kind as a "
+            "pattern in quotes, a saved dataset, a folder of data files, or a Hub id."
+        }
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Its configuration (subset)."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub's dataset."})
     split: str = field(default="train", metadata={"help": "Its split."})
     limit: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
+    columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Its own names of columns, as question=frage answer=antwort image=bild (json.question: a field of "
+            "a struct; messages= leaves that column out). In YAML also a mapping.",
+            "metavar": "NAME=COLUMN",
+        },
+    )
+    answers: Literal["first", "each"] | None = field(
+        default=None, metadata={"help": "Of several answers in a row the first, or each in a row of its own."}
+    )
 
 
 @dataclass
@@ -45,14 +69,38 @@ def open_rows(options: RowsOptions) -> Dataset:
     """The rows that the options name.
 
     Raises:
-        RunError: If they cannot be opened, or there are none.
+        RunError: If they cannot be opened, there are none, or their columns are not those that the options name.
     """
+    columns = columns_of(options.columns or ())
     dataset = open_dataset(
-        options.dataset, options.dataset_config, options.split, options.dataset_revision, options.limit
+        options.dataset,
+        options.dataset_config,
+        options.split,
+        options.dataset_revision,
+        options.limit,
+        texts=filter(None, columns.values()),
     )
     if not len(dataset):
         raise RunError(f"dataset {options.dataset} has no rows")
-    return dataset
+    return arranged(dataset, columns, options.answers)
+
+
+def with_own_names(dataset: Dataset, options: RowsOptions) -> Dataset:
+    """What was made of the rows, with the column names that they came with."""
+    return restored(dataset, columns_of(options.columns or ()))
+
+
+def check_own_names(options: RowsOptions, new: Iterable[str]) -> None:
+    """That the rows' own names of columns are none of those that a command adds; before any work.
+
+    Raises:
+        RunError: If one is.
+    """
+    for name, own in columns_of(options.columns or ()).items():
+        if own in set(new) - {name}:
+            raise RunError(
+                f"columns: {name}={own}, but a column {own} is added to the result; rename it in the dataset"
+            )
 
 
 def check_output(options: OutputOptions) -> Path:

@@ -8,14 +8,22 @@ import numpy as np
 from datasets import Dataset
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
-from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
+from c3l_hf.cli.rows import (
+    OutputOptions,
+    RowsOptions,
+    check_output,
+    check_own_names,
+    open_rows,
+    with_own_names,
+    write_rows,
+)
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import open_image
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.row_images import pictures_of
-from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.data.schema import SCORE_COLUMNS, STATUS, STATUS_OK
 from c3l_hf.data.stored_rows import stored_row
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import PassOptions, UsedModelOptions
@@ -46,6 +54,7 @@ def score(
     """Scores a dataset; see `COMMAND`."""
     set_up_process()
     path = check_output(output)
+    check_own_names(rows, SCORE_COLUMNS)
     dataset = open_rows(rows)
     layout_of(dataset.column_names)
     source = Source.of(model, trust_remote_code=model.trust_remote_code)
@@ -66,7 +75,7 @@ def score(
     )
     scored = score_dataset(dataset, scorer, batch_size=scoring.scoring_batch_size)
     if process_state().is_main_process:
-        write_rows(scored, output)
+        write_rows(with_own_names(scored, rows), output)
         print(f"{format_scores(scored)}\n\n{model.model}, {scorer.path} path → {path}")
     if STATUS_OK not in scored[STATUS][:]:
         raise RunError(f"none of {len(scored):,} rows has a score; {path} has the reasons in {STATUS}")

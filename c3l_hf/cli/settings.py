@@ -194,6 +194,8 @@ def _parsed(parser: _Parser, option: Option, value: Any, source: str) -> Any:
         if not option.takes(type(None)):
             raise UsageError(f"{source}: {name} has no value")
         return None
+    if isinstance(value, dict) and option.pairs:
+        value = [f"{key}={'' if own is None else own}" for key, own in value.items()]
     if isinstance(value, dict | list):
         if not option.takes(type(value)):
             raise UsageError(f"{source}: {name} is {value!r}, but takes one value")

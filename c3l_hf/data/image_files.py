@@ -16,7 +16,7 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.addresses import download_problem, is_address
 from c3l_hf.data.image import file_of, is_inline
 
-__all__ = ["check_key", "files_state", "located", "stored_here"]
+__all__ = ["check_key", "file_state", "files_state", "located", "stored_here"]
 
 # What has an image's name in it: of an image as a dict, of an item of a message, and of what holds such items.
 _NAMES = ("path", "url", "image", "image_url", "images", "content")
@@ -62,11 +62,17 @@ def files_state(rows: Dataset, column: str, folder: str | Path | None = None) ->
     state = hashlib.blake2b(digest_size=16)
     for table in rows.select_columns([column]).with_format("arrow").iter(1000):
         for name in _names(table.column(0)):
-            state.update(f"{name} {_state(name, folder)}\n".encode("utf-8", "surrogatepass"))
+            state.update(f"{name} {file_state(name, folder)}\n".encode("utf-8", "surrogatepass"))
     return state.hexdigest()
 
 
-def _state(name: str, folder: str | Path | None) -> str:
+def file_state(name: str, folder: str | Path | None = None) -> str:
+    """Size and time of the file that a path, a file:// URL or an address names; or why there is none.
+
+    Args:
+        name: The name.
+        folder: What a relative path is relative to; by default the working folder.
+    """
     if is_inline(name):
         return "is no file"
     try:
@@ -74,7 +80,7 @@ def _state(name: str, folder: str | Path | None) -> str:
         if path is None:
             return download_problem(name) or "is not downloaded"
         file = os.stat(Path(folder or "") / path)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # a RowError is one: a file of another machine
         return "cannot be found"
     return f"{file.st_size} {file.st_mtime_ns}"
 

@@ -1,8 +1,10 @@
 """Datasets from a file, a folder or the Hub: the one way in which all stages open rows."""
 
+import dataclasses
 import difflib
+import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -12,6 +14,7 @@ from datasets import (
     get_dataset_config_names,
     get_dataset_split_names,
     load_dataset,
+    load_dataset_builder,
     load_from_disk,
 )
 from datasets.exceptions import DatasetGenerationError, DatasetsError
@@ -19,10 +22,25 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
+from c3l_hf.data.delimited import open_delimited
+from c3l_hf.data.json_files import open_json
+from c3l_hf.data.webdatasets import open_tars, spread
 
 __all__ = ["folder_cache", "is_saved", "open_dataset"]
 
-_FILES = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+_FILES = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".ndjson": "json",
+    ".arrow": "arrow",
+    ".tar": "tar",
+}
+# Fields of a configuration of `datasets` that say where files are, not how they are read.
+_NO_OPTIONS = {"name", "version", "data_dir", "data_files", "description"}
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
 _ERRORS = (OSError, ValueError, TypeError, DatasetsError, HfHubHTTPError, HFValidationError)
 # What the Hub can have: "name" or "user/name".
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -34,17 +52,20 @@ def open_dataset(
     split: str = "train",
     revision: str | None = None,
     limit: int | None = None,
+    texts: Iterable[str] = (),
 ) -> Dataset:
     """The rows of a dataset, wherever it is.
 
     Args:
-        name: A file (.json, .jsonl, .parquet, .csv), a folder that `save_to_disk` wrote, a folder of data files, or a
-            dataset on the Hub.
+        name: A file (.json, .jsonl, .parquet, .csv, .tsv, .arrow, WebDataset's .tar; texts and tars also as .gz), a
+            pattern that names several of one kind (data/*.parquet), a folder that `save_to_disk` wrote, a folder of
+            data files, or a dataset on the Hub.
         config: Its configuration, where there are several.
         split: Its split. A file is one split whatever it is called, as is a single dataset of `save_to_disk`. In a
             folder of data files "dev" may also be what `datasets` calls "validation".
         revision: Branch, tag or commit of a dataset on the Hub; folders and files have none, and it is not looked at.
         limit: The first so many rows; by default all.
+        texts: Columns of CSV and TSV files that are texts whatever they look like, beside those whose names say so.
 
     Raises:
         RunError: If it cannot be opened; one line that says what was given, what is there and what comes near.
@@ -53,13 +74,15 @@ def open_dataset(
         raise RunError(f"limit is {limit}; it must be at least 1")
     path = Path(name)
     if path.is_file():
-        dataset = _open_file(path, config)
+        dataset = _open_files([path], config, texts)
     elif is_saved(path):
         dataset = _open_saved(path, config, split)
     elif path.is_dir():
-        dataset = _open_folder(path, config, split)
-    elif _HUB_ID.fullmatch(str(name)) and path.suffix not in _FILES:
+        dataset = _open_folder(path, config, split, texts)
+    elif _HUB_ID.fullmatch(str(name)) and _kind(path) is None:
         dataset = _load(str(name), config, split, revision)
+    elif files := _matching(str(name)):
+        dataset = _open_files(files, config, texts)
     else:
         raise RunError(f"{name}: there is no such file or folder{_nearest_file(path)}")
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
@@ -82,16 +105,47 @@ def folder_cache(source: str | Path) -> str | None:
     return str(Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{digest}")
 
 
-def _open_file(path: Path, config: str | None) -> Dataset:
-    kind = _FILES.get(path.suffix.lower())
-    if kind is None:
-        raise RunError(f"{path} ends in none of {', '.join(_FILES)}")
+def _kind(path: Path) -> str | None:
+    """What kind of file that is by its ending, also compressed by gzip."""
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return _FILES.get(plain.suffix.lower())
+
+
+def _matching(pattern: str) -> list[Path]:
+    """The files that a pattern such as data/*.parquet names, sorted; none if it is no pattern."""
+    if not glob.has_magic(pattern):
+        return []
+    return [Path(name) for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+
+
+def _open_files(files: Sequence[Path], config: str | None, texts: Iterable[str]) -> Dataset:
+    kinds = {file: _kind(file) for file in files}
+    if (other := next((file for file in files if kinds[file] is None), None)) is not None:
+        raise RunError(f"{other} ends in none of {', '.join(_FILES)}")
+    if len(set(kinds.values())) > 1:
+        raise RunError(f"{files[0]} and {_other_kind(files, kinds)} are of different kinds; give those of one")
     if config is not None:
-        raise RunError(f"{path} is a file, which has no configurations such as {config!r}; leave it out")
+        raise RunError(f"{files[0]} is a file, which has no configurations such as {config!r}; leave it out")
+    return _read(str(kinds[files[0]]), files, texts)
+
+
+def _other_kind(files: Sequence[Path], kinds: Mapping[Path, str | None]) -> Path:
+    return next(file for file in files if kinds[file] != kinds[files[0]])
+
+
+def _read(kind: str, files: Sequence[Path], texts: Iterable[str]) -> Dataset:
     try:
-        return load_dataset(kind, data_files=str(path), split="train")
+        if kind in _SEPARATORS:
+            return open_delimited(files, _SEPARATORS[kind], texts)
+        if kind == "json":
+            return open_json(files)
+        if kind == "tar":
+            return open_tars(files)
+        # It takes names for patterns.
+        return load_dataset(kind, data_files=[glob.escape(str(file)) for file in files], split="train")
     except _ERRORS as error:
-        raise RunError(f"{path} cannot be read: {_reason(error)}") from None
+        names = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        raise RunError(f"{names} cannot be read: {_reason(error)}") from None
 
 
 def _open_saved(path: Path, config: str | None, split: str) -> Dataset:
@@ -112,7 +166,7 @@ def _open_saved(path: Path, config: str | None, split: str) -> Dataset:
     return loaded[split]
 
 
-def _open_folder(path: Path, config: str | None, split: str) -> Dataset:
+def _open_folder(path: Path, config: str | None, split: str, texts: Iterable[str]) -> Dataset:
     if (path / "run.json").is_file():
         # All its stages' files together would be read as if they were one dataset.
         raise RunError(f"{path} is the folder of a run; the dataset that it made is {path / 'dataset'}")
@@ -123,12 +177,32 @@ def _open_folder(path: Path, config: str | None, split: str) -> Dataset:
             split = "dev" if "dev" in get_dataset_split_names(name, config) else "validation"
         except _ERRORS:
             pass  # it cannot be opened, of which `_load` finds the reason
-    return _load(name, config, split, None, title=str(path))
+    own = _files_of_split(name, config, split)
+    return _read(*own, texts) if own is not None else _load(name, config, split, None, title=str(path))
+
+
+def _files_of_split(name: str, config: str | None, split: str) -> tuple[str, list[Path]] | None:
+    """The kind and the files of a split of a folder, where all are of a kind that is read here; else None."""
+    try:
+        builder = load_dataset_builder(name, config)
+    except (*_ERRORS, StopIteration):
+        return None
+    files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
+    kinds = {_kind(file) for file in files}
+    if len(kinds) != 1 or not kinds <= {"json", "csv", "tsv", "tar"} or not all(map(Path.is_file, files)):
+        return None
+    kind = str(kinds.pop())
+    # With further options in its README it is read as they say, by `datasets`.
+    usual = type(builder.config)(**({"sep": _SEPARATORS[kind]} if kind in _SEPARATORS else {}))
+    options = [item.name for item in dataclasses.fields(usual) if item.name not in _NO_OPTIONS]
+    if any(getattr(builder.config, option) != getattr(usual, option) for option in options):
+        return None
+    return kind, files
 
 
 def _load(name: str, config: str | None, split: str, revision: str | None, title: str | None = None) -> Dataset:
     try:
-        return load_dataset(name, config, split=split, revision=revision, cache_dir=folder_cache(name))
+        return spread(load_dataset(name, config, split=split, revision=revision, cache_dir=folder_cache(name)))
     except _ERRORS as error:
         raise RunError(_problem(name, config, split, revision, title or name, error)) from None
 

@@ -1,6 +1,6 @@
 """The images of rows as they are stored: what `image_row` of a pair table names is a row of the images' dataset."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,30 +9,40 @@ from datasets import Dataset
 from c3l_hf.data.image_files import stored_here
 from c3l_hf.data.sources import image_column
 
-__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "stored_images"]
+__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images"]
 
 # Rows whose images are in one Arrow array, which holds 2 GB.
 AT_ONCE = 32
 
 
 def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, Any]]]:
-    """The images of some rows as they are stored, not decoded, without those that are null, whose file is gone, or
-    whose address is not downloaded: `datasets` would end where it stores them.
+    """The images of some rows as they are stored, not decoded; also those that are null or whose file is gone, so that
+    who reads them can say which.
 
     Args:
         images: Images in a column `images` (lists of images) or `image`.
         rows: Numbers of rows, as `image_row` of a pair table has them, also more than once: each image is read once.
 
     Returns:
-        For each row its images as dicts with "bytes" and "path".
+        For each row its images as dicts with "bytes" and "path", or null; none where the column `image` is null.
     """
+    single = image_column(images) == "image"
     numbers = list(dict.fromkeys(rows))
     stored = {
-        number: [here for image in row or () if image is not None and (here := stored_here(image)) is not None]
+        number: [image for image in row or () if image is not None or not single]
         for start in range(0, len(numbers), AT_ONCE)
         for number, row in _rows_of(images, numbers[start : start + AT_ONCE])
     }
     return [stored[number] for number in rows]
+
+
+def storable(images: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, Any]]:
+    """Those of a row's images that `datasets` can store: it ends where a file is gone, fetches addresses itself, and
+    gives null no place. What is downloaded is its file.
+
+    For rows that say in a column of their own what became of their images.
+    """
+    return [here for image in images if image is not None and (here := stored_here(image)) is not None]
 
 
 def _rows_of(images: Dataset, numbers: Sequence[int]) -> Iterable[tuple[int, list | None]]:

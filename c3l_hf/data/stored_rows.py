@@ -3,7 +3,7 @@
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, Image, List
+from datasets import Dataset, Features, Image, LargeList, List
 
 __all__ = ["stored_row", "stored_rows", "undecoded"]
 
@@ -29,7 +29,11 @@ def stored_row(dataset: Dataset, number: int) -> dict[str, Any]:
 
 
 def undecoded(feature: Any) -> Any:
-    """A feature whose images are read as they are stored."""
+    """A feature, or a dict of features, whose images are read as they are stored, at any depth."""
     if isinstance(feature, Image):
         return Image(decode=False)
-    return List(undecoded(feature.feature), length=feature.length) if isinstance(feature, List) else feature
+    if isinstance(feature, dict):
+        return {name: undecoded(item) for name, item in feature.items()}
+    if isinstance(feature, List):
+        return List(undecoded(feature.feature), length=feature.length)
+    return LargeList(undecoded(feature.feature)) if isinstance(feature, LargeList) else feature

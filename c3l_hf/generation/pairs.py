@@ -20,7 +20,7 @@ from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column, image_ids
 from c3l_hf.data.status import generation_counts, publishable
-from c3l_hf.data.stored_images import stored_images
+from c3l_hf.data.stored_images import storable, stored_images
 from c3l_hf.generation.parsing import PairParseError, parse_pair
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
 from c3l_hf.generation.templates import QUESTION_TYPES, Template, templates_for
@@ -266,14 +266,20 @@ def _uniforms(config: PairGenerationConfig, drawn: Sequence[tuple[str, int]]) ->
 def _encode(processor: ProcessorMixin, images: list | dict | None, template: Template) -> dict[str, torch.Tensor] | str:
     """The model's inputs for one image and template, or the reason why there are none."""
     images = images if isinstance(images, list) else [images]
-    if not images or None in images:
+    if not any(images):
         return "no image"
+    if None in images:
+        return f"images[{images.index(None)}] is null"
+    opened = []
     try:
-        return encode_prompt(processor, [{"role": "user", "content": template.text}], list(map(open_image, images)))
+        for image in images:
+            opened.append(open_image(image))
+        return encode_prompt(processor, [{"role": "user", "content": template.text}], opened)
     except RowError as error:
         # Decoders name objects and places in their messages; equal reasons have to be equal strings to be counted.
         cause = error.__cause__
-        return publishable(str(error)) if cause is None else f"the image cannot be read ({type(cause).__name__})"
+        which = f"images[{len(opened)}]" if 1 < len(images) > len(opened) else "the image"
+        return publishable(str(error)) if cause is None else f"{which} cannot be read ({type(cause).__name__})"
 
 
 def _finished(pair: _Pair, first_row: int) -> dict[str, Any]:
@@ -305,4 +311,4 @@ def _with_images(images: Dataset, pairs: pa.Table) -> Iterator[dict[str, Any]]:
         rows = table.to_pylist()
         stored = stored_images(images, [row.pop("image_row") for row in rows])
         for row, row_images in zip(rows, stored):
-            yield {"images": row_images, **row}
+            yield {"images": storable(row_images), **row}

@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, concatenate_datasets
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from tqdm.auto import tqdm
 
 from c3l_hf import _compat
@@ -20,26 +20,30 @@ from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
-from c3l_hf.data.image_files import files_state
+from c3l_hf.data.arranging import beside
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES, STATUS, STATUS_OK
+from c3l_hf.data.row_files import row_files_state
+from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.scoring.scorer import I2CScorer
+from c3l_hf.scoring.streams import check_columns, scored_stream
 
 __all__ = ["format_scores", "score_dataset", "score_stream", "score_tables", "with_scores"]
 
 logger = logging.getLogger(__name__)
 
+Rows = TypeVar("Rows", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
+
 
 def score_dataset(
-    dataset: Dataset,
+    dataset: Rows,
     scorer: I2CScorer,
     *,
     batch_size: int = 256,
     part_size: int = 2048,
     cache_dir: str | Path | None = None,
-) -> Dataset:
+) -> Rows:
     """A dataset with the score columns beside its own.
 
     Images are neither decoded twice nor written again, except that `datasets` writes a dataset in its new order that
@@ -59,12 +63,24 @@ def score_dataset(
     Raises:
         ValueError: If the columns are in no accepted layout, or the dataset has score columns already.
     """
+    if isinstance(dataset, DatasetDict | IterableDatasetDict):
+
+        def scored(rows: Any) -> Any:
+            return score_dataset(rows, scorer, batch_size=batch_size, part_size=part_size, cache_dir=cache_dir)
+
+        return type(dataset)({split: scored(rows) for split, rows in dataset.items()})
+    if isinstance(dataset, IterableDataset):
+        return scored_stream(dataset, scorer, batch_size)
+    check_columns(dataset.column_names)
+    if dataset.format["type"] == "custom" and process_state().is_main_process:
+        logger.warning(
+            "the dataset has a transform, which is not applied: its rows are scored as they are stored; map(scorer) "
+            "scores what the transform makes of them"
+        )
     layout = layout_of(dataset.column_names)
-    if present := [name for name in SCORE_COLUMNS if name in dataset.column_names]:
-        raise ValueError(f"the dataset has the columns {', '.join(present)} already; remove or rename them first")
     needed = dataset.select_columns(list(layout.columns))
-    files = [files_state(needed, column, scorer.image_folder) for column in layout.images]
-    name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, *files)
+    files = row_files_state(needed, layout, scorer.image_folder)
+    name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, files)
     starts = range(0, len(needed), part_size)
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{name}"
     shards = Shards(folder, count=len(starts))
@@ -161,15 +177,14 @@ def _stored_scores(shards: Shards) -> Dataset:
 
 def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
     """Rows with their score columns beside them."""
-    if len(rows):
-        return concatenate_datasets([rows, scores], axis=1)
-    # Of datasets without rows it would drop the columns.
-    features = Features({**rows.features, **scores.features})
-    return Dataset.from_dict({name: [] for name in features}, features=features)
+    return beside(rows, scores)
 
 
-def format_scores(scored: Dataset) -> str:
-    """What became of the rows, as text: how many have scores, the scores' quantiles, and why the others have none."""
+def format_scores(scored: Dataset | DatasetDict) -> str:
+    """What became of the rows, as text: how many have scores, the scores' quantiles, and why the others have none; also
+    of single turns in rows that have scores. Of a stream nothing is known."""
+    if isinstance(scored, DatasetDict):
+        return "\n\n".join(f"{split}: {format_scores(rows)}" for split, rows in scored.items())
     statuses = scored[STATUS][:]
     kinds = Counter(_kind(status) for status in statuses if status != STATUS_OK)
     count = sum(status == STATUS_OK for status in statuses)
@@ -182,10 +197,25 @@ def format_scores(scored: Dataset) -> str:
         lines += ["", format_table(rows)]
     if kinds:
         lines += ["", format_table([("without a score, because", "rows"), *kinds.most_common(20)])]
+    if turns := _turns_without_score(scored):
+        lines += [
+            "",
+            format_table([("turns without a score in rows with some, because", "turns"), *turns.most_common(20)]),
+        ]
     return "\n".join(lines)
+
+
+def _turns_without_score(scored: Dataset) -> Counter[str]:
+    if TURNS not in scored.column_names:
+        return Counter()
+    turns = (turn for turns in scored.with_format(None)[TURNS] for turn in turns or ())
+    statuses = (turn.get("status") for turn in turns)
+    return Counter(_kind(status) for status in statuses if status not in (None, STATUS_OK))
 
 
 def _kind(reason: str) -> str:
     """A reason without what is particular to its row."""
-    reason = re.sub(r"the image .*?(cannot be read|has mode|is not in)", r"the image \1", reason)
+    reason = re.sub(
+        r"the image .*?(cannot be read|has mode|is not in|which is not|which could not)", r"the image \1", reason
+    )
     return re.sub(r"\d+", "N", re.sub(r"'/[^']*'", "...", reason))[:90]

@@ -35,7 +35,7 @@ def check_columns(found: Sequence[str], needed: Sequence[str]) -> None:
     missing = [name for name in needed if name not in found]
     if missing:
         raise ValueError(
-            f"columns missing: {', '.join(missing)}; found {', '.join(found)}. "
+            f"there are columns missing: {', '.join(missing)}; found {', '.join(found)}. "
             "Pairs come from generate_pairs, their scores from I2CScorer"
         )
 

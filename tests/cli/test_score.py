@@ -1,11 +1,15 @@
 """`c3l score` on other people's files."""
 
+import base64
+import io
 import json
+import tarfile
 
+import pandas as pd
 import pytest
 from datasets import Dataset, Features, Image, Value, load_dataset
 from PIL import Image as PILImage
-from scored_rows import assert_same, picture, png
+from scored_rows import FEATURES, assert_same, pair, picture, png
 from tiny_models import tiny_llava
 
 from c3l_hf.cli import main
@@ -170,3 +174,84 @@ def test_rows_in_no_layout(folder, dataset, tmp_path, capsys):
 def test_shuffle_takes_its_images_from_the_rows(dataset):
     images = list(some_images(dataset, None))
     assert len(images) == 8 and all(isinstance(image, PILImage.Image) for image in images)  # one cannot be read
+
+
+@pytest.fixture
+def german(tmp_path):
+    """A TSV with its own names, and answers that look like numbers."""
+    pictures = [base64.b64encode(png(number)).decode() for number in range(3)]
+    rows = {"bild": pictures, "frage": QUESTIONS, "antwort": ["1", "02", "3"], "messages": ["x"] * 3}
+    pd.DataFrame(rows).to_csv(tmp_path / "rows.tsv", sep="\t", index=False)
+    return tmp_path / "rows.tsv"
+
+
+def test_columns_of_other_names_keep_them(folder, llava, german, tmp_path, capsys):
+    output, config = tmp_path / "scored.parquet", tmp_path / "score.yaml"
+    call = ["--model", folder, "--dataset", german, "--output", output]
+    assert score(*call, "--columns", "question=frage", "answer=antwort", "image=bild") == 1
+    assert "leave out messages (columns with messages: null)" in capsys.readouterr().err
+    config.write_text("columns: {question: frage, answer: antwort, image: bild, messages: null}")
+    assert score(*call, "--config", config) == 0
+    scored = open_dataset(output)
+    assert scored.column_names[:4] == ["bild", "frage", "antwort", "messages"]
+    assert scored["antwort"][:] == ["1", "02", "3"]
+    rows = [
+        {"question": q, "answer": a, "image": picture(n)} for n, (q, a) in enumerate(zip(QUESTIONS, ["1", "02", "3"]))
+    ]
+    assert_same(list(scored.select_columns(list(SCORE_COLUMNS))), I2CScorer(*llava).score(rows))
+    words = "question=frage,answer=antwort,image=bild,messages="
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("C3L_COLUMNS", words)
+        assert score(*call, "--overwrite") == 0
+    for words, message in {
+        ("question=frage", "answer=i2c", "image=bild"): "columns: answer=i2c, but a column i2c is added to the result",
+        ("question",): "columns: 'question' is not NAME=COLUMN",
+        ("question=a", "question=b"): "columns: question is given twice",
+    }.items():
+        assert score(*call, "--overwrite", "--columns", *words) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_each_of_several_answers(folder, llava, tmp_path):
+    answers = [[{"answer": "two", "id": 1}, {"answer": "a dog", "id": 2}], [{"answer": "red", "id": 1}]]
+    images = [{"bytes": png(number), "path": None} for number in range(2)]
+    rows = Dataset.from_dict({"image": images, "question": QUESTIONS[:2], "answers": answers})
+    rows.to_parquet(tmp_path / "vqa.parquet")
+    call = ["--model", folder, "--dataset", tmp_path / "vqa.parquet", "--output", tmp_path / "scored.parquet"]
+    assert score(*call, "--answers", "each") == 0
+    scored = open_dataset(tmp_path / "scored.parquet")
+    assert scored["answer"][:] == ["two", "a dog", "red"] and scored["answer_number"][:] == [1, 2, 1]
+    assert scored["answers"][:] == [answers[0], answers[0], answers[1]]
+    expected = [(0, "two"), (0, "a dog"), (1, "red")]
+    rows = [{"question": QUESTIONS[row], "answer": answer, "image": picture(row)} for row, answer in expected]
+    assert_same(list(scored.select_columns(list(SCORE_COLUMNS))), I2CScorer(*llava).score(rows))
+    assert score(*call, "--answers", "first", "--overwrite") == 0
+    assert open_dataset(tmp_path / "scored.parquet")["answer"][:] == ["two", "red"]
+
+
+def test_a_webdataset(folder, llava, tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for number in range(3):
+            content = png(number) if number else png(number)[:60]
+            text = json.dumps({"question": QUESTIONS[number], "answer": ANSWERS[number]}).encode()
+            for ending, data in (("png", content), ("json", text)):
+                member = tarfile.TarInfo(f"{number}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    assert score("--model", folder, "--dataset", tmp_path / "*.tar", "--output", tmp_path / "scored/") == 0
+    scored = open_dataset(tmp_path / "scored")
+    assert "cannot be read" in scored["i2c_status"][0] and scored["__key__"][:] == ["0", "1", "2"]
+    rows = [{"question": QUESTIONS[n], "answer": ANSWERS[n], "image": picture(n)} for n in (1, 2)]
+    assert_same(list(scored.select_columns(list(SCORE_COLUMNS)))[1:], I2CScorer(*llava).score(rows))
+
+
+def test_curated_pairs_keep_their_own_names(tmp_path):
+    rows = [pair("a.jpg", number, number / 10) for number in range(4)]
+    dataset = Dataset.from_list(rows, features=FEATURES).rename_columns({"prompt": "eingabe", "image_id": "bild"})
+    dataset.to_parquet(tmp_path / "pairs.parquet")
+    call = ["curate", "--dataset", tmp_path / "pairs.parquet", "--output", tmp_path / "curated.parquet"]
+    options = ["--target_size", "2", "--columns", "prompt=eingabe", "image_id=bild"]
+    assert main([*map(str, call), *options]) == 0
+    curated = open_dataset(tmp_path / "curated.parquet")
+    assert len(curated) == 2 and {"eingabe", "bild", "completion"} <= set(curated.column_names)
+    assert not {"prompt", "image_id"} & set(curated.column_names)

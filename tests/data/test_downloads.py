@@ -275,6 +275,16 @@ def test_scores_are_not_kept_from_before_a_download(server, llava, tmp_path):
     assert "could not be downloaded: the server answers HTTP 404" in after["i2c_status"][1]
     (alone,) = scorer.score([{"image": png(6), "question": "What is it?", "answer": "a dog"}])
     assert after["pmi"][0] == pytest.approx(alone["pmi"], abs=1e-5)
+    # Nor those of pictures in messages.
+    item = {"type": "image_url", "image_url": {"url": f"{server.url}/b.png"}}
+    messages = [
+        {"role": "user", "content": [item, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a dog"}]},
+    ]
+    talks = Dataset.from_dict({"messages": [messages]})
+    assert "which is not fetched" in score_dataset(talks, scorer, cache_dir=tmp_path)["i2c_status"][0]
+    download_images([f"{server.url}/b.png"])
+    assert score_dataset(talks, scorer, cache_dir=tmp_path)["i2c_status"][:] == ["ok"]
     # A folder of pictures is no hindrance: an address is in none.
     (inside,) = I2CScorer(*llava, image_folder=tmp_path).score([rows[0]])
     assert inside["i2c_status"] == "ok"

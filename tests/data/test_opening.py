@@ -1,9 +1,13 @@
 """Rows from wherever they are, and the one line that says why they cannot be opened."""
 
+import gzip
+import io
 import json
+import tarfile
 
+import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Image
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.opening import folder_cache, open_dataset
@@ -100,7 +104,7 @@ def test_what_cannot_be_opened(rows, tmp_path, monkeypatch):
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "empty").mkdir()
     cases = {
-        "rows.txt": r"rows.txt ends in none of .json, .jsonl, .parquet, .csv",
+        "rows.txt": r"rows.txt ends in none of .json, .jsonl, .parquet, .csv, .tsv, .ndjson, .arrow, .tar",
         "row.parquet": r"there is no such file or folder \(there is .*rows.parquet\)",
         "nowhere/row.parquet": r"there is no such file or folder \(nor is there a folder .*nowhere\)",
         "bad.jsonl": "bad.jsonl cannot be read: ",
@@ -127,3 +131,94 @@ def test_the_format_of_a_saved_dataset_stays_behind(rows, tmp_path):
         saved.with_format("numpy", columns=[first]).save_to_disk(tmp_path / str(number))
         opened = open_dataset(tmp_path / str(number))
         assert opened.format["type"] is None and opened[0] == rows[0]
+
+
+def test_arrow_files_keep_their_types(tmp_path):
+    images = Dataset.from_dict({"image": [{"bytes": b"none", "path": None}]}).cast_column("image", Image())
+    images.save_to_disk(tmp_path / "saved")
+    file = next((tmp_path / "saved").glob("*.arrow"))
+    assert open_dataset(file).features["image"] == Image()
+    with (
+        pa.OSFile(str(tmp_path / "file.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, pa.schema({"a": pa.int64()})) as new,
+    ):
+        new.write(pa.record_batch({"a": [1, 2]}))
+    assert open_dataset(tmp_path / "file.arrow")["a"][:] == [1, 2]
+
+
+def test_several_files_by_a_pattern(rows, tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for number, folder in enumerate((tmp_path, tmp_path / "deep", tmp_path / "deep" / "er")):
+        rows.select([number]).to_parquet(folder / f"part-{number}.parquet")
+        (folder / f"part-{number}.json").write_text(json.dumps([{**rows[number], **({"more": 1} if number else {})}]))
+        rows.select([number]).to_csv(folder / f"part-{number}.tsv", sep="\t")
+    for ending in ("parquet", "json", "tsv"):
+        found = open_dataset(f"{tmp_path}/**/part-?.{ending}")
+        assert sorted(found["question"][:]) == ROWS["question"] and len(open_dataset(tmp_path / f"*.{ending}")) == 1
+    with pytest.raises(RunError, match=r"part-0.json and .*part-0.parquet are of different kinds; give those of one"):
+        open_dataset(tmp_path / "part-*")
+    with pytest.raises(RunError, match="there is no such file or folder"):
+        open_dataset(tmp_path / "*.csv")
+    (tmp_path / "part-1.tsv").write_text("question\tother\na\tb\n")
+    with pytest.raises(
+        RunError, match=r"part-1.tsv has the columns question, other, and .*part-0.tsv question, answer"
+    ):
+        open_dataset(tmp_path / "*.tsv")
+    # A file may be called so.
+    rows.to_parquet(tmp_path / "all[1].parquet")
+    assert len(open_dataset(tmp_path / "all[1].parquet")) == 3
+
+
+def test_files_of_a_folder_are_read_as_single_ones_are(tmp_path):
+    for split, answers in (("train", ["1", None, "null"]), ("test", ["02", "x", "y"])):
+        folder = tmp_path / "tsv"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{split}.tsv").write_text("question\tanswer\n" + "".join(f"?\t{a or ''}\n" for a in answers))
+        folder = tmp_path / "json"
+        folder.mkdir(exist_ok=True)
+        rows = [{"question": "?", "answer": [answer] if answer == "x" else answer} for answer in answers]
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    for kind in ("tsv", "json"):
+        assert open_dataset(tmp_path / kind)["answer"][:] == ["1", None, "null"]
+    assert open_dataset(tmp_path / "tsv", split="test")["answer"][:] == ["02", "x", "y"]
+    assert open_dataset(tmp_path / "json", split="test")["answer"][:] == ["02", ["x"], "y"]
+    with pytest.raises(RunError, match="tsv has no split 'tain'; its splits are train, test; did you mean 'train'"):
+        open_dataset(tmp_path / "tsv", split="tain")
+    # As its README says, by `datasets`.
+    lines = ["---", "configs:", "- config_name: default", "  data_files: train.tsv", '  sep: ";"', "---", ""]
+    (tmp_path / "tsv" / "README.md").write_text("\n".join(lines))
+    assert open_dataset(tmp_path / "tsv").column_names == ["question\tanswer"]
+
+
+def test_an_empty_file_in_a_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "train.json").write_text("")
+    with pytest.raises(RunError, match="train.json is empty: it has no rows"):
+        open_dataset(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tar"])
+def test_compressed_files_that_are_damaged(tmp_path, ending):
+    rows = [{"question": f"{number}?", "answer": str(number**7)} for number in range(3000)]
+    if ending == "tar":
+        with tarfile.open(tmp_path / "rows.tar", "w") as tar:
+            for number, row in enumerate(rows):
+                content = json.dumps(row).encode()
+                member = tarfile.TarInfo(f"{number}.json")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        content = (tmp_path / "rows.tar").read_bytes()
+    elif ending == "csv":
+        content = "\n".join(["question,answer", *(",".join(row.values()) for row in rows)]).encode()
+    else:
+        content = (json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows))).encode()
+    whole = gzip.compress(content)
+    file = tmp_path / f"rows.{ending}.gz"
+    file.write_bytes(whole)
+    assert open_dataset(file)["question"][:] == [row["question"] for row in rows]
+    middle = len(whole) // 2
+    for damaged in (whole[:middle], whole[:middle] + bytes(100) + whole[middle + 100 :], whole[:-8] + bytes(8)):
+        file.write_bytes(damaged)
+        with pytest.raises(RunError, match=f"rows.{ending}.gz") as caught:
+            open_dataset(file)
+        assert "\n" not in str(caught.value)

@@ -437,6 +437,18 @@ def test_a_picture_that_is_gone_by_now(speaker, config, tmp_path):
     assert [len(row["images"]) for row in Dataset.load_from_disk(tmp_path / "pairs")] == [1] * 4 + [0] * 4 + [1] * 4
 
 
+def test_which_of_several_pictures_is_missing_is_said(speaker, config, tmp_path):
+    for number in range(2):
+        picture(number).save(tmp_path / f"{number}.png")
+    paths = [str(tmp_path / f"{number}.png") for number in range(2)]
+    rows = [[paths[0], None, paths[0]], [paths[0], paths[1]], [None], []]
+    images = Dataset.from_dict({"images": rows}, features=Features({"images": List(Image())}))
+    (tmp_path / "1.png").unlink()
+    counts = generation_counts(generate_pairs(images, *speaker, config, progress=False))
+    assert counts["images[1] is null"] == counts["images[1] cannot be read (FileNotFoundError)"] == 4
+    assert counts["no image"] == 8
+
+
 def test_image_tokens_in_the_text_stay_visible(llava):
     model, processor = llava
     with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=4) as sampler:

@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image, List, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, LargeList, List, Value, concatenate_datasets, load_dataset
 from datasets.fingerprint import Hasher
+from PIL import Image as PILImage
 from scored_rows import assert_same, picture, png
 from tiny_models import tiny_llava
 
-from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES
+from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES
 from c3l_hf.scoring import dataset as scoring
 from c3l_hf.scoring.dataset import format_scores, score_dataset
 from c3l_hf.scoring.scorer import I2CScorer
@@ -204,3 +207,89 @@ def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):
         assert [row["id"] for row in rows] == list(range(9))
         assert_same([{name: row[name] for name in SCORE_COLUMNS} for row in rows], expected)
     assert len(list((tmp_path / "parts").glob("*/*.parquet"))) == 5  # each part once
+
+
+def test_large_lists_and_lists_of_other_kinds(scorer, dataset, expected, tmp_path):
+    """As polars and pyarrow write them, one picture damaged."""
+    stored = dataset.cast_column("image", Image(decode=False)).to_list()
+    plain = dataset.remove_columns("image")
+    struct = pa.struct([("bytes", pa.large_binary()), ("path", pa.large_string())])
+    column = pa.array([[row["image"]] for row in stored], pa.large_list(struct))
+    table = plain.data.table.append_column("images", column)
+    texts = ["question", "answer"]
+    for name in texts:
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, table[name].cast(pa.large_string()))
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / "large.parquet")
+    large = load_dataset("parquet", data_files=str(tmp_path / "large.parquet"), split="train", cache_dir=str(tmp_path))
+    images = Dataset.from_list(
+        [{"images": [row["image"]]} for row in stored], features=Features({"images": LargeList(Image())})
+    )
+    typed = concatenate_datasets([plain, images], axis=1)
+    for rows in (large, typed):
+        assert isinstance(rows.features["images"], LargeList)
+        assert_same(scores(score_dataset(rows, scorer, cache_dir=tmp_path / "scores")), expected)
+
+
+def test_pictures_inside_the_messages(scorer, dataset, expected, tmp_path):
+    """The images are in a struct in lists; one cannot be decoded."""
+    text = {"type": "text", "image": None}
+    messages = [
+        [
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": row["image"], "text": None}, {**text, "text": row["question"]}],
+            },
+            {"role": "assistant", "content": [{**text, "text": row["answer"]}]},
+        ]
+        for row in dataset.cast_column("image", Image(decode=False))
+    ]
+    item = {"type": Value("string"), "image": Image(), "text": Value("string")}
+    features = Features({"messages": List({"role": Value("string"), "content": List(item)})})
+    inside = Dataset.from_dict({"messages": messages}, features=features)
+    scored = score_dataset(inside, scorer, cache_dir=tmp_path)
+    assert_same(
+        [row for row in scores(scored) if row["i2c"] is not None], [row for row in expected if row["i2c"] is not None]
+    )
+    assert "cannot be read" in scored["i2c_status"][7]
+
+
+def test_splits(scorer, dataset, expected, tmp_path):
+    splits = DatasetDict(train=dataset.select(range(5)), test=dataset.select(range(5, 9)))
+    scored = score_dataset(splits, scorer, cache_dir=tmp_path)
+    assert type(scored) is DatasetDict and list(scored) == ["train", "test"]
+    assert_same(scores(scored["train"]) + scores(scored["test"]), expected)
+    assert "train: 5 rows, 4 with scores, 1 without" in format_scores(scored)
+    assert "test: 4 rows, 3 with scores, 1 without" in format_scores(scored)
+
+
+def test_a_transform_is_not_applied_and_that_is_said(scorer, dataset, expected, tmp_path, caplog):
+    def black(rows):
+        return {**rows, "image": [PILImage.new("RGB", (32, 32)) for _ in rows["image"]]}
+
+    few = dataset.select(range(2))
+    scored = score_dataset(few.with_transform(black), scorer, cache_dir=tmp_path)
+    assert_same(scores(scored.with_format(None)), expected[:2])
+    assert caplog.text.count("has a transform, which is not applied") == 1
+    seen = few.with_transform(black).map(scorer, batched=True)
+    assert seen.with_format(None)["pmi"][0] != pytest.approx(expected[0]["pmi"])
+    caplog.clear()
+    score_dataset(few.with_format("numpy"), scorer, cache_dir=tmp_path)
+    assert "transform" not in caplog.text
+
+
+def test_turns_without_a_score_are_counted():
+    turns = [
+        [{"status": "ok"}, {"status": "the answer is empty"}],
+        None,
+        [{"status": None}, {"status": "the answer is empty"}],
+    ]
+    rows = {
+        "i2c_status": ["ok", "no image", "ok"],
+        "i2c": [1.0, None, 2.0],
+        **{name: [1.0, None, 2.0] for name in SCORES},
+    }
+    text = format_scores(Dataset.from_dict({**rows, "turns": turns}))
+    assert "turns without a score in rows with some, because" in text
+    assert text.splitlines()[-1].split() == ["the", "answer", "is", "empty", "2"]
+    assert "turns" not in format_scores(Dataset.from_dict(rows))

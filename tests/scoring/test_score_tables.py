@@ -107,7 +107,8 @@ def test_scores_equal_those_of_rows_with_images(llava_scorer, column, batch_size
     assert statuses[:3] == ["ok"] * 3
     assert all("cannot be read" in status for status in statuses[3:6])
     assert statuses[7] == "prompt is null" and statuses[6] == statuses[8] == "ok"
-    assert statuses[9:] == ["the row has no image (column images)"] * 3
+    nothing = {"images": "images[0] is null; the row has 1 images", "image": "the row has no image (column images)"}
+    assert statuses[9:] == [nothing[column]] * 3
 
 
 def test_a_row_number_means_a_row_of_all_images(llava_scorer):
@@ -126,8 +127,20 @@ def test_files_that_are_gone(llava_scorer, tmp_path):
     images = Dataset.from_dict({"images": paths}, features=Features({"images": List(Image())}))
     (tmp_path / "1.png").unlink()
     found = scores_of(score_tables([table_of(PAIRS[:6])], images, llava_scorer))
-    reason = "the row has no image (column images)"
-    assert [row["i2c_status"] for row in found] == ["ok"] * 3 + [reason] * 3
+    statuses = [row["i2c_status"] for row in found]
+    assert statuses[:3] == ["ok"] * 3
+    assert all(
+        status.startswith(f"the image {tmp_path / '1.png'} cannot be read: FileNotFound") for status in statuses[3:]
+    )
+
+
+def test_a_null_among_pictures(llava_scorer):
+    stored = [{"bytes": png(number), "path": None} for number in range(2)]
+    images = Dataset.from_dict(
+        {"images": [[stored[0], None, stored[1]], None, [stored[0]]]}, features=Features({"images": List(Image())})
+    )
+    statuses = [row["i2c_status"] for row in scores_of(score_tables([table_of(PAIRS[:9:3])], images, llava_scorer))]
+    assert statuses == ["images[1] is null; the row has 3 images", "the row has no image (column images)", "ok"]
 
 
 def test_each_image_is_read_once_for_a_batch(llava_scorer, monkeypatch):

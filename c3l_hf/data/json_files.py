@@ -1,0 +1,197 @@
+"""JSON files: one row a line, a list of rows, or an object with such a list in it."""
+
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import atomic_write, digest, read_json
+from c3l_hf.common.versions import versions
+from c3l_hf.data.inferred import Kind, features_of, kind_of, merged, stored
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.text_files import check_text, not_utf8, open_bytes
+
+__all__ = ["open_json"]
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB of text
+
+
+def open_json(files: Sequence[Path]) -> Dataset:
+    """The rows of JSON files, whatever their ending; also compressed (.gz).
+
+    A file is JSON lines, a list of objects, an object that is one row, or one with exactly one list of objects in it
+    (`{"info": …, "data": […]}`), which are then the rows; a warning says which. Columns have the types of all their
+    values: what is missing is null, and a column of several kinds (texts and lists, say) has the type `Json`.
+    NaN is null, and half a character (a surrogate by itself) is U+FFFD.
+
+    Raises:
+        RunError: If a file is empty, not UTF-8 or not JSON, has no rows, or has several lists of objects.
+    """
+    states = [(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    state = digest(states, versions()["c3l-hf"])
+    look = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-json-{state}.json"
+    if look.is_file():
+        known = read_json(look)
+    else:
+        known = _looked_through(files)
+        look.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(look, shared=True) as partial:  # perhaps by several processes at once
+            partial.write_text(json.dumps(known), "utf-8")
+    kinds, count, size = known["kinds"], known["rows"], known["bytes"]
+    features = features_of(kinds)
+    if not count or not kinds:
+        raise RunError(f"{files[0]} has no rows")
+    return Dataset.from_generator(
+        _stored_rows,
+        features=features,
+        gen_kwargs={"files": tuple(files), "kinds": kinds},
+        fingerprint=digest(state, features),
+        writer_batch_size=max(1, min(1000, _AT_ONCE * count // max(size, 1))),
+    )
+
+
+def _looked_through(files: Sequence[Path]) -> dict[str, Any]:
+    """The columns' kinds, the number of rows, and about how many bytes they have."""
+    kinds: dict[str, Kind] = {}
+    count = size = 0
+    for file in files:
+        for length, row in _rows(file):
+            count, size = count + 1, size + length
+            for name, value in row.items():
+                kinds[name] = merged(kinds.get(name), kind_of(value))
+    return {"kinds": kinds, "rows": count, "bytes": size}
+
+
+def _stored_rows(files: Sequence[Path], kinds: dict[str, Kind]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        for _, row in _rows(file):
+            yield {name: stored(row.get(name), kind) for name, kind in kinds.items()}
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows, and the bytes of each."""
+    start = check_text(file)
+    try:
+        if start.startswith(b"{") and _is_json_lines(file):
+            for number, line in _text_lines(file):
+                where = f"line {number:,}"
+                yield len(line), _checked(_loaded(line, file, where), file, where)
+            return
+        text = _whole(file)
+        content = _loaded(text, file, "it")
+        rows = _rows_in(content, file) if isinstance(content, dict) else content
+        if not isinstance(rows, list):
+            raise _unreadable(file, f"it is {type(rows).__name__}, not rows")
+        for number, row in enumerate(rows):
+            yield len(text) // len(rows), _checked(row, file, f"item {number:,} of its list")
+    except UnicodeDecodeError as error:
+        raise not_utf8(file, error.reason) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(file, str(error)) from None
+
+
+def _is_json_lines(file: Path) -> bool:
+    """Whether the first line is an object by itself, and another follows."""
+    lines = (line for _, line in _text_lines(file))
+    try:
+        json.loads(next(lines))
+    except (ValueError, RecursionError):
+        return False
+    return next(lines, None) is not None
+
+
+def _text_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, counted from 1. Not by `splitlines`, which also splits at marks that texts may have."""
+    with open_bytes(file) as content:
+        for number, line in enumerate(content, 1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            if text:
+                yield number, text
+
+
+def _whole(file: Path) -> str:
+    with open_bytes(file) as content:
+        return content.read().decode("utf-8-sig")
+
+
+def _loaded(text: str, file: Path, where: str) -> Any:
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        raise _unreadable(file, f"{where} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # keys that repeat, numbers of thousands of digits, deep nesting
+        raise _unreadable(file, f"{where}: {str(error)[:160]}") from None
+    # Half a character, as `\ud83d` alone: no UTF-8 has it.
+    return _with_whole_characters(value) if "\\ud" in text.lower() else value
+
+
+def _constant(name: str) -> float | None:
+    # Python writes what is missing so; among numbers it would be neither low nor high.
+    return None if name == "NaN" else float(name)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r:.60} twice")
+    return content
+
+
+def _with_whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_with_whole_characters(key): _with_whole_characters(item) for key, item in value.items()}
+    return [_with_whole_characters(item) for item in value] if isinstance(value, list) else value
+
+
+def _rows_in(content: dict[str, Any], file: Path) -> list[Any]:
+    """The rows of a file that is one object."""
+    if _are_columns(content):
+        raise _unreadable(file, f"it is an object of columns ({', '.join(content)}); save a list of rows")
+    try:
+        layout_of(content)
+        return [content]  # a row by itself
+    except ValueError:
+        lists = [name for name, value in content.items() if isinstance(value, list) and _has_objects(value)]
+    if len(lists) > 1:
+        raise _unreadable(
+            file,
+            f"it is an object with several lists of objects ({', '.join(lists)}); save that of the rows alone",
+        )
+    if lists:
+        logger.warning("%s is an object; its rows are the list %r", file, lists[0])
+    return content[lists[0]] if lists else [content]
+
+
+def _are_columns(content: dict[str, Any]) -> bool:
+    """Whether an object has all values of a column together, by row number or in a list; messages are no column."""
+    values = list(content.values())
+    if values and all(isinstance(value, dict) for value in values):
+        return all(value.keys() == values[0].keys() for value in values) and all(key.isdigit() for key in values[0])
+    lists = bool(values) and all(isinstance(value, list) and not _has_objects(value) for value in values)
+    return lists and len({len(value) for value in values}) == 1
+
+
+def _has_objects(value: list[Any]) -> bool:
+    return bool(value) and isinstance(value[0], dict)
+
+
+def _checked(row: Any, file: Path, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        kind = "null" if row is None else type(row).__name__
+        raise _unreadable(file, f"{where} is {kind}, not a row (an object of columns)")
+    return row
+
+
+def _unreadable(file: Path, why: str) -> RunError:
+    return RunError(f"{file} cannot be read: {why}")

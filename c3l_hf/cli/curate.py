@@ -35,8 +35,9 @@ def curate_rows(rows: RowsOptions, curation: CurateOptions, output: OutputOption
 
 
 COMMAND = Command(
-    description="Keeps the best of scored pairs, as c3l score writes them: without near-duplicates, balanced by type "
-    "of question. The report says how many pairs each rule dropped.",
+    description="Keeps the best of scored rows of any layout, as c3l score writes them: without near-duplicates, "
+    "balanced by type of question, with all their columns. Rows without image_id are about one image if their images "
+    "have the same content or path. The report says how many rows each rule dropped.",
     examples=("c3l curate --dataset scored.parquet --target_size 5000 --output curated.parquet",),
     groups=(RowsOptions, CurateOptions, OutputOptions, CallOptions),
     call=curate_rows,

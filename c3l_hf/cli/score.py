@@ -66,6 +66,7 @@ def score(
         attn_implementation=source.attn_implementation,
         quantization_config=source.quantization_config,
         trust_remote_code=source.trust_remote_code,
+        base_model=source.base_model,
         ranking=scoring.ranking,
         path=scoring.path,
         blind=scoring.blind,

@@ -15,6 +15,9 @@ class SelectOptions(SelectionOptions):
     """Which pairs become pseudo-labels, and by which score."""
 
     score: str = field(default="i2c", metadata={"help": "Column to rank by; higher is better."})
+    image_folder: str | None = field(
+        default=None, metadata={"help": "Where images are that the rows name by a relative path."}
+    )
 
 
 def select(rows: RowsOptions, selection: SelectOptions, output: OutputOptions, _: CallOptions) -> None:
@@ -27,15 +30,20 @@ def select(rows: RowsOptions, selection: SelectOptions, output: OutputOptions, _
         within=selection.within,
         max_rejected=selection.max_rejected,
         min_margin=selection.min_margin,
+        image_folder=selection.image_folder,
     )
     write_rows(labels, output)
     print(f"{report}\n\n{len(labels):,} pseudo-labels → {path}")
 
 
 COMMAND = Command(
-    description="Makes pseudo-labels from scored pairs, as c3l score writes them: of each image the pair with the best "
-    "score is chosen, the others are rejected. The report says what was left out, and why.",
-    examples=("c3l select --dataset scored.parquet --output labels.parquet",),
+    description="Makes pseudo-labels from scored rows of any layout, as c3l score writes them: of each image the pair "
+    "with the best score is chosen, the others are rejected. Rows without image_id are about one image if their images "
+    "have the same content or path. The report says what was left out, and why.",
+    examples=(
+        "c3l select --dataset scored.parquet --output labels.parquet",
+        "c3l select --dataset scored.parquet --image_folder pictures --output labels.parquet",
+    ),
     groups=(RowsOptions, SelectOptions, OutputOptions, CallOptions),
     call=select,
 )

@@ -9,14 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, Value
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.files import digest
 from c3l_hf.common.versions import versions
 from c3l_hf.data.addresses import download_problem, is_address
 from c3l_hf.data.image import file_of, is_inline
+from c3l_hf.data.layouts import WITH_ITEMS, Layout
 
-__all__ = ["check_key", "file_state", "files_state", "located", "stored_here"]
+__all__ = ["check_key", "files_state", "located", "row_files_state", "stored_here"]
 
 # What has an image's name in it: of an image as a dict, of an item of a message, and of what holds such items.
 _NAMES = ("path", "url", "image", "image_url", "images", "content")
@@ -62,17 +64,11 @@ def files_state(rows: Dataset, column: str, folder: str | Path | None = None) ->
     state = hashlib.blake2b(digest_size=16)
     for table in rows.select_columns([column]).with_format("arrow").iter(1000):
         for name in _names(table.column(0)):
-            state.update(f"{name} {file_state(name, folder)}\n".encode("utf-8", "surrogatepass"))
+            state.update(f"{name} {_state(name, folder)}\n".encode("utf-8", "surrogatepass"))
     return state.hexdigest()
 
 
-def file_state(name: str, folder: str | Path | None = None) -> str:
-    """Size and time of the file that a path, a file:// URL or an address names; or why there is none.
-
-    Args:
-        name: The name.
-        folder: What a relative path is relative to; by default the working folder.
-    """
+def _state(name: str, folder: str | Path | None) -> str:
     if is_inline(name):
         return "is no file"
     try:
@@ -80,7 +76,7 @@ def file_state(name: str, folder: str | Path | None = None) -> str:
         if path is None:
             return download_problem(name) or "is not downloaded"
         file = os.stat(Path(folder or "") / path)
-    except (OSError, ValueError):  # a RowError is one: a file of another machine
+    except (OSError, ValueError):
         return "cannot be found"
     return f"{file.st_size} {file.st_mtime_ns}"
 
@@ -129,10 +125,16 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def check_key(rows: Dataset, column: str) -> str:
+def row_files_state(rows: Dataset, layout: Layout, folder: str | Path | None = None) -> str:
+    """The same of all columns of a layout that name images: its columns of images, and messages with items."""
+    items = [name for name in layout.text if name in WITH_ITEMS and not isinstance(rows.features[name], Value)]
+    return digest(*(files_state(rows, name, folder) for name in (*layout.images, *items)))
+
+
+def check_key(rows: Dataset, layout: Layout, folder: str | Path | None = None) -> str:
     """What the outcome of a check of rows depends on beside the rows and the arguments: the files that they name, and
     the version that checks."""
-    return f"{files_state(rows, column)} {versions()['c3l-hf']}"
+    return f"{row_files_state(rows, layout, folder)} {versions()['c3l-hf']}"
 
 
 def stored_here(image: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.data.image import image_key
 from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.pair_columns import NO_TEMPLATE, NO_TYPE, number_id
 from c3l_hf.data.row_images import images_as_stored, pictures_of
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import Images, images_digest
@@ -26,7 +27,6 @@ from c3l_hf.data.turns import to_turns
 __all__ = ["ImportedPairs", "import_pairs"]
 
 _BATCH = 1000
-_NO_TYPE, _NO_TEMPLATE = "general", "general-1"
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
             if image == len(first_rows):
                 first_rows.append(row)
                 pairs_of.append(0)
-            image_id = key if named else _number_id(image)
+            image_id = key if named else number_id(image)
             pair_id = values.get("pair_id")
             pair_id = f"{image_id}/{pairs_of[image]}" if pair_id is None else str(pair_id)
             place = {"image_row": image, "image_id": image_id, "pair_id": pair_id}
@@ -115,7 +115,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
     if not numbers:
         reason = without_image.most_common(1)[0][0]
         raise RunError(f"pairs: none of the {len(dataset):,} rows has an image; most often {reason}")
-    ids = list(numbers) if named else list(map(_number_id, range(len(numbers))))
+    ids = list(numbers) if named else list(map(number_id, range(len(numbers))))
     images = images_as_stored(dataset, layout, first_rows, ids)
     content = images_digest(images, inventory)
     return ImportedPairs(
@@ -125,10 +125,6 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
         digest(sha.hexdigest(), content, *sorted(without_image.items())),
         dict(without_image.most_common()),
     )
-
-
-def _number_id(image: int) -> str:
-    return f"{image:06d}"
 
 
 def _by_image(tables: list[pa.Table], image_of: np.ndarray) -> pa.Table:
@@ -178,4 +174,4 @@ def _text(content: Any) -> str:
 
 
 def _kind(values: Mapping[str, Any]) -> dict[str, str]:
-    return {"type": str(values.get("type") or _NO_TYPE), "template": str(values.get("template") or _NO_TEMPLATE)}
+    return {"type": str(values.get("type") or NO_TYPE), "template": str(values.get("template") or NO_TEMPLATE)}

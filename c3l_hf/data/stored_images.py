@@ -37,12 +37,12 @@ def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, A
 
 
 def storable(images: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, Any]]:
-    """Those of a row's images that `datasets` can store: it ends where a file is gone, fetches addresses itself, and
-    gives null no place. What is downloaded is its file.
+    """Those of a row's images that `datasets` can store: it ends where a file is gone, and gives null no place.
 
     For rows that say in a column of their own what became of their images.
     """
-    return [here for image in images if image is not None and (here := stored_here(image)) is not None]
+    here = (None if image is None else stored_here(image) for image in images)
+    return [image for image in here if image is not None]
 
 
 def _rows_of(images: Dataset, numbers: Sequence[int]) -> Iterable[tuple[int, list | None]]:

@@ -3,17 +3,19 @@
 import hashlib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import PIL.Image
 import PIL.ImageStat
 from transformers import ProcessorMixin
 
+from c3l_hf.common.choices import check_choice
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import located
 from c3l_hf.data.turns import Pair
+from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
 
 __all__ = ["BASELINES", "Baseline", "PairEncoder"]
@@ -39,6 +41,7 @@ class PairEncoder:
         blind: One of `BASELINES`.
         blind_images: For "shuffle": the images to choose from.
         image_folder: What relative paths of images are relative to. A path that leaves the folder is refused.
+        control_tokens: What becomes of control tokens written out in a text, as in `encode_row`: "refuse" or "escape".
     """
 
     def __init__(
@@ -48,9 +51,12 @@ class PairEncoder:
         blind: Baseline = "drop",
         blind_images: Sequence[PIL.Image.Image] = (),
         image_folder: Path | None = None,
+        control_tokens: ControlTokens = "refuse",
     ):
+        check_choice("control_tokens", control_tokens, get_args(ControlTokens))
         self._plain_processor, self._max_length = processor, max_length
         self.blind, self._pool, self._folder = blind, blind_images, image_folder
+        self.control_tokens: ControlTokens = control_tokens
         self._keys: dict[int, tuple[Any, Hashable]] = {}
         self._blind: dict[Hashable, EncodedRow] = {}
         self.forget_images()
@@ -58,7 +64,7 @@ class PairEncoder:
     @property
     def settings(self) -> tuple[object, ...]:
         """What the encoding of rows depends on beside the processor; of blind images their sizes."""
-        return self.blind, self._max_length, tuple(image.size for image in self._pool)
+        return self.blind, self.control_tokens, self._max_length, tuple(image.size for image in self._pool)
 
     def forget_images(self) -> None:
         """Let the decoded pictures go. A row with one of them that comes later reads it again."""
@@ -104,6 +110,7 @@ class PairEncoder:
             max_length=self._max_length,
             end_of_turn=False,
             image_keys=keys,
+            control_tokens=self.control_tokens,
         )
 
     def _key(self, value: Any) -> Hashable:

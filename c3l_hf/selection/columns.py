@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
 
 __all__ = [
     "ChunkedColumn",
@@ -18,7 +17,6 @@ __all__ = [
     "encode",
     "pieces",
     "place_in_group",
-    "read_columns",
     "text_order",
 ]
 
@@ -38,24 +36,6 @@ def check_columns(found: Sequence[str], needed: Sequence[str]) -> None:
             f"there are columns missing: {', '.join(missing)}; found {', '.join(found)}. "
             "Pairs come from generate_pairs, their scores from I2CScorer"
         )
-
-
-def read_columns(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a dataset as a table, other columns (images) untouched.
-
-    Raises:
-        ValueError: If columns are missing.
-    """
-    columns = list(dict.fromkeys(columns))
-    check_columns(dataset.column_names, columns)
-    selected = dataset.select_columns(columns).with_format("arrow")
-    if not len(selected):
-        return pa.Table.from_batches([], selected.features.arrow_schema)
-    tables = selected.iter(_BLOCK)
-    # A dataset with shuffled or selected rows gives a chunk for every row.
-    return pa.concat_tables(
-        table if table.column(0).num_chunks == 1 else table.combine_chunks() for table in tables
-    ).replace_schema_metadata()
 
 
 class ChunkedColumn:

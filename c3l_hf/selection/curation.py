@@ -4,6 +4,7 @@
 images and with the texts of few pairs as Python objects at a time.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -13,7 +14,8 @@ from datasets import Dataset
 from scipy.stats import spearmanr
 
 from c3l_hf.common.choices import check_choice
-from c3l_hf.selection.columns import pieces, place_in_group, read_columns, text_order
+from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
+from c3l_hf.selection.columns import pieces, place_in_group, text_order
 from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, NearDuplicates, compare_within_images
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.reports import CurationReport, LengthCorrelation
@@ -40,6 +42,8 @@ __all__ = [
     "length_correlation",
     "random_selection",
 ]
+
+logger = logging.getLogger(__name__)
 
 NearDuplicateScope = Literal["image", "dataset", "none"]
 # What `choose_pairs` reads besides the score column, and what `choose_random` reads.
@@ -75,8 +79,10 @@ def curate(
     (seed, pair_id), so that no image is favoured by its name.
 
     Args:
-        dataset: Scored pairs with the columns `image_id`, `pair_id`, `type`, `prompt`, `completion`, `i2c_status` and
-            `score`; further columns, such as `images`, are kept. Pixels are not decoded.
+        dataset: Scored rows in any layout of `data.layouts`, as `score_dataset` gives them: with `i2c_status` and
+            `score`. `image_id`, `pair_id` and `type` count where they are there; else rows with the same image, by its
+            content or path, are about one image, and all are of one type, which the report says. A conversation of
+            several answers is one row: its questions together, its answers together. Pixels are not decoded.
         target_size: Rows to keep. If fewer are left, all are kept and the report says so.
         score: Column to rank by; higher is better.
         min_score: Scores below are dropped.
@@ -92,14 +98,18 @@ def curate(
         seed: For ties and MinHash.
 
     Returns:
-        The rows kept, sorted by (image_id, pair_id), all columns as they were, and the report.
+        The rows kept, sorted by (image_id, pair_id), all columns as they were, and the report. Ids that are made up
+        are numbers in the order of the rows.
 
     Raises:
-        ValueError: If columns are missing or of another type, a `pair_id` occurs twice, `image_id`, `pair_id` or `type`
-            of a pair is null, a message has no content, or an option is out of range. The message says what and where.
+        TypeError: If the dataset is streamed, or a `DatasetDict`.
+        ValueError: If columns are missing or of another type, the texts are in no accepted layout, which rows are about
+            one image cannot be told, a `pair_id` occurs twice, `image_id`, `pair_id` or `type` of a pair is null, or an
+            option is out of range. The message says what and where.
     """
+    columns = read_pair_columns(dataset, (*CURATION_COLUMNS, score))
     rows, report = choose_pairs(
-        read_columns(dataset, (*CURATION_COLUMNS, score)),
+        columns.table,
         target_size=target_size,
         score=score,
         min_score=min_score,
@@ -111,6 +121,7 @@ def curate(
         max_per_image=max_per_image,
         seed=seed,
     )
+    report.assumed = columns.assumed
     return dataset.select(rows), report
 
 
@@ -135,7 +146,8 @@ def choose_pairs(
     for each pair that is left by the other rules (30 GB and a quarter of an hour for 5 M).
 
     Args:
-        table: The columns `CURATION_COLUMNS` and `score` of scored pairs; others are not looked at.
+        table: The columns `CURATION_COLUMNS` and `score` of scored pairs, messages being plain texts, and perhaps
+            `UNREAD`, as `data.pair_columns` reads them of other layouts; others are not looked at.
         target_size: This and the other options are those of `curate`.
 
     Returns:
@@ -211,8 +223,7 @@ def random_selection(
     """The control for `curate`: pairs chosen at random, whatever their score.
 
     Args:
-        dataset: Pairs with the columns `image_id`, `pair_id`, `type`, `prompt` and `completion`; rows without a pair
-            are never chosen.
+        dataset: Rows in any layout, as for `curate`; those without a pair are never chosen.
         size: Rows to choose, or how many of each type: `CurationReport.types_after` gives exactly the type shares of a
             curated dataset.
         balance_types: With a number as `size`, the same quotas by type as `curate` uses.
@@ -222,11 +233,17 @@ def random_selection(
         The rows chosen, sorted by (image_id, pair_id).
 
     Raises:
-        ValueError: If columns are missing, `image_id`, `pair_id` or `type` of a pair is null, or there are not enough
-            pairs (of a type).
+        TypeError: If the dataset is streamed, or a `DatasetDict`.
+        ValueError: If the texts are in no accepted layout, which rows are about one image cannot be told, `image_id`,
+            `pair_id` or `type` of a pair is null, or there are not enough pairs (of a type).
     """
-    rows = choose_random(read_columns(dataset, RANDOM_COLUMNS), size, balance_types=balance_types, seed=seed)
-    return dataset.select(rows)
+    columns = read_pair_columns(dataset, RANDOM_COLUMNS)
+    for line in columns.assumed:
+        logger.warning(line)
+    if UNREAD in columns.table.column_names:
+        reasons = columns.table[UNREAD].drop_null()
+        logger.warning("%d rows cannot be read and are never chosen; the first: %s", len(reasons), reasons[0])
+    return dataset.select(choose_random(columns.table, size, balance_types=balance_types, seed=seed))
 
 
 def choose_random(
@@ -283,7 +300,7 @@ def length_correlation(dataset: Dataset, score: str = "i2c") -> LengthCorrelatio
     Raises:
         ValueError: If columns are missing, as for `curate`.
     """
-    table = read_columns(dataset, (*CURATION_COLUMNS, score))
+    table = read_pair_columns(dataset, (*CURATION_COLUMNS, score)).table
     scored = read_scored_pairs(table, score)
     return _length_correlation(scored.score, PairTexts(table).answer_words(scored.pairs.row))
 

@@ -5,6 +5,7 @@ few pairs as Python objects at a time.
 """
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -12,9 +13,11 @@ import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
 from c3l_hf.common.choices import check_choice
+from c3l_hf.data.pair_columns import read_pair_columns
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.generation.templates import format_pair, get_template
-from c3l_hf.selection.columns import ChunkedColumn, blocks, check_columns, encode, pieces, read_columns
+from c3l_hf.selection.columns import ChunkedColumn, blocks, check_columns, encode, pieces
+from c3l_hf.selection.label_images import label_images
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.reports import QUANTILES, SelectionReport
 from c3l_hf.selection.scored_pairs import SCORED_PAIR_COLUMNS, ScoredPairs, quantile_ranks, read_scored_pairs
@@ -25,8 +28,6 @@ Within = Literal["type", "all"]
 # What `choose_labels` reads besides the score column.
 LABEL_COLUMNS = ("template", *SCORED_PAIR_COLUMNS)
 
-# The columns that say which image a row is about: a label has them from its chosen pair, where the pairs have them.
-_IMAGE_COLUMNS = ("images", "image_row")
 _TEXT_FEATURES = Features({name: type for name, type in PSEUDO_LABEL_FEATURES.items() if name != "images"})
 LABEL_SCHEMA = _TEXT_FEATURES.arrow_schema.remove_metadata().append(pa.field("row", pa.int64()))
 _MESSAGES, _REJECTED, _SCORES = (LABEL_SCHEMA.field(name).type for name in ("chosen", "rejected", "rejected_scores"))
@@ -44,6 +45,7 @@ def select_pseudo_labels(
     within: Within = "type",
     max_rejected: int = 4,
     min_margin: float = 0.0,
+    image_folder: str | Path | None = None,
 ) -> tuple[Dataset, SelectionReport]:
     """Make one pseudo-label row per image from its scored pairs: the best pair is chosen, the others are rejected.
 
@@ -51,40 +53,44 @@ def select_pseudo_labels(
     pairs of an image that read like the chosen one, or like each other, are used once. Ties are broken by `pair_id`.
 
     Args:
-        dataset: Scored pairs with the columns `image_id`, `pair_id`, `template`, `type`, `prompt`, `completion`,
-            `i2c_status` and `score`, and with `images` or not. Pixels are not decoded.
+        dataset: Scored rows in any layout of `data.layouts`, as `score_dataset` gives them: with `i2c_status` and
+            `score`. `image_id`, `pair_id`, `type` and `template` count where they are there; else rows with the same
+            image, by its content or path, are about one image, all are of one type, and the instruction is that of
+            "general-1", which the report says. A conversation of several answers takes no part. Pixels are not decoded.
         score: Column to rank by; higher is better.
         within: "type" ranks pairs of one question type only, because scores differ more between types than within them:
             of an image with several types that type is used whose best pair stands highest among all pairs of its type
             in the dataset. "all" lets all pairs of an image compete by raw score.
         max_rejected: How many of the others are kept at most, lowest score first.
         min_margin: Images whose best minus worst score (after the other rules) is smaller are dropped.
+        image_folder: Where images are that the rows name by a relative path; by default the working folder.
 
     Returns:
         The rows (`images`, `image_id`, `prompt`: the instruction of the chosen pair's generation template, `chosen`,
         `rejected`, `chosen_score`, `rejected_scores`, `weight`, `type`, `template`), in the order in which the images
-        first appear, and the report. `images` and `image_row` are there if the pairs have them. `weight` is for those
-        who want pairs of high score to count more in training (`C3LConfig.weight_column`): twice the quantile of the
-        chosen score among those of its type, so that it is in (0, 2), with mean 1, whatever the scale of the scores.
+        first appear, and the report. `images` (lists, in whatever form the pairs have them) and `image_row` are there
+        if the pairs have them. `weight` is for those who want pairs of high score to count more in training
+        (`C3LConfig.weight_column`): twice the quantile of the chosen score among those of its type, so that it is in
+        (0, 2), with mean 1, whatever the scale of the scores.
 
     Raises:
-        ValueError: If the pairs are not as for `curate`, a template is not known, an option is out of range, or no
-            image is left.
+        TypeError: If the dataset is streamed, or a `DatasetDict`.
+        ValueError: If the pairs are not as for `curate`, a template is not known, an option is out of range, no image
+            is left, or one that a row names by its path is not there.
     """
+    columns = read_pair_columns(dataset, (*LABEL_COLUMNS, score), one_answer=True)
     table, report = choose_labels(
-        read_columns(dataset, (*LABEL_COLUMNS, score)),
+        columns.table,
         score=score,
         within=within,
         max_rejected=max_rejected,
         min_margin=min_margin,
     )
+    report.assumed = columns.assumed
     labels = Dataset(table.drop_columns("row"))
-    image_columns = [name for name in _IMAGE_COLUMNS if name in dataset.column_names]
-    if not image_columns:
-        return labels, report
-    # `select` then joining columns copies the encoded images; nothing is decoded.
-    images = dataset.select(table["row"].to_numpy()).select_columns(image_columns)
-    return concatenate_datasets([images, labels], axis=1), report
+    images = label_images(dataset, table["row"].to_numpy(), image_folder)
+    # Joining columns copies the encoded images; nothing is decoded.
+    return (labels if images is None else concatenate_datasets([images, labels], axis=1)), report
 
 
 def choose_labels(
@@ -101,7 +107,8 @@ def choose_labels(
     (2.2 GB with `within="all"`), and a minute on one core, measured by `recipes/benchmarks/selection.py`.
 
     Args:
-        table: The columns `LABEL_COLUMNS` and `score` of scored pairs; others are not looked at.
+        table: The columns `LABEL_COLUMNS` and `score` of scored pairs, messages being plain texts, and perhaps
+            `UNREAD`, as `data.pair_columns` reads them of other layouts; others are not looked at.
         score: This and the other options are those of `select_pseudo_labels`.
 
     Returns:

@@ -34,6 +34,7 @@ class CurationReport:
         types_after: Rows of the result, by type.
         length_before: Correlation of the score with answer length over the scored pairs of the input.
         length_after: The same over the result.
+        assumed: What was made up for columns that the input does not have, a line each.
     """
 
     pairs: int
@@ -45,6 +46,7 @@ class CurationReport:
     types_after: dict[str, int]
     length_before: LengthCorrelation
     length_after: LengthCorrelation
+    assumed: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = [
@@ -70,7 +72,7 @@ class CurationReport:
             tables.append(
                 f"Fewer pairs than asked for: {self.kept:,} of {self.target_size:,}; all that were left are kept."
             )
-        return "\n\n".join(tables)
+        return "\n\n".join([*tables, *["\n".join(self.assumed)] * bool(self.assumed)])
 
 
 @dataclass
@@ -87,6 +89,7 @@ class SelectionReport:
         types: Pseudo-labels by question type.
         quantiles: 5, 25, 50, 75 and 95 % quantiles over the result, by quantity (scores and margin in the score's unit,
             answer lengths in words).
+        assumed: What was made up for columns that the input does not have, a line each.
     """
 
     images: int
@@ -97,6 +100,7 @@ class SelectionReport:
     images_dropped: dict[str, int]
     types: dict[str, int]
     quantiles: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = [
@@ -109,10 +113,11 @@ class SelectionReport:
             *((f"  left out: {reason}", count) for reason, count in self.pairs_left_out.items()),
             *((f"  rejected removed: {reason}", count) for reason, count in self.rejected_left_out.items()),
         ]
-        if not self.quantiles:
-            return format_table(counts)
-        quantiles = [
-            ("quantile", *(f"{quantile:.0%}" for quantile in QUANTILES)),
-            *((name, *(f"{value:.3f}" for value in values)) for name, values in self.quantiles.items()),
-        ]
-        return f"{format_table(counts)}\n\n{format_table(quantiles)}"
+        parts = [format_table(counts)]
+        if self.quantiles:
+            quantiles = [
+                ("quantile", *(f"{quantile:.0%}" for quantile in QUANTILES)),
+                *((name, *(f"{value:.3f}" for value in values)) for name, values in self.quantiles.items()),
+            ]
+            parts.append(format_table(quantiles))
+        return "\n\n".join([*parts, *["\n".join(self.assumed)] * bool(self.assumed)])

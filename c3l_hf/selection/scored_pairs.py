@@ -1,6 +1,8 @@
 """Pairs as selection reads them: columns without images, in the order of the table."""
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import rankdata
 
+from c3l_hf.data.pair_columns import UNREAD
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.selection.columns import ChunkedColumn, check_columns, encode, pieces, text_order
 
@@ -28,6 +31,8 @@ __all__ = [
 PAIR_COLUMNS = ("image_id", "pair_id", "type", "prompt", "completion")
 # The score column comes on top.
 SCORED_PAIR_COLUMNS = (*PAIR_COLUMNS, STATUS)
+# Reasons that are counted by themselves; the rows of others are counted together.
+_MOST_REASONS = 10
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class ScoredPairs:
         pairs: The pairs.
         score: The score of each, float64.
         tie_break: A hash of (seed, pair_id) of each, uint64: among equals the lower one comes first.
-        left_out: How many rows were left out by reason: "no pair", "not scored", "score not finite".
+        left_out: How many rows were left out by reason: "no pair", "not scored", "score not finite", and of rows with a
+            score why their texts cannot be used.
     """
 
     pairs: Pairs
@@ -92,20 +98,21 @@ class ScoredPairs:
 
 
 def read_pairs(table: pa.Table) -> Pairs:
-    """The rows that have a pair, whether it has a score or not.
+    """The rows that have a pair whose texts can be used, whether it has a score or not.
 
     Raises:
         ValueError: If columns are missing, or `image_id`, `pair_id` or `type` of a pair is null.
     """
     check_columns(table.column_names, PAIR_COLUMNS)
-    return _read(table, ~_without_pair(table))
+    return _read(table, ~_without_pair(table) & ~_unread(table))
 
 
 def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs:
     """The pairs that have a finite score.
 
     Args:
-        table: Pairs with the columns `image_id`, `pair_id`, `type`, `prompt`, `completion`, `i2c_status` and `score`.
+        table: Pairs with the columns `image_id`, `pair_id`, `type`, `prompt`, `completion`, `i2c_status` and `score`,
+            as `data.pair_columns` reads them: perhaps with `UNREAD`, why the texts of a row cannot be used.
         score: Name of the score column.
         seed: For `tie_break`.
 
@@ -117,7 +124,8 @@ def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs
     kind = table.schema.field(score).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
         raise ValueError(f"column {score!r} has values of type {kind}; a score must be a number")
-    no_pair = _without_pair(table)
+    unread = _unread(table)
+    no_pair = _without_pair(table) & ~unread
     scores = table[score].cast(pa.float64())
     scored = _mask(pc.equal(table[STATUS].cast(pa.string()), STATUS_OK)) & _mask(pc.is_valid(scores))
     scores = scores.to_numpy()
@@ -125,9 +133,11 @@ def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs
     left_out = {
         "no pair": int(no_pair.sum()),
         "not scored": int((~no_pair & ~scored).sum()),
-        "score not finite": int((~no_pair & scored & ~finite).sum()),
+        "score not finite": int((~no_pair & ~unread & scored & ~finite).sum()),
     }
-    pairs = _read(table, ~no_pair & scored & finite)
+    if (left := unread & scored).any():
+        left_out |= _reasons(table[UNREAD].filter(pa.array(left)).to_pylist())
+    pairs = _read(table, ~no_pair & ~unread & scored & finite)
     ties = tie_breaks(pairs, seed)
     _check_unique(pairs, ties)
     return ScoredPairs(pairs, scores[pairs.row], ties, left_out)
@@ -180,6 +190,20 @@ def _read(table: pa.Table, rows: np.ndarray) -> Pairs:
 
 def _without_pair(table: pa.Table) -> np.ndarray:
     return _mask(pc.is_null(table["prompt"])) | _mask(pc.is_null(table["completion"]))
+
+
+def _unread(table: pa.Table) -> np.ndarray:
+    if UNREAD not in table.column_names:
+        return np.zeros(len(table), bool)
+    return _mask(pc.is_valid(table[UNREAD]))
+
+
+def _reasons(reasons: Sequence[str]) -> dict[str, int]:
+    """Reasons, without the numbers that differ from row to row, counted, most frequent first."""
+    counts = Counter(re.sub(r"\d+", "N", reason) for reason in reasons)
+    first = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_REASONS])
+    others = counts.total() - sum(first.values())
+    return {**first, "other reasons": others} if others else first
 
 
 def _mask(values: pa.ChunkedArray) -> np.ndarray:

@@ -96,6 +96,7 @@ def plain_pairs(
         "types_after": _type_counts(pairs),
         "length_before": _length_correlation(scored),
         "length_after": _length_correlation(pairs),
+        "assumed": [],
     }
 
 
@@ -162,6 +163,7 @@ def plain_labels(
         "images_dropped": dropped,
         "types": dict(sorted(Counter(chosen.type for chosen, _ in candidates).items())),
         "quantiles": _quantiles(candidates) if candidates else {},
+        "assumed": [],
     }
 
 

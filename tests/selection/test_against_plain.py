@@ -180,6 +180,10 @@ def test_the_samples_touch_every_rule():
 @pytest.mark.parametrize("images", [True, False])
 def test_datasets_give_the_rows_of_the_tables(rows, images):
     generator, data = sample(3)
+    for row in data:  # what is no question with its answer is read like any layout: test_any_layout
+        for name, role in (("prompt", "user"), ("completion", "assistant")):
+            texts = [m for m in row[name] or () if m["role"] == role and m["content"].strip()]
+            row[name] = texts[-1:] or None
     known = {**PAIR_FEATURES, **SCORE_FEATURES, "image_row": Value("int64")}
     features = Features({name: known[name] for name in ("images", *SCHEMA.names, "i2c", "image_row")})
     data = [

@@ -5,7 +5,7 @@ import random
 from collections import Counter
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from scipy.stats import kendalltau
 from scored_rows import FEATURES, pair
 
@@ -288,10 +288,12 @@ def test_random_selection_without_balance_has_the_shares_of_the_pool():
 
 def test_wrong_input():
     data = dataset_of(*pool(5))
-    with pytest.raises(ValueError, match="columns missing: pair_id, type; found"):
-        curate(data.remove_columns(["pair_id", "type"]))
-    with pytest.raises(ValueError, match="columns missing: type"):
-        random_selection(data.remove_columns("type"), 2)
+    with pytest.raises(ValueError, match="columns missing: i2c_status; found images, image_id"):
+        curate(data.remove_columns(["pair_id", "type", "i2c_status"]))
+    with pytest.raises(ValueError, match="columns missing: beauty; found"):
+        curate(data, score="beauty")
+    with pytest.raises(TypeError, match="the dataset is DatasetDict; give a Dataset"):
+        random_selection(DatasetDict(train=data), 2)
     with pytest.raises(ValueError, match="pair_id.*unique"):
         keep(distinct("a", 0, 1.0), distinct("a", 0, 2.0))
     for name, value in {

@@ -1,0 +1,127 @@
+"""`c3l score`, then `c3l curate` and `c3l select`, on other people's files: they have no ids, types or templates."""
+
+import json
+
+import pytest
+from scored_rows import picture
+from tiny_models import tiny_llava
+
+from c3l_hf.cli import main
+from c3l_hf.data.opening import open_dataset
+from c3l_hf.generation.templates import format_pair, get_template
+from c3l_hf.training.collator import DataCollatorForC3L
+from c3l_hf.training.row_checks import check_rows
+
+QUESTIONS = ["Is there a dog?", "How many cats?", "What colour is the background?"]
+ANSWERS = ["Yes, there is.", "two", "It is red, and there is a dög 日."]
+
+
+def call(*words):
+    return main([*map(str, words)])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """LLaVA's conversations in JSONL, with images by their paths, scored: as parquet and as JSONL."""
+    folder = tmp_path_factory.mktemp("scored")
+    for part in tiny_llava():
+        part.save_pretrained(folder / "model")
+    (folder / "pictures" / "train").mkdir(parents=True)
+    rows = []
+    for image in range(3):
+        picture(image).save(folder / "pictures" / "train" / f"{image}.png")
+        for question, answer in zip(QUESTIONS, ANSWERS):
+            turns = [("human", f"<image>\n{question}"), ("gpt", answer)]
+            rows.append((f"train/{image}.png", turns))
+    rows[4] = ("train/missing.png", rows[4][1])
+    rows.append(("train/1.png", [*rows[3][1], ("human", QUESTIONS[1]), ("gpt", "three")]))
+    rows = [
+        {"id": f"{number:03d}", "image": path, "conversations": [{"from": who, "value": text} for who, text in turns]}
+        for number, (path, turns) in enumerate(rows)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
+        for output in ("scored.parquet", "scored.jsonl"):
+            words = ["--dataset", folder / "rows.jsonl", "--image_folder", folder / "pictures"]
+            assert call("score", "--model", folder / "model", *words, "--output", folder / output) == 0
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_rows_are_curated_as_they_are(scored, tmp_path, capsys, kind):
+    source = scored / f"scored.{kind}"
+    assert call("curate", "--dataset", source, "--target_size", 5, "--output", tmp_path / "curated.parquet") == 0
+    printed = capsys.readouterr().out
+    assert "no column image_id: rows with the same image, by content or path, are about one image" in printed
+    assert "no column type: all pairs count as one type" in printed and "5 pairs →" in printed
+    before, curated = open_dataset(source), open_dataset(tmp_path / "curated.parquet")
+    assert curated.column_names == before.column_names and len(curated) == 5
+    rows = {row["id"]: row for row in before}
+    assert all(rows[row["id"]] == row for row in curated)
+    best = sorted((row for row in before if row["i2c_status"] == "ok"), key=lambda row: -row["i2c"])[:5]
+    assert set(curated["id"]) == {row["id"] for row in best}
+    assert call("curate", "--dataset", source, "--max_per_image", 1, "--output", tmp_path / "c.parquet") == 0
+    assert sorted(open_dataset(tmp_path / "c.parquet")["image"]) == [f"train/{image}.png" for image in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_pseudo_labels_have_pictures_that_a_trainer_reads(scored, llava, tmp_path, capsys, kind):
+    words = ["select", "--dataset", scored / f"scored.{kind}", "--output", tmp_path / "labels.parquet"]
+    assert call(*words) == 1
+    assert "is not there; say where (image_folder)" in capsys.readouterr().err
+    assert not (tmp_path / "labels.parquet").exists()
+    assert call(*words, "--image_folder", scored / "pictures") == 0
+    printed = capsys.readouterr().out
+    assert "a conversation of several answers, not a pair" in printed
+    assert "no column template: the instruction is that of general-1" in printed
+    labels = open_dataset(tmp_path / "labels.parquet")
+    assert [row["images"][0].tobytes() for row in labels] == [picture(image).tobytes() for image in range(3)]
+    assert labels["prompt"][0][0]["content"] == get_template("general-1").text
+    texts = {format_pair(question, answer) for question, answer in zip(QUESTIONS, ANSWERS)}
+    for label, count in zip(labels, (3, 2, 3)):  # the second image has a row whose picture is missing
+        candidates = [label["chosen"], *label["rejected"]]
+        assert len(candidates) == count and {messages[0]["content"] for messages in candidates} <= texts
+    checked = check_rows("train_dataset", labels, DataCollatorForC3L(llava[1]), drop=False, num_proc=None)
+    assert len(checked) == 3
+
+
+def test_columns_of_other_names_come_back(scored, tmp_path):
+    table = open_dataset(scored / "scored.parquet")
+    table.rename_columns({"image": "bild", "conversations": "gespräch"}).to_parquet(tmp_path / "own.parquet")
+    names = ["--dataset", tmp_path / "own.parquet", "--columns", "image=bild", "conversations=gespräch"]
+    assert call("curate", *names, "--target_size", 5, "--output", tmp_path / "curated.parquet") == 0
+    curated = open_dataset(tmp_path / "curated.parquet")
+    assert len(curated) == 5 and {"bild", "gespräch"} < set(curated.column_names)
+    assert call("select", *names, "--image_folder", scored / "pictures", "--output", tmp_path / "labels.parquet") == 0
+    assert len(open_dataset(tmp_path / "labels.parquet")) == 3
+
+
+def test_nothing_that_could_be_used_is_named(scored, tmp_path, capsys):
+    table = open_dataset(scored / "scored.parquet")
+    unscored = table.map(lambda row: {"i2c_status": "no", "i2c": None}, features=table.features)
+    unscored.to_parquet(tmp_path / "unscored.parquet")
+    table.select([0]).to_parquet(tmp_path / "one.parquet")
+    table.remove_columns(["image", "conversations"]).to_parquet(tmp_path / "bare.parquet")
+    table.remove_columns("image").to_parquet(tmp_path / "no_image.parquet")
+    (tmp_path / "unknown.jsonl").write_text(json.dumps({"image": "a.png", "question": "What?", "answer": "A dog."}))
+    cases = [
+        ("curate", "unscored.parquet", "no pair is left for the dataset"),
+        ("select", "unscored.parquet", "no image has a pseudo-label"),
+        ("select", "one.parquet", "no image has a pseudo-label"),
+        ("curate", "bare.parquet", "cannot find pairs in the columns id, i2c"),
+        ("curate", "no_image.parquet", "no row has an image, nor is there a column image_id"),
+        ("curate", "unknown.jsonl", "there are columns missing: i2c_status, i2c; found image, question, answer"),
+        ("select", "unknown.jsonl", "there are columns missing: i2c_status, i2c; found image, question, answer"),
+    ]
+    for command, file, says in cases:
+        assert call(command, "--dataset", tmp_path / file, "--output", tmp_path / "a.parquet") == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"c3l {command}: {says}"), last
+    assert not (tmp_path / "a.parquet").exists()
+    assert call("curate", "--dataset", tmp_path / "one.parquet", "--output", tmp_path / "a.parquet") == 0

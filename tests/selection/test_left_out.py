@@ -1,0 +1,136 @@
+"""Scored rows that are no pairs: conversations, rows that cannot be read, each counted with its reason."""
+
+import pytest
+from scored_layouts import LAYOUTS, PAIRS, assistant, dataset_of, llava, scored, stored, user
+
+from c3l_hf.generation.templates import format_pair
+from c3l_hf.selection.curation import curate, random_selection
+from c3l_hf.selection.pseudo_labels import select_pseudo_labels
+
+
+def test_conversations_are_one_row_for_curation_and_none_for_labels():
+    def talk(*turns):
+        return [message for question, answer in turns for message in llava(question, answer)]
+
+    def rows(*talks):
+        talks = [[{**m, "value": m["value"].replace("<image>\n", "")} for m in talk] for talk in talks]
+        return scored([{"image": stored(0), "conversations": talk} for talk in talks], [0.9, 0.8, 0.7, 0.6, 0.5])
+
+    first, second = ("How many dogs?", "Two dogs."), ("Where are they?", "They lie on a red sofa.")
+    other = ("Is it day?", "It is late at night, the lamps are on.")
+    # The last questions are the same in rows 0 and 1, the talks are not; row 2 repeats row 0 but for case.
+    dataset = rows(
+        talk(first, second),
+        talk(other, second),
+        talk((first[0].upper(), first[1]), second),
+        talk(first),
+        talk(other),
+    )
+    kept, report = curate(dataset)
+    assert kept["number"][:] == [0, 1, 3, 4] and report.dropped["same instruction about the same image"] == 1
+    words = [len(f"{a} {b}".split()) for a, b in ((first[1], second[1]), (other[1], second[1]))]
+    assert words == [8, 15] and report.length_before.pairs == 5
+    labels, report = select_pseudo_labels(dataset)
+    assert report.pairs_left_out["a conversation of several answers, not a pair"] == 3
+    assert "a conversation of several answers, not a pair" in str(report)
+    assert labels["chosen"][0][0]["content"] == format_pair(*first)
+    assert labels["rejected"][0] == [assistant(format_pair(*other))]
+
+
+def test_turns_without_a_score_leave_the_others():
+    """What the scorer passes over, selection passes over: the row has a score."""
+    talk = llava("What?", "A dog.") + [
+        {"from": "human", "value": "And?"},
+        {"from": "gpt", "value": " "},
+        {"from": "human", "value": "What else?"},
+        {"from": "gpt", "value": "A cat."},
+    ]
+    dataset = scored([{"image": stored(0), "conversations": talk}], [0.5])
+    turn = {"i2c": 0.5, "status": "ok"}
+    dataset = dataset.add_column("turns", [[turn, {"i2c": None, "status": "the answer is empty"}, turn]])
+    kept, report = curate(dataset)
+    assert kept["number"][:] == [0] and report.length_before.pairs == 1 and kept.features == dataset.features
+
+
+def test_rows_that_cannot_be_read_are_counted_with_their_reason():
+    rows = [LAYOUTS["messages"](*pair[:3]) for pair in PAIRS]
+    rows[0]["messages"] = user("What?")
+    rows[3]["messages"] = user("What?") + assistant(" ")
+    rows[4]["messages"] = user("<image> <image>?") + assistant("Two.")
+    rows[5]["messages"] = None
+    dataset = scored(rows, [pair[3] for pair in PAIRS])
+    kept, report = curate(dataset)
+    assert kept["number"][:] == [2, 1, 6]
+    assert {reason: count for reason, count in report.dropped.items() if count} == {
+        "no pair": 1,
+        "the answer is empty": 1,
+        "the messages have places for N images, the row has N": 1,
+        "there is no answer of the assistant (roles: user)": 1,
+    }
+    assert sum(report.dropped.values()) + report.kept == report.pairs == 7
+    # Without a score that is the reason, whatever else there is to say.
+    dataset = scored(rows, [None] * 7)
+    for choose, counts in ((curate, "dropped"), (select_pseudo_labels, "pairs_left_out")):
+        try:
+            _, report = choose(dataset)
+        except ValueError as error:
+            assert choose is select_pseudo_labels and "no image has a pseudo-label" in str(error)
+            assert "not scored" in str(error)
+        else:
+            assert getattr(report, counts)["not scored"] == 6 and report.kept == 0
+
+
+def test_plain_messages_that_are_read_are_only_the_odd_ones():
+    """Markers, several answers and no content in some rows: the others stay as they are, each in its place."""
+    rows = [LAYOUTS["messages of texts"](*pair[:3]) for pair in PAIRS * 2]
+    rows[1] = LAYOUTS["markers"](*PAIRS[1][:3])
+    rows[2]["completion"] = None
+    rows[4]["completion"] = assistant(None)
+    rows[12]["completion"] = assistant("First.") + user("And?") + assistant("Second.")
+    dataset = scored(rows, [pair[3] - less for less in (0, 0.01) for pair in PAIRS])
+    _, report = select_pseudo_labels(dataset)
+    assert report.pairs_left_out == {
+        "no pair": 1,
+        "not scored": 0,
+        "score not finite": 0,
+        "a conversation of several answers, not a pair": 1,
+        "the answer is not a text but NoneType": 1,
+    }
+    kept, report = curate(dataset)
+    assert kept["number"][:] == [0, 9, 1, 6, 11, 5, 12]
+
+
+def test_questions_with_pictures_between_their_texts_are_no_pseudo_labels():
+    rows = [
+        {"images": [stored(0), stored(1)], "question": question, "answer": answer}
+        for question, answer in (
+            ("Is <image> or <image> red?", "The first."),
+            ("<image><image>Which is red?", "The first of them."),
+            ("Which is blue?<image><image>", "None is."),
+        )
+    ]
+    dataset = scored(rows, [0.9, 0.5, 0.1])
+    labels, report = select_pseudo_labels(dataset)
+    assert report.pairs_left_out["the question has an image between its texts"] == 1
+    assert labels["chosen"][0][0]["content"] == "Question: Which is red?\nAnswer: The first of them."
+    assert [len(images) for images in labels["images"]] == [2]
+    assert len(curate(dataset)[0]) == 3
+
+
+@pytest.mark.parametrize("layout", ["messages of texts", "texts"])
+def test_questions_without_text_are_no_pseudo_labels(layout):
+    pairs = [(0, " ", "A dog.", 0.9), (0, "What?", "A cat.", 0.5), (0, "Who?", "Nobody.", 0.1)]
+    labels, report = select_pseudo_labels(dataset_of(layout, pairs))
+    assert report.pairs_left_out["the question has no text"] == 1
+    assert labels["chosen"][0][0]["content"] == "Question: What?\nAnswer: A cat."
+    assert len(curate(dataset_of(layout, pairs))[0]) == 3
+
+
+def test_random_choice_says_what_it_assumed(caplog):
+    rows = [LAYOUTS["messages"](*pair[:3]) for pair in PAIRS]
+    rows[0]["messages"] = user("What?")
+    dataset = scored(rows, [pair[3] for pair in PAIRS]).remove_columns(["i2c", "i2c_status"])
+    assert sorted(random_selection(dataset, 6)["number"]) == [1, 2, 3, 4, 5, 6]
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[0] for line in said[:2]] == ["no column image_id", "no column type"]
+    assert said[2].startswith("1 rows cannot be read and are never chosen; the first: there is")

@@ -24,6 +24,7 @@ from c3l_hf.data.downloads import download_images
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import files_state, located, stored_here
 from c3l_hf.data.sources import images_digest
+from c3l_hf.data.stored_images import stored_images
 from c3l_hf.scoring.dataset import score_dataset
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -260,6 +261,10 @@ def test_digests_follow_what_is_downloaded(server, tmp_path):
     assert all(one != other for one, other in zip(first, second)) and states() == second
     here = stored_here({"bytes": None, "path": address})
     assert here == {"bytes": None, "path": str(downloaded(address))}
+    # Where images are stored it is the file, without another request.
+    assert stored_images(rows, [0]) == [[here]]
+    gone = Dataset.from_dict({"image": [f"{server.url}/z.png", None]}).cast_column("image", ImageFeature())
+    assert stored_images(gone, [0, 1]) == [[{"bytes": None, "path": f"{server.url}/z.png"}], []]
     assert located(address, tmp_path) == address  # an address is in no folder
 
 

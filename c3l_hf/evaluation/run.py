@@ -167,7 +167,13 @@ def _benchmark(name: str, options: EvaluateOptions, config: PredictionConfig) ->
     made_from = {"benchmark": name, "world": options.world, "limit": options.limit, "bare": options.bare_questions}
     if options.world == PUBLISHED:
         split = options.mmbench_split if name == "mmbench" else None
-        questions = load_questions(name, options.sources.get(name), split=split, circular=options.mmbench_circular)
+        questions = load_questions(
+            name,
+            options.sources.get(name),
+            split=split,
+            circular=options.mmbench_circular,
+            image_folder=options.image_folders.get(name),
+        )
         data = questions.info.description
     else:
         questions = world_questions(

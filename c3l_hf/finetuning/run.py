@@ -18,7 +18,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
-from c3l_hf.data.image_files import files_state
+from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.opening import open_dataset
 from c3l_hf.finetuning.examples import Examples, encode_examples
@@ -134,7 +134,7 @@ def rows_digest(rows: Dataset) -> str:
     tables = rows.select_columns(list(layout.columns)).with_format("arrow").iter(50)
     return digest(
         *(digest(repr(table.select(layout.columns).to_pylist())) for table in tables),
-        *(files_state(rows, column) for column in layout.images),
+        row_files_state(rows, layout),
     )
 
 

@@ -58,7 +58,7 @@ class ImageOptions:
     _argument_group_name: ClassVar[str] = "Images"
     images: str | None = field(
         default=None,
-        metadata={"help": "A folder of pictures, a saved dataset, a Hub id, 'scenes', or 'scenes-shifted'."},
+        metadata={"help": "A folder of pictures, a dataset (a folder or a Hub id), 'scenes', or 'scenes-shifted'."},
     )
     num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
     images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})

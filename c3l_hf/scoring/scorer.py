@@ -30,7 +30,7 @@ from c3l_hf.data import image, layouts, messages, schema, turns
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
-from c3l_hf.models import encoding, packing
+from c3l_hf.models import batching, control_tokens, encoding, packing, token_texts
 from c3l_hf.models.checks import tokenizer_state
 from c3l_hf.models.loading import Source, digest_weights, load
 from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
@@ -360,5 +360,6 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
 def _code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
     reading = (image, layouts, messages, schema, turns)
-    modules = (batch, blind, encoding, formulas, likelihood, packing, self_check, sys.modules[__name__])
-    return digest(transformers.__version__, code_digest(*reading, *modules))
+    of_models = (batching, control_tokens, encoding, packing, token_texts)
+    modules = (batch, blind, formulas, likelihood, self_check, sys.modules[__name__])
+    return digest(transformers.__version__, code_digest(*reading, *of_models, *modules))

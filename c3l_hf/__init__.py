@@ -10,6 +10,7 @@ _MODULES = {
     "I2CScorer": "scoring.scorer",
     "PairGenerationConfig": "generation.pairs",
     "curate": "selection.curation",
+    "download_images": "data.downloads",
     "generate_pairs": "generation.pairs",
     "join_images": "data.join",
     "metric_path": "metrics",

@@ -22,7 +22,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.data.addresses import download_problem, downloaded, is_address, shown_address
 from c3l_hf.data.unreadable import kind_of
 
-__all__ = ["MAX_PIXELS", "file_of", "image_key", "is_inline", "open_image"]
+__all__ = ["MAX_PIXELS", "content_of", "file_of", "image_key", "is_inline", "open_image"]
 
 # A picture of more pixels is drawn down to so many while it is read. No processor in transformers takes more: by
 # default Qwen3-VL's takes the most, 4096 × 4096; Qwen2.5-VL's takes 3584 × 3584.
@@ -112,6 +112,18 @@ def is_inline(value: Any) -> bool:
     return value.startswith("data:") or (_BASE64.fullmatch(value) is not None and not os.path.isfile(value))
 
 
+def content_of(value: Any) -> bytes | bytearray | memoryview | pa.Buffer:
+    """The encoded picture of bytes, base64 text or a data URL, for which `is_inline` holds.
+
+    Raises:
+        ValueError: If it is not base64.
+    """
+    if isinstance(value, _Content):
+        return value
+    text = value.partition("base64,")[2] if value.startswith("data:") else value
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
 def file_of(name: str | Path) -> Path | None:
     """The file that a path, a file:// URL or an address on the web names; None for an address that is not downloaded.
 
@@ -142,11 +154,8 @@ def _opened(value: Any) -> PIL.Image.Image:
         if value.dtype != np.uint8:
             raise RowError(f"the image is an array of {value.dtype}, shape {value.shape}; give uint8")
         return PIL.Image.fromarray(value)
-    if isinstance(value, _Content):
-        return PIL.Image.open(io.BytesIO(value))
-    if isinstance(value, str) and is_inline(value):
-        text = value.partition("base64,")[2] if value.startswith("data:") else value
-        return PIL.Image.open(io.BytesIO(base64.b64decode("".join(text.split()), validate=True)))
+    if is_inline(value):
+        return PIL.Image.open(io.BytesIO(content_of(value)))
     if isinstance(value, str | Path):
         if (file := file_of(value)) is None:
             raise RowError(_not_fetched(str(value)))

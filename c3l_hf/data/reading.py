@@ -101,5 +101,7 @@ def addresses_in(dataset: Dataset) -> Iterator[str]:
             except RowError:
                 continue  # nothing to be fetched; whoever reads the row says why
             for picture in pictures:
-                values = picture.values() if isinstance(picture, dict) else [picture]
-                yield from filter(is_address, values)
+                if not isinstance(picture, dict):
+                    yield from filter(is_address, [picture])
+                elif picture.get("bytes") is None:
+                    yield from filter(is_address, picture.values())

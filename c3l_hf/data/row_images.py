@@ -1,11 +1,8 @@
 """The images of rows in any layout as `datasets` stores them: a column `images` beside nothing else."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import PIL.Image
@@ -13,7 +10,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, LargeList, List
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import is_inline
+from c3l_hf.data.image import content_of, file_of, is_inline
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import Layout
 from c3l_hf.data.stored_rows import stored_rows
@@ -87,17 +84,22 @@ def _are_images(feature: Any) -> bool:
 
 
 def as_stored(value: Any) -> dict[str, Any]:
-    """A picture as a dict of its encoded content and its path, one of which is null."""
+    """A picture as a dict of its encoded content and its path, one of which is null: both, if it is no picture."""
     if isinstance(value, Mapping):
-        if value.get("bytes") is not None or value.get("path") is not None:
-            return {"bytes": value.get("bytes"), "path": value.get("path")}
-        inner = next((value[name] for name in ("image", "url", "image_url") if value.get(name) is not None), None)
+        if value.get("bytes") is not None:
+            return {"bytes": bytes(value["bytes"]), "path": value.get("path")}
+        inner = next((value[name] for name in ("image", "path", "url") if value.get(name) is not None), None)
         return {"bytes": None, "path": None} if inner is None else as_stored(inner)
-    if isinstance(value, str) and is_inline(value):
-        text = value.partition("base64,")[2] if value.startswith("data:") else value
-        return {"bytes": base64.b64decode("".join(text.split())), "path": None}
-    if isinstance(value, str) and value.startswith("file://"):
-        return {"bytes": None, "path": url2pathname(urlsplit(value).path)}
-    if isinstance(value, str | Path):
-        return {"bytes": None, "path": str(value)}
-    return Image().encode_example(bytes(value) if isinstance(value, bytearray | memoryview) else value)
+    if isinstance(value, np.ndarray | PIL.Image.Image):
+        return Image().encode_example(value)
+    if is_inline(value):
+        try:
+            return {"bytes": bytes(content_of(value)), "path": None}
+        except ValueError:
+            return {"bytes": value.encode(), "path": None}  # no picture, as whoever opens it says
+    if str(value)[:5].lower() == "file:":
+        try:
+            return {"bytes": None, "path": str(file_of(value))}
+        except RowError:  # another machine's, as whoever opens it says
+            pass
+    return {"bytes": None, "path": str(value)}

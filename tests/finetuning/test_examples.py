@@ -169,3 +169,82 @@ def test_the_limit_is_exact(llava):
     longest = max(examples.index["length"])
     assert not encode_examples(curated(), llava[1], longest).rejected
     assert len(encode_examples(curated(), llava[1], longest - 1).rejected) == 1
+
+
+MIXED = [tiny_llava, tiny_llava_next, tiny_gemma3]
+MIXED += [tiny_llava_onevision, tiny_qwen2_5_vl, tiny_smolvlm, tiny_internvl]
+
+
+def without_pictures():
+    """The five rows, of which the second and the last are about no picture, as in LLaVA's mix."""
+    rows = curated().to_list()
+    for number in (1, 4):
+        rows[number]["images"] = []
+    return Dataset.from_list(rows, features=curated().features)
+
+
+@pytest.mark.parametrize("build", MIXED)
+def test_rows_without_a_picture_are_trained_on_as_alone(tmp_path, build):
+    model, processor = build()
+    model.config.get_text_config().final_logit_softcapping = None
+    trainer = make_trainer(tmp_path, (model, processor), dataset=without_pictures())
+    examples = trainer.data_collator.examples
+    assert examples.index["images"][:] == [1, 0, 1, 1, 0] and not examples.rejected
+    batch, total = batch_of(examples), 0.0
+    for number in range(5):
+        row = examples.encoded(number, 0)
+        ids = row.inputs["input_ids"][0]
+        assert ("pixel_values" in row.inputs) == (number not in (1, 4))
+        with torch.no_grad():
+            log_probs = model.double()(**doubled(row.inputs)).logits[0].log_softmax(dim=-1)
+        total += sum(log_probs[place - 1, ids[place]].item() for place in range(row.answer.start, row.answer.stop))
+    with torch.no_grad():
+        loss = trainer.compute_loss(model, doubled(batch)).item()
+    assert loss == pytest.approx(-total / (batch["labels"] != -100).sum().item(), rel=1e-6)
+
+
+def test_a_dataset_without_any_picture_is_refused(llava):
+    """As one whose column of images has another name would be trained on as texts alone."""
+    rows = Dataset.from_list([{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "1"}]}])
+    with pytest.raises(ValueError, match=r"none of the 1 rows has an image \(read: messages\)"):
+        encode_examples(rows, llava[1])
+
+
+def test_a_turn_that_cannot_be_trained_on_leaves_the_others(llava):
+    (first, one), (second, two) = PAIRS[:2]
+    messages = [
+        {"role": role, "content": text}
+        for role, text in (("user", first), ("assistant", one), ("user", second), ("assistant", " "))
+    ]
+    rows = Dataset.from_list([{"images": [picture(0)], "messages": messages}])
+    examples = encode_examples(rows, llava[1])
+    assert examples.index["turn"][:] == [0] and not examples.rejected
+    assert examples.shortened == {0: "assistant turn 2: the answer is empty"}
+    assert examples.rejected_lines() == ["row 0: assistant turn 2: the answer is empty"]
+
+
+def test_a_folder_of_pictures(llava, tmp_path):
+    picture(0).save(tmp_path / "a.png")
+    rows = Dataset.from_dict({"image": ["a.png"], "question": ["What?"], "answer": ["a dog"]})
+    assert "cannot be read" in error_of(rows, llava[1])
+    assert encode_examples(rows, llava[1], image_folder=str(tmp_path)).index["images"][:] == [1]
+    outside = Dataset.from_dict({"image": ["../a.png"], "question": ["What?"], "answer": ["a dog"]})
+    assert "is not in the folder" in error_of(outside, llava[1], image_folder=str(tmp_path))
+
+
+def error_of(rows, processor, **options):
+    with pytest.raises(ValueError) as error:
+        encode_examples(rows, processor, **options)
+    return str(error.value)
+
+
+def test_control_tokens_as_letters(llava):
+    rows = Dataset.from_dict({"image": [picture(0)], "question": ["What?"], "answer": ["a </s> dog"]}).cast_column(
+        "image", curated().features["images"].feature
+    )
+    assert "control token '</s>'" in error_of(rows, llava[1])
+    examples = encode_examples(rows, llava[1], control_tokens="escape")
+    row = examples.encoded(0, 0)
+    ids = row.inputs["input_ids"][0][row.answer].tolist()
+    assert ids.count(llava[1].tokenizer.eos_token_id) == 1 and ids[-1] == llava[1].tokenizer.eos_token_id
+    assert llava[1].tokenizer.decode(ids[:-1]).strip() == "a </s> dog"

@@ -1,10 +1,10 @@
 """The row layouts of other people's datasets: which columns hold the texts and the images of their pairs."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["IMAGE_COLUMNS", "WITH_ITEMS", "Layout", "is_batch", "is_columns", "layout_of"]
+__all__ = ["IMAGE_COLUMNS", "WITH_ITEMS", "Layout", "is_batch", "is_columns", "layout_of", "text_layout"]
 
 IMAGE_COLUMNS = ("images", "image")
 
@@ -66,6 +66,18 @@ def layout_of(columns: Iterable[str]) -> Layout:
         f"{'; '.join(' + '.join(text) for text, _ in _LAYOUTS)}; each beside images (or image), if it is not in the "
         "messages themselves. Columns of other names can be renamed to these"
     )
+
+
+def text_layout(columns: Iterable[str]) -> Layout:
+    """The layout of rows whose images may be stored apart: without images, if there is no such column.
+
+    Raises:
+        ValueError: As `layout_of`.
+    """
+    columns = list(columns)
+    if any(name in columns for name in IMAGE_COLUMNS):
+        return layout_of(columns)
+    return replace(layout_of([*columns, IMAGE_COLUMNS[0]]), images=())
 
 
 def _nearest(columns: list[str]) -> str:

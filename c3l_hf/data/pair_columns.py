@@ -6,7 +6,7 @@ have no column for is made: ids from the images' contents or paths, one type and
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key
-from c3l_hf.data.layouts import IMAGE_COLUMNS, Layout, layout_of
+from c3l_hf.data.layouts import Layout, layout_of, text_layout
 from c3l_hf.data.messages import MARKER
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.row_texts import RowTexts, question_and_answer
@@ -187,7 +187,8 @@ def _with_readings(
     table: pa.Table, dataset: Dataset, odd: np.ndarray, with_pictures: bool, one_answer: bool
 ) -> pa.Table:
     """The table with the texts of the odd rows as they are read, and the images' ids if these are to be made."""
-    layout = _layout(dataset.column_names, with_pictures)
+    # Texts alone will do where ids say which images they are about.
+    layout = (layout_of if with_pictures else text_layout)(dataset.column_names)
     rows = np.arange(len(dataset)) if with_pictures else odd
     needed = dataset if len(rows) == len(dataset) else dataset.select(rows)
     is_odd = np.zeros(len(dataset), bool)
@@ -231,13 +232,6 @@ def _with_readings(
         ]
         table = table.append_column(UNREAD, pa.chunked_array(chunks))
     return table
-
-
-def _layout(names: Sequence[str], with_pictures: bool) -> Layout:
-    if with_pictures or any(name in names for name in IMAGE_COLUMNS):
-        return layout_of(names)
-    # Texts alone will do where ids say which images they are about.
-    return replace(layout_of([*names, "images"]), images=())
 
 
 def _rows(dataset: Dataset, layout: Layout, with_pictures: bool) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import ArrayLike
 
-from c3l_hf.publishing.texts import plain_pairs
+from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
 from c3l_hf.selection.curation import CURATION_COLUMNS, length_correlation
 from c3l_hf.selection.scored_pairs import message_text
 
@@ -32,7 +32,11 @@ def dataset_figures(curated: Dataset, pool_scores: ArrayLike) -> dict[str, Any]:
     Raises:
         ValueError: If columns are missing, or a pair cannot be read; the message names it.
     """
-    curated = plain_pairs(curated, [*CURATION_COLUMNS, "i2c"])
+    pairs = read_pair_columns(curated, [*CURATION_COLUMNS, "i2c"]).table
+    if UNREAD in pairs.column_names:
+        unread = pc.indices_nonzero(pairs[UNREAD].is_valid())[0].as_py()
+        raise ValueError(f"row {unread}: {pairs[UNREAD][unread]}")
+    curated = Dataset(pairs)
     columns = ["type", "i2c", "pair_id"]
     table: pa.Table = curated.select_columns(columns).with_format("arrow")[:]
     scores = table["i2c"].to_numpy().astype(float)

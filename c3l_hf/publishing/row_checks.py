@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
 from c3l_hf.common.files import digest
-from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of
+from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of, text_layout
 from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.publishing.cards import GENERATED_AGAIN
 from c3l_hf.publishing.figures import dataset_figures
 from c3l_hf.publishing.manifest import DataConfig, Manifest
 from c3l_hf.publishing.reading import Mismatch, close, columns_of, read_batches, read_rows
-from c3l_hf.publishing.texts import text_layout
 from c3l_hf.scoring.formulas import scores_from_logprobs
 
 if TYPE_CHECKING:  # checks do without models

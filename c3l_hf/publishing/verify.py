@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import yaml
 from datasets import Features
 
+from c3l_hf.data.layouts import text_layout
 from c3l_hf.publishing.cards import RunFacts, stated_figures
 from c3l_hf.publishing.export import CARD, card_and_manifest
 from c3l_hf.publishing.image_checks import check_images
 from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, DataConfig, FileRecord, FolderError, Manifest
 from c3l_hf.publishing.reading import COLUMNS, Mismatch, close
 from c3l_hf.publishing.row_checks import check_figures, check_rescored, check_scores, check_selection
-from c3l_hf.publishing.texts import text_layout
 
 __all__ = ["Check", "compare_facts", "verify_folder"]
 

@@ -6,11 +6,9 @@ import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset
 from published import configs, facts, pairs
 
-from c3l_hf.common.errors import RowError
 from c3l_hf.data.schema import SCORE_FEATURES
 from c3l_hf.publishing.export import example_pictures, write_dataset
 from c3l_hf.publishing.figures import dataset_figures
-from c3l_hf.publishing.texts import plain_pairs, question_and_answer, text_layout
 from c3l_hf.publishing.verify import verify_folder
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -120,24 +118,6 @@ def test_texts_of_others_stay_escaped(tmp_path):
         assert raw not in card
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_texts_of_a_row(form):
-    row = FORMS[form]("What is it?", "A dog.")
-    assert question_and_answer(row, text_layout(row)) == ("What is it?", "A dog.")
-    assert question_and_answer(dict.fromkeys(row), text_layout(row)) is None
-
-
-def test_a_conversation_of_several_answers():
-    turns = [message("user", "One?"), message("assistant", "1"), message("user", "Two?"), message("assistant", "2")]
-    assert question_and_answer({"messages": turns}, text_layout(["messages"])) == ("One?\nTwo?", "1\n2")
-    turns[1]["content"] = [{"type": "image"}]
-    assert question_and_answer({"messages": turns}, text_layout(["messages"])) == ("One?\nTwo?", "2")
-    with pytest.raises(RowError, match="items that are not text"):
-        question_and_answer({"messages": turns[:2]}, text_layout(["messages"]))
-    with pytest.raises(RowError, match="no answer"):
-        question_and_answer({"messages": turns[:1]}, text_layout(["messages"]))
-
-
 def test_what_cannot_be_published(tmp_path):
     rows = written("texts", configs()["default"], tmp_path)
     with pytest.raises(ValueError, match="columns missing: i2c; found"):
@@ -146,7 +126,7 @@ def test_what_cannot_be_published(tmp_path):
         dataset_figures(rows.rename_column("prompt", "words"), [1.0])
     blank = rows.map(lambda row, number: {"completion": " " if number == 3 else "a"}, with_indices=True)
     with pytest.raises(ValueError, match="^row 3: the answer is empty$"):
-        plain_pairs(blank, ["i2c"])
+        dataset_figures(blank, [1.0])
     single = rows.map(lambda row: {"image": row["images"][0]}, remove_columns="images")
     with pytest.raises(ValueError, match="the dataset 'default' must have its pictures in the column images, lists"):
         write_dataset({"default": single}, tmp_path / "dataset", facts())

@@ -117,6 +117,18 @@ def test_questions_with_pictures_between_their_texts_are_no_pseudo_labels():
     assert len(curate(dataset)[0]) == 3
 
 
+def test_rows_without_an_image_are_no_image():
+    """As a mix for fine-tuning has them: the scorer gives null and the reason."""
+    rows = [LAYOUTS["texts"](*pair[:3]) for pair in PAIRS] + [
+        {"image": None, "prompt": "Say yes.", "completion": "Yes."}
+    ]
+    dataset = scored(rows, [*(pair[3] for pair in PAIRS), None])
+    labels, report = select_pseudo_labels(dataset)
+    assert (len(labels), report.images, report.pairs_left_out["not scored"]) == (2, 3, 1)
+    kept, report = curate(dataset)
+    assert len(kept) == 6 and report.dropped["not scored"] == 1
+
+
 @pytest.mark.parametrize("layout", ["messages of texts", "texts"])
 def test_questions_without_text_are_no_pseudo_labels(layout):
     pairs = [(0, " ", "A dog.", 0.9), (0, "What?", "A cat.", 0.5), (0, "Who?", "Nobody.", 0.1)]

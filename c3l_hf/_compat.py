@@ -21,6 +21,7 @@ __all__ = [
     "TRAINER_METHODS",
     "TRAINER_PARTS",
     "attention_implementation",
+    "current_weight_names",
     "embed_images",
     "fingerprint",
     "git_blob_digest",
@@ -156,3 +157,17 @@ def git_blob_digest(content: bytes) -> str:
     from huggingface_hub.utils.sha import git_hash
 
     return git_hash(content)
+
+
+def current_weight_names(model: "PreTrainedModel", names: Iterable[str]) -> dict[str, str]:
+    """Names of weights as an earlier transformers wrote them → as this model has them; others stay.
+
+    `get_model_conversion_mapping` and `rename_source_key`, with which `from_pretrained` renames the weights of older
+    checkpoints: PEFT does not do it for most families, and transformers' own loading of adapters does not fail where a
+    name fits nowhere. They go when PEFT renames, and refuses.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
+    return {name: rename_source_key(name, renamings, [])[0] for name in names}

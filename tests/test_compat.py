@@ -108,3 +108,14 @@ def test_methods_that_ours_override(name):
     ours = getattr(C3LTrainer if name in vars(C3LTrainer) else StudentTrainer, name)
     assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
     assert callable(getattr(Trainer, name))
+
+
+def test_weights_by_the_names_of_earlier_versions():
+    model = tiny_llava()[0]
+    old = "language_model.model.layers.0.self_attn.q_proj.weight"
+    now = f"model.{old.replace('model.layers', 'layers')}"
+    assert now in model.state_dict() and _compat.current_weight_names(model, [old, now, "x"]) == {
+        old: now,
+        now: now,
+        "x": "x",
+    }

@@ -24,7 +24,8 @@ from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.sources import Images, load_images
 from c3l_hf.data.status import generation_counts
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
-from c3l_hf.models.loading import Source, find_model, load
+from c3l_hf.models.finding import find_model
+from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.options import GenerationOptions, ImageOptions, UsedModelOptions
 
 __all__ = ["COMMAND"]
@@ -54,7 +55,7 @@ def generate(
         raise UsageError("images is missing: name a folder of pictures, a dataset, or 'scenes'")
     path = check_output(output)
     config = generation.config(seed.seed)
-    folder, identity = find_model(model.model, model.model_revision, model.trust_remote_code, adapters=True)
+    how, identity = find_model(Source.of(model, trust_remote_code=model.trust_remote_code))
     source = load_images(
         images.images,
         split=images.images_split,
@@ -62,7 +63,6 @@ def generate(
         seed=seed.seed,
         inventory=cached("images", os.path.abspath(images.images), images.images_split, images.num_images, seed.seed),
     )
-    how = Source.of(model, model_id=folder, trust_remote_code=model.trust_remote_code)
     pairs = _in_shards(source, how, config, identity)
     counts = generation_counts(pairs)
     if process_state().is_main_process:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from c3l_hf.cli.rows import (
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import open_image
+from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.schema import SCORE_COLUMNS, STATUS, STATUS_OK
@@ -66,6 +66,7 @@ def score(
         attn_implementation=source.attn_implementation,
         quantization_config=source.quantization_config,
         trust_remote_code=source.trust_remote_code,
+        base_model=source.base_model,
         ranking=scoring.ranking,
         path=scoring.path,
         blind=scoring.blind,
@@ -89,7 +90,7 @@ def some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterabl
     for number in np.unique(np.linspace(0, len(dataset) - 1, most).astype(int)) if len(dataset) else ():
         try:
             value = pictures_of(stored_row(dataset, int(number)), layout)[0]
-            yield open_image(Path(folder) / value if folder and isinstance(value, str) else value)
+            yield open_image(located(value, folder))
         except RowError:
             continue
 

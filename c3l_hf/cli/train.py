@@ -19,7 +19,8 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.inventory import cached
 from c3l_hf.data.sources import image_column, load_images
-from c3l_hf.models.loading import Source, find_model, load
+from c3l_hf.models.finding import find_model
+from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.options import ImageOptions, ModelOptions
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder, training_options
 from c3l_hf.training.config import C3LConfig
@@ -46,8 +47,8 @@ def train(
         raise RunError("load_in_4bit and load_in_8bit are not for training: the trained model is saved whole")
     if training.push_to_hub:
         raise RunError("push_to_hub is not used here: c3l run publishes a generator together with its dataset")
-    options = Source.of(model).loading() | training_options(training)
-    model_folder, identity = find_model(model.model, model.model_revision, training.trust_remote_code)
+    source, identity = find_model(Source.of(model, trust_remote_code=training.trust_remote_code))
+    options = source.loading() | training_options(training)
     labels = with_images(open_rows(rows), images, training.seed)
     inputs = {"model": identity, "labels": _digest(labels), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
     run = RunFolder(Path(training.output_dir), inputs)
@@ -59,7 +60,6 @@ def train(
     checkpoints = training_folder(run, "train")
 
     def make(folder: Path) -> dict:
-        source = Source.of(model, model_id=model_folder, trust_remote_code=training.trust_remote_code)
         return train_generator(*load(source), labels, training, checkpoints, folder / "generator")
 
     report = run.complete("train", make)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import math
 import os
 import re
 from collections.abc import Hashable, Mapping
@@ -15,19 +16,32 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pyarrow as pa
+from PIL.ExifTags import Base as ExifTag
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.data.addresses import download_problem, downloaded, is_address, shown_address
+from c3l_hf.data.unreadable import kind_of
 
-__all__ = ["image_key", "is_inline", "open_image"]
+__all__ = ["MAX_PIXELS", "file_of", "image_key", "is_inline", "open_image"]
+
+# A picture of more pixels is drawn down to so many while it is read. No processor in transformers takes more: by
+# default Qwen3-VL's takes the most, 4096 × 4096; Qwen2.5-VL's takes 3584 × 3584.
+MAX_PIXELS = 4096 * 4096
+# But its shorter side not below this: processors that cut out the middle go by the shorter side, of 336 or 448 pixels.
+_SHORT_SIDE = 1024
+_STRIP = 128  # rows of the smaller picture that are made at once
 
 # Pillow's conversion of these to RGB clips instead of scaling.
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+# Drawing programs, for which Pillow calls other programs, and formats of which it knows no more than the name.
+_NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 # What encoded pictures come in; a buffer where Arrow's memory is not copied.
 _Content = bytes | bytearray | memoryview | pa.Buffer
 # How JPEG, PNG, GIF, WebP, BMP and TIFF begin as base64; a file may be named by letters and digits alone, as by a hash.
 _BASE64 = re.compile(r"\s*(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[01]|SUkqA|TU0AK)[A-Za-z0-9+/\s]{40,}={0,2}\s*")
 _LONGEST_NAME = 1000  # what is longer is no path that a file system has
+_LONGEST_SHOWN = 130  # of a reason's 200 characters, so that the reason itself is among them
 
 _OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 
@@ -35,31 +49,60 @@ _OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 def open_image(value: Any) -> PIL.Image.Image:
     """A row's image as an upright 8-bit RGB image; what is transparent is put on white, as models' own processors do.
 
+    A picture of more than `MAX_PIXELS` is drawn down to so many, its shorter side to 1,024 at least: one at a time is
+    in memory as large as it is. Of an animation it is the first frame.
+
     Args:
         value: A PIL image; its encoded content, as bytes, base64 text or a data URL; a path or a file:// URL; an array
-            of (height, width) or (height, width, channels), uint8; or a dict of one of these: as `datasets` has it with
-            "bytes" or "path", or with "url" or "image". Addresses on the web are not fetched.
+            of (height, width) or (height, width, channels), uint8; an address on the web that `download_images` has
+            fetched; or a dict of one of these: as `datasets` has it with "bytes" or "path", or with "url" or "image".
 
     Raises:
-        RowError: If it is missing, cannot be decoded, or has more than 8 bits per channel.
+        RowError: If it is missing, cannot be decoded, has more than 8 bits per channel, or is an address that has not
+            been fetched.
     """
     name = "the image"
     try:
         value = _value_of(value)
         if isinstance(value, str | Path) and not is_inline(value):
-            if len(str(value)) > _LONGEST_NAME:
+            if len(str(value)) > _LONGEST_NAME and not is_address(value):
                 raise RowError(f"the image is a text of {len(str(value)):,} characters, neither a path nor a picture")
-            name = f"the image {value}"
+            name = f"the image {_shown(value)}"
         image = _opened(value)
         if image.mode in _DEEP_MODES:
             raise RowError(f"the image has mode {image.mode}; convert it to 8 bits per channel")
-        return _on_white(PIL.ImageOps.exif_transpose(image))
+        if image.format in _NOT_READ:
+            raise RowError(f"{name} is {image.format}, which is not read; convert it to PNG or JPEG")
+        size = _bounded(image.size)
+        return _on_white(PIL.ImageOps.exif_transpose(image)) if size == image.size else _drawn_down(image, size)
     except RowError:
         raise
     except Exception as error:  # decoders raise errors of many types on damaged files
-        # Without an object's address, so that the same image gives the same reason.
-        reason = _OBJECT.sub("", " ".join(str(error).split()))[:160]
-        raise RowError(f"{name} cannot be read: {type(error).__name__}: {reason}") from error
+        raise RowError(f"{name} cannot be read: {type(error).__name__}: {_reason(error, value)}") from error
+
+
+def _reason(error: Exception, value: Any) -> str:
+    # The name of a file stands before it already. Without an object's address the same image gives the same reason.
+    text = str(error).replace(f": {str(value)!r}", "").replace(f" {str(value)!r}", "")
+    text = _OBJECT.sub("", " ".join(text.split()))[:160]
+    kind = kind_of(_beginning(value)) if isinstance(error, PIL.UnidentifiedImageError) else None
+    return f"{text}: it is {kind}" if kind else text
+
+
+def _beginning(value: Any) -> bytes:
+    """The first 64 bytes of what could not be read."""
+    if isinstance(value, _Content):
+        return bytes(memoryview(value)[:64])
+    if isinstance(value, str | Path) and not is_inline(value) and (file := file_of(value)) is not None:
+        with open(file, "rb") as content:
+            return content.read(64)
+    return b"?"
+
+
+def _shown(name: str | Path) -> str:
+    if is_address(name):
+        return shown_address(str(name))
+    return str(name) if len(str(name)) <= _LONGEST_SHOWN else f"…{str(name)[1 - _LONGEST_SHOWN :]}"
 
 
 def is_inline(value: Any) -> bool:
@@ -67,6 +110,22 @@ def is_inline(value: Any) -> bool:
     if not isinstance(value, str):
         return isinstance(value, np.ndarray | _Content)
     return value.startswith("data:") or (_BASE64.fullmatch(value) is not None and not os.path.isfile(value))
+
+
+def file_of(name: str | Path) -> Path | None:
+    """The file that a path, a file:// URL or an address on the web names; None for an address that is not downloaded.
+
+    Raises:
+        RowError: If a file:// URL names another machine.
+    """
+    if is_address(name):
+        return downloaded(str(name))
+    if str(name)[:5].lower() != "file:":
+        return Path(name)
+    parts = urlsplit(str(name))
+    if parts.netloc not in ("", "localhost"):
+        raise RowError(f"the image {_shown(name)} is on another machine; give a path, or a URL as file:///path")
+    return Path(url2pathname(parts.path))
 
 
 def _value_of(value: Any) -> Any:
@@ -88,13 +147,51 @@ def _opened(value: Any) -> PIL.Image.Image:
     if isinstance(value, str) and is_inline(value):
         text = value.partition("base64,")[2] if value.startswith("data:") else value
         return PIL.Image.open(io.BytesIO(base64.b64decode("".join(text.split()), validate=True)))
-    if isinstance(value, str) and value.startswith("file://"):
-        value = url2pathname(urlsplit(value).path)
-    elif isinstance(value, str) and value.startswith(("http://", "https://")):
-        raise RowError(f"the image is an address, {value}, which is not fetched; download it and give its path")
     if isinstance(value, str | Path):
-        return PIL.Image.open(value)
+        if (file := file_of(value)) is None:
+            raise RowError(_not_fetched(str(value)))
+        return PIL.Image.open(file)
     raise RowError(f"the image is {type(value).__name__}, not a PIL image, bytes or a path")
+
+
+def _not_fetched(address: str) -> str:
+    shown = shown_address(address)
+    if (problem := download_problem(address)) is not None:
+        return f"the image is an address, {shown}, which could not be downloaded: {problem}"
+    return (
+        f"the image is an address, {shown}, which is not fetched; download it and give its path, or use download_images"
+    )
+
+
+def _bounded(size: tuple[int, int]) -> tuple[int, int]:
+    """The size that a picture of a size is read in: see `MAX_PIXELS`."""
+    width, height = size
+    if width * height <= MAX_PIXELS:
+        return size
+    scale = max(math.sqrt(MAX_PIXELS / (width * height)), _SHORT_SIDE / min(size))
+    return size if scale >= 1 else (max(1, int(width * scale)), max(1, int(height * scale)))
+
+
+def _drawn_down(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    """A picture in a smaller size, upright, on white. Of the large one only strips are converted at a time."""
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, size)  # not below the size; before it is loaded
+    image.load()
+    width, height = size
+    scale = image.height / height
+    margin = math.ceil(2 * scale) + 1  # what the filter takes of the rows beside a strip
+    small = PIL.Image.new("RGB", size)
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        first = max(0, math.floor(top * scale) - margin)
+        last = min(image.height, math.ceil(bottom * scale) + margin)
+        strip = _on_white(image.crop((0, first, image.width, last)))
+        # Float errors must not reach beyond the strip, which Pillow refuses.
+        box = (0, top * scale - first, image.width, min(bottom * scale - first, last - first))
+        small.paste(strip.resize((width, bottom - top), PIL.Image.Resampling.BICUBIC, box), (0, top))
+    # Stands in a file behind its pixels too: it is known only now.
+    small.getexif()[ExifTag.Orientation] = image.getexif().get(ExifTag.Orientation, 1)
+    return PIL.ImageOps.exif_transpose(small)
 
 
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -106,7 +203,10 @@ def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def image_key(value: Any) -> Hashable:
-    """A hashable key that is equal for rows with the same image, without decoding it where possible."""
+    """A hashable key that is equal for rows with the same image, without decoding it where possible.
+
+    Of a file it is the name, of an address the name of the downloaded file, if there is one.
+    """
     value = _value_of(value)
     if isinstance(value, _Content):
         return hashlib.blake2b(value, digest_size=16).digest()
@@ -121,4 +221,7 @@ def image_key(value: Any) -> Hashable:
         return image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest()
     if isinstance(value, str) and is_inline(value):
         return hashlib.blake2b(value.encode(), digest_size=16).digest()
+    if isinstance(value, str | Path) and is_address(value):
+        # Another key once it is downloaded: what is kept by it is then another picture, or one at all.
+        return str(downloaded(str(value)) or value)
     return str(value)

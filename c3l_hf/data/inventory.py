@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -14,11 +15,12 @@ from tqdm.auto import tqdm
 
 from c3l_hf.common.files import atomic_write, digest, file_sha256
 
-__all__ = ["FileState", "Inventory", "cached", "list_files", "sha256_of"]
+__all__ = ["FileState", "Inventory", "Look", "cached", "list_files", "sha256_of"]
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = pa.schema({"name": pa.string(), "size": pa.int64(), "changed_ns": pa.int64(), "digest": pa.binary(32)})
+_STATE = {"name": pa.string(), "size": pa.int64(), "changed_ns": pa.int64()}
+_SCHEMA = pa.schema({**_STATE, "digest": pa.binary(32), "problem": pa.string()})
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,13 @@ class FileState:
     name: str
     size: int
     changed_ns: int
+
+
+class Look(NamedTuple):
+    """What was found out about a file: the SHA-256 of its content, and why it cannot be used, if it cannot."""
+
+    digest: bytes
+    problem: str | None = None
 
 
 def cached(kind: str, *parts: object) -> Path:
@@ -74,11 +83,11 @@ class Inventory:
 
     def __init__(self, file: str | Path | None = None):
         self.file = None if file is None else Path(file)
-        self._known: dict[FileState, bytes] = {}
+        self._known: dict[FileState, Look] = {}
         if self.file is not None and self.file.is_file():
             columns = pq.read_table(self.file, schema=_SCHEMA).to_pydict()
             states = map(FileState, columns["name"], columns["size"], columns["changed_ns"])
-            self._known = dict(zip(states, columns["digest"]))
+            self._known = dict(zip(states, map(Look, columns["digest"], columns["problem"])))
 
     @property
     def states(self) -> list[FileState]:
@@ -92,12 +101,22 @@ class Inventory:
             states: In their order.
             make: A new state → its digest, 32 bytes.
         """
+        return [look.digest for look in self.looks(states, lambda state: Look(make(state)))]
+
+    def looks(self, states: Sequence[FileState], make: Callable[[FileState], Look]) -> list[Look]:
+        """What is known of each, likewise.
+
+        Args:
+            states: In their order.
+            make: A new state → what is found out about it.
+        """
         new = [state for state in states if state not in self._known]
         read = {state: make(state) for state in tqdm(new, desc="Reading files", leave=False, disable=None)}
         known = {state: read[state] if state in read else self._known[state] for state in states}
         if self.file is not None and list(known) != list(self._known):
-            columns = [[getattr(state, name) for state in known] for name in ("name", "size", "changed_ns")]
-            table = pa.table([*columns, list(known.values())], schema=_SCHEMA)
+            columns = [[getattr(state, name) for state in known] for name in _STATE]
+            columns += [[getattr(look, name) for look in known.values()] for name in ("digest", "problem")]
+            table = pa.table(columns, schema=_SCHEMA)
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(self.file, shared=True) as partial:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["IMAGE_COLUMNS", "Layout", "is_batch", "is_columns", "layout_of"]
+__all__ = ["IMAGE_COLUMNS", "WITH_ITEMS", "Layout", "is_batch", "is_columns", "layout_of"]
 
 IMAGE_COLUMNS = ("images", "image")
 
@@ -22,7 +22,7 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("question", "answers"), ()),
 )
 # Whose messages may hold the pictures themselves, so that they need no column of their own.
-_WITH_ITEMS = ("prompt", "messages", "conversations")
+WITH_ITEMS = ("prompt", "messages", "conversations")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def layout_of(columns: Iterable[str]) -> Layout:
     columns = list(columns)
     images = tuple(name for name in IMAGE_COLUMNS if name in columns)
     for text, further in _LAYOUTS:
-        if all(name in columns for name in text) and (images or text[0] in _WITH_ITEMS):
+        if all(name in columns for name in text) and (images or text[0] in WITH_ITEMS):
             return Layout(text, tuple(name for name in further if name in columns), images)
     raise ValueError(
         f"cannot find pairs in the columns {', '.join(columns) or '(none)'}{_nearest(columns)}; accepted are: "

@@ -61,7 +61,7 @@ def images_as_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids:
     features = needed.features
 
     def stored(table: pa.Table) -> dict[str, list]:
-        return {"images": [list(map(_as_stored, pictures_of(row, layout))) for row in stored_rows(table, features)]}
+        return {"images": [list(map(as_stored, pictures_of(row, layout))) for row in stored_rows(table, features)]}
 
     images = needed.with_format("arrow").map(
         stored, batched=True, batch_size=100, remove_columns=needed.column_names, features=_STORED
@@ -73,13 +73,13 @@ def _are_images(feature: Any) -> bool:
     return isinstance(feature.feature if isinstance(feature, List | LargeList) else feature, Image)
 
 
-def _as_stored(value: Any) -> dict[str, Any]:
+def as_stored(value: Any) -> dict[str, Any]:
     """A picture as a dict of its encoded content and its path, one of which is null."""
     if isinstance(value, Mapping):
         if value.get("bytes") is not None or value.get("path") is not None:
             return {"bytes": value.get("bytes"), "path": value.get("path")}
         inner = next((value[name] for name in ("image", "url", "image_url") if value.get(name) is not None), None)
-        return {"bytes": None, "path": None} if inner is None else _as_stored(inner)
+        return {"bytes": None, "path": None} if inner is None else as_stored(inner)
     if isinstance(value, str) and is_inline(value):
         text = value.partition("base64,")[2] if value.startswith("data:") else value
         return {"bytes": base64.b64decode("".join(text.split())), "path": None}

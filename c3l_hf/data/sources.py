@@ -2,21 +2,23 @@
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import PIL.Image
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, Value
 
 from c3l_hf import _compat
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import first_on_each_machine, process_state
+from c3l_hf.data.image import file_of
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.inventory import FileState, Inventory, list_files, sha256_of
 from c3l_hf.data.opening import is_saved, open_dataset
+from c3l_hf.data.picture_folder import data_files, metadata_columns, pictures_in
 from c3l_hf.data.worlds import World, find_world
 
 __all__ = ["Images", "image_column", "image_ids", "images_digest", "load_images"]
@@ -54,8 +56,9 @@ def load_images(
     """The images to generate pairs about.
 
     Args:
-        source: The name of an embedded world ("scenes"), a folder of pictures (their paths in it become image ids), a
-            folder written by `Dataset.save_to_disk`, or a dataset on the Hub.
+        source: The name of an embedded world ("scenes"), a folder of pictures (their paths in it become image ids; see
+            `picture_folder.pictures_in`), a folder written by `Dataset.save_to_disk`, a folder of data files such as a
+            snapshot of a dataset, or a dataset on the Hub.
         split: Split of the dataset, or of the world.
         limit: Take the first so many; required for a world.
         seed: Seed of a world.
@@ -63,7 +66,7 @@ def load_images(
             size or time changed. One process of each machine looks, the others take what it has written there.
 
     Raises:
-        RunError: If the source does not exist, is empty, has no images, or a file in the folder is not a picture.
+        RunError: If the source does not exist, is empty, has no images, or is a folder of both pictures and tables.
     """
     if limit is not None and limit < 1:
         raise RunError(f"num_images is {limit}; it must be at least 1")
@@ -74,7 +77,10 @@ def load_images(
         return Images(dataset, images_digest(dataset, inventory), world)
     path = Path(source)
     if path.is_dir() and not is_saved(path):
-        return _read_folder(path, limit, inventory)
+        files = _listed_files(path)
+        # Of a run's folder `open_dataset` says what it is.
+        if not (path / "run.json").is_file() and not data_files(path, files):
+            return _read_folder(path, files, limit, inventory)
     if path.is_file():
         raise RunError(f"{source} is a file; images wants a folder of pictures or a dataset")
     dataset = open_dataset(source, split=split)
@@ -99,7 +105,7 @@ def images_digest(dataset: Dataset, inventory: Path | None = None) -> str:
                 sha.update(f"{image_id}\0".encode())
                 for picture in filter(None, pictures if isinstance(pictures, list) else [pictures]):
                     inline = picture["bytes"]
-                    sha.update(sha256_of(picture["path"] or "") if inline is None else hashlib.sha256(inline).digest())
+                    sha.update(_digest_of(picture["path"] or "") if inline is None else hashlib.sha256(inline).digest())
         return sha.digest()
 
     with first_on_each_machine():
@@ -144,69 +150,55 @@ def _count(source: str | Path, there: int, limit: int | None) -> int:
     return limit
 
 
-def _read_folder(folder: Path, limit: int | None, inventory: Path | None) -> Images:
-    state, kept = process_state(), inventory is not None
+def _read_folder(folder: Path, files: list[FileState], limit: int | None, inventory: Path | None) -> Images:
+    state = process_state()
+    say = state.is_main_process
     with first_on_each_machine():
-        if kept and not state.is_local_main_process:
-            files = Inventory(inventory).states  # as the main process has just seen them
-        else:
-            files = list_files(folder)
-        if not files:
-            raise RunError(f"{folder} has no pictures in it; put some there, or give another folder")
-        files = files[: _count(folder, len(files), limit)]
-        try:
-            digests = Inventory(inventory).digests(files, lambda file: _checked_picture(folder / file.name))
-        except _NoPictureError as error:
-            # All at once: in a large folder nobody wants to be told of one after the other.
-            names = [file.name for file in files if _problem_of(folder / file.name) is not None]
-            raise RunError(_no_pictures(folder, names, error.problem)) from None
+        if inventory is not None and not state.is_local_main_process:
+            # As the main process has just seen them, if it could keep what it saw.
+            files = Inventory(inventory).states or files
+        pictures, there = pictures_in(folder, files, limit, Inventory(inventory), say)
+    if say:
+        _count(folder, there, limit)
+    columns = metadata_columns(folder, files, [picture.name for picture in pictures], say)
     sha = hashlib.sha256()
-    for file, content in zip(files, digests):
-        sha.update(f"{file.name}\0".encode())
-        sha.update(content)
-    root = folder.resolve()
-    paths = pa.array([str(root / file.name) for file in files], pa.string())
-    images = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), paths], ["bytes", "path"])
+    for picture in pictures:
+        sha.update(f"{picture.name}\0".encode())
+        sha.update(picture.digest)
+    root = str(folder.resolve())
+    paths = pa.array([os.path.join(root, picture.name) for picture in pictures], pa.string())
+    images = pa.StructArray.from_arrays([pa.nulls(len(pictures), pa.binary()), paths], ["bytes", "path"])
     features = Features({"images": List(Image()), "image_id": Value("string")})
     table = pa.table(
         {
-            "images": pa.ListArray.from_arrays(pa.array(range(len(files) + 1), pa.int32()), images),
-            "image_id": pa.array([file.name for file in files], pa.string()),
+            "images": pa.ListArray.from_arrays(pa.array(range(len(pictures) + 1), pa.int32()), images),
+            "image_id": pa.array([picture.name for picture in pictures], pa.string()),
         }
     ).cast(features.arrow_schema)
+    for name in columns.column_names:
+        table = table.append_column(name, columns[name])
+    if columns.column_names:
+        features = Features({**features, **Features.from_arrow_schema(columns.schema)})
+        table = table.cast(features.arrow_schema)
     return Images(Dataset(table), sha.hexdigest())
 
 
-class _NoPictureError(Exception):
-    """A file in a folder of pictures that is none."""
-
-    def __init__(self, problem: str):
-        super().__init__(problem)
-        self.problem = problem
-
-
-def _checked_picture(path: Path) -> bytes:
-    if (problem := _problem_of(path)) is not None:
-        raise _NoPictureError(problem)
-    return sha256_of(path)
+def _listed_files(folder: Path) -> list[FileState]:
+    """The files in a folder whose names can be told."""
+    files = list_files(folder)
+    told = [file for file in files if _is_text(file.name)]
+    if (odd := [file.name for file in files if not _is_text(file.name)]) and process_state().is_main_process:
+        names = ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in odd[:5])
+        logger.warning("%s: %s", folder, f"{len(odd):,} files passed over, whose names are not UTF-8; rename: {names}")
+    return told
 
 
-def _problem_of(path: Path) -> str | None:
-    # The header only: a picture that turns out to be damaged later keeps its rows, with the reason.
+def _is_text(name: str) -> bool:
     try:
-        with PIL.Image.open(path):
-            return None
-    except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
-        return str(error)
-
-
-def _no_pictures(folder: Path, names: list[str], problem: str, most: int = 10) -> str:
-    first, *others = names
-    message = f"{folder / first} is not a picture that can be read ({problem})"
-    if not others:
-        return f"{message}; remove it from the folder"
-    listed = ", ".join(others[:most]) + (f" and {len(others) - most:,} more" if len(others) > most else "")
-    return f"{message}, nor {'is' if len(others) == 1 else 'are'} {listed}; remove them from the folder"
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _checked(dataset: Dataset, source: str) -> Dataset:
@@ -222,6 +214,14 @@ def _checked(dataset: Dataset, source: str) -> Dataset:
         # A part of the dataset could not number them.
         dataset = dataset.add_column("image_id", ids)
     return dataset
+
+
+def _digest_of(name: str) -> bytes:
+    try:
+        # Of an address that is not downloaded it is the digest of there being no such file.
+        return sha256_of(file_of(name) or name)
+    except RowError as error:
+        return hashlib.sha256(str(error).encode()).digest()
 
 
 def _state_of(dataset: Dataset, column: str) -> FileState:

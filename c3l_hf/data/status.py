@@ -28,5 +28,9 @@ def count_statuses(statuses: Iterable[str], rows: str) -> dict[str, int]:
 
 def publishable(status: str) -> str:
     """A row's status as a run keeps, counts and publishes it: of an image that cannot be read the kind of error, as
-    generation says it, without what the decoder and the system say, such as the file's path on this machine."""
+    generation says it, without what the decoder and the system say, such as the file's path on this machine; of one on
+    the web what is wrong, without its address."""
+    status = re.sub(
+        r"the image is an address, .*?, which (is not|could not)", r"the image is an address, which \1", status
+    )
     return re.sub(r"the image.*? cannot be read: (\w+).*", r"the image cannot be read (\1)", status, flags=re.DOTALL)

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
-from c3l_hf.data.image_files import is_there
+from c3l_hf.data.image_files import stored_here
 from c3l_hf.data.sources import image_column
 
 __all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images"]
@@ -41,7 +41,8 @@ def storable(images: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, An
 
     For rows that say in a column of their own what became of their images.
     """
-    return [image for image in images if image is not None and is_there(image)]
+    here = (None if image is None else stored_here(image) for image in images)
+    return [image for image in here if image is not None]
 
 
 def _rows_of(images: Dataset, numbers: Sequence[int]) -> Iterable[tuple[int, list | None]]:

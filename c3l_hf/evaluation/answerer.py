@@ -18,7 +18,7 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
-from c3l_hf.metrics.reading import opened_thought
+from c3l_hf.metrics.plain_text import opened_thought
 from c3l_hf.models.encoding import encode_prompt, with_image_cache
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.scoring.self_check import check_prompts

@@ -11,15 +11,17 @@ from datasets import Dataset
 
 from c3l_hf.common.intervals import Statistic
 from c3l_hf.data.schema import STATUS_OK
+from c3l_hf.evaluation.answerer import stem
 from c3l_hf.evaluation.likelihood_choice import likeliest_letters
 from c3l_hf.metrics.llava_bench import llava_bench
 from c3l_hf.metrics.mmbench import mmbench
 from c3l_hf.metrics.pope import pope
 from c3l_hf.metrics.seed_bench import seed_bench
 
-__all__ = ["ALL", "Counted", "Measure", "count_answers"]
+__all__ = ["ALL", "OFFICIAL", "Counted", "Measure", "count_answers"]
 
 ALL = "all"  # the group of all questions
+OFFICIAL = "generated, official reading"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Counted:
         metric: What the `evaluate` module makes of the same answers.
         mean: Whether the means over the groups of the first kind are figures too.
         only: Figure → (n,): which of the questions it is about, where not about all.
+        brief: Whether tables show the figures of all questions alone.
     """
 
     by: str
@@ -70,6 +73,7 @@ class Counted:
     metric: Mapping[str, Any]
     mean: bool = False
     only: Mapping[str, np.ndarray] = field(default_factory=dict)
+    brief: bool = False
 
     def measures(self) -> Iterator[Measure]:
         """All figures, of all questions and of each group."""
@@ -82,7 +86,11 @@ class Counted:
         for group, rows, first in parts:
             for name in names:
                 # Of the readable answers: of interest where there are others, and not for every group.
-                shown = first and (name != "accuracy_parsed" or group == ALL and bool(self.unread))
+                shown = (
+                    first
+                    and not (self.brief and group != ALL)
+                    and (name != "accuracy_parsed" or group == ALL and bool(self.unread))
+                )
                 of = rows[self.only[name][rows]] if name in self.only else rows
                 of = of if len(of) else rows
                 yield Measure(group, name, of, self.counts[of], functools.partial(self._figure, name), shown)
@@ -92,6 +100,7 @@ class Counted:
             counts = member[:, :, None] * self.counts[:, None]
             for name in names:
                 statistic, shown = functools.partial(self._mean_figure, name), name != "accuracy_parsed"
+                shown = shown and not self.brief
                 yield Measure(f"mean over {kind}", name, everything, counts, statistic, shown)
 
     def _figure(self, name: str, sums: np.ndarray) -> np.ndarray:
@@ -106,6 +115,8 @@ def count_answers(benchmark: str, predictions: Dataset) -> list[Counted]:
 
     - "generated": the text that the model wrote; for MMBench in all rotations, and "generated, first rotation" in the
       published order of the options alone (VanillaEval)
+    - "generated, official reading", of POPE: the same texts, but what is not no is yes (`pope.official_yes_no`), as in
+      published figures
     - "likelihood" and "likelihood minus prior": the option that `likelihood_choice.likeliest_letters` chooses; that
       there is none counts as unreadable
     - "judge": the judge's scores
@@ -133,14 +144,16 @@ def _pope(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:
     if not rows:
         return []
     answers, truth, categories = (_column(rows, name) for name in ("prediction", "answer", "group"))
-    counts = pope.counts(answers, truth)
-    metric = pope.Pope().compute(predictions=answers, references=truth, categories=categories)
-    readable = counts[:, 4:].sum(axis=1) == 0
-    return [
-        _counted(
-            "generated", rows, answers, readable, counts, pope.figures, metric, {"category": categories}, mean=True
-        )
-    ]
+    given: dict[str, Any] = {"predictions": answers, "references": truth}
+    result = []
+    for by, reading in (("generated", {"questions": [stem(row) for row in rows]}), (OFFICIAL, {"official": True})):
+        counts = pope.counts(**given, **reading)
+        metric = pope.Pope().compute(**given, categories=categories, **reading) or {}
+        readable = counts[:, 4:].sum(axis=1) == 0
+        groups = {"category": categories}
+        counted = _counted(by, rows, answers, readable, counts, pope.figures, metric, groups, mean=True)
+        result.append(replace(counted, brief=by == OFFICIAL))
+    return result
 
 
 def _seed(rows: Sequence[Mapping[str, Any]]) -> list[Counted]:

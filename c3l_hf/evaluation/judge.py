@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -15,9 +14,10 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation.endpoint import ChatClient, ChatEndpoint, NoReply, short
+from c3l_hf.evaluation.grades import read_scores
 from c3l_hf.evaluation.judge_replies import appending, read_replies
 
-__all__ = ["JUDGE_FEATURES", "PROMPT_VERSION", "format_judgements", "judge_answers", "read_scores"]
+__all__ = ["JUDGE_FEATURES", "PROMPT_VERSION", "format_judgements", "judge_answers"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,6 @@ then the grade of answer 2. Explain the grades from the second line on."""
 PROMPT_VERSION = digest(_SYSTEM, _USER, size=6)
 
 _ORDERS = ("reference first", "model first")
-_GRADE = r"(\d+(?:\.\d+)?)"
-# "8,5" may be one number as well as two: not a separator without a space.
-_SCORES = re.compile(rf"{_GRADE}(?:\s+|\s*,\s+){_GRADE}", re.ASCII)
 
 
 def judge_answers(
@@ -89,7 +86,8 @@ def judge_answers(
 
     Every reply goes into `file` (JSONL) at once, with what made it. The same call continues after an interruption, and
     pays for nothing twice; an answer, judge, option or prompt that has changed is judged anew. Replies without readable
-    scores are kept too: asking until a reply fits would choose among replies. Failed requests are asked again.
+    scores (see `grades.read_scores`) are kept too: asking until a reply fits would choose among replies. Failed
+    requests are asked again.
 
     Args:
         rows: Columns question_id, question, answer (the reference), prediction, status, and meta: JSON whose `caption`
@@ -141,24 +139,6 @@ def judge_answers(
     judged = _with_columns(rows, [_columns(plan, orders, replies, failures) for plan in plans])
     _report(judged, max_errors, file)
     return judged
-
-
-def read_scores(text: str) -> tuple[float, float]:
-    """The two scores in the first line of a judge's reply: that of answer 1, that of answer 2.
-
-    Raises:
-        ValueError: If the line is anything but two numbers from 1 to 10.
-    """
-    line = text.strip().partition("\n")[0].strip()
-    if not line:
-        raise ValueError("the judge's reply is empty")
-    match = _SCORES.fullmatch(line)
-    if match is None:
-        raise ValueError(f"the first line of the judge's reply is not two numbers: {short(line, 80)!r}")
-    scores = float(match[1]), float(match[2])
-    if not all(1 <= score <= 10 for score in scores):
-        raise ValueError(f"the judge's scores are not within 1 and 10: {short(line, 80)!r}")
-    return scores
 
 
 def format_judgements(judged: Dataset, most: int = 20) -> str:

@@ -31,7 +31,13 @@ class EvaluateOptions:
     # Questions
     data: list[str] = field(
         default_factory=list,
-        metadata={"help": "benchmark=folder or benchmark=Hub id, of the published layout."},
+        metadata={
+            "help": "benchmark=file, folder or Hub id: as published on the Hub, by its authors or by VLMEvalKit."
+        },
+    )
+    image_folder: list[str] = field(
+        default_factory=list,
+        metadata={"help": "benchmark=folder of the pictures that rows name by file; by default beside the file."},
     )
     world: str = field(
         default=PUBLISHED,
@@ -91,6 +97,11 @@ class EvaluateOptions:
         """Benchmark → where its data are, of those for which it was said."""
         return dict(_assignment("data", item) for item in self.data)
 
+    @property
+    def image_folders(self) -> dict[str, str]:
+        """Benchmark → where the pictures are that its rows name, of those for which it was said."""
+        return dict(_assignment("image_folder", item) for item in self.image_folder)
+
 
 def check_options(options: EvaluateOptions) -> None:
     """What is wrong with the options by themselves, before any work.
@@ -107,6 +118,8 @@ def check_options(options: EvaluateOptions) -> None:
         raise RunError(f"world is {options.world!r}; it must be one of {', '.join(worlds)}")
     if options.sources and options.world != PUBLISHED:
         raise RunError(f"data is for the {PUBLISHED} benchmarks, not for the world {options.world}")
+    if unused := [name for name in options.image_folders if name not in options.sources]:
+        raise RunError(f"image_folder has {', '.join(unused)}, for which data says no file; say data too")
 
 
 def prediction_configs(options: EvaluateOptions) -> dict[str, PredictionConfig]:

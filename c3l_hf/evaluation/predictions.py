@@ -21,15 +21,15 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
-from c3l_hf.data import image, layouts, schema
+from c3l_hf.data import addresses, image, image_files, layouts, messages, schema, turns, unreadable
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.generation import sampling
 from c3l_hf.generation.sampling import end_tokens
-from c3l_hf.metrics import reading
-from c3l_hf.models import checks, encoding, packing
+from c3l_hf.metrics import plain_text
+from c3l_hf.models import batching, checks, control_tokens, encoding, packing, token_texts
 from c3l_hf.models.loading import digest_weights
 from c3l_hf.scoring import batch, blind, formulas, likelihood, scorer, self_check
 
@@ -300,21 +300,29 @@ def _record(
 # What an answer comes from; a test compares them with what the answerer imports.
 _MODULES = (
     _compat,
+    addresses,
     answerer,
     batch,
+    batching,
     blind,
     checks,
+    control_tokens,
     encoding,
     formulas,
     image,
+    image_files,
     layouts,
     likelihood,
+    messages,
     packing,
-    reading,
+    plain_text,
     sampling,
     schema,
     scorer,
     self_check,
+    token_texts,
+    turns,
+    unreadable,
 )
 
 
@@ -336,6 +344,6 @@ def _content(image: Mapping[str, Any] | None) -> str:
     if content is None:
         try:
             content = Path(image["path"]).read_bytes()
-        except (OSError, TypeError):
+        except (OSError, TypeError, ValueError):  # as of a name with a null character
             content = str(image["path"])
     return digest(content)

@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
-from datasets import Dataset, DatasetInfo, Features, Image, List, Value, get_dataset_config_names
-from datasets.exceptions import DatasetsError
+from datasets import Dataset, DatasetInfo, Features, Image, List, Value
 
 from c3l_hf import _compat
-from c3l_hf.common.errors import RowError, RunError
-from c3l_hf.data.image import image_key, open_image
-from c3l_hf.data.opening import is_saved, open_dataset
 from c3l_hf.data.schema import STATUS_OK
-from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.evaluation.benchmarks import BENCHMARKS, Layout, rotated
+from c3l_hf.evaluation.question_columns import published_rows
+from c3l_hf.evaluation.question_files import open_questions
 
 __all__ = ["QUESTION_FEATURES", "bare_questions", "load_questions", "read_questions", "select_some"]
 
@@ -48,6 +44,7 @@ def load_questions(
     split: str | None = None,
     revision: str | None = None,
     circular: bool = True,
+    image_folder: str | Path | None = None,
 ) -> Dataset:
     """A benchmark's questions, in the published order.
 
@@ -60,13 +57,16 @@ def load_questions(
 
     Args:
         benchmark: A key of `BENCHMARKS`.
-        source: A dataset on the Hub, a folder that `load_dataset` reads, or one that `save_to_disk` wrote, in the
-            published layout; by default the published dataset.
+        source: A dataset on the Hub, a folder that `load_dataset` reads, one that `save_to_disk` wrote, or a file, in
+            the published layout or in that of the benchmark's authors or of VLMEvalKit, see
+            `question_files.open_questions`; by default the published dataset.
         split: MMBench: "dev" or "test", by default "dev"; the others are published with one, which is the default.
         revision: Branch, tag or commit on the Hub.
         circular: MMBench: every rotation of the options (CircularEval). The published ones if the source has any (rows
             with an index of `CIRCULAR_STEP` and above), else n are made of n options, one after the other. False: each
             question once, as it was asked first.
+        image_folder: Where the pictures are that rows name by relative paths; a path that leaves it is refused. By
+            default the folder of a file, or its folder `images` for LLaVA-Bench; datasets have theirs.
 
     Returns:
         A dataset with `QUESTION_FEATURES`. `group` is POPE's category, SEED-Bench's dimension, MMBench's L2 category,
@@ -81,13 +81,23 @@ def load_questions(
     """
     layout = _layout(benchmark)
     split, source = split or layout.split, str(source or layout.repository)
-    return read_questions(benchmark, _open(layout, source, split, revision), source, split=split, circular=circular)
+    published, folder = open_questions(benchmark, layout, source, split, revision)
+    folder = folder if image_folder is None else Path(image_folder)
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"the image folder {folder} of {layout.name} does not exist")
+    return read_questions(benchmark, published, source, split=split, circular=circular, image_folder=folder)
 
 
 def read_questions(
-    benchmark: str, published: Dataset, source: str, *, split: str | None = None, circular: bool = True
+    benchmark: str,
+    published: Dataset,
+    source: str,
+    *,
+    split: str | None = None,
+    circular: bool = True,
+    image_folder: Path | None = None,
 ) -> Dataset:
-    """The questions of a dataset in the published layout.
+    """The questions of a dataset in the published layout, or in another whose columns are known.
 
     Args:
         benchmark: A key of `BENCHMARKS`.
@@ -95,6 +105,7 @@ def read_questions(
         source: What the description and errors call it.
         split: Which split it is, by default the one that is usually reported.
         circular: As for `load_questions`.
+        image_folder: As for `load_questions`, but by default paths are taken as they are.
 
     Returns:
         As `load_questions`.
@@ -104,19 +115,17 @@ def read_questions(
     """
     layout = _layout(benchmark)
     split = split or layout.split
-    _check_columns(layout, source, published.features)
-    table = published.with_format("arrow")[:]
-    pictures = _as_lists(table["image"])
-    rows = stored_rows(table.select(list(layout.columns)), published.features)
+    rows, pictures, problems = published_rows(benchmark, layout, published, source, split, image_folder)
 
     numbers = [number for number, row in enumerate(rows) if row.get("data_type") != "video"]
     questions = [layout.read(rows[number], split) for number in numbers]
     for question, number in zip(questions, numbers):
+        question["status"] = problems.get(number, question["status"])
         if question["status"] == STATUS_OK:
-            question["status"] = _picture_problem(pictures[number]) or STATUS_OK
+            question["status"] = pictures.problem(number) or STATUS_OK
     videos = len(rows) - len(numbers)
     if benchmark == "mmbench":
-        _name_pictures(questions, (pictures[number] for number in numbers))
+        _name_pictures(questions, (pictures.name(number) for number in numbers))
         _mark_other_groups(questions)
         questions, numbers = _turned(questions, numbers, circular)
     if not questions:
@@ -133,10 +142,12 @@ def read_questions(
     description = f"{layout.name}, {source}, split {split}: {len(questions):,} rows"
     description += f"; left out: {videos:,} about videos" if videos else ""
     # Given, because `datasets` would read all pictures to make one.
-    fingerprint = _compat.hash_of([_compat.fingerprint(published), published.cache_files, questions, numbers])
+    fingerprint = _compat.hash_of(
+        [_compat.fingerprint(published), published.cache_files, str(image_folder), questions, numbers]
+    )
     columns = {name: [question[name] for question in questions] for name in QUESTION_FEATURES if name != "images"}
     columns["meta"] = [json.dumps(meta, ensure_ascii=False) for meta in columns["meta"]]
-    columns["images"] = _rows(pictures, numbers)
+    columns["images"] = _rows(pictures.column, numbers)
     return Dataset(
         pa.table(columns, schema=QUESTION_FEATURES.arrow_schema),
         info=DatasetInfo(description=description, features=QUESTION_FEATURES),
@@ -180,41 +191,12 @@ def _layout(benchmark: str) -> Layout:
     return BENCHMARKS[benchmark]
 
 
-def _open(layout: Layout, source: str, split: str, revision: str | None) -> Dataset:
-    config = layout.config
-    try:
-        # A folder may hold this configuration alone, without its name.
-        if config and Path(source).is_dir() and (is_saved(source) or config not in get_dataset_config_names(source)):
-            config = None
-        return open_dataset(source, config, split, revision)
-    except (RunError, OSError, ValueError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(f"{layout.name} cannot be loaded from {source}, split {split!r}: {reason}") from None
-
-
-def _check_columns(layout: Layout, source: str, features: Features) -> None:
-    problem = None
-    feature = features.get("image")
-    if missing := [name for name in (*layout.columns, "image") if name not in features]:
-        problem = f"it lacks {', '.join(missing)}"
-    elif not isinstance(feature.feature if isinstance(feature, List) else feature, Image):
-        problem = f"its column image holds {feature}, not pictures"
-    if problem:
-        raise ValueError(
-            f"{source} is not in the layout of {layout.name} (as {layout.repository}): {problem}; "
-            f"its columns are {', '.join(features)}"
-        )
-
-
-def _name_pictures(questions: list[dict[str, Any]], pictures: Iterable[pa.ListScalar]) -> None:
+def _name_pictures(questions: list[dict[str, Any]], pictures: Iterable[str]) -> None:
     """Names MMBench's pictures by their content; all rotations of a question have the first one's."""
     names: dict[Any, str] = {}
     for question, picture in zip(questions, pictures):
         base = question["meta"]["base"]
-        if base not in names:
-            keys = [image_key(value) for value in _values(picture)]
-            key = keys[0] if keys else None
-            names[base] = key.hex() if isinstance(key, bytes) else str(key or f"question {base}")
+        names.setdefault(base, picture or f"question {base}")
         question["cluster"] = names[base]
 
 
@@ -277,16 +259,6 @@ def _warn(layout: Layout, questions: list[dict[str, Any]]) -> None:
         logger.warning("%s: %d of %d rows cannot be asked: %s", layout.name, len(bad), len(questions), named)
 
 
-def _as_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of pictures, or of lists of pictures, as lists; the bytes stay where they are."""
-    if pa.types.is_struct(column.type):
-        chunks = [
-            pa.ListArray.from_arrays(pa.array(range(len(chunk) + 1), pa.int32()), chunk) for chunk in column.chunks
-        ]
-        column = pa.chunked_array(chunks, pa.list_(column.type))
-    return column.cast(QUESTION_FEATURES.arrow_schema.field("images").type)
-
-
 def _rows(column: pa.ChunkedArray, numbers: list[int]) -> pa.ChunkedArray:
     """Rows of a column, by slices: `take` would copy them."""
     chunks: list[pa.Array] = []
@@ -296,27 +268,3 @@ def _rows(column: pa.ChunkedArray, numbers: list[int]) -> pa.ChunkedArray:
             chunks += column.slice(numbers[start], end - start).chunks
             start = end
     return pa.chunked_array(chunks, column.type)
-
-
-def _values(pictures: pa.ListScalar) -> list[dict[str, Any]]:
-    """A row's pictures as `datasets` has them, but the bytes as buffers into the source."""
-    values = [picture for picture in pictures.values or () if picture.is_valid]
-    return [{"bytes": value["bytes"].as_buffer(), "path": value["path"].as_py()} for value in values]
-
-
-def _picture_problem(pictures: pa.ListScalar) -> str | None:
-    values = _values(pictures)
-    if not values:
-        return "there is no image"
-    for value in values:
-        content = value["bytes"]
-        try:
-            # The header only, read where it is.
-            with PIL.Image.open(value["path"] if content is None else pa.BufferReader(content)):
-                pass
-        except Exception:  # decoders raise errors of many types; `open_image` words them
-            try:
-                open_image({**value, "bytes": content and content.to_pybytes()})
-            except RowError as error:
-                return str(error)
-    return None

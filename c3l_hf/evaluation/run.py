@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from c3l_hf.evaluation.predictions import PREDICTION_FEATURES, claim_folder, pre
 from c3l_hf.evaluation.questions import bare_questions, load_questions, select_some
 from c3l_hf.evaluation.submission import write_submission
 from c3l_hf.evaluation.world_questions import world_questions
-from c3l_hf.models.loading import Source, find_model, load
+from c3l_hf.models.finding import find_model
+from c3l_hf.models.loading import Source, load
 
 __all__ = ["EvaluateOptions", "compare", "run_evaluation"]
 
@@ -85,12 +86,12 @@ def run_evaluation(options: EvaluateOptions, source: Source) -> dict[str, dict[s
         endpoint = judge_endpoint(options)
         configs = prediction_configs(options)
         benchmarks = [_benchmark(name, options, configs[name]) for name in options.names]
-        folder, identity = find_model(source.model_id, source.revision, source.trust_remote_code, adapters=True)
+        here, identity = find_model(source)
         judge = describe_judge(options, endpoint)
         for benchmark in benchmarks:
             if benchmark.name == "llava_w":
                 check_judge(_results_file(benchmark.folder), judge)
-        model, processor = load(replace(source, model_id=str(folder), revision=None))
+        model, processor = load(here)
         for benchmark in benchmarks:
             claim_folder(benchmark.folder, benchmark.questions, model, processor, benchmark.config, benchmark.made_from)
     except ValueError as error:
@@ -166,7 +167,13 @@ def _benchmark(name: str, options: EvaluateOptions, config: PredictionConfig) ->
     made_from = {"benchmark": name, "world": options.world, "limit": options.limit, "bare": options.bare_questions}
     if options.world == PUBLISHED:
         split = options.mmbench_split if name == "mmbench" else None
-        questions = load_questions(name, options.sources.get(name), split=split, circular=options.mmbench_circular)
+        questions = load_questions(
+            name,
+            options.sources.get(name),
+            split=split,
+            circular=options.mmbench_circular,
+            image_folder=options.image_folders.get(name),
+        )
         data = questions.info.description
     else:
         questions = world_questions(

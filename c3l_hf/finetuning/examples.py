@@ -128,7 +128,7 @@ def encode_examples(
         raise ValueError("the dataset has no rows")
     if kept is None:
         with process_state().main_process_first():  # the others find the result in the cache, if it is on
-            made_from = " ".join(check_key(rows, column) for column in layout.images)
+            made_from = check_key(rows, layout)
             look = functools.partial(_look, features=rows.features, encoder=encoder, made_from=made_from)
             options = {"batched": True, "batch_size": 50, "with_indices": True, "num_proc": num_proc}
             found = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)

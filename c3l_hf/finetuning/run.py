@@ -4,7 +4,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
-from c3l_hf.data.image_files import files_state
+from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.opening import open_dataset
 from c3l_hf.finetuning.examples import Examples, encode_examples
 from c3l_hf.finetuning.student import StudentConfig, StudentTrainer, max_length_of
-from c3l_hf.models.loading import Source, find_model, load
+from c3l_hf.models.finding import find_model
+from c3l_hf.models.loading import Source, load
 from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 
 __all__ = ["SFTOptions", "load_rows", "rows_digest", "run_sft"]
@@ -77,7 +78,12 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
         OSError: If a model's files cannot be read.
     """
     state, folder = process_state(), Path(training.output_dir)
-    model_folder, identity = find_model(source.model_id, source.revision, source.trust_remote_code)
+    here, identity = find_model(source)
+    if here.base_model is not None and not options.merge_adapters:
+        raise RunError(
+            f"model {source.model_id} is adapters, and others upon them could not be loaded; merge_adapters=False "
+            "needs a whole model"
+        )
     rows = load_rows(options, training.seed)
     settings = {**source.loading(), "merge_adapters": options.merge_adapters, **training_options(training)}
 
@@ -92,9 +98,8 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
 
     made_by: dict[str, Any] = {"model": source.model_id, "dataset": options.dataset, "split": options.split}
     made_by |= {"inputs": inputs, "options": settings}
-    local = replace(source, model_id=str(model_folder), revision=None)
     training.output_dir = str(checkpoints)
-    report = run.complete(_STAGE, lambda unfinished: _train(unfinished, options, local, rows, training, made_by))
+    report = run.complete(_STAGE, lambda unfinished: _train(unfinished, options, here, rows, training, made_by))
     if state.is_main_process:
         remove_checkpoints(checkpoints)
         trained = run.path(_STAGE) / "student"
@@ -129,7 +134,7 @@ def rows_digest(rows: Dataset) -> str:
     tables = rows.select_columns(list(layout.columns)).with_format("arrow").iter(50)
     return digest(
         *(digest(repr(table.select(layout.columns).to_pylist())) for table in tables),
-        *(files_state(rows, column) for column in layout.images),
+        row_files_state(rows, layout),
     )
 
 
@@ -167,6 +172,7 @@ def _train(
         if isinstance(student, PeftModel):
             # Where the adapters find their model: not this machine's copy of what is on the Hub.
             student.peft_config["default"].base_model_name_or_path = made_by["model"]
+            student.peft_config["default"].revision = made_by["inputs"]["model"].get("revision")
         student.save_pretrained(folder / "student")
         processor.save_pretrained(folder / "student")
         # Not the reasons and rows, which may name files of this machine.

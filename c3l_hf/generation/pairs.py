@@ -19,7 +19,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column, image_ids
-from c3l_hf.data.status import generation_counts
+from c3l_hf.data.status import generation_counts, publishable
 from c3l_hf.data.stored_images import storable, stored_images
 from c3l_hf.generation.parsing import PairParseError, parse_pair
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
@@ -279,7 +279,7 @@ def _encode(processor: ProcessorMixin, images: list | dict | None, template: Tem
         # Decoders name objects and places in their messages; equal reasons have to be equal strings to be counted.
         cause = error.__cause__
         which = f"images[{len(opened)}]" if 1 < len(images) > len(opened) else "the image"
-        return str(error) if cause is None else f"{which} cannot be read ({type(cause).__name__})"
+        return publishable(str(error)) if cause is None else f"{which} cannot be read ({type(cause).__name__})"
 
 
 def _finished(pair: _Pair, first_row: int) -> dict[str, Any]:

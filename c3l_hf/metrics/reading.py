@@ -2,26 +2,32 @@
 
 import re
 import string
-import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
-__all__ = ["letter", "opened_thought", "yes_no"]
+from c3l_hf.metrics.existence import says_whether
+from c3l_hf.metrics.plain_text import answer_text, plain
 
-_THINK_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-_THINK_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-_OPENED = re.compile(rf"(?:{_THINK_START.pattern})\s*$", re.IGNORECASE)
-_TAG = re.compile(r"</?[a-zA-Z|][^<>]{0,60}>")
-_BOXED = re.compile(r"\\boxed\{(?:\\(?:text|mathrm|textbf)\{)?([^{}]{0,200})\}{1,2}")
-_EMPHASIS = re.compile(r"(?<!\w)[*_`]+(?=\S)|(?<=\S)[*_`]+(?!\w)|^\s*#+\s+", re.MULTILINE)
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")
+__all__ = ["letter", "yes_no"]
 
 _YES_NO = re.compile(r"(?<!\w)(?<!\w['’-])(yes|no)(?!\w|['’-]\w)", re.IGNORECASE)
-_NEW_SENTENCE = re.compile(r"(?:[.!?:;\n]|\banswer (?:is|was))[ \t\"'“‘(]*$", re.IGNORECASE)
+_NEW_SENTENCE = re.compile(
+    r"(?:[.!?:;。！？：\n]|\banswer(?: to (?:the|this|that|your) question)? (?:is|was|would be)"
+    r"|\bI(?:['’]d| would| will)? (?:say|answer|guess|think|believe)(?: that)?|[,;—–-] ?(?:so|thus|hence|therefore),?"
+    r")[ \t\"'“‘(]*$",
+    re.IGNORECASE,
+)
+# What many models begin with, if that is all that stands before.
+_INTRODUCED = re.compile(
+    r"\W*(?:based on|looking at|according to|judging by|from|in|certainly|sure|well|of course)\b[^.,;:!?\n]{0,60},"
+    r"[ \"'“‘(]*",
+    re.IGNORECASE,
+)
 _NEW_CLAUSE = re.compile(r"(?:[,/()—–-]|\b(?:and|or|but|then|wait|actually|mean))[ \t\"'“‘(]*$", re.IGNORECASE)
 _AFTER_YES = re.compile(r"\byes\W*$", re.IGNORECASE)
 # After the answer "no" comes punctuation, the end, or a word that cannot stand in "no dog", "no idea", "No. 5".
 _NO_ENDS = re.compile(
-    r"(?!\.?\s*\d)(?:\s*(?:[^\w\s]|\n|$)|\s+(?:and|as|because|but|he|i|it|not|or|she|that|the|there|they|this|we|you)\b)",
+    r"(?!\.?\s*\d)(?:\s*(?:[^\w\s]|\n|$)|\s+(?:and|as|because|but|he|i|it|no|not|or|she|that|the|there|they|this|we|you)\b)",
     re.IGNORECASE,
 )
 _TAKEN_BACK = re.compile(
@@ -37,8 +43,14 @@ _OPEN = re.compile(
 _LETTER_ENDS = (
     r"(?=\s*(?:\Z|\n|[):\],;!?。])|\.|[\"”'’](?!\w)|\s+[-–—]\s|\s+(?:because|since|as|which)\b)"  # not "A dog"
 )
-_LETTER = rf"(?:[(\[{{]\s*([A-Za-z])\s*[)\]}}]|([A-Za-z]){_LETTER_ENDS})"
-_CUE = r"\b(?:answer|option|choice|choose|select|pick)(?:\s+(?:is|was|would\s+be|should\s+be))?\s*:?\s*"
+_LETTER = rf"(?:[(\[{{]{{1,2}}\s*([A-Za-z])\s*[)\]}}]{{1,2}}|([A-Za-z]){_LETTER_ENDS})"
+_SURELY = r"(?:\s+(?:therefore|thus|hence|then|clearly|probably|(?:most\s+)?likely))"
+_IS = rf"(?:\s+(?:is|was|would\s+be|should\s+be){_SURELY}?,?)"
+_CUE = (
+    r"(?:\b(?:ans\.?|answer|option|choice|choose|select|pick|go(?:ing)?\s+with)[\"”]?" + _IS + r"?\s*:?\s*"
+    r"|(?<![不别没非勿])(?:答案|选项|选择|应?选|答え|正解|정답)(?:应该|应)?(?:是|为|選|は|은|는)?\s*:?\s*"
+    r"|^[^\w\n]*(?:la |die )?(?:respuesta|resposta|risposta|réponse|antwort|ответ)\s*:\s*)"
+)
 _LEADING = re.compile(
     rf"(?:^[ \t>•\"'“‘-]*|{_CUE}(?:(?:option|choice|letter)\s*:?\s*)?[\"'“‘]?){_LETTER}", re.IGNORECASE | re.MULTILINE
 )
@@ -51,7 +63,8 @@ _DENIED = re.compile(
     r"|answer|option|choice|letter|correct|right|really|necessarily)\b)*"
     r"|\b(?:incorrect|wrong|false)"
     r"|\b(?:except(?:\s+for)?|(?:any|every)thing\s+but|all\s+but|rul(?:e|es|ed|ing)\s+out|eliminat(?:e|es|ed|ing)"
-    r"|exclud(?:e|es|ed|ing)|none\s+of|other\s+than)(?:\s+the)?(?:\s+(?:answer|option|choice))?)\s+$",
+    r"|exclud(?:e|es|ed|ing)|none\s+of|other\s+than)(?:\s+the)?(?:\s+(?:answer|option|choice))?)\s+$"
+    r"|(?:[不别没非勿]|排除|错误)[^\s,。.;:!?]{0,6}$",
     re.IGNORECASE,
 )
 _CALLED_WRONG = re.compile(
@@ -60,38 +73,65 @@ _CALLED_WRONG = re.compile(
 )
 # "B (a dog)"; whether that is the text of B is asked later.
 _WITH_TEXT = re.compile(r"(?<![\w'’])([A-Za-z])[ \t]+\(([^()\n]{1,500})\)")
-_STATED = re.compile(r"\banswer(?:\s+(?:is|was)\s*:?|\s*:)\s*", re.IGNORECASE)
+_STATED = re.compile(r"\banswer(?:\s+(?:is|was)\s*:?|\s*:)\s*|^(?:it|this|that)(?:['’]s|\s+is)\s+", re.IGNORECASE)
+_ANSWER = re.compile(
+    r"ans|答|正解|정답|\W*(?:la |die )?(?:resp|resposta|risposta|réponse|antwort|ответ)", re.IGNORECASE
+)
+_AROUND = " \t\n.:,;!?)]-–—\"'”’"  # what may stand between a letter and its text
+_PIECE = re.compile(r"\A[^\n]*?[.!?](?=\s|\Z)|\A[^\n]+")  # a first sentence, or line
+_CORRECTED = re.compile(r"\W+(?:wait|actually|sorry|hmm|correction|or\s+rather|no\s*,)\b", re.IGNORECASE)
+# "I, for one": no option.
+_PRONOUN = re.compile(r"I,\s+(?!and\b|or\b)[a-z]{2}")
 
 
-def yes_no(text: str) -> str | None:
+class _Mention(NamedTuple):
+    """A place where letters are named: whether it says that they are not the answer, or that one of them is."""
+
+    start: int
+    letters: set[str]
+    denied: bool
+    stated: bool
+
+
+def yes_no(text: str, question: str | None = None) -> str | None:
     """Read a yes/no answer.
 
     The rules, in this order:
 
-    1. Reasoning (all up to the last `</think>`, and what follows an unclosed `<think>`), tags and markdown go.
+    1. Reasoning (all up to the last `</think>`, and what follows an unclosed `<think>`), tags and markdown go, and what
+       follows the model's first turn ("Yes USER: What …", see `plain_text.answer_text`).
     2. Only the English words "yes" and "no", in any case, are answers. "No" must stand for itself: "There is no dog",
        "No idea" and "No. 5" contain none. ("There is no dog" is not read as no just as "There is a dog" is not read as
        yes: without the question neither says what was answered.)
-    3. The answer is such a word at the start of the text, of a sentence, or after "answer is", unless that is left open
-       or denied ("whether the answer is", "it is false that the answer is").
+    3. The answer is such a word at the start of the text, of a sentence, or after "answer is", "I would say", "so" or
+       "Based on the image,", unless that is left open or denied ("whether the answer is", "it is false that the answer
+       is").
     4. It is none if the other word stands for itself anywhere too ("Yes and no", "No, wait, yes"), or "wait",
        "actually", "maybe" or "is wrong" follows. A "no" inside the rest is harmless: "Yes, there is no cat on it" is
        yes.
+    5. Where neither word stands for itself, and `question` is POPE's "Is there a … in the image?": what the first
+       sentence says of the very object, see `existence.says_whether` ("There is no dog in it, but a cat": no).
 
     This differs from POPE's own script, which reads the first sentence, "no" if it has one of the words No, no, not,
-    and else "yes" (an empty text too); and from lmms-eval, which wants the whole text to be "yes" or "no".
+    and else "yes" (an empty text too), which is `metrics.pope.pope.official_yes_no`; from lmms-eval, which wants the
+    whole text to be "yes" or "no"; and from VLMEvalKit, where the answer is the one of both that is among the words.
+
+    Args:
+        text: What the model wrote.
+        question: The question that it answers, if it is to be read too.
 
     Returns:
         "yes", "no", or None if the text has no answer or more than one.
     """
-    text = _plain(text)
+    text = answer_text(text)
     start = next(re.finditer(r"\w", text), None)
     answers, standing = set(), set()
     for found in _YES_NO.finditer(text):
         word, before = found[1].lower(), text[max(0, found.start() - 80) : found.start()]
         opening = _NEW_SENTENCE.search(before)
-        left_open = opening and opening[0][0] in "aA" and _OPEN.search(before[: opening.start()])
+        left_open = opening and opening[0][0] in "aAI" and _OPEN.search(before[: opening.start()])
         first = (start is not None and found.start() == start.start()) or bool(opening and not left_open)
+        first = first or bool(found.start() <= len(before) and _INTRODUCED.fullmatch(before))
         ends = word == "yes" or bool(_NO_ENDS.match(text, found.end()))
         if ends and first:
             answers.add(word)
@@ -99,6 +139,8 @@ def yes_no(text: str) -> str | None:
                 return None
         if word == "yes" or (ends and (first or _NEW_CLAUSE.search(before))) or _AFTER_YES.search(before):
             standing.add(word)
+    if not standing and question is not None:
+        return says_whether(text, question)
     return answers.pop() if len(answers) == 1 and answers == standing else None
 
 
@@ -107,18 +149,21 @@ def letter(text: str, options: Sequence[str]) -> str | None:
 
     The rules, in this order:
 
-    1. Reasoning (all up to the last `</think>`, and what follows an unclosed `<think>`), tags and markdown go;
-       `\\boxed{…}` stands on a line of its own.
+    1. Reasoning (all up to the last `</think>`, and what follows an unclosed `<think>`), tags and markdown go, and what
+       follows the model's first turn ("B\nQuestion: … Answer: C", see `plain_text.answer_text`); `\\boxed{…}` stands
+       on a line of its own.
     2. The whole text is the text of one option (case, spaces and punctuation around words aside): that option. Where
        the text is also another option's letter ("B", with "B" the text of option A) it is none.
     3. A letter is named by standing alone, or first in a line and marked off ("B", "b.", "(B) …", "B: …"), after
-       "answer", "option", "choice", "choose" and the like ("Answer: (c)", "The answer is B"), in brackets, or before
-       "is correct". "A dog" names none. If what follows the letter is exactly the text of an option, the answer is this
-       letter if it is its own text, and none if it is another's.
-    4. Otherwise one letter must be named, and it must be the letter of an option. A second one ("B, C"; a list of all
-       options) or a denied one ("not (B)", "I don't think it is (B)", "anything but (B)", "(B) does not fit") makes it
-       none.
-    5. Where no letter is named, "the answer is …" followed by the text of one option.
+       "answer", "option", "choice", "choose" and the like ("Answer: (c)", "The answer is B", "答案：B"), in brackets,
+       or before "is correct". "A dog" names none. If what follows the letter, or its line, is exactly the text of an
+       option, the answer is this letter if it is its own text, and none if it is another's.
+    4. Letters that are denied ("not (B)", "I don't think it is (B)", "anything but (B)", "(B) does not fit") are no
+       answers, and "B. Wait, A" is none. Otherwise one letter must be named, and it must be the letter of an option; a
+       second one ("B, C"; a list of all options) makes it none. But what stands before "the answer is B" does not count
+       if it names several: it is a list of the options ("A. red B. blue … Final answer: B").
+    5. Where no letter is named, the first line, or what follows "the answer is" or "it is", up to the end of its
+       sentence, if that is the text of one option.
 
     This differs from lmms-eval: for SEED-Bench it takes the first character, whatever it is (so "A dog" is A), and for
     MMBench a letter that is one of the words, then an option whose text is contained in the answer, then a language
@@ -148,7 +193,7 @@ def letter(text: str, options: Sequence[str]) -> str | None:
         name = found[1].upper()
         return f"{name}. {found[2]}" if name in with_text(found[2]) else found[0]
 
-    text = _WITH_TEXT.sub(marked, _plain(text))
+    text = _WITH_TEXT.sub(marked, answer_text(text))
     same = with_text(text)
     leading = _LEADING.search(text)
     if same:
@@ -156,48 +201,64 @@ def letter(text: str, options: Sequence[str]) -> str | None:
             same = [name for name in same if name == _named(leading)]
         return same[0] if len(same) == 1 else None
     if leading:
-        same = with_text(text[leading.end() :].lstrip(" \t\n.:,;!?)]-–—\"'”’"))
-        if same:
+        rest = text[leading.end() :].lstrip(_AROUND)
+        if same := with_text(rest):
             return _named(leading) if _named(leading) in same else None
-    named = set()
-    for found in (*_LEADING.finditer(text), *_WITHIN.finditer(text)):
-        if _DENIED.search(text[max(0, found.start() - 80) : found.start()]) or _CALLED_WRONG.match(text, found.end()):
+        same = with_text(rest.partition("\n")[0])
+        if same and _named(leading) not in same:
             return None
-        further = _FURTHER.match(text, found.end())
-        named |= {_named(found)} | ({_named(further)} if further else set())
-    if named:
-        named |= {_named(found) for found in _LISTED.finditer(text)}
-    else:
-        for stated in _STATED.finditer(text):
-            named |= set(with_text(text[stated.end() : stated.end() + longest + 1]))
+    named = _chosen(text)
+    if not named:
+        starts = [0, *(stated.end() for stated in _STATED.finditer(text) if not _denied(text, stated.start()))]
+        for part in (text[start : start + longest + 1] for start in starts):
+            named |= set(with_text(part))
+            named |= {name for piece in _PIECE.findall(part)[:1] for name in with_text(piece)}
     return named.pop() if len(named) == 1 and named <= set(allowed) else None
 
 
-def opened_thought(prompt: str) -> str:
-    """The tag that opens reasoning at the end of a prompt, with the blanks after it; "" if there is none.
+def _chosen(text: str) -> set[str]:
+    """The letters that are named as answers; all that there are, which is no choice, if one is denied or corrected."""
+    mentions = []
+    for found in (*_LEADING.finditer(text), *_WITHIN.finditer(text)):
+        place = next(number for number in range(1, found.re.groups + 1) if found[number])
+        if _PRONOUN.match(text, found.start(place)):
+            continue
+        if _CORRECTED.match(text, found.end()):
+            return set(string.ascii_uppercase)
+        further = _FURTHER.match(text, found.end())
+        letters = {_named(found)} | ({_named(further)} if further else set())
+        is_denied = _denied(text, found.start()) or bool(_CALLED_WRONG.match(text, found.end()))
+        is_stated = len(letters) == 1 and not is_denied and bool(_ANSWER.match(found[0]))
+        mentions.append(_Mention(found.start(), letters, is_denied, is_stated))
+    listed = [(found.start(), _named(found)) for found in _LISTED.finditer(text)] if mentions else []
 
-    What a model writes after such a prompt is to be read with it: else reasoning that was cut off is no reasoning.
-    """
-    found = _OPENED.search(prompt)
-    return found[0] if found else ""
+    statements = [mention for mention in mentions if mention.stated]
+    if statements:
+        last = max(statements, key=lambda mention: mention.start)
+        before = {name for mention in mentions if mention.start < last.start for name in mention.letters}
+        before |= {name for start, name in listed if start < last.start}
+        earlier = {name for mention in statements for name in mention.letters}
+        if len(before) > 1 and len(earlier) == 1:
+            mentions = [mention for mention in mentions if mention.start >= last.start]
+            listed = [(start, name) for start, name in listed if start >= last.start]
+    named = {name for mention in mentions if not mention.denied for name in mention.letters}
+    denied = {name for mention in mentions if mention.denied for name in mention.letters}
+    named |= {name for _, name in listed} if named else set()
+    return named if not named & denied else set(string.ascii_uppercase)
+
+
+def _denied(text: str, start: int) -> bool:
+    before = text[max(0, start - 80) : start]
+    return bool(_DENIED.search(before) or _OPEN.search(before))
 
 
 def _named(found: re.Match) -> str:
     return next(filter(None, found.groups())).upper()
 
 
-def _plain(text: str) -> str:
-    """Without reasoning, tags, markdown emphasis, invisible characters and runs of spaces; in usual width."""
-    text = _THINK_START.split(_THINK_END.split(text)[-1])[0]
-    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
-    text = _TAG.sub("", _BOXED.sub(r"\n\1\n", text))
-    text = re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
-    return _EMPHASIS.sub("", text)
-
-
 def _key(text: str) -> str:
     """What two texts must share to be the same; signs within words, and before numbers, are part of it."""
-    plain = " ".join(_plain(text).casefold().split())
-    key = re.sub(r"(?<=[^\W\d])[-‐–—](?=[^\W\d])", " ", plain)
+    whole = " ".join(plain(text).casefold().split())
+    key = re.sub(r"(?<=[^\W\d])[-‐–—](?=[^\W\d])", " ", whole)
     key = re.sub(r"[\"'“”‘’.,;:!?()\[\]]+(?=\s|$)|(?<!\S)[\"'“”‘’,;:!?()\[\]]+(?=\S)", "", key)
-    return key.strip() or plain
+    return key.strip() or whole

@@ -8,18 +8,19 @@ begin/end-of-image tokens) differs by family.
 
 import copy
 import functools
-import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import PIL.Image
 import torch
-import torch.nn.functional as F
 from torch import nn
-from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.models.batching import PER_TOKEN, collate, collate_images
+from c3l_hf.models.control_tokens import ControlTokens, control_of, settle_control_tokens
+from c3l_hf.models.token_texts import token_texts
 
 __all__ = [
     "PER_TOKEN",
@@ -36,9 +37,6 @@ __all__ = [
     "with_end",
     "with_image_cache",
 ]
-
-# One value per token; everything else that a processor returns belongs to images.
-PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,7 @@ def encode_row(
     max_length: int | None = None,
     end_of_turn: bool = True,
     image_keys: Sequence[Hashable] | None = None,
+    control_tokens: ControlTokens = "refuse",
 ) -> EncodedRow:
     """Token ids of a prompt with its answer, and where the answer stands in them.
 
@@ -115,11 +114,14 @@ def encode_row(
             Training needs it, to learn to stop; scoring does not.
         image_keys: One for each image, equal only for equal images: rows with equal keys can share their images. By
             default no row shares its images with another.
+        control_tokens: What becomes of a row in whose texts control tokens are written out: "refuse", or "escape", so
+            that they are read as letters. See `models.control_tokens`.
 
     Raises:
         RowError: If the row cannot be encoded so that the answer's tokens are known.
     """
-    _refuse_control_tokens(processor, prompt, answer)
+    plain = processor
+    processor, prompt, answer = settle_control_tokens(processor, prompt, answer, control_tokens)
     processor = with_image_cache(processor)  # the images go through it several times below
     conversation = _conversation(prompt, images)
     conversation_with_answer = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
@@ -140,6 +142,8 @@ def encode_row(
         )
     if begin == end:
         raise RowError("the answer has no tokens")
+    if control_of(plain).ids.intersection(ids[0, begin:].tolist()):
+        raise RowError("the chat template or the tokenizer puts a control token among the answer's tokens")
     if end_of_turn:
         inputs = whole_turn()
         if not torch.equal(inputs["input_ids"][:, :end], ids):
@@ -152,56 +156,21 @@ def encode_row(
 
 
 def encode_prompt(
-    processor: ProcessorMixin, prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Image.Image]
+    processor: ProcessorMixin,
+    prompt: Sequence[Mapping[str, Any]],
+    images: Sequence[PIL.Image.Image],
+    *,
+    control_tokens: ControlTokens = "refuse",
 ) -> dict[str, torch.Tensor]:
     """What a model takes to answer a prompt: ids with the generation prompt, batch dimension 1, and the image tensors.
+
+    The arguments are those of `encode_row`.
 
     Raises:
         RowError: If the prompt cannot be encoded.
     """
-    _refuse_control_tokens(processor, prompt, "")
+    processor, prompt, _ = settle_control_tokens(processor, prompt, "", control_tokens)
     return _tokenize(processor, _conversation(prompt, images), add_generation_prompt=True)
-
-
-def collate(
-    processor: ProcessorMixin, rows: Sequence[Mapping[str, torch.Tensor]], padding_side: str = "right"
-) -> dict[str, torch.Tensor]:
-    """One batch from the inputs of several rows.
-
-    Per-token tensors are padded to the longest row. Image tensors are concatenated along their first dimension in row
-    order; where their other dimensions differ (tiles, image sizes) they are filled with zeros, as the processors do
-    within a batch.
-
-    Raises:
-        ValueError: If some rows have tensors that others lack, e.g. rows with and without images.
-    """
-    names = list(rows[0])
-    for number, row in enumerate(rows):
-        if set(row) != set(names):
-            raise ValueError(
-                f"row {number} of the batch has {sorted(row)}, row 0 has {sorted(names)}; put them in separate batches"
-            )
-    longest = max(row["input_ids"].shape[1] for row in rows)
-    pad_id = processor.tokenizer.pad_token_id
-    batch = {}
-    for name in (name for name in names if name in PER_TOKEN):
-        value = (pad_id or 0) if name == "input_ids" else 0  # without a pad token any id does: it is masked
-        missing = [longest - row[name].shape[1] for row in rows]
-        padding = [(0, n) if padding_side == "right" else (n, 0) for n in missing]
-        batch[name] = torch.cat([F.pad(row[name], pad, value=value) for row, pad in zip(rows, padding)])
-    return {**batch, **collate_images(rows)}
-
-
-def collate_images(rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The image tensors of several rows as one batch's: see `collate`."""
-    batch = {}
-    for name in (name for name in rows[0] if name not in PER_TOKEN):
-        tensors = [row[name] for row in rows]
-        if len({tensor.shape[1:] for tensor in tensors}) > 1:
-            shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors))]
-            tensors = [_fill(tensor, shape) for tensor in tensors]
-        batch[name] = torch.cat(tensors)
-    return batch
 
 
 def position_ids(model: nn.Module, rows: Iterable[Mapping[str, torch.Tensor]]) -> list[torch.Tensor] | None:
@@ -230,11 +199,6 @@ def image_token_id(config: PreTrainedConfig) -> int | None:
     return getattr(config, "image_token_id", getattr(config, "image_token_index", None))
 
 
-def _fill(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    padding = [pad for size, full in zip(tensor.shape[:0:-1], shape[::-1]) for pad in (0, full - size)]
-    return F.pad(tensor, padding)
-
-
 def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Image.Image]) -> list[dict[str, Any]]:
     """Messages whose contents are lists of items, with the images in their places (or without any)."""
     left = list(images)
@@ -245,7 +209,7 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
         for item in message["content"] or ()
     )
     conversation = []
-    for message in prompt:
+    for number, message in enumerate(prompt, 1):
         content = message["content"]
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
@@ -264,7 +228,10 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
             else:
                 raise RowError(f"a message has an item that is neither text nor image: {item!r:.60}")
         if not any(item["type"] == "text" and item["text"].strip() for item in items):
-            raise RowError(f"a {message['role']} message has no text")
+            article = "an" if str(message["role"])[:1] in "aeio" else "a"
+            but = ", only an image" if any(item["type"] == "image" for item in items) else ""
+            place = f" (message {number} of {len(prompt)})" if len(prompt) > 1 else ""
+            raise RowError(f"{article} {message['role']} message has no text{but}{place}")
         conversation.append({"role": message["role"], "content": items})
     if left:
         raise RowError(f"the messages have no place for {len(left)} of the row's {len(images)} images")
@@ -313,41 +280,6 @@ def _after_prompt(
         return _tokenize(processor, conversation, add_generation_prompt=True, **options)
 
     return encode(cut[place:]), functools.partial(encode, cut[place:] + tail)
-
-
-def _refuse_control_tokens(processor: ProcessorMixin, prompt: Sequence[Mapping[str, Any]], answer: str) -> None:
-    """Refuses control tokens written out in a text (`<image>`, `</s>`): they would be read as the tokens themselves."""
-    texts = [answer]
-    for message in prompt:
-        content = message["content"]
-        texts += [content] if isinstance(content, str) else [item.get("text") or "" for item in content or ()]
-    pattern = _control_tokens(processor.tokenizer, tuple(processor.all_special_multimodal_tokens))
-    for text in texts:
-        if isinstance(text, str) and (found := pattern.search(text)):
-            raise RowError(f"the text contains the control token {found[0]!r}")
-
-
-@functools.lru_cache(maxsize=8)  # some vocabularies have thousands of added tokens: too many to list for every row
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, multimodal: tuple[str, ...]) -> re.Pattern[str]:
-    tokens = {*multimodal, *(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)}
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
-
-
-def token_texts(processor: ProcessorMixin, ids: list[int]) -> list[str]:
-    """What each token adds to the text, so that the joined list is the answer as the tokenizer decodes it.
-
-    A token alone may decode otherwise (a lost leading space, part of a character); a character of several tokens stands
-    at its last.
-    """
-    texts, done = [], ""
-    for end in range(1, len(ids) + 1):
-        text = processor.tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
-        if end < len(ids) and text.endswith("\ufffd"):
-            texts.append("")
-        else:
-            texts.append(text[len(done) :])
-            done = text
-    return texts
 
 
 class _ImageCache:

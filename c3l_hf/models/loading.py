@@ -1,7 +1,6 @@
 """Models and processors from the Hub or a folder, and short digests of what they are."""
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +9,6 @@ import torch
 import xxhash
 from accelerate.utils import align_module_device
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -21,24 +19,21 @@ from transformers import (
 from transformers.utils import cached_file
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import file_sha256, files_digest
-from c3l_hf.common.processes import first_on_each_machine, process_state
-from c3l_hf.data.inventory import FileState, Inventory, cached
+from c3l_hf.common.processes import process_state
 from c3l_hf.data.worlds import find_world
+from c3l_hf.models.adapters import BESIDE, CONFIG, Adapters, base_named_in, merge_adapters
+from c3l_hf.models.processors import PROCESSOR_FILES, processor_of_adapters
 
 __all__ = [
     "LoadingOptions",
     "Source",
     "digest_weights",
-    "find_model",
+    "fetched",
     "load",
     "model_folder",
     "pick_dtype",
     "resolve_dtype",
 ]
-
-# Files of a model beside its weights.
-_WITH_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model")
 
 
 class LoadingOptions(Protocol):
@@ -46,6 +41,7 @@ class LoadingOptions(Protocol):
 
     model: str
     model_revision: str | None
+    base_model: str | None
     dtype: Any
     device_map: str | None
     attn_implementation: str | None
@@ -57,6 +53,8 @@ class LoadingOptions(Protocol):
 class Source:
     """Where a model is, and how it is to be loaded: enough to load it again in another process.
 
+    A folder or repository with LoRA adapters alone is the model into which they are merged as it is loaded.
+
     Attributes:
         model_id: Repository id, folder, or the name of an embedded world, for the generator that is shipped with it.
         revision: Branch, tag or commit on the Hub.
@@ -66,6 +64,8 @@ class Source:
         device_map: In place of `device`, where its parts go: "auto", "cpu", "cuda:1", ...; see `from_pretrained`.
         attn_implementation: "sdpa", "eager", "flash_attention_2", ...; None for the model's default.
         quantization_config: How the weights are quantised as they are loaded, e.g. a `BitsAndBytesConfig`.
+        base_model: If it is adapters: the model that they are merged into, in place of the one that they name.
+        base_revision: Branch, tag or commit of that model.
     """
 
     model_id: str
@@ -76,6 +76,8 @@ class Source:
     device_map: str | None = None
     attn_implementation: str | None = None
     quantization_config: Any = field(default=None, hash=False)
+    base_model: str | None = None
+    base_revision: str | None = None
 
     def __post_init__(self) -> None:
         if self.device is not None and self.device_map is not None:
@@ -108,20 +110,32 @@ class Source:
             device_map=options.device_map,
             attn_implementation=options.attn_implementation,
             quantization_config=_quantization(options),
+            base_model=options.base_model if model_id is None else None,
         )
 
     def pinned(self) -> "Source":
         """The same with the commit that a branch or tag of a repository is at now; a folder as it is, an embedded
-        world's name as the folder of its generator.
+        world's name as the folder of its generator. Of adapters, also the model that they belong to.
 
         Raises:
             OSError: If there is no such model.
+            RunError: If it is adapters whose model is not named, or cannot be found.
         """
+        pinned, config = self._pinned_alone()
+        if config is None:
+            return pinned
+        base = self.base(*base_named_in(config, self.model_id)).pinned_as_base(self.model_id)
+        return replace(pinned, base_model=base.model_id, base_revision=base.revision)
+
+    def _pinned_alone(self) -> tuple["Source", Path | None]:
+        """The same, pinned, but for the model that adapters belong to; and the configuration of adapters."""
         folder = model_folder(self.model_id)
         if Path(folder).is_dir():
-            return replace(self, model_id=folder)
+            config = Path(folder) / CONFIG
+            return replace(self, model_id=folder), config if config.is_file() else None
         try:
-            file = cached_file(self.model_id, "adapter_config.json", revision=self.revision)
+            file = cached_file(self.model_id, CONFIG, revision=self.revision)
+            return replace(self, revision=Path(file).parent.name), Path(file)
         except OSError:  # not adapters alone
             try:
                 file = cached_file(self.model_id, "config.json", revision=self.revision)
@@ -129,7 +143,49 @@ class Source:
                 # Offline it would not be named.
                 reason = str(error).strip().splitlines()[0]
                 raise OSError(f"{self.model_id} is neither a folder here nor a model on the Hub: {reason}") from error
-        return replace(self, revision=Path(file).parent.name)
+        return replace(self, revision=Path(file).parent.name), None
+
+    def base(self, named: str | None, revision: str | None) -> "Source":
+        """The model that these adapters belong to, loaded in the same way.
+
+        Args:
+            named: Its name in the adapters' folder.
+            revision: Its revision there.
+
+        Raises:
+            RunError: If it is named neither there nor by `base_model`, or is to be quantised.
+        """
+        if self.quantization_config is not None:
+            raise RunError(
+                f"model {self.model_id} is adapters, which cannot be merged exactly into quantised weights; load them "
+                "unquantised, or save the merged model, and quantise that"
+            )
+        if self.base_model is not None:
+            named, revision = self.base_model, self.base_revision
+        if named is None:
+            raise RunError(f"model {self.model_id} has adapters, and {CONFIG} names no model; give base_model")
+        return replace(self, model_id=named, revision=revision, base_model=None, base_revision=None)
+
+    def pinned_as_base(self, adapters: str) -> "Source":
+        """The same, pinned: as the model that adapters of this name belong to.
+
+        Raises:
+            RunError: If it cannot be found, or is adapters itself.
+        """
+        try:
+            pinned, config = self._pinned_alone()
+        except OSError as error:
+            raise RunError(
+                f"model {adapters} has adapters of the model {self.model_id}, which is neither a folder here (seen "
+                "from the working directory) nor on the Hub; give base_model, or correct base_model_name_or_path in "
+                f"{CONFIG}"
+            ) from error
+        if config is not None:
+            raise RunError(
+                f"model {adapters} has adapters of {self.model_id}, which are adapters themselves; merge those first: "
+                "load them, and save the whole model"
+            )
+        return pinned
 
     def loading(self) -> dict[str, Any]:
         """What of a model's loading changes what it computes: part of what identifies a result. The dtype is what
@@ -145,23 +201,51 @@ class Source:
         """What tells this model's weights from others, without reading them, if it is `pinned`.
 
         On the Hub its id and commit; in a folder the names, sizes and times of the files: equal after a copy that keeps
-        times, other after any change.
+        times, other after any change. Of adapters, the same of the model that they belong to comes after it.
         """
+        base = [] if self.base_model is None else ["merged into", *Source(self.base_model, self.base_revision).digest()]
         if not Path(self.model_id).is_dir():
-            return [self.model_id, str(self.revision)]
+            return [self.model_id, str(self.revision), *base]
         files = [(path, path.stat()) for path in sorted(Path(self.model_id).iterdir()) if path.is_file()]
-        return [f"{path.name} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files]
+        return [f"{path.name} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files] + base
 
 
 def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The model, in eval mode, and its processor.
+    """The model, in eval mode, and its processor. Adapters are merged into the model that they belong to, in the dtype
+    in which it is loaded; the processor is theirs, as far as they have one (see `processor_of_adapters`).
 
     Raises:
         OSError: If there is no such model, or it has no weights as safetensors: others may hold code.
+        RunError: If adapters cannot be merged, see `merge_adapters`, or their model cannot be found.
     """
+    pinned, config = _adapters_or_not(source)
+    if config is None:
+        if source.base_model is not None:
+            raise RunError(f"model {source.model_id} is a whole model; base_model is for adapters alone")
+        name = model_folder(source.model_id)
+        processor = AutoProcessor.from_pretrained(
+            name, revision=source.revision, trust_remote_code=source.trust_remote_code
+        )
+        return _load_model(source), processor
+    adapters = Adapters.of(fetched(pinned), source.model_id)
+    assert adapters is not None  # it has the configuration
+    base = pinned.base(adapters.base_model, adapters.base_revision).pinned_as_base(source.model_id)
+    processor, own_tokenizer = processor_of_adapters(
+        adapters.folder, fetched(base, with_weights=False), source.trust_remote_code
+    )
+    model = merge_adapters(_load_model(base), adapters.folder, source.model_id)
+    rows = len(model.get_input_embeddings().weight)
+    if own_tokenizer and len(processor.tokenizer) > rows:
+        raise RunError(
+            f"model {source.model_id}: its tokenizer has {len(processor.tokenizer):,} tokens, the model {rows:,} "
+            "embeddings: those of the added tokens were not saved with the adapters"
+        )
+    return model, processor
+
+
+def _load_model(source: Source) -> PreTrainedModel:
+    """A whole model, in its place."""
     options: dict[str, Any] = {"revision": source.revision, "trust_remote_code": source.trust_remote_code}
-    name = model_folder(source.model_id)
-    processor = AutoProcessor.from_pretrained(name, **options)
     device = torch.device(source.device) if source.device else process_state().device
     placed = source.device_map is not None or source.quantization_config is not None
     if placed:
@@ -171,67 +255,46 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
         options["attn_implementation"] = source.attn_implementation
     if source.quantization_config is not None:
         options["quantization_config"] = source.quantization_config
-    dtype = resolve_dtype(source.dtype, device)
-    model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype, use_safetensors=True, **options)
+    model = AutoModelForImageTextToText.from_pretrained(
+        model_folder(source.model_id), dtype=resolve_dtype(source.dtype, device), use_safetensors=True, **options
+    )
+    if getattr(model, "peft_config", None):
+        # In transformers' own way weights without a place go unseen.
+        raise RunError(f"model {source.model_id} has adapters, and whether it has could not be told before; try again")
     model = model.eval()
-    return model if placed else model.to(device), processor
+    return model if placed else model.to(device)
+
+
+def _adapters_or_not(source: Source) -> tuple[Source, Path | None]:
+    """The source with its commit and the configuration of its adapters; as it is, and None, if it has none."""
+    try:
+        pinned, config = source._pinned_alone()
+    except OSError:
+        return source, None  # its loading says why
+    return (source, None) if config is None else (pinned, config)
+
+
+def fetched(source: Source, with_weights: bool = True) -> Path:
+    """The folder with a model's files: weights as safetensors only, code only if it may be run.
+
+    Args:
+        source: The model; no embedded world.
+        with_weights: Whether to fetch its weights, too.
+
+    Raises:
+        OSError: If it cannot be fetched.
+    """
+    if Path(source.model_id).is_dir():
+        return Path(source.model_id)
+    patterns = [*PROCESSOR_FILES, *["*.py"] * source.trust_remote_code]
+    patterns += ["*.safetensors", BESIDE] * with_weights
+    return Path(snapshot_download(source.model_id, revision=source.revision, allow_patterns=patterns))
 
 
 def model_folder(name: str) -> str:
     """The folder of the generator that is shipped with an embedded world, if `name` is one; else the name."""
     world = find_world(name)
     return name if world is None else world.GENERATOR
-
-
-def find_model(name: str, revision: str | None, with_code: bool, adapters: bool = False) -> tuple[Path, dict[str, str]]:
-    """A model's folder, and what identifies it: the commit on the Hub, or digests of its files.
-
-    The files of a local model are read for that once on each machine, and again when their sizes or times have changed;
-    what is known of them is kept in the cache of `datasets`. Every process calls this.
-
-    Args:
-        name: A folder, a repository id, or the name of an embedded world, for the generator that is shipped with it.
-        revision: Branch, tag or commit on the Hub.
-        with_code: Whether to fetch the code of a repository, too.
-        adapters: Whether a folder will do that has adapters only, and names their model.
-
-    Raises:
-        RunError: If there is no such model, or it has no weights as safetensors.
-    """
-    folder = Path(model_folder(name))
-    if folder.is_dir():
-        if not any((folder / file).is_file() for file in ["config.json"] + ["adapter_config.json"] * adapters):
-            what = (
-                ": these are adapters, which have to be merged into their model first"
-                * (folder / "adapter_config.json").is_file()
-            )
-            raise RunError(f"model {name} has no config.json{what or ', so it is not a model'}; see save_pretrained")
-        if not any(folder.glob("*.safetensors")):
-            raise RunError(f"model {name} has no weights as *.safetensors; write it with save_pretrained")
-        # The weights, and what else says how they are used: configuration, processor, chat template.
-        weights, beside = ("*.safetensors",), (*_WITH_WEIGHTS, "*.py")
-        content = _known_contents(folder, *weights, *beside)
-        digests = [files_digest(folder, *patterns, content=content) for patterns in (weights, beside)]
-        return folder, dict(zip(("digest", "files"), digests))
-    try:
-        # Weights as safetensors only; code only if asked for.
-        patterns = ["*.safetensors", *_WITH_WEIGHTS] + ["*.py"] * with_code
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"model {name} is neither a folder here nor a model that could be fetched ({reason})") from None
-    return folder, {"revision": folder.name}
-
-
-def _known_contents(folder: Path, *patterns: str) -> Callable[[Path], bytes]:
-    """SHA-256 digests of a model's files, by their paths."""
-    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    states = {path: FileState.of(path.name, path.stat()) for path in paths}
-    with first_on_each_machine():
-        digests = Inventory(cached("model", folder.resolve())).digests(
-            list(states.values()), lambda state: file_sha256(folder / state.name)
-        )
-    return dict(zip(paths, digests)).__getitem__
 
 
 def _quantization(options: LoadingOptions) -> BitsAndBytesConfig | None:

@@ -34,14 +34,21 @@ def run_facts(
     world, model = inputs.images.world, settings.model.model
     source = settings.images.images or settings.run.pairs
     publishing = settings.publishing
+    generator, scorer = inputs.generator_identity, inputs.scorer_identity or {}
     return RunFacts(
         title="C3L pairs" if world is None else world.TITLE,
         generator=world.GENERATOR_NAME if world is not None and model == "scenes" else model,
-        generator_revision=inputs.generator_identity.get("revision"),
-        generator_digest=inputs.generator_identity.get("digest"),
         scorer=settings.scoring.scorer_model,
-        scorer_revision=(inputs.scorer_identity or {}).get("revision"),
-        scorer_digest=(inputs.scorer_identity or {}).get("digest"),
+        generator_revision=generator.get("revision"),
+        generator_digest=generator.get("digest"),
+        generator_base=generator.get("base_model"),
+        generator_base_revision=generator.get("base_revision"),
+        generator_base_digest=generator.get("base_digest"),
+        scorer_revision=scorer.get("revision"),
+        scorer_digest=scorer.get("digest"),
+        scorer_base=scorer.get("base_model"),
+        scorer_base_revision=scorer.get("base_revision"),
+        scorer_base_digest=scorer.get("base_digest"),
         scorer_dtype=resolve_dtype(settings.model.dtype),
         pairs_source=settings.run.pairs,
         images=f"{plain(source)}, {len(inputs.images):,} images",

@@ -1,7 +1,7 @@
 """What a run starts from: images, perhaps pairs, and models; and the plan of its stages in its folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.sources import Images, load_images
-from c3l_hf.models.loading import Source, find_model
+from c3l_hf.models.finding import find_model
+from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import STAGES, Settings
 from c3l_hf.training.checkpoints import training_options
 
@@ -29,17 +30,17 @@ class Inputs:
     Attributes:
         images: The images.
         pairs: Pairs that somebody has, in place of the first generation; or None.
-        generator: Folder of the generator.
-        generator_identity: Commit on the Hub, or digests of its files.
-        scorer: Folder of the model that scores, in both rounds: one measure for both.
+        generator: The generator, in a folder here.
+        generator_identity: Commit on the Hub, or digests of its files; see `find_model`.
+        scorer: The model that scores, in both rounds: one measure for both. In a folder here, too.
         scorer_identity: Likewise; None if the generator scores, as it was before training.
     """
 
     images: Images
     pairs: ImportedPairs | None
-    generator: Path
+    generator: Source
     generator_identity: Mapping[str, str]
-    scorer: Path
+    scorer: Source
     scorer_identity: Mapping[str, str] | None
 
 
@@ -51,10 +52,11 @@ def open_inputs(settings: Settings) -> Inputs:
     """
     options, model = settings.images, settings.model
     with_code = settings.training.trust_remote_code
-    generator, identity = find_model(model.model, model.model_revision, with_code)
+    generator, identity = find_model(Source.of(model, trust_remote_code=with_code))
     scorer, scorer_identity = generator, None
     if settings.scoring.scorer_model is not None:
-        scorer, scorer_identity = find_model(settings.scoring.scorer_model, settings.scoring.scorer_revision, with_code)
+        other = Source.of(model, model_id=settings.scoring.scorer_model, trust_remote_code=with_code)
+        scorer, scorer_identity = find_model(replace(other, revision=settings.scoring.scorer_revision))
     pairs = None
     file = Path(settings.training.output_dir) / INVENTORY
     inventory = None if settings.run.dry_run and not file.is_file() else file  # a dry run makes no file

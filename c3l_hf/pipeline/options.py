@@ -58,7 +58,7 @@ class ImageOptions:
     _argument_group_name: ClassVar[str] = "Images"
     images: str | None = field(
         default=None,
-        metadata={"help": "A folder of pictures, a saved dataset, a Hub id, 'scenes', or 'scenes-shifted'."},
+        metadata={"help": "A folder of pictures, a dataset (a folder or a Hub id), 'scenes', or 'scenes-shifted'."},
     )
     num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
     images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
@@ -71,6 +71,9 @@ class ModelOptions:
     _argument_group_name: ClassVar[str] = "Model"
     model: str = field(metadata={"help": "A folder, a Hub id, or 'scenes' for the small generator that is shipped."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a model on the Hub."})
+    base_model: str | None = field(
+        default=None, metadata={"help": "Of LoRA adapters: in place of the model that they name."}
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata={"help": "auto: bfloat16 on an accelerator that has it, else float32."}
     )
@@ -99,7 +102,7 @@ class GenerationOptions:
     pairs_per_image: int = field(default=5, metadata={"help": "Pairs per image, k."})
     types: list[str] = field(
         default_factory=lambda: list(QUESTION_TYPES),
-        metadata={"help": "Question types to ask for; 'general' lets the generator choose."},
+        metadata={"help": "Question types; general: any."},
     )
     types_per_image: int = field(
         default=1, metadata={"help": "Question types over which the pairs of an image are spread."}

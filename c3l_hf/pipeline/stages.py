@@ -58,23 +58,25 @@ class ModelInUse:
 
     def __init__(self, options: ModelOptions, trust_remote_code: bool):
         self._options, self._trust_remote_code = options, trust_remote_code
-        self._folder: Path | None = None
+        self._source: Source | None = None
         self._loaded: tuple[PreTrainedModel, ProcessorMixin] | None = None
 
-    def load(self, folder: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-        if self._loaded is None or self._folder != folder:
+    def load(self, model: Source | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """A model, or the one of a folder, loaded in the same way as the others."""
+        if isinstance(model, Path):
+            model = Source.of(self._options, model_id=model, trust_remote_code=self._trust_remote_code)
+        if self._loaded is None or self._source != model:
             self._loaded = None  # the one before leaves the memory first
-            source = Source.of(self._options, model_id=str(folder), trust_remote_code=self._trust_remote_code)
-            self._folder, self._loaded = folder, load(source)
+            self._source, self._loaded = model, load(model)
         return self._loaded
 
     def release(self) -> None:
         """Forget the model: from here on it is another one."""
-        self._folder = self._loaded = None
+        self._source = self._loaded = None
 
 
 def generate(
-    stage: str, folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, generator: Path
+    stage: str, folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, generator: Source | Path
 ) -> Shards:
     """Pairs about all images, a shard for every 500 images; in the first round those that somebody has, if given."""
     options, images, bar = settings.generation, inputs.images.dataset, StageBar(stage, "pair")

@@ -77,9 +77,15 @@ class RunFacts:
         generator_revision: Commit of the generator on the Hub. Without one it is taken for a local model, which the
             metadata must not name as a base model on the Hub.
         generator_digest: Digest of a local generator's weights.
+        generator_base: Where the generator was adapters: the model that they were merged into.
+        generator_base_revision: Its commit on the Hub.
+        generator_base_digest: Digest of its weights, if it is a local one.
         scorer: The model that gave the scores, where it was not the generator before its training.
         scorer_revision: Its commit on the Hub.
         scorer_digest: Digest of its weights, if it is a local one.
+        scorer_base: Where the scorer was adapters: the model that they were merged into.
+        scorer_base_revision: Its commit on the Hub.
+        scorer_base_digest: Digest of its weights, if it is a local one.
         scorer_dtype: The dtype in which the scores were taken, e.g. "bfloat16".
         pairs_source: Where the pairs of the first round come from, if the generator did not write them.
         images_digest: Digest of the images.
@@ -112,9 +118,15 @@ class RunFacts:
     stages: Sequence[tuple[str, Sequence[tuple[str, float]]]]
     generator_revision: str | None = None
     generator_digest: str | None = None
+    generator_base: str | None = None
+    generator_base_revision: str | None = None
+    generator_base_digest: str | None = None
     scorer: str | None = None
     scorer_revision: str | None = None
     scorer_digest: str | None = None
+    scorer_base: str | None = None
+    scorer_base_revision: str | None = None
+    scorer_base_digest: str | None = None
     scorer_dtype: str = "float32"
     pairs_source: str | None = None
     images_digest: str | None = None
@@ -142,8 +154,8 @@ class RunFacts:
         # A correlation that does not exist (all scores equal) was not measured.
         if self.length_correlation is not None and math.isnan(self.length_correlation[0]):
             object.__setattr__(self, "length_correlation", None)
-        told = ("generator", "scorer", "pairs_source", "images", "images_source", "config_file")
-        for name in (*told, "options", "training", "stages"):
+        told = ("generator", "generator_base", "scorer", "scorer_base", "pairs_source", "images", "images_source")
+        for name in (*told, "config_file", "options", "training", "stages"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,8 +212,8 @@ def model_card(facts: RunFacts) -> str:
     ]
     name = (facts.generator_repo or "generator").rsplit("/", 1)[-1]
     metadata = ModelCardData(
-        base_model=facts.generator if facts.generator_revision else None,
-        base_model_relation="finetune" if facts.generator_revision else None,
+        base_model=_base_models(facts),
+        base_model_relation="finetune" if _base_models(facts) else None,
         datasets=[facts.dataset_repo] if facts.dataset_repo else None,
         library_name="transformers",
         pipeline_tag="image-text-to-text",
@@ -211,6 +223,16 @@ def model_card(facts: RunFacts) -> str:
         **({"model_name": name, "eval_results": measured} if measured else {}),
     )
     return _render("model_card.md", facts, metadata)
+
+
+def _base_models(facts: RunFacts) -> str | list[str] | None:
+    """The models on the Hub that a generator comes from, as its metadata have them: adapters after their model."""
+    stated = (
+        (facts.generator_base, facts.generator_base_revision),
+        (facts.generator, facts.generator_revision),
+    )
+    names = [name for name, revision in stated if name is not None and revision]
+    return names if len(names) > 1 else next(iter(names), None)
 
 
 def stated_figures(facts: Mapping[str, Any], kind: Literal["dataset", "generator"]) -> list[tuple[str, str, str]]:

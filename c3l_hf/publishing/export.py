@@ -79,7 +79,8 @@ def write_dataset(
     Args:
         configs: Name → rows, at least one. "default" is what `load_dataset(folder)` gives; its shards are in `data`,
             those of the others in folders of their names. A run has "default" (with its images), "images" (`image_id`
-            and `images`, once for each image that a row of the following is about), "scored" and "pseudo_labels".
+            and `images`, once for each image that a row of the following is about), "scored" and "pseudo_labels". Texts
+            may be in any accepted layout; pictures are in a column `images`, lists of them.
         folder: Made, with `data/train-00000-of-0000N.parquet` (up to about 500 MB each) and so on, README.md,
             manifest.json, config.yaml and the pictures of the card's examples. It appears when it is complete, or not
             at all.
@@ -90,11 +91,15 @@ def write_dataset(
         FileExistsError: If the folder exists and is not empty.
         FileNotFoundError: If a file that a row refers to is not there, though the image was scored; the message names
             it.
-        ValueError: If a configuration has no rows, or the pictures are not as many as the examples.
+        ValueError: If a configuration has no rows, its pictures are elsewhere than in `images`, or the pictures are not
+            as many as the examples.
     """
     for name, rows in configs.items():
         if not len(rows):
             raise ValueError(f"the dataset {name!r} has no rows: nothing to write to {folder}")
+        elsewhere = "image" in rows.features or (name == "default" and "images" not in rows.features)
+        if elsewhere:
+            raise ValueError(f"the dataset {name!r} must have its pictures in the column images, lists of them")
     _check_empty(folder)
     with atomic_folder(folder) as made:
         written = {}
@@ -142,7 +147,8 @@ def write_generator(
     """
     from peft import PeftModel
 
-    if isinstance(model, PeftModel):
+    # Also where transformers has put adapters into the model itself, which would then save these alone.
+    if isinstance(model, PeftModel) or getattr(model, "peft_config", None):
         raise TypeError("the model has an adapter that is not merged: give model.merge_and_unload()")
     _check_empty(folder)
     with atomic_folder(folder) as made:

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import ArrayLike
 
-from c3l_hf.selection.curation import length_correlation
+from c3l_hf.publishing.texts import plain_pairs
+from c3l_hf.selection.curation import CURATION_COLUMNS, length_correlation
 from c3l_hf.selection.scored_pairs import message_text
 
 __all__ = ["dataset_figures"]
@@ -20,14 +21,18 @@ def dataset_figures(curated: Dataset, pool_scores: ArrayLike) -> dict[str, Any]:
     """What the cards say about a dataset that can be worked out from its rows: fields of `cards.RunFacts`.
 
     Args:
-        curated: The compact dataset; images are not read.
+        curated: The compact dataset, in any accepted layout, with the columns of scored pairs; images are not read.
         pool_scores: `i2c` of all scored pairs that it was chosen from, in any order. Those that are None or not finite
             are passed over.
 
     Returns:
         `rows`, `type_shares`, `score_quantiles`, `length_correlation`, `histogram` and `examples`, the same for the
         same rows.
+
+    Raises:
+        ValueError: If columns are missing, or a pair cannot be read; the message names it.
     """
+    curated = plain_pairs(curated, [*CURATION_COLUMNS, "i2c"])
     columns = ["type", "i2c", "pair_id"]
     table: pa.Table = curated.select_columns(columns).with_format("arrow")[:]
     scores = table["i2c"].to_numpy().astype(float)

@@ -3,21 +3,29 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+import pyarrow.parquet as pq
+from datasets import Dataset, Features
 
-from c3l_hf.common.files import digest, files_digest
+from c3l_hf.common.files import digest
+from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of
 from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.publishing.cards import GENERATED_AGAIN
 from c3l_hf.publishing.figures import dataset_figures
 from c3l_hf.publishing.manifest import DataConfig, Manifest
-from c3l_hf.publishing.reading import COLUMNS, Mismatch, close, read_batches, read_rows
+from c3l_hf.publishing.reading import Mismatch, close, columns_of, read_batches, read_rows
+from c3l_hf.publishing.texts import text_layout
 from c3l_hf.scoring.formulas import scores_from_logprobs
+
+if TYPE_CHECKING:  # checks do without models
+    from c3l_hf.models.loading import Source
 
 __all__ = ["check_figures", "check_rescored", "check_scores", "check_selection"]
 
@@ -86,7 +94,9 @@ def check_selection(folder: Path, manifest: Manifest) -> str:
 
 def _check_part_of_pool(folder: Path, default: DataConfig, scored: DataConfig) -> None:
     """Rows of the compact dataset are rows of the pool, in all columns but the images."""
-    columns = [name for name in COLUMNS["scored"] if name != "images"]
+    columns = [name for name in columns_of(folder, default) if name not in IMAGE_COLUMNS]
+    if missing := sorted(set(columns) - set(columns_of(folder, scored))):
+        raise Mismatch(f"the scored pool has no column {', '.join(missing)}, which the compact dataset has")
     kept: dict[str, tuple[str, str]] = {}
     for where, row in read_rows(folder, default, columns):
         if row["i2c"] is None or row["pair_id"] in kept:
@@ -152,35 +162,48 @@ def _counts(folder: Path, manifest: Manifest) -> list[tuple[str, Any, Any]]:
 
 def _without_images(folder: Path, config: DataConfig) -> Dataset:
     """A configuration without its images and lists of tokens."""
-    columns = ["image_id", "pair_id", "type", "prompt", "completion", "i2c", STATUS]
+    features = Features.from_arrow_schema(pq.read_schema(folder / config.files[0]))
+    layout = text_layout(features)
+    columns = list(dict.fromkeys([*layout.text, *layout.further, "image_id", "pair_id", "type", "i2c", STATUS]))
     batches = [batch for *_, batch in read_batches(folder, config, columns)]
-    # The metadata describe columns that were not read.
-    return Dataset(pa.Table.from_batches(batches).replace_schema_metadata(None))
+    # Of the metadata those of the columns that were read.
+    kept = Features({name: features[name] for name in columns})
+    return Dataset(pa.Table.from_batches(batches).replace_schema_metadata(kept.arrow_schema.metadata))
 
 
 def check_rescored(folder: Path, manifest: Manifest, number: int, model: str | None, revision: str | None) -> str:
-    from c3l_hf.scoring.scorer import I2CScorer  # torch and models are loaded only where they are asked for
+    # torch and models are loaded only where they are asked for
+    from c3l_hf.models.loading import Source, load
+    from c3l_hf.scoring.scorer import I2CScorer
 
     facts = manifest.facts
     name = "scorer" if facts.get("scorer") else "generator"
+    dtype = str(facts.get("scorer_dtype") or facts["options"].get("model_dtype", "float32"))
     if model is None:
         model, revision = facts[name], facts[f"{name}_revision"]
         if revision is None:
             raise Mismatch(f"the scores are by a local model ({model}): give its folder as model")
-    if Path(model).is_dir() and facts[f"{name}_digest"] not in (None, files_digest(model, "*.safetensors")):
-        raise Mismatch(f"{model} is not the model that gave the scores: its weights have another digest")
-    dtype = str(facts.get("scorer_dtype") or facts["options"].get("model_dtype", "float32"))
-    scorer = I2CScorer.from_pretrained(model, revision=revision, dtype=dtype, ranking=facts["ranking"])
+    source = Source(model, revision, dtype)
+    if model == facts[name] and facts.get(f"{name}_base_revision"):
+        # Adapters, whose model may have moved on.
+        base, base_revision = facts[f"{name}_base"], facts[f"{name}_base_revision"]
+        source = replace(source, base_model=base, base_revision=base_revision)
+    if Path(model).is_dir():
+        _check_identity(source, {part: facts.get(f"{name}_{part}") for part in ("digest", "base_digest")})
+    scorer = I2CScorer(*load(source), ranking=facts["ranking"])
     config = manifest.configs["default"]
     # Spread over the dataset, the same at every call.
     wanted = np.unique(np.linspace(0, config.rows - 1, min(number, config.rows)).astype(int)).tolist()
-    columns = ["images", "prompt", "completion", "pair_id", "logprob", "logprob_blind", "i2c"]
+    features = Features.from_arrow_schema(pq.read_schema(folder / config.files[0]))
+    layout = layout_of(features).columns
+    columns = [*layout, "pair_id", "logprob", "logprob_blind", "i2c"]
     rows, start = [], 0
     for *_, batch in read_batches(folder, config, columns):
-        rows += batch.take([number - start for number in wanted if start <= number < start + len(batch)]).to_pylist()
+        there = batch.take([number - start for number in wanted if start <= number < start + len(batch)])
+        rows += stored_rows(pa.Table.from_batches([there]), features)
         start += len(batch)
     largest = 0.0
-    for row, again in zip(rows, scorer.score([{name: row[name] for name in columns[:3]} for row in rows])):
+    for row, again in zip(rows, scorer.score([{name: row[name] for name in layout} for row in rows])):
         if again[STATUS] != STATUS_OK:
             raise Mismatch(f"pair {row['pair_id']!r:.60}: {again[STATUS]}")
         for score in ("logprob", "logprob_blind"):
@@ -190,3 +213,13 @@ def check_rescored(folder: Path, manifest: Manifest, number: int, model: str | N
                 found = f"{score} is {row[score]:.6g}, the model gives {again[score]:.6g}"
                 raise Mismatch(f"pair {row['pair_id']!r:.60}: {found}")
     return f"{len(rows)} rows by {facts[name]}, log-probabilities differ by {largest:.0e} at most"
+
+
+def _check_identity(source: "Source", stated: Mapping[str, str | None]) -> None:
+    """A local model, and the model of adapters, have the weights that the facts tell of."""
+    from c3l_hf.models.finding import find_model
+
+    identity = find_model(source)[1]
+    for part, told in stated.items():
+        if told is not None and identity.get(part) != told:
+            raise Mismatch(f"{source.model_id} is not the model that gave the scores: its weights have another digest")

@@ -15,14 +15,17 @@ from datasets import Features
 from c3l_hf.publishing.cards import RunFacts, stated_figures
 from c3l_hf.publishing.export import CARD, card_and_manifest
 from c3l_hf.publishing.image_checks import check_images
-from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, FileRecord, FolderError, Manifest
+from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, DataConfig, FileRecord, FolderError, Manifest
 from c3l_hf.publishing.reading import COLUMNS, Mismatch, close
 from c3l_hf.publishing.row_checks import check_figures, check_rescored, check_scores, check_selection
+from c3l_hf.publishing.texts import text_layout
 
 __all__ = ["Check", "compare_facts", "verify_folder"]
 
 # Weights in other formats than safetensors, and code: nothing that is made here has them.
 _UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".onnx", ".npz", ".npy", ".py")
+
+_TEXTS = ("prompt", "completion")
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,23 @@ def _check_schema(folder: Path, manifest: Manifest) -> str:
             found = Features.from_arrow_schema(file.schema_arrow)
             elsewhere = {"images"} if "images" in manifest.configs and name in ("scored", "pseudo_labels") else set()
             for column in [column for column in expected if column in found or column not in elsewhere]:
+                if column in _TEXTS and name != "pseudo_labels":
+                    continue  # texts may be in any layout that is read
                 if found.get(column) != expected[column]:
                     raise Mismatch(f"{path}: column {column} is {found.get(column)}, not {expected[column]}")
+        if name in ("default", "scored"):
+            _check_layout(config, found)
         if total != config.rows:
             raise Mismatch(f"configuration {name} has {total:,} rows, {config.rows:,} in the manifest")
         rows.append(f"{name} {total:,} rows")
     return ", ".join(rows)
+
+
+def _check_layout(config: DataConfig, features: Features) -> None:
+    try:
+        text_layout(features)
+    except ValueError as error:
+        raise Mismatch(f"{config.folder}: {error}") from None
 
 
 def _check_card(folder: Path, manifest: Manifest) -> str:
@@ -173,6 +187,8 @@ def _check_weights(folder: Path, manifest: Manifest) -> str:
     unsafe = [path for path in manifest.files if path.lower().endswith(_UNSAFE)]
     if unsafe:
         raise Mismatch(f"{unsafe[0]}: only safetensors are safe to load, and no code belongs to it")
+    if "adapter_config.json" in manifest.files:
+        raise Mismatch("it has adapters: a generator is published whole, with its adapters merged")
     parameters = 0
     weights = [path for path in manifest.files if path.endswith(".safetensors")]
     for path in weights:

@@ -1,19 +1,21 @@
 """The blind baseline: what the model sees instead of the image; rows encoded with and without their images."""
 
 import hashlib
-import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import PIL.Image
 import PIL.ImageStat
 from transformers import ProcessorMixin
 
+from c3l_hf.common.choices import check_choice
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import image_key, is_inline, open_image
+from c3l_hf.data.image import image_key, open_image
+from c3l_hf.data.image_files import located
 from c3l_hf.data.turns import Pair
+from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
 
 __all__ = ["BASELINES", "Baseline", "PairEncoder"]
@@ -39,6 +41,7 @@ class PairEncoder:
         blind: One of `BASELINES`.
         blind_images: For "shuffle": the images to choose from.
         image_folder: What relative paths of images are relative to. A path that leaves the folder is refused.
+        control_tokens: What becomes of control tokens written out in a text, as in `encode_row`: "refuse" or "escape".
     """
 
     def __init__(
@@ -48,9 +51,12 @@ class PairEncoder:
         blind: Baseline = "drop",
         blind_images: Sequence[PIL.Image.Image] = (),
         image_folder: Path | None = None,
+        control_tokens: ControlTokens = "refuse",
     ):
+        check_choice("control_tokens", control_tokens, get_args(ControlTokens))
         self._plain_processor, self._max_length = processor, max_length
         self.blind, self._pool, self._folder = blind, blind_images, image_folder
+        self.control_tokens: ControlTokens = control_tokens
         self._keys: dict[int, tuple[Any, Hashable]] = {}
         self._blind: dict[Hashable, EncodedRow] = {}
         self.forget_images()
@@ -58,7 +64,7 @@ class PairEncoder:
     @property
     def settings(self) -> tuple[object, ...]:
         """What the encoding of rows depends on beside the processor; of blind images their sizes."""
-        return self.blind, self._max_length, tuple(image.size for image in self._pool)
+        return self.blind, self.control_tokens, self._max_length, tuple(image.size for image in self._pool)
 
     def forget_images(self) -> None:
         """Let the decoded pictures go. A row with one of them that comes later reads it again."""
@@ -104,31 +110,18 @@ class PairEncoder:
             max_length=self._max_length,
             end_of_turn=False,
             image_keys=keys,
+            control_tokens=self.control_tokens,
         )
-
-    def _located(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            names = [name for name in ("path", "url") if isinstance(value.get(name), str)]
-            inline = value.get("bytes") is not None
-            return value if inline else {**value, **{name: self._located(value[name]) for name in names}}
-        if self._folder is None or not isinstance(value, str | Path) or is_inline(value):
-            return value
-        # By name only: a link in the folder may lead to another disk.
-        folder = os.path.abspath(self._folder)
-        path = os.path.normpath(os.path.join(folder, value))
-        if not Path(path).is_relative_to(folder):
-            raise RowError(f"the image {value} is not in the folder {self._folder}")
-        return path
 
     def _key(self, value: Any) -> Hashable:
         # Of each object once: it takes a digest of the content. The value is kept so that its identity stays its own.
         if id(value) not in self._keys:
-            self._keys[id(value)] = value, image_key(self._located(value))
+            self._keys[id(value)] = value, image_key(located(value, self._folder))
         return self._keys[id(value)][1]
 
     def _opened(self, key: Hashable, value: Any) -> PIL.Image.Image:
         if key not in self._images:
-            self._images[key] = open_image(self._located(value))
+            self._images[key] = open_image(located(value, self._folder))
         return self._images[key]
 
     def _substitute(self, key: Hashable, image: PIL.Image.Image) -> tuple[PIL.Image.Image, Hashable]:

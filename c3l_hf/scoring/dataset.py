@@ -21,8 +21,8 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.arranging import beside
+from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.row_files import row_files_state
 from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.stored_rows import stored_rows

@@ -30,7 +30,7 @@ from c3l_hf.data import image, layouts, messages, schema, turns
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
-from c3l_hf.models import encoding, packing
+from c3l_hf.models import batching, control_tokens, encoding, packing, token_texts
 from c3l_hf.models.checks import tokenizer_state
 from c3l_hf.models.loading import Source, digest_weights, load
 from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
@@ -157,12 +157,14 @@ class I2CScorer:
         attn_implementation: str | None = None,
         quantization_config: Any = None,
         trust_remote_code: bool = False,
+        base_model: str | None = None,
         **options: Any,
     ) -> "I2CScorer":
         """A scorer with a model and processor from the Hub or a folder.
 
         Args:
-            model_id: Repository id or folder, or "scenes" for the small generator that is shipped.
+            model_id: Repository id or folder, or "scenes" for the small generator that is shipped. LoRA adapters are
+                merged into the model that they name.
             revision: Branch, tag or commit on the Hub.
             dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on an accelerator, float32 on the CPU. The
                 softmax is taken in float32 or better in any case.
@@ -171,14 +173,16 @@ class I2CScorer:
             attn_implementation: As for the model's `from_pretrained`: "sdpa", "eager", "flash_attention_2", ...
             quantization_config: Likewise, e.g. a `BitsAndBytesConfig`.
             trust_remote_code: Whether code from the repository may be run.
+            base_model: The model that adapters are merged into, in place of the one that they name.
             options: Those of `I2CScorer`.
 
         Raises:
             OSError: If there is no such model.
+            RunError: If adapters cannot be merged, or the model that they belong to cannot be found.
             ValueError: As for `I2CScorer`.
         """
         placing = (device_map, attn_implementation, quantization_config)
-        source = Source(str(model_id), revision, dtype, device, trust_remote_code, *placing).pinned()
+        source = Source(str(model_id), revision, dtype, device, trust_remote_code, *placing, base_model).pinned()
         scorer = cls(*load(source), **options)
         scorer._source = source
         return scorer
@@ -356,5 +360,6 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
 def _code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
     reading = (image, layouts, messages, schema, turns)
-    modules = (batch, blind, encoding, formulas, likelihood, packing, self_check, sys.modules[__name__])
-    return digest(transformers.__version__, code_digest(*reading, *modules))
+    of_models = (batching, control_tokens, encoding, packing, token_texts)
+    modules = (batch, blind, formulas, likelihood, self_check, sys.modules[__name__])
+    return digest(transformers.__version__, code_digest(*reading, *of_models, *modules))

@@ -24,6 +24,7 @@ from transformers import ProcessorMixin
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.preferences import read_candidates
+from c3l_hf.models.control_tokens import control_of
 from c3l_hf.models.encoding import encode_prompt, encode_row, with_end, with_image_cache
 from c3l_hf.training.collator import DataCollatorForC3L
 
@@ -169,6 +170,7 @@ class _ShortProcessor:
         self.chat_template = processor.chat_template
         self.all_special_multimodal_tokens = processor.all_special_multimodal_tokens
         self.image_processor = None
+        self.control = control_of(processor)
         self._render = processor.apply_chat_template
         self._known: dict[tuple, str | list[int]] = {}
 

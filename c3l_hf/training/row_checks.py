@@ -132,7 +132,7 @@ def check_rows(
 
 def _problems_of_stored(dataset: Dataset, quick_check: QuickCheck, num_proc: int | None, desc: str) -> dict[int, str]:
     """The problems by the rows' numbers; kept in the cache of `datasets`."""
-    images = preference_columns(dataset.column_names).images
+    layout = preference_columns(dataset.column_names)
     with process_state().main_process_first():  # the others find the result in the cache
         checked = (
             dataset.with_format("arrow")  # images as they are stored
@@ -141,7 +141,7 @@ def _problems_of_stored(dataset: Dataset, quick_check: QuickCheck, num_proc: int
                     _with_problem,
                     features=dataset.features,
                     quick_check=quick_check,
-                    made_from=" ".join(check_key(dataset, column) for column in images),
+                    made_from=check_key(dataset, layout),
                 ),
                 batched=True,
                 batch_size=_BATCH,

@@ -43,7 +43,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.data.worlds import find_world
-from c3l_hf.evaluation.answerer import PredictionConfig
+from c3l_hf.evaluation.answerer import PredictionConfig, stem
 from c3l_hf.evaluation.benchmarks import CIRCULAR_STEP, LETTERS
 from c3l_hf.evaluation.counts import count_answers
 from c3l_hf.evaluation.endpoint import ChatEndpoint
@@ -109,7 +109,7 @@ def our_answers(benchmark: str, predictions: Iterable[Mapping[str, Any]]) -> dic
         if benchmark == "llava_w":
             scores = (row["reference_score"], row["model_score"]) if row["judge_status"] == STATUS_OK else None
         else:
-            read = letter(text, row["options"]) if row["options"] else yes_no(text)
+            read = letter(text, row["options"]) if row["options"] else yes_no(text, stem(row))
         found[row["question_id"]] = Answer(row["question"], text, read, None, scores, row["ended"])
     return found
 

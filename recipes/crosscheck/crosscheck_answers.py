@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from c3l_hf.evaluation.counts import count_answers
-from c3l_hf.evaluation.judge import read_scores
+from c3l_hf.evaluation.grades import read_scores
 
 __all__ = ["CAUSES", "DEFINITIONS", "Answer", "Difference", "Figure", "compare_answers", "compare_figures"]
 
@@ -42,6 +42,8 @@ CAUSES = {
     "reasoning": "lmms-eval takes <think>…</think> out before its judge reads the answer; here the judge reads all",
     "no scores": "what is not two scores from 1 to 10 is an error of the judge here; lmms-eval takes the first two "
     "numbers of the line, or (-1, -1), and averages them",
+    "form of the scores": "scores as fractions, as JSON or behind the names of both answers are read here; lmms-eval "
+    "takes what is not two numbers in the first line for (-1, -1)",
 }
 
 # Of figures: what lmms-eval defines in another way.
@@ -55,6 +57,7 @@ DEFINITIONS = {
 
 _EXACT = 1e-9
 _DENIALS = re.compile(r"\b(?:not|wrong|incorrect|false)\b|n['’]t\b", re.IGNORECASE)
+_TWO_NUMBERS = re.compile(r"[\d.]+(?:\s+|,\s*)[\d.]+\s*")
 _LETTERS = re.compile(r"(?<![\w'’])[A-E](?![\w'’])")
 
 
@@ -204,13 +207,16 @@ def _why(benchmark: str, their: Answer, our: Answer, options: Sequence[str]) -> 
 
 def _why_scores(their: Answer, our: Answer) -> str | None:
     """The cause of different scores of the same text."""
-    if our.scores is not None:
-        return "reasoning" if "</think>" in our.text else None
+    if our.scores is not None and "</think>" in our.text:
+        return "reasoning"
+    reply = their.how or ""
     try:
-        read_scores(their.how)
+        given = read_scores(reply)
     except ValueError:
-        return "no scores"
-    return None  # lmms-eval's judge has given scores, so that ours should have
+        return "no scores" if our.scores is None else None
+    if our.scores is None or given != our.scores:
+        return None  # lmms-eval's judge has given scores, so that ours should have the same
+    return None if _TWO_NUMBERS.fullmatch(reply.strip().partition("\n")[0]) else "form of the scores"
 
 
 def compare_figures(

@@ -151,7 +151,7 @@ def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
         ("select --dataset {made}/scored.parquet --split test --dataset_config x", "which has no configurations"),
         ("generate --model scenes", "c3l generate: --images is missing: name a folder of pictures"),
         ("generate --images scenes --model scenes", "c3l generate: --images scenes needs num_images"),
-        ("generate --images {made} --model scenes", "is not a picture"),
+        ("generate --images {made} --model scenes", "c3l generate: {made} cannot be read: "),
         ("generate --images scenes --num_images 1 --model {made}", "c3l generate: --model {made} has no config.json"),
         ("generate --images scenes --num_images 1 --model scenes --types smell", "smell"),
         ("generate --images scenes --num_images 1 --model scenes --load_in_4bit --load_in_8bit", "are both set"),

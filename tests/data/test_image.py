@@ -2,16 +2,24 @@
 
 import base64
 import io
+import math
+import os
+import re
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
+import transformers.models
+from PIL import Image, ImageOps
 from transformers.image_transforms import convert_to_rgb
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.data import image as images
 from c3l_hf.data.image import image_key, is_inline, open_image
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -214,11 +222,11 @@ def test_a_key_for_what_the_model_sees():
     assert red.tobytes() == blue.tobytes()
     turned = Image.new("RGB", (4, 6), "red")
     turned.getexif()[0x0112] = 6
-    images = [red, blue, turned, Image.new("RGBA", (4, 6), "red"), Image.new("L", (4, 6))]
-    opened = [(open_image(image).size, open_image(image).tobytes()) for image in images]
-    keys = [image_key(image) for image in images]
-    for one in range(len(images)):
-        for other in range(len(images)):
+    values = [red, blue, turned, Image.new("RGBA", (4, 6), "red"), Image.new("L", (4, 6))]
+    opened = [(open_image(image).size, open_image(image).tobytes()) for image in values]
+    keys = [image_key(image) for image in values]
+    for one in range(len(values)):
+        for other in range(len(values)):
             assert (keys[one] == keys[other]) == (opened[one] == opened[other])
 
 
@@ -235,6 +243,188 @@ def test_an_animation_is_its_first_frame():
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     opened = open_image({"bytes": content, "path": None})
     assert opened.tobytes() == frames[0].convert("RGB").tobytes()
+
+
+def wave(width, height):
+    """A picture that is smooth, so that every good way to make it smaller gives the same."""
+    x, y = np.meshgrid(np.linspace(0, 6, width), np.linspace(0, 9, height))
+    return np.stack([128 + 100 * np.sin(x), 128 + 100 * np.cos(y), 128 + 100 * np.sin(x + y)], -1).astype(np.uint8)
+
+
+@pytest.fixture
+def small_bound(monkeypatch):
+    """The bound for pictures of a size that tests can afford."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 200 * 300)
+    monkeypatch.setattr(images, "_SHORT_SIDE", 50)
+
+
+def test_no_processor_takes_more_than_the_bound():
+    """By their classes' defaults; a processor that takes more would lose detail."""
+    most = {}
+    for file in Path(transformers.models.__file__).parent.glob("*/image_processing_pil_*.py"):
+        text = file.read_text()
+        for edge in re.findall(r'^    size = .*"longest_edge": ([\d *]+)', text, re.MULTILINE):
+            value = math.prod(int(factor) for factor in edge.split("*"))
+            # Of some it is a number of pixels, of others the length of a side.
+            most[file.name] = value if "max_pixels" in text else value**2
+    assert len(most) > 10 and max(most.values()) <= images.MAX_PIXELS, most
+
+
+@pytest.mark.parametrize("size", [(4096, 4096), (64, 1000), (8192, 2048)])
+def test_a_picture_up_to_the_bound_keeps_every_pixel(size):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+    assert open_image(picture).tobytes() == picture.tobytes()
+
+
+HUGE = [
+    *(("PNG", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+    *(("JPEG", mode) for mode in ("RGB", "L", "CMYK")),
+    *(("TIFF", mode) for mode in ("RGB", "RGBA", "L", "P", "CMYK")),
+    *(("memory", mode) for mode in ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr")),
+]
+
+
+@pytest.mark.parametrize(("kind", "mode"), HUGE)
+def test_a_huge_picture_is_drawn_down_as_a_whole_one_would_be(kind, mode, small_bound):
+    plain = Image.fromarray(wave(800, 1200))
+    picture = plain.convert("L").convert(mode) if mode in ("1", "LA") else plain.convert(mode)
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(Image.linear_gradient("L").resize(plain.size))
+    options = {"quality": 98} if kind == "JPEG" else {}
+    value = picture if kind == "memory" else encoded(picture, kind, **options)
+    opened = open_image(value)
+    assert opened.mode == "RGB" and opened.size == (200, 300)
+    whole = picture.convert("RGBA") if mode in ("RGBA", "LA") else picture.convert("RGB")
+    if mode in ("RGBA", "LA"):
+        whole = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    expected = np.asarray(whole.resize((200, 300), Image.Resampling.BICUBIC)).astype(int)
+    difference = np.abs(np.asarray(opened) - expected)
+    assert difference.max() <= (4 if kind == "JPEG" else 1)  # strips meet without a seam
+
+
+def test_a_huge_picture_of_few_colours_with_a_clear_one(small_bound):
+    palette = Image.new("P", (800, 1200), 0)
+    palette.putpalette([0, 0, 0, 200, 30, 30])
+    palette.paste(1, (0, 600, 800, 1200))
+    opened = open_image(encoded(palette, transparency=0))
+    assert opened.getpixel((100, 50)) == (255, 255, 255) and opened.getpixel((100, 250)) == (200, 30, 30)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_huge_picture_is_upright(kind, orientation, small_bound):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(wave(800, 1200))
+    content = encoded(picture, kind, exif=exif, **({"quality": 98} if kind == "JPEG" else {}))
+    opened = open_image(content)
+    whole = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
+    assert opened.size == ((200, 300) if orientation < 5 else (300, 200))
+    expected = np.asarray(whole.resize(opened.size, Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(np.asarray(opened) - expected).max() <= 4
+
+
+def test_a_long_strip_keeps_its_shorter_side(small_bound):
+    """Which is what processors go by that cut out the middle."""
+    assert open_image(Image.new("RGB", (6000, 100))).size == (3000, 50)
+    assert open_image(Image.new("RGB", (6000, 40))).size == (6000, 40)
+    assert open_image(Image.new("L", (60, 30_000))).size == (50, 25_000)
+
+
+def test_huge_pictures_that_look_alike_have_one_key(small_bound):
+    first, second = Image.fromarray(wave(800, 1200)), Image.fromarray(wave(800, 1200)[::-1].copy())
+    assert image_key(first) == image_key(first.copy()) != image_key(second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_memory_of_a_batch_of_huge_pictures(kind, tmp_path):
+    """Eight pictures of 9,000 × 9,000 in one batch; as they are, a single one takes 324 MB, and more to convert."""
+    code = (
+        "import resource, sys; from PIL import Image; from tiny_models import tiny_llava; "
+        "from c3l_hf.scoring.scorer import I2CScorer\n"
+        "picture = Image.linear_gradient('L').resize((9000, 9000)).convert('RGB')\n"
+        "if sys.argv[1].endswith('png'): picture.putalpha(100)\n"
+        "picture.save(sys.argv[1], compress_level=1); del picture\n"
+        "for number in range(1, 8): open(f'{number}{sys.argv[1]}', 'wb').write(open(sys.argv[1], 'rb').read())\n"
+        "names = [sys.argv[1], *(f'{number}{sys.argv[1]}' for number in range(1, 8))]\n"
+        "rows = [{'image': name, 'question': 'What is it?', 'answer': 'a dog'} for name in names]\n"
+        "assert {row['i2c_status'] for row in I2CScorer(*tiny_llava()).score(rows)} == {'ok'}\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), str(root / "tests" / "helpers")])
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"a.{kind}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) * 1024 <= 1.5e9
+
+
+KINDS_OF_FILES = {
+    "AVIF": (encoded(picture(), "AVIF"), None),
+    "JPEG 2000": (encoded(picture(), "JPEG2000"), None),
+    "CMYK": (encoded(picture().convert("CMYK"), "JPEG"), None),
+    "stereo": (encoded(picture(), "MPO", save_all=True, append_images=[picture(1)]), None),
+    "16 bits": (encoded(Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16))), "has mode I;16; convert it"),
+    "16 bits, TIFF": (encoded(Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)), "TIFF"), "has mode I;16"),
+    "cut off": (encoded(picture(), "JPEG")[:-200], "cannot be read: OSError: image file is truncated"),
+    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "it is HEIC; convert it to JPEG or PNG"),
+    "JPEG XL": (b"\xff\x0a" + bytes(64), "it is JPEG XL; convert it to JPEG or PNG"),
+    "SVG": (b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>", "it is SVG; convert it to PNG"),
+    "a page": (b"\n<!DOCTYPE HTML><html>404</html>", "it is a web page (HTML)"),
+    "XML": (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "it is XML, perhaps of a download that failed"),
+    "PDF": (b"%PDF-1.7", "it is PDF; convert it to PNG"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:12", "it is a pointer of Git LFS"),
+    "nothing": (b"", "it is empty"),
+    "EPS": (encoded(picture(), "EPS"), "the image is EPS, which is not read; convert it to PNG or JPEG"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_FILES)
+def test_files_of_every_kind_are_read_or_named(kind, tmp_path):
+    content, reason = KINDS_OF_FILES[kind]
+    (tmp_path / "a.jpg").write_bytes(content)
+    for value in (content, tmp_path / "a.jpg", (tmp_path / "a.jpg").as_uri()):
+        if reason is None:
+            assert open_image(value).tobytes() == Image.open(io.BytesIO(content)).convert("RGB").tobytes()
+        else:
+            with pytest.raises(RowError, match=re.escape(reason) if isinstance(value, bytes) else None) as refused:
+                open_image(value)
+            assert len(str(refused.value)) <= 200
+
+
+def test_the_colours_of_sixteen_bits_are_scaled():
+    """Not cut off: 0x1234 of 0xffff is 0x12 of 0xff."""
+    row = b"\0" + np.full((8, 3), 0x1234, dtype=">u2").tobytes()
+    content = b"\x89PNG\r\n\x1a\n"
+    parts = b"IHDR" + struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0), b"IDAT" + zlib.compress(row * 8), b"IEND"
+    for chunk in parts:
+        content += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    assert set(np.asarray(open_image(content)).ravel()) == {0x12}
+
+
+def test_a_moving_webp_is_its_first_frame():
+    content = encoded(picture(), "WEBP", save_all=True, append_images=[picture(1)], lossless=True)
+    assert open_image(content).tobytes() == picture().tobytes()
+
+
+def test_the_reason_is_told_also_of_a_file_with_a_long_name(tmp_path):
+    folder = tmp_path / ("a" * 150) / ("b" * 150)
+    folder.mkdir(parents=True)
+    (folder / "c.png").write_bytes(b"")
+    for name, kind in (("c.png", "UnidentifiedImageError"), ("gone.png", "FileNotFoundError")):
+        with pytest.raises(RowError, match=f"{name} cannot be read: {kind}"):
+            open_image(folder / name)
+
+
+def test_a_file_url_of_another_machine():
+    with pytest.raises(RowError, match=r"file://server/a\.png is on another machine"):
+        open_image("file://server/a.png")
 
 
 def test_a_picture_too_large_to_open_is_not_opened():

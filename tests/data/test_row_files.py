@@ -5,8 +5,8 @@ import os
 import pytest
 from datasets import Dataset, Features, Image, Json, LargeList, List, Value
 
+from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.row_files import row_files_state
 
 ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "b"}]}
 

@@ -11,7 +11,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.data import sources
+from c3l_hf.data import picture_folder, sources
 from c3l_hf.data.sources import images_digest, load_images
 
 
@@ -63,8 +63,6 @@ def test_what_cannot_be_used_is_named(tmp_path, folder, monkeypatch):
     with pytest.raises(RunError, match="empty has no pictures in it"):
         load_images(str(tmp_path / "empty"))
     (folder / "notes.txt").write_text("not a picture")
-    with pytest.raises(RunError, match=r"notes\.txt is not a picture that can be read .* remove it"):
-        load_images(str(folder))
     with pytest.raises(RunError, match="is a file"):
         load_images(str(folder / "notes.txt"))
     with pytest.raises(RunError, match="needs num_images"):
@@ -105,8 +103,8 @@ def test_pictures_are_read_again_only_when_they_changed(folder, tmp_path, monkey
     assert first.digest == load_images(str(folder)).digest
 
     looked_at = []
-    plain = sources._checked_picture
-    monkeypatch.setattr(sources, "_checked_picture", lambda path: looked_at.append(path.name) or plain(path))
+    plain = picture_folder._look
+    monkeypatch.setattr(picture_folder, "_look", lambda root, name: looked_at.append(name) or plain(root, name))
     assert load_images(str(folder), inventory=file).digest == first.digest and not looked_at
     picture("white").save(folder / "b.png")
     second = load_images(str(folder), inventory=file)
@@ -139,17 +137,6 @@ def test_files_that_a_dataset_names_are_looked_at_every_time(tmp_path):
     first = images_digest(rows, tmp_path / "inventory.parquet")
     picture("blue").save(tmp_path / "a.png")
     assert images_digest(rows, tmp_path / "inventory.parquet") != first
-
-
-def test_all_files_that_are_no_pictures_are_named_at_once(tmp_path, folder):
-    for name in ("notes.txt", "table.csv"):
-        (folder / name).write_text("not a picture")
-    with pytest.raises(RunError, match=r"notes\.txt is not .*, nor is table\.csv; remove them from the folder"):
-        load_images(str(folder), inventory=tmp_path / "images.parquet")
-    for number in range(20):
-        (folder / f"z{number}").write_text("")
-    with pytest.raises(RunError, match=r"notes\.txt is not .*, nor are table\.csv, z0, .* and 11 more; remove them"):
-        load_images(str(folder), inventory=tmp_path / "images.parquet")
 
 
 def test_a_picture_that_was_replaced_without_a_trace_is_read_again(tmp_path):

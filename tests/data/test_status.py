@@ -19,6 +19,14 @@ def test_no_path_of_this_machine_is_published(tmp_path, content):
     assert publishable(str(caught.value)) == f"the image cannot be read ({kind})"
 
 
+@pytest.mark.parametrize("address", ["https://example.com/a.png?token=x", "http://a b/c, d.png"])
+def test_addresses_are_not_published(address):
+    with pytest.raises(RowError) as caught:
+        open_image(address)
+    status = "the image is an address, which is not fetched; download it and give its path, or use download_images"
+    assert publishable(str(caught.value)) == status
+
+
 def test_other_reasons_stay():
     for status in ("ok", "prompt is null", "the image has mode I;16; convert it to 8 bits per channel"):
         assert publishable(status) == status

@@ -7,7 +7,7 @@ from datasets import Dataset, Features
 from tiny_benchmarks import write_llava_bench, write_mmbench, write_pope, write_seed
 
 from c3l_hf.evaluation.benchmarks import BENCHMARKS
-from c3l_hf.evaluation.counts import count_answers
+from c3l_hf.evaluation.counts import OFFICIAL, count_answers
 from c3l_hf.evaluation.figures import compare_runs, evaluate_predictions, format_results
 from c3l_hf.evaluation.judge import JUDGE_FEATURES
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES
@@ -108,7 +108,12 @@ def of(found, figure, by="generated", group="all"):
 
 def test_pope_figures(data):
     found = evaluate_predictions("pope", answers_on("pope", data["pope"]))
-    assert {figure["by"] for figure in found["figures"]} == {"generated"}
+    assert {figure["by"] for figure in found["figures"]} == {"generated", OFFICIAL}
+    # There what cannot be read is yes: nothing is unreadable, and of the same answers more are yes.
+    assert not found["unreadable"][OFFICIAL]["count"]
+    assert of(found, "yes_ratio", OFFICIAL)["value"] > of(found, "yes_ratio")["value"]
+    shown = {figure["group"] for figure in found["figures"] if figure["by"] == OFFICIAL and figure["shown"]}
+    assert shown == {"all"}
     assert of(found, "accuracy")["questions"] == 12 and of(found, "accuracy")["clusters"] == 4
     assert of(found, "accuracy", group="category: popular")["questions"] == 4
     unread = found["unreadable"]["generated"]

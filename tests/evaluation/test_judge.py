@@ -14,7 +14,8 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.evaluation import endpoint as chat_endpoint
 from c3l_hf.evaluation import judge as judge_module
 from c3l_hf.evaluation.endpoint import ChatClient, ChatEndpoint
-from c3l_hf.evaluation.judge import JUDGE_FEATURES, PROMPT_VERSION, format_judgements, judge_answers, read_scores
+from c3l_hf.evaluation.grades import read_scores
+from c3l_hf.evaluation.judge import JUDGE_FEATURES, PROMPT_VERSION, format_judgements, judge_answers
 
 KEY = "sk-judge-0123456789abcdef"
 
@@ -211,6 +212,9 @@ def test_no_rows_need_no_endpoint(tmp_path):
         ("  1 10  \r\nBecause 3 4.", (1, 10)),
         ("\n8.5\t7.25\n", (8.5, 7.25)),
         ("8 7\nВторой ответ хуже.", (8, 7)),
+        ("Scores: 8 7", (8, 7)),
+        ("8/10 7/10", (8, 7)),
+        ("Here they are:\n8 7", (8, 7)),
     ],
 )
 def test_two_numbers_in_the_first_line_are_scores(text, scores):
@@ -226,11 +230,8 @@ def test_two_numbers_in_the_first_line_are_scores(text, scores):
         ("8 7 6", "not two numbers"),
         ("8,5", "not two numbers"),  # a decimal comma?
         ("8,5 7,5", "not two numbers"),
-        ("Scores: 8 7", "not two numbers"),
         ("8 and 7", "not two numbers"),
-        ("8/10 7/10", "not two numbers"),
         ("Answer 1 gets 8, answer 2 gets 7.", "not two numbers"),
-        ("Here they are:\n8 7", "not two numbers: 'Here they are:'"),
         ("8\n7", "not two numbers"),
         ("I'm sorry, but I can't grade this.", "not two numbers"),
         ("Das kann ich nicht beurteilen.", "not two numbers"),

@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 from openai_server import OpenAIServer, Response
 from peft import get_peft_model
 from tiny_benchmarks import pope_rows, write_llava_bench, write_mmbench, write_pope, write_seed
+from tiny_families import tiny_idefics3
 from tiny_models import tiny_llava
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -331,3 +333,31 @@ def test_comparison_of_other_questions(evaluated, call, tmp_path):
     call(tmp_path / "fewer", "pope", limit=4)
     with pytest.raises(RunError, match="pope: the runs are not about the same questions"):
         compare(evaluated.folder, tmp_path / "fewer")
+
+
+def test_a_strangers_files_and_another_family(call, tmp_path):
+    """POPE's own lines with a folder of pictures, some of them bad: all rows are kept, those are counted."""
+    model = tmp_path / "model"
+    for part in tiny_idefics3():
+        part.save_pretrained(model)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        PIL.Image.new("RGBA", (40, 30), (90 * number, 9, 9, 128)).save(pictures / f"{number}.png")
+    content = (pictures / "2.png").read_bytes()
+    (pictures / "2.png").write_bytes(content[: len(content) // 2])
+    asked = {"text": "Is there a dog in the image?", "label": "no"}
+    names = [*(f"{number % 4}.png" for number in range(8)), "0\0.png"]
+    lines = [{"question_id": number, "image": name, **asked} for number, name in enumerate(names)]
+    file = tmp_path / "coco_pope_popular.json"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    given = {"data": [f"pope={file}"], "image_folder": [f"pope={pictures}"]}
+    results, printed = call(tmp_path / "run", "pope", model=model, **given)
+    found = results["pope"]
+    assert (found["questions"], found["asked"], found["not_asked"]["count"]) == (9, 4, 5)
+    assert {named["question_id"] for named in found["not_asked"]["first"]} == {f"popular-{n}" for n in (2, 3, 6, 7, 8)}
+    assert "not asked: 5" in printed and "popular-3" in printed
+    with pytest.raises(RunError, match="image_folder has seed, for which data says no file; say data too"):
+        call(tmp_path / "other", "pope", model=model, data=given["data"], image_folder=["seed=x"])
+    with pytest.raises(RunError, match="the image folder .*/nowhere of POPE does not exist"):
+        call(tmp_path / "other", "pope", model=model, data=given["data"], image_folder=[f"pope={tmp_path}/nowhere"])

@@ -1,6 +1,7 @@
 """A whole fine-tuning: what is saved, going on after an interruption, adapters alone, wrong options, configurations."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import runpy
@@ -167,11 +168,16 @@ def test_adapters_alone(inputs, tmp_path, monkeypatch):
     run(inputs, tmp_path / "merged", *lora)
     # As with a student of the Hub: what is loaded is not where it is named.
     shutil.copytree(inputs / "model", tmp_path / "snapshot")
-    monkeypatch.setattr("c3l_hf.finetuning.run.find_model", lambda *args: (tmp_path / "snapshot", {"revision": "0"}))
+    snapshot = tmp_path / "snapshot"
+    monkeypatch.setattr(
+        "c3l_hf.finetuning.run.find_model",
+        lambda source: (dataclasses.replace(source, model_id=str(snapshot)), {"revision": "0" * 40}),
+    )
     run(inputs, tmp_path / "adapters", *lora, "--merge_adapters", "false")
     student = tmp_path / "adapters" / "student"
     assert not (student / "model.safetensors").exists()
-    assert json.loads((student / "adapter_config.json").read_text())["base_model_name_or_path"] == str(inputs / "model")
+    named = json.loads((student / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(inputs / "model") and named["revision"] == "0" * 40
     base = AutoModelForImageTextToText.from_pretrained(inputs / "model")
     models = [
         PeftModel.from_pretrained(base, student).eval(),

@@ -1,10 +1,11 @@
 """Raw text → instruction/answer pair: every form that models write, and every way in which it fails."""
 
 import random
+import re
 
 import pytest
 
-from c3l_hf.generation.parsing import PairParseError, parse_pair
+from c3l_hf.generation.parsing import PairParseError, _without_rules, parse_pair
 from c3l_hf.generation.templates import format_pair
 
 PAIRS = {
@@ -100,3 +101,60 @@ def test_what_was_formatted_is_read_back():
         answer = "it " + " ".join(generator.choices(words, k=generator.randint(1, 20))) + " end."
         # odd quotes are taken for a lost partner, only even ones are text
         assert parse_pair(format_pair(question, answer)) == (question, answer)
+
+
+MEGABYTE = 1_000_000
+# Megabytes of one thing, each of which some reading would go through again and again: minutes, if not hours.
+LONG = {
+    "newlines": (4 * MEGABYTE * "\n" + "a", "no question"),
+    "newlines in a pair": ("Question: a" + MEGABYTE * "\n" + "b Answer: c", ("a b", "c")),
+    "newlines after a sentence": ("." + 2 * MEGABYTE * "\n" + "x", "no question"),
+    "blank lines around a rule": ("Question: a Answer: b\n" + MEGABYTE * " \n" + "---" + MEGABYTE * "\n", ("a", "b")),
+    "rules": ("Question: a\n" + 300_000 * "---\n\n" + "Answer: b", ("a", "b")),
+    "spaces in a pair": ("Question: a" + MEGABYTE * " " + "b Answer: c", ("a b", "c")),
+    "spaces after a label": ("Question" + MEGABYTE * " " + "x", "no question"),
+    "a number and spaces": ("Question: a Answer: b. 1." + MEGABYTE * " " + "\nQuestion: c", ("a", "b.")),
+    "stars": (MEGABYTE * "*" + "a", "no question"),
+    "a label and stars": ("Question" + MEGABYTE * "*", "no answer"),
+    "tabs": (MEGABYTE * "\t" + "a", "no question"),
+    "dashes": ("Question: a Answer: b\n" + MEGABYTE * "-" + "x", ("a", f"b\n{MEGABYTE * '-'}x")),
+    "questions": (100_000 * "Question:", "no answer"),
+    "lines of questions": (100_000 * "Question:\n", "no answer"),
+    "empty pairs": (50_000 * "Question: Answer: ", "empty question"),
+    "answers": ("Question: a\n" + 200_000 * "A: b\n" + "x", ("a", "b")),
+    "brackets": (4 * MEGABYTE * "{", "no question"),
+    "open objects": (200_000 * '{"a":', "no question"),
+    "open objects in which much stands": (900 * '{"a":' + "[" + 500_000 * "1,", "no question"),
+    "open objects with a long text": (900 * '{"a":"' + MEGABYTE * "x", "no question"),
+    "open lists": ('{"a":' + MEGABYTE * "[", "no question"),
+    "objects in an open one": ('{"a":[' + 300_000 * "{},", "no question"),
+    "quotes": (500_000 * '{"', "no question"),
+    "unclosed quotes": (300_000 * '{"a', "no question"),
+    "angle brackets": (MEGABYTE * "<", "no question"),
+    "pieces of an image token": (250_000 * "<img", "no question"),
+    "pieces of another": (250_000 * "[IMG", "no question"),
+}
+
+
+@pytest.mark.parametrize("raw, expected", LONG.values(), ids=LONG)
+def test_long_texts_of_one_thing(raw, expected):
+    try:
+        assert parse_pair(raw) == expected
+    except PairParseError as error:
+        assert error.reason == expected
+
+
+def test_an_object_after_many_that_are_none():
+    """Some hundred braces that open nothing, as of LaTeX or code, do not hide the pair."""
+    noise = '{ {"a" {"b": [ \\frac{a}{b} {\n' * 100
+    assert parse_pair(noise + '{"x": [{"question": "Is it?", "answer": "Yes."}]}') == ("Is it?", "Yes.")
+
+
+def test_rules_are_taken_out_with_the_blank_lines_around_them():
+    """As one pattern says it that is slow."""
+    slow = re.compile(r"^\s*(?:```\w*|-{3,}|\*{3,}|_{3,})\s*$", re.MULTILINE)
+    pieces = ["\n", "\n", " ", "\t", "\r", "\u2028", "---", "----", "```", "```py", "***", "___", "*", "a", "-"]
+    rng = random.Random(0)
+    for _ in range(20_000):
+        text = "".join(rng.choices(pieces, k=rng.randrange(12)))
+        assert _without_rules(text) == slow.sub("", text), repr(text)

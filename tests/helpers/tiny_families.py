@@ -3,10 +3,20 @@
 Their templates have the structure of those published with the models.
 """
 
+import json
 from unittest import mock
 
 import torch
-from tiny_models import IMAGE_SIZE, PATCH_SIZE, _llama_config, _tokenizer
+from tiny_models import (
+    IMAGE_SIZE,
+    PATCH_SIZE,
+    _llama_config,
+    _tokenizer,
+    tiny_gemma3,
+    tiny_llava,
+    tiny_llava_next,
+)
+from tokenizers import Tokenizer
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -305,3 +315,27 @@ def tiny_internvl(seed: int = 0) -> tuple[InternVLForConditionalGeneration, Inte
     )
     torch.manual_seed(seed)
     return InternVLForConditionalGeneration(config).eval(), processor
+
+
+# Every family that there is a tiny model of.
+ALL_FAMILIES = {
+    build.__name__.removeprefix("tiny_"): build
+    for build in (
+        tiny_llava,
+        tiny_llava_next,
+        tiny_gemma3,
+        tiny_llava_onevision,
+        tiny_qwen2_5_vl,
+        tiny_qwen3_vl,
+        tiny_idefics3,
+        tiny_smolvlm,
+        tiny_internvl,
+    )
+}
+
+
+def as_letters(processor: ProcessorMixin, text: str) -> list[int]:
+    """The ids of a text by the same tokenizer without any added token."""
+    state = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    plain = Tokenizer.from_str(json.dumps({**state, "added_tokens": [], "post_processor": None}))
+    return plain.encode(text, add_special_tokens=False).ids

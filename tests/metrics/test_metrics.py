@@ -331,3 +331,48 @@ def test_counts_and_figures_serve_the_intervals():
     assert seed_bench_module.figures(np.array([[4, 2, 3], [2, 2, 2]]))["accuracy"].tolist() == [0.5, 1]
     sums = llava_bench_module.counts([6, None, 3], [8, None, 9]).sum(axis=0)
     assert llava_bench_module.figures(sums)["relative_score"] == pytest.approx(100 * 9 / 17)
+
+
+def test_pope_needs_no_categories():
+    with_categories = pope(["Yes", "no", ""], ["yes", "no", "yes"], ["random"] * 3)
+    plain = METRICS["pope"].compute(predictions=["Yes", "no", ""], references=["yes", "no", "yes"])
+    assert plain.items() < with_categories.items() and set(with_categories) - set(plain) == {
+        "by_category",
+        "category_mean",
+    }
+    metric = METRICS["pope"]
+    metric.add_batch(predictions=["Yes", "no"], references=["yes", "no"])
+    metric.add(prediction="", reference="yes")
+    assert metric.compute() == plain
+    with pytest.raises(ValueError, match="references are missing; give both"):
+        METRICS["pope"].compute(predictions=["Yes"])
+
+
+def test_pope_reads_sentences_with_their_questions():
+    texts = ["There is no dog in the image.", "There is a dog.", "A dog"]
+    asked = ["Is there a dog in the image?"] * 3
+    assert METRICS["pope"].compute(predictions=texts, references=["no"] * 3)["unparsable"] == 3
+    found = METRICS["pope"].compute(predictions=texts, references=["no"] * 3, questions=asked)
+    assert (found["unparsable"], found["accuracy"], found["yes_ratio"]) == (1, 1 / 3, 1 / 2)
+    with pytest.raises(ValueError, match="there are 2 questions, but 3 references"):
+        METRICS["pope"].compute(predictions=texts, references=["no"] * 3, questions=asked[:2])
+
+
+@pytest.mark.parametrize(
+    ("text", "official", "ours"),
+    [
+        ("No, there is not.", "no", "no"),
+        ("Yes.", "yes", "yes"),
+        ("", "yes", None),
+        ("I cannot tell", "yes", None),
+        ("It is not there. Yes", "no", "yes"),
+        ("NO", "yes", "no"),
+        ("Yes, there is no cat", "no", "yes"),
+        ("no\nreally", "yes", "no"),  # "no\nreally" is one word there
+        ("Yes. No.", "yes", None),
+    ],
+)
+def test_pope_as_its_own_script_reads(text, official, ours):
+    assert pope_module.official_yes_no(text) == official and yes_no(text) == ours
+    found = METRICS["pope"].compute(predictions=[text], references=[official], official=True)
+    assert found["accuracy"] == 1 and found["unparsable"] == 0

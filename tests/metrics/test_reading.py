@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from c3l_hf.metrics.reading import letter, opened_thought, yes_no
+from c3l_hf.metrics.plain_text import opened_thought
+from c3l_hf.metrics.reading import letter, yes_no
 
 YES = [
     "Yes",

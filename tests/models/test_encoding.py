@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_models import tiny_llava
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.models.encoding import collate, encode_prompt, encode_row, token_texts, with_image_cache
+from c3l_hf.models.encoding import encode_prompt, encode_row, with_image_cache
 
 QUESTION = [{"role": "user", "content": "Is there a dog?"}]
 
@@ -131,6 +131,11 @@ def test_texts_without_content(llava):
     _, processor = llava
     with pytest.raises(RowError, match="user message has no text"):
         encode_row(processor, [{"role": "user", "content": " "}], "Yes.", [picture()])
+    with pytest.raises(RowError, match=r"^a user message has no text, only an image$"):
+        encode_row(processor, [{"role": "user", "content": [{"type": "image"}]}], "Yes.", [picture()])
+    turns = [*QUESTION, {"role": "assistant", "content": ""}, *QUESTION]
+    with pytest.raises(RowError, match=r"^an assistant message has no text \(message 2 of 3\)$"):
+        encode_row(processor, turns, "Yes.", [picture()])
     with pytest.raises(RowError, match="no place for 1 of the row's 1 images"):
         encode_row(processor, [{"role": "system", "content": "Be brief."}], "Yes.", [picture()])
 
@@ -141,37 +146,6 @@ def test_encode_prompt_is_the_beginning_of_the_row(family):
     prompt = encode_prompt(processor, QUESTION, [picture()])
     assert torch.equal(prompt["input_ids"], row.inputs["input_ids"][:, : row.answer.start])
     assert torch.equal(prompt["pixel_values"], row.inputs["pixel_values"])
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_collate_equals_the_processor(family, side):
-    _, processor = family
-    images = [picture(0), picture(1, (20, 64)), picture(2, (60, 60))]
-    texts = ["Is there a dog?", "What?", "How many cats are there in the picture?"]
-    prompts = [[{"role": "user", "content": text}] for text in texts]
-    batch = collate(processor, [encode_prompt(processor, p, [i]) for p, i in zip(prompts, images)], padding_side=side)
-    conversations = [
-        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}]
-        for image, text in zip(images, texts)
-    ]
-    expected = processor.apply_chat_template(
-        conversations,
-        tokenize=True,
-        add_generation_prompt=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": side},
-    )
-    assert set(batch) == set(expected)
-    for name in expected:
-        assert torch.equal(batch[name], expected[name]), name
-
-
-def test_collate_refuses_mixed_rows(llava):
-    _, processor = llava
-    rows = [encode_prompt(processor, QUESTION, [picture()]), encode_prompt(processor, QUESTION, [])]
-    with pytest.raises(ValueError, match="row 1 of the batch"):
-        collate(processor, rows)
 
 
 def test_image_cache(family, monkeypatch):
@@ -194,12 +168,3 @@ def test_image_cache(family, monkeypatch):
             for name, tensor in expected.inputs.items():
                 assert torch.equal(row.inputs[name], tensor), name
     assert len(calls) == len(images)
-
-
-def test_token_texts_join_to_the_answer(family):
-    _, processor = family
-    for answer in ("Yes, there is a dog.", "a dög 日本", "one\ntwo", "🐶🐱"):
-        ids = encode_row(processor, QUESTION, answer, []).answer_ids
-        texts = token_texts(processor, ids)
-        assert len(texts) == len(ids)
-        assert "".join(texts).strip() == answer

@@ -1,7 +1,6 @@
 """Where models come from, how they are loaded, and what tells one from another."""
 
 import pickle
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +10,9 @@ from tiny_models import tiny_llava
 from transformers import BitsAndBytesConfig
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import files_digest
 from c3l_hf.data.worlds import find_world
 from c3l_hf.models import loading
-from c3l_hf.models.loading import Source, find_model, load, model_folder
+from c3l_hf.models.loading import Source, load, model_folder
 from c3l_hf.pipeline.options import ModelOptions
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -127,62 +125,6 @@ def test_the_embedded_worlds_name_their_generator():
     # As a user's word it stays what it is: results and cards name it.
     assert Source.of(ModelOptions("scenes")).model_id == "scenes"
     assert type(load(Source("scenes"))[0]).__name__ == "LlavaForConditionalGeneration"
-
-
-def test_a_model_is_known_by_all_that_it_is_used_with(tmp_path):
-    model = shutil.copytree(GENERATOR, tmp_path / "model")
-    first = find_model(str(model), "main", False)
-    assert first == (model, find_model("scenes", None, False)[1])
-    (model / "notes.md").write_text("mine")
-    assert find_model(str(model), "main", False) == first
-    (model / "chat_template.jinja").write_text("{{ messages }}")
-    changed = find_model(str(model), "main", False)[1]
-    assert changed["digest"] == first[1]["digest"] and changed != first[1]
-
-
-def test_adapters_where_they_will_do(adapters, folder):
-    assert find_model(str(adapters), None, False, adapters=True)[0] == adapters
-    with pytest.raises(RunError, match=r"has no config.json: these are adapters, which have to be merged into their"):
-        find_model(str(adapters), None, False)
-    adapted, plain = (load(Source(str(path)))[0] for path in (adapters, folder))
-    inputs = {"input_ids": torch.tensor([[1, 5, 6]])}
-    assert not torch.equal(adapted(**inputs).logits, plain(**inputs).logits)
-
-
-def test_what_is_no_model(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "pickled").mkdir()
-    (tmp_path / "pickled" / "config.json").write_text("{}")
-    (tmp_path / "pickled" / "pytorch_model.bin").write_text("x")
-    for name, says in (
-        (tmp_path / "empty", "has no config.json, so it is not a model"),
-        (tmp_path / "pickled", r"has no weights as \*.safetensors"),
-        (tmp_path / "nowhere", "is neither a folder here nor a model that could be fetched"),
-        ("user/nowhere", "is neither a folder here nor a model that could be fetched"),
-    ):
-        with pytest.raises(RunError, match=f"^model {name} {says}") as caught:
-            find_model(str(name), None, False)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(OSError, match="user/nowhere is neither a folder here nor a model on the Hub"):
-        Source("user/nowhere").pinned()
-
-
-def test_a_models_files_are_read_once(tmp_path, monkeypatch):
-    """And again when they changed; files that are none of its own never."""
-    model = shutil.copytree(GENERATOR, tmp_path / "model")
-    (model / "pytorch_model.bin").write_bytes(b"not read")
-    read = []
-    plain = loading.file_sha256
-    monkeypatch.setattr(loading, "file_sha256", lambda path: read.append(path.name) or plain(path))
-    first = find_model(str(model), None, False)
-    assert "model.safetensors" in read and "pytorch_model.bin" not in read
-    read.clear()
-    assert find_model(str(model), None, False) == first and not read
-    weights = bytearray((model / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (model / "model.safetensors").write_bytes(weights)
-    assert find_model(str(model), None, False)[1]["digest"] != first[1]["digest"] and read == ["model.safetensors"]
-    assert first[1]["digest"] == files_digest(GENERATOR, "*.safetensors")
 
 
 def test_what_of_the_loading_identifies_a_result(monkeypatch):

@@ -399,10 +399,10 @@ def test_the_revision_of_the_scorer_is_passed_on(tmp_path, capsys, monkeypatch):
 
     plain = inputs.find_model
 
-    def find_model(name, revision, *rest):
-        if name == "scenes":
-            return plain(name, revision, *rest)
-        asked.append((name, revision))
+    def find_model(source):
+        if source.model_id == "scenes":
+            return plain(source)
+        asked.append((source.model_id, source.revision))
         raise RunError("enough")
 
     monkeypatch.setattr(inputs, "find_model", find_model)

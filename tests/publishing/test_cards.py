@@ -91,6 +91,29 @@ def test_model_card_metadata():
     assert "base_model" not in data and "license" not in data
 
 
+def test_a_generator_that_was_adapters():
+    """The metadata name its model, and the adapters after it; the text tells which was which."""
+    told = {"generator": "user/lora", "generator_base": "org/vlm", "generator_base_revision": "beef"}
+    data = ModelCard(model_card(facts(**told))).data.to_dict()
+    assert data["base_model"] == ["org/vlm", "user/lora"] and data["base_model_relation"] == "finetune"
+    says = "`user/lora`, revision `0123abc`: adapters, merged into `org/vlm`, revision `beef`"
+    for card in (model_card(facts(**told)), dataset_card(facts(**told))):
+        assert says in card
+    # Local ones are not taken for models of the Hub, and no path of this machine is told.
+    local = {"generator": "/home/someone/lora", "generator_revision": None, "generator_digest": "feed"}
+    data = ModelCard(model_card(facts(**{**told, **local}))).data.to_dict()
+    assert data["base_model"] == "org/vlm" and data["base_model_relation"] == "finetune"
+    local |= {"generator_base": "/home/someone/<vlm>`", "generator_base_digest": "c0de"}
+    for card in (model_card(facts(**local)), dataset_card(facts(**local))):
+        assert (
+            "`lora`, weights `feed`: adapters, merged into `<vlm>'`, weights `c0de`" in card and "someone" not in card
+        )
+    assert "base_model" not in ModelCard(model_card(facts(**local))).data.to_dict()
+    scorer = {"scorer": "org/judge", "scorer_revision": "1", "scorer_base": "org/vlm", "scorer_base_revision": "2"}
+    says = "- **Scored by:** `org/judge`, revision `1`: adapters, merged into `org/vlm`, revision `2`\n"
+    assert says in dataset_card(facts(**scorer)) and "adapters, merged into" not in dataset_card(facts())
+
+
 def test_configurations_are_told_apart_by_their_content():
     def described(sha256):
         configs = {"default": DataConfig("data", 5000, 2), "scored": DataConfig("scored", 15_000, 1)}
@@ -370,12 +393,13 @@ def test_a_card_whose_words_change_has_another_schema():
     """Published cards are rendered again, to see whether they say what their facts say. Whoever changes a template, or
     what it prints, raises `CARD_SCHEMA` and notes the new digests here; before the first release with that schema, the
     digests alone."""
-    told = facts(versions={"c3l-hf": "0.0"}, scorer="org/judge", pairs_source="a file")
+    bases = {"generator_base": "org/base", "scorer_base": "base", "scorer_base_digest": "feed"}
+    told = facts(versions={"c3l-hf": "0.0"}, scorer="org/judge", pairs_source="a file", **bases)
     configs = {name: DataConfig(name, 10, 1) for name in ("default", "images", "scored", "pseudo_labels")}
     files = {path: FileRecord("a" * 64, 1) for config in configs.values() for path in config.files}
     cards = dataset_card(told, configs, files), model_card(told)
     digests = [digest(card.split("\n---\n", 1)[1], size=4) for card in cards]
-    assert {CARD_SCHEMA: digests} == {2: ["3e50473b", "3c77459c"]}
+    assert {CARD_SCHEMA: digests} == {2: ["a181895e", "404ce9ea"]}
 
 
 def test_figures_are_written_as_the_cards_write_them():

@@ -323,6 +323,11 @@ def test_adapters_must_be_merged(tmp_path):
     adapted = get_peft_model(model, LoraConfig(target_modules=r".*language_model.*q_proj"))
     with pytest.raises(TypeError, match="merge_and_unload"):
         write_generator(adapted, processor, tmp_path / "generator", facts(**BARE))
+    # As transformers loads a folder of adapters.
+    model = tiny_llava()[0]
+    model.add_adapter(LoraConfig(target_modules=r".*language_model.*q_proj"))
+    with pytest.raises(TypeError, match="merge_and_unload"):
+        write_generator(model, processor, tmp_path / "generator", facts(**BARE))
     assert list(tmp_path.iterdir()) == []
 
 

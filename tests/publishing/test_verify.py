@@ -9,10 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import Dataset, Features
+from peft import LoraConfig, get_peft_model
 from published import FEATURES, IMAGE_FEATURES, facts, finished_run, picture, row
 from tiny_models import tiny_llava
 
 from c3l_hf.data.streams import RowStream
+from c3l_hf.models.finding import find_model
+from c3l_hf.models.loading import Source
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import card_and_manifest, example_pictures, write_dataset
 from c3l_hf.publishing.figures import dataset_figures
@@ -501,6 +504,40 @@ def test_rescoring(tmp_path, llava):
     sign(folder, generator_digest=None, scorer="a judge", scorer_digest="feed")
     assert says in failures(folder, rescore=1, model=str(tmp_path / "model"))["rescoring"]
     assert "a local model (a judge)" in failures(folder, rescore=1)["rescoring"]
+
+
+def test_rescoring_by_adapters(tmp_path, llava):
+    """A model by their own folder, as long as it and the model that it names are those of the facts."""
+    run = finished_run(tmp_path / "run")
+    for part in llava:
+        part.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(tiny_llava()[0], LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapters = tmp_path / "adapters"
+    adapted.save_pretrained(adapters)
+    scorer = I2CScorer.from_pretrained(adapters, dtype="float32", ranking="pmi")
+
+    def score(rows):
+        for pair in rows:
+            if pair["i2c_status"] == "ok":
+                pair.update(scorer.score([{"images": [picture(int(pair["image_id"]))], **_texts(pair)}])[0])
+
+    for config in ("data", "scored"):
+        change_rows(run / "dataset", config, score)
+    folder, identity = run / "dataset", find_model(Source(str(adapters)))[1]
+    told = {"generator_digest": identity["digest"], "generator_base_digest": identity["base_digest"]}
+    sign(folder, generator="mine", generator_revision=None, generator_base="base", **told)
+    assert "2 rows by mine" in results(folder, rescore=2, model=str(adapters))["rescoring"].found
+    assert "another digest" in failures(folder, rescore=1, model=str(tmp_path / "base"))["rescoring"]
+    for changed in ("generator_digest", "generator_base_digest"):
+        sign(folder, **{**told, changed: "feed"})
+        assert "another digest" in failures(folder, rescore=1, model=str(adapters))["rescoring"]
+
+
+def test_a_generator_is_whole(generator):
+    (generator / "adapter_config.json").write_text("{}")
+    sign(generator)
+    assert "published whole, with its adapters merged" in failures(generator)["weights"]
 
 
 def _texts(row):

@@ -184,6 +184,10 @@ def test_figures_of_llava_bench_average_what_is_no_score_in_lmms_eval_only():
     assert compare_answers("llava_w", {"0": question()}, {"0": other["0"]}, {"0": ours["0"]})[0].cause is None
     lost = replace(theirs["1"], how="8 7", scores=(8.0, 7.0))  # only our judge's reply has been lost
     assert compare_answers("llava_w", {"1": question()}, {"1": lost}, {"1": ours["1"]})[0].cause is None
+    for reply, cause in (("8/10 4/10", "form of the scores"), ("8 4", None), ("8/10 5/10", None), ("?", None)):
+        pair = replace(theirs["1"], how=reply), ours["0"]
+        (difference,) = compare_answers("llava_w", {"0": question()}, {"0": replace(pair[0], text="x")}, {"0": pair[1]})
+        assert difference.cause == cause, reply
     thought = [{"0": replace(found["0"], text="<think>Red?</think>x")} for found in (other, ours)]
     assert compare_answers("llava_w", {"0": question()}, *thought)[0].cause == "reasoning"
 

@@ -1,13 +1,18 @@
 """Blind baselines: what stands in the image's place, from the row's content alone."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_families import ALL_FAMILIES, as_letters
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.turns import Pair
+from c3l_hf.models.encoding import encode_row
 from c3l_hf.scoring.blind import BASELINES, PairEncoder
+from c3l_hf.scoring.likelihood import answer_logprobs
 from c3l_hf.scoring.scorer import I2CScorer
 
 
@@ -104,3 +109,83 @@ def test_relative_paths(llava, tmp_path):
     assert torch.equal(row.inputs["pixel_values"], pixels(processor, picture(2)))
     with pytest.raises(RowError, match="cannot be read: ValueError"):
         encoder.encode(pair("a\0.png"))
+
+
+# --- control tokens in a text
+
+
+ESCAPED = "In HTML </s> ends nothing, <image> shows <|image_pad|>, <|im_end|> and <end_of_turn> are\nletters </s>"
+
+
+@pytest.fixture(scope="module", params=ALL_FAMILIES.values(), ids=ALL_FAMILIES)
+def any_family(request):
+    return request.param()
+
+
+def by_hand(model, processor, question, images):
+    """ln p of an answer's letters in float64, from ids put together by hand, without our escape."""
+    row = encode_row(processor, [{"role": "user", "content": question}], "x", images, end_of_turn=False)
+    ids, begin = row.inputs["input_ids"][0].tolist(), row.answer.start
+    lead = processor.tokenizer.decode(row.answer_ids).removesuffix("x")
+    answer = as_letters(processor, lead + ESCAPED)
+    inputs = {name: t.double() if t.is_floating_point() else t for name, t in row.inputs.items()}
+    inputs["input_ids"] = torch.tensor([ids[:begin] + answer])
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    for name in {"token_type_ids", "mm_token_type_ids"} & set(inputs):
+        zeros = torch.zeros_like(inputs["input_ids"])
+        zeros[:, :begin] = inputs[name][:, :begin]
+        inputs[name] = zeros
+    with torch.no_grad():
+        logits = copy.deepcopy(model).double()(**inputs).logits[0]
+    assert logits.dtype == torch.float64
+    predictions = logits[begin - 1 : -1].log_softmax(-1)
+    return predictions.gather(-1, torch.tensor(answer)[:, None])[:, 0].numpy()
+
+
+def test_an_escaped_answer_is_scored_as_its_letters(any_family):
+    model, processor = any_family
+    pictures = [picture(0, (20, 64))]
+    row = Pair([{"role": "user", "content": "What?"}], ESCAPED, pictures)
+    with pytest.raises(RowError, match="control token"):
+        PairEncoder(processor, None).encode(row)
+    seen, blind = PairEncoder(processor, None, control_tokens="escape").encode(row)
+    score = answer_logprobs(model, processor, [seen], [blind])[0]
+    for values, images in ((score.with_image, pictures), (score.blind, [])):
+        np.testing.assert_allclose(values, by_hand(model, processor, "What?", images), rtol=1e-5, atol=2e-6)
+
+
+def test_tokens_that_are_content_are_scored_as_these_tokens():
+    """Qwen-VL's boxes: one token each, as the model writes them; the reference has the ids by hand."""
+    model, processor = ALL_FAMILIES["qwen2_5_vl"]()
+    tokens = ["<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"]
+    processor.tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    text = "<|object_ref_start|>a dog<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>"
+    asked = "Where is <|object_ref_start|>a dog<|object_ref_end|>?"
+    row = {"image": picture(0), "question": asked, "answer": text}
+    result = I2CScorer(model, processor).score([row])[0]
+    start, end, box, box_end = processor.tokenizer.convert_tokens_to_ids(tokens)
+    answer = [start, *as_letters(processor, "a dog"), end, box, *as_letters(processor, "(1,2),(3,4)"), box_end]
+    assert len(result["answer_tokens"]) == len(answer) and result["answer_tokens"][0] == tokens[0]
+    items = [{"type": "image", "image": picture(0)}, {"type": "text", "text": asked}]
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    inputs = processor.apply_chat_template([{"role": "user", "content": items}], **options)
+    begin = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([answer])], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    zeros = torch.zeros(1, len(answer), dtype=torch.long)
+    inputs["mm_token_type_ids"] = torch.cat([torch.as_tensor(inputs["mm_token_type_ids"]), zeros], dim=1)
+    double = copy.deepcopy(model).double()
+    with torch.no_grad():
+        inputs = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
+        logits = double(**inputs).logits[0, begin - 1 : -1].log_softmax(-1)
+    expected = logits.gather(-1, torch.tensor(answer)[:, None])[:, 0].numpy()
+    np.testing.assert_allclose(result["logprob_per_token"], expected, rtol=1e-5, atol=2e-6)
+
+
+def test_how_control_tokens_are_read_is_a_setting(llava):
+    encoders = [PairEncoder(llava[1], None, control_tokens=how) for how in ("refuse", "escape")]
+    assert encoders[0].settings != encoders[1].settings
+    with pytest.raises(ValueError, match="control_tokens is 'yes'"):
+        PairEncoder(llava[1], None, control_tokens="yes")

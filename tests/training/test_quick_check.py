@@ -197,3 +197,18 @@ def test_what_it_has_learned_is_no_part_of_its_identity():
     assert Hasher.hash(quick) == before
     again = pickle.loads(pickle.dumps(quick))
     assert all(again.takes(row) for row in rows)
+
+
+@pytest.mark.parametrize("build", [tiny_idefics3, tiny_smolvlm, tiny_internvl, tiny_gemma3])
+def test_tokens_that_only_a_whole_picture_brings(build):
+    """What stands around tiles is control, also for a check that has one token in a picture's place, also elsewhere."""
+    processor = build()[1]
+    collator = DataCollatorForC3L(processor, max_length=512)
+    quick = QuickCheck(collator)
+    around = {"<row_1_col_2>", "<row_2_col_1>", "</img>", "<end_of_image>"} & set(processor.tokenizer.get_vocab())
+    assert around
+    for token in around:
+        row = {**next(good_rows()), "rejected": [f"A {token} dog"]}
+        for check in (quick, pickle.loads(pickle.dumps(quick))):
+            assert not check.takes(row)
+        assert f"control token '{token}'" in row_problem(row, collator, quick)

@@ -1,0 +1,82 @@
+"""A model's raw text → the text of its answer: without reasoning, later turns, tags and markdown."""
+
+import re
+import unicodedata
+
+__all__ = ["answer_text", "opened_thought", "plain", "without_marks", "without_thoughts"]
+
+_THINK_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_THINK_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_OPENED = re.compile(rf"(?:{_THINK_START.pattern})\s*$", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z|][^<>]{0,60}>")
+_BOXED = re.compile(r"\\boxed\{(?:\\(?:text|mathrm|textbf)\{)?([^{}]{0,200})\}{1,2}")
+_EMPHASIS = re.compile(r"(?<!\w)[*_`]+(?=\S)|(?<=\S)[*_`]+(?!\w)|^\s*#+\s+", re.MULTILINE)
+_FORMULA = re.compile(r"^\$+([^$\n]{1,200})\$+(?=[ .]*$)", re.MULTILINE)
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")
+
+# What ends a turn in the chat templates of common models, written out where special tokens are not skipped.
+_TURN = re.compile(
+    r"<\|(?:im_end|im_start|eot_id|eom_id|end|endoftext|end_of_text|start_header_id|user|assistant)\|>"
+    r"|</?s>|<(?:end|start)_of_turn>|<eos>|<end_of_utterance>|\[/?INST\]"
+)
+_NAMED_ROLE = re.compile(r"\s*(?:assistant|ai)\s*:", re.IGNORECASE)
+# Behind a special token a role needs no colon.
+_OWN_ROLE = re.compile(r"\s*(?:assistant|model)\s*(?:<\|end_header_id\|>|:|\n)", re.IGNORECASE)
+_OTHER_ROLE = re.compile(r"\s*(?:user|system|human)\s*(?:<\|end_header_id\|>|:|\n)", re.IGNORECASE)
+# A further question that the model has asked itself; within a line only as templates write the role.
+_NEXT_QUESTION = re.compile(
+    r"^[ \t#*_>-]*(?:user|human|question|q)[ \t]*\d{0,3}[ \t*_]*[:：]|(?<!\S)(?-i:USER|HUMAN)[ ]?:",
+    re.MULTILINE | re.IGNORECASE,
+)
+
+
+def plain(text: str) -> str:
+    """A text without reasoning, tags, markdown emphasis, invisible characters and runs of spaces; in usual width."""
+    return _plain(without_thoughts(text))
+
+
+def answer_text(text: str) -> str:
+    """As `plain`, of the model's first turn alone: a model that does not stop goes on with questions of its own.
+
+    A turn ends at a special token that ends turns ("<|im_end|>", "</s>"), and at "USER:", or "Question:" at the start
+    of a line. A question that the text begins with is its own question, repeated, and stays.
+    """
+    return _plain(_first_turn(without_thoughts(text)))
+
+
+def without_thoughts(text: str) -> str:
+    """A text without all up to the last `</think>` (thinking, thought, reasoning), and after an unclosed `<think>`."""
+    return _THINK_START.split(_THINK_END.split(text)[-1])[0]
+
+
+def without_marks(text: str) -> str:
+    """A text without markdown emphasis, invisible characters and blanks around it; in usual width."""
+    return _EMPHASIS.sub("", _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))).strip()
+
+
+def opened_thought(prompt: str) -> str:
+    """The tag that opens reasoning at the end of a prompt, with the blanks after it; "" if there is none.
+
+    What a model writes after such a prompt is to be read with it: else reasoning that was cut off is no reasoning.
+    """
+    found = _OPENED.search(prompt)
+    return found[0] if found else ""
+
+
+def _first_turn(text: str) -> str:
+    for number, turn in enumerate(_TURN.split(text)):
+        if number and _OTHER_ROLE.match(turn) or not any(map(str.isalnum, turn)):
+            continue
+        role = (_OWN_ROLE if number else _NAMED_ROLE).match(turn)
+        turn = turn[role.end() if role else 0 :].lstrip()
+        # What stands first is the question that was asked, repeated.
+        following = next((found for found in _NEXT_QUESTION.finditer(turn) if found.start() > 0), None)
+        return turn[: following.start()] if following else turn
+    return text
+
+
+def _plain(text: str) -> str:
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    text = _TAG.sub("", _BOXED.sub(r"\n\1\n", text))
+    text = re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
+    return _EMPHASIS.sub("", _FORMULA.sub(r"\1", text))

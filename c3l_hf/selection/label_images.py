@@ -1,6 +1,5 @@
 """The images of pseudo-labels: lists of images as `datasets` stores them, however the scored rows have them."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, concatenate_datasets
 
+from c3l_hf.data.addresses import is_address, shown_address
+from c3l_hf.data.image_files import located, stored_here
 from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of
 from c3l_hf.data.pair_columns import is_plain
 from c3l_hf.data.row_images import images_as_stored, pictures_of
@@ -99,18 +100,10 @@ def _placed(table: pa.Table, folder: str | Path | None) -> dict[str, list]:
 
 
 def _found(image: Mapping[str, Any], folder: str | Path | None) -> Mapping[str, Any]:
-    path = image["path"]
-    if image["bytes"] is not None or path is None:
-        return image
-    if path.startswith(("http://", "https://")):  # which `datasets` would fetch whenever the label is read
-        raise ValueError(f"the image {path:.80} is an address, which is not fetched; download it and give its path")
-    if "://" in path:
-        return image
-    located = path
-    if folder is not None:
-        located = os.path.normpath(os.path.join(os.path.abspath(folder), path))
-        if not Path(located).is_relative_to(os.path.abspath(folder)):  # as the scorer has it
-            raise ValueError(f"the image {path} is not in the folder {folder}")
-    if not os.path.isfile(located):
-        raise ValueError(f"the image {path} is not there{f' in {folder}' if folder else ''}; say where (image_folder)")
-    return {"bytes": None, "path": located}
+    here = stored_here(located(image, folder))
+    if here is not None:
+        return here
+    path = str(image["path"])
+    if is_address(path):  # which `datasets` would fetch whenever the label is read
+        raise ValueError(f"the image {shown_address(path)} is an address, which is not downloaded (download_images)")
+    raise ValueError(f"the image {path} is not there{f' in {folder}' if folder else ''}; say where (image_folder)")

@@ -110,7 +110,7 @@ def test_addresses_are_no_images_of_labels():
     rows = [{"image": f"https://example.org/{image}.png", "question": q, "answer": a} for image, q, a, _ in PAIRS]
     dataset = scored(rows, [pair[3] for pair in PAIRS])
     assert curate(dataset)[0]["number"][:] == KEPT
-    with pytest.raises(ValueError, match=r"the image https://example.org/0.png is an address, which is not fetched"):
+    with pytest.raises(ValueError, match=r"the image https://example.org/0.png is an address, which is not downloaded"):
         select_pseudo_labels(dataset)
 
 

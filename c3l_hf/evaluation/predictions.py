@@ -29,7 +29,7 @@ from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.generation import sampling
 from c3l_hf.generation.sampling import end_tokens
 from c3l_hf.metrics import plain_text
-from c3l_hf.models import batching, checks, control_tokens, encoding, packing, token_texts
+from c3l_hf.models import adapters, batching, checks, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.loading import digest_weights
 from c3l_hf.scoring import batch, blind, formulas, likelihood, scorer, self_check
 
@@ -300,6 +300,7 @@ def _record(
 # What an answer comes from; a test compares them with what the answerer imports.
 _MODULES = (
     _compat,
+    adapters,
     addresses,
     answerer,
     batch,
@@ -316,6 +317,7 @@ _MODULES = (
     messages,
     packing,
     plain_text,
+    processors,
     sampling,
     schema,
     scorer,

@@ -26,11 +26,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.files import code_digest, digest
-from c3l_hf.data import image, layouts, messages, schema, turns
+from c3l_hf.data import addresses, image, image_files, layouts, messages, schema, turns
 from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
-from c3l_hf.models import batching, control_tokens, encoding, packing, token_texts
+from c3l_hf.models import adapters, batching, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.checks import tokenizer_state
 from c3l_hf.models.loading import Source, digest_weights, load
 from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
@@ -359,7 +359,7 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
 @functools.cache
 def _code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
-    reading = (image, layouts, messages, schema, turns)
-    of_models = (batching, control_tokens, encoding, packing, token_texts)
+    reading = (addresses, image, image_files, layouts, messages, schema, turns)
+    of_models = (adapters, batching, control_tokens, encoding, packing, processors, token_texts)
     modules = (batch, blind, formulas, likelihood, self_check, sys.modules[__name__])
     return digest(transformers.__version__, code_digest(*reading, *of_models, *modules))

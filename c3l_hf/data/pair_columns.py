@@ -20,7 +20,7 @@ from c3l_hf.data.image import image_key
 from c3l_hf.data.layouts import IMAGE_COLUMNS, Layout, layout_of
 from c3l_hf.data.messages import MARKER
 from c3l_hf.data.row_images import pictures_of
-from c3l_hf.data.row_texts import RowTexts, image_places, question_and_answer
+from c3l_hf.data.row_texts import RowTexts, question_and_answer
 from c3l_hf.data.stored_rows import stored_rows
 
 __all__ = [
@@ -251,10 +251,7 @@ def _rows(dataset: Dataset, layout: Layout, with_pictures: bool) -> Iterator[dic
         for name in marked:
             for row, mark in zip(rows, _marks(table[name])):
                 row[name] = mark
-        for row in rows:
-            if not layout.images and not with_pictures:
-                row["images"] = [True] * image_places(row, layout)
-            yield row
+        yield from rows
 
 
 def _has_paths(kind: pa.DataType) -> bool:

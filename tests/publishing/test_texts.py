@@ -7,10 +7,11 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from published import configs, facts, pairs
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.data.row_texts import question_and_answer
 from c3l_hf.data.schema import SCORE_FEATURES
 from c3l_hf.publishing.export import example_pictures, write_dataset
 from c3l_hf.publishing.figures import dataset_figures
-from c3l_hf.publishing.texts import plain_pairs, question_and_answer, text_layout
+from c3l_hf.publishing.texts import plain_pairs, text_layout
 from c3l_hf.publishing.verify import verify_folder
 from c3l_hf.scoring.scorer import I2CScorer
 

@@ -10,6 +10,7 @@ from plain_selection import plain_labels, plain_pairs
 from scored_layouts import COLOURS, LAYOUTS, PAIRS, PNG, assistant, dataset_of, item, llava, scored, stored, user
 
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
+from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.generation.templates import format_pair, get_template
 from c3l_hf.selection.curation import curate, length_correlation, random_selection
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
@@ -153,8 +154,14 @@ def test_ids_and_kinds_that_are_there_count():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_beside_ids_no_image_is_read(layout):
+def test_beside_ids_no_image_is_read(layout, monkeypatch):
     """Nor has it to be there."""
+
+    def without_images(table, features):
+        assert not {"image", "images"} & set(table.column_names)
+        return stored_rows(table, features)
+
+    monkeypatch.setattr("c3l_hf.data.pair_columns.stored_rows", without_images)
     dataset = dataset_of(layout).add_column("image_id", [str(image) for image, *_ in PAIRS])
     column = next((name for name in ("image", "images") if name in dataset.column_names), None)
     if column is None:  # they are in the messages

@@ -1,7 +1,7 @@
 """Scored rows that are no pairs: conversations, rows that cannot be read, each counted with its reason."""
 
 import pytest
-from scored_layouts import LAYOUTS, PAIRS, assistant, dataset_of, llava, scored, stored, user
+from scored_layouts import LAYOUTS, PAIRS, assistant, dataset_of, item, llava, scored, stored, user
 
 from c3l_hf.generation.templates import format_pair
 from c3l_hf.selection.curation import curate, random_selection
@@ -35,6 +35,24 @@ def test_conversations_are_one_row_for_curation_and_none_for_labels():
     assert "a conversation of several answers, not a pair" in str(report)
     assert labels["chosen"][0][0]["content"] == format_pair(*first)
     assert labels["rejected"][0] == [assistant(format_pair(*other))]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_earlier_turns_in_the_prompt_are_not_the_question(plain):
+    """A prompt's own turns are given; the pair is its last question and the answer, in messages of any kind."""
+    earlier = user("Is it day?") + assistant("Yes.")
+    rows = [
+        {"images": [stored(0)], "prompt": prompt + user("Who is there?"), "completion": assistant(answer)}
+        for prompt, answer in (([], "Nobody is."), (earlier, "A man with a dog."))
+    ]
+    if not plain:
+        for row in rows:
+            row["completion"] = assistant(item(row["completion"][0]["content"]))
+    dataset = scored(rows, [0.5, 0.9])
+    kept, report = curate(dataset)
+    assert kept["number"][:] == [1] and report.dropped["same instruction about the same image"] == 1
+    labels, _ = select_pseudo_labels(dataset)
+    assert labels["chosen"][0] == assistant(format_pair("Who is there?", "A man with a dog."))
 
 
 def test_turns_without_a_score_leave_the_others():

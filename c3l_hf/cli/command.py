@@ -31,8 +31,8 @@ class Command:
         groups: Dataclasses with the options, in the order of the help. `dry_run` is in one of them.
         call: Gets an instance of each of them, in this order. What it returns is the exit code; None is 0.
         positionals: Options that may stand without their names, first in the call.
-        shown: Of groups with very many options (a trainer's), those that `--help` shows, with their help; `--help_all`
-            shows the others.
+        shown: Of groups with very many options (a trainer's), those that `--help` shows, with their help ("": the
+            option's own); `--help_all` shows the others.
         plans: Whether `call` has something to say at a dry run, too.
         needs_config_name: Whether `call` also gets the name of the YAML file, or None.
         resumes: Whether the same command goes on after an interruption.

@@ -38,7 +38,7 @@ def format_help(name: str, command: Command, everything: bool = False) -> str:
         title = "Training" if shown is not None else group.__name__.removesuffix("Options")
         lines += ["", f"{getattr(group, '_argument_group_name', title)}{more}"]
         for name in names:
-            option, text = options[name], (shown or {}).get(name, options[name].help)
+            option, text = options[name], (shown or {}).get(name) or options[name].help
             lines += _option(f"--{name} {_value(option)}".strip(), f"{text}{_default(option, text)}", width)
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from datasets import Dataset, Image
@@ -12,8 +12,8 @@ from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
-from c3l_hf.data.arranging import arranged, columns_of, restored
-from c3l_hf.data.opening import open_dataset
+from c3l_hf.data.arranging import columns_of, restored
+from c3l_hf.data.reading import ColumnOptions, read_dataset
 
 __all__ = [
     "OutputOptions",
@@ -28,8 +28,8 @@ __all__ = [
 _SHARD_ROWS = 5000
 
 
-@dataclass
-class RowsOptions:
+@dataclass(kw_only=True)
+class RowsOptions(ColumnOptions):
     """The rows that a command reads."""
 
     _argument_group_name: ClassVar[str] = "Rows"
@@ -43,17 +43,6 @@ class RowsOptions:
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub's dataset."})
     split: str = field(default="train", metadata={"help": "Its split."})
     limit: int | None = field(default=None, metadata={"help": "Only the first so many rows."})
-    columns: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Its own names of columns, as question=frage answer=antwort image=bild (json.question: a field of "
-            "a struct; messages= leaves that column out). In YAML also a mapping.",
-            "metavar": "NAME=COLUMN",
-        },
-    )
-    answers: Literal["first", "each"] | None = field(
-        default=None, metadata={"help": "Of several answers in a row the first, or each in a row of its own."}
-    )
 
 
 @dataclass
@@ -71,18 +60,14 @@ def open_rows(options: RowsOptions) -> Dataset:
     Raises:
         RunError: If they cannot be opened, there are none, or their columns are not those that the options name.
     """
-    columns = columns_of(options.columns or ())
-    dataset = open_dataset(
+    return read_dataset(
         options.dataset,
-        options.dataset_config,
-        options.split,
-        options.dataset_revision,
-        options.limit,
-        texts=filter(None, columns.values()),
+        options,
+        config=options.dataset_config,
+        split=options.split,
+        revision=options.dataset_revision,
+        limit=options.limit,
     )
-    if not len(dataset):
-        raise RunError(f"dataset {options.dataset} has no rows")
-    return arranged(dataset, columns, options.answers)
 
 
 def with_own_names(dataset: Dataset, options: RowsOptions) -> Dataset:

@@ -57,7 +57,7 @@ COMMAND = Command(
         C3LConfig,
     ),
     call=run,
-    shown={C3LConfig: SHOWN_RUN},
+    shown={C3LConfig: SHOWN_RUN, RunOptions: dict.fromkeys(("stages", "pairs", "restart_from", "dry_run"), "")},
     plans=True,
     needs_config_name=True,
     resumes=True,

@@ -22,9 +22,11 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import open_image
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.schema import SCORE_COLUMNS, STATUS, STATUS_OK
 from c3l_hf.data.stored_rows import stored_row
+from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import PassOptions, UsedModelOptions
 from c3l_hf.scoring.dataset import format_scores, score_dataset
@@ -34,7 +36,7 @@ __all__ = ["COMMAND", "ScoreOptions", "some_images"]
 
 
 @dataclass
-class ScoreOptions(PassOptions):
+class ScoreOptions(PassOptions, PictureOptions):
     """How answers are scored, and where their images are."""
 
     path: Literal["auto", "plain"] = field(
@@ -43,8 +45,9 @@ class ScoreOptions(PassOptions):
     blind: Literal["drop", "blank", "noise", "shuffle"] = field(
         default="drop", metadata={"help": "What takes the image's place in the pass without it."}
     )
-    image_folder: str | None = field(
-        default=None, metadata={"help": "Where images are that the rows name by a relative path."}
+    control_tokens: ControlTokens = field(
+        default="refuse",
+        metadata={"help": "Control tokens written in a text: refuse the row, or read them as letters."},
     )
 
 
@@ -57,6 +60,7 @@ def score(
     check_own_names(rows, SCORE_COLUMNS)
     dataset = open_rows(rows)
     layout_of(dataset.column_names)
+    fetch_pictures(dataset, scoring)
     source = Source.of(model, trust_remote_code=model.trust_remote_code)
     scorer = I2CScorer.from_pretrained(
         source.model_id,
@@ -73,6 +77,7 @@ def score(
         blind_images=list(some_images(dataset, scoring.image_folder)) if scoring.blind == "shuffle" else (),
         max_tokens=scoring.scoring_max_tokens,
         image_folder=scoring.image_folder,
+        control_tokens=scoring.control_tokens,
     )
     scored = score_dataset(dataset, scorer, batch_size=scoring.scoring_batch_size)
     if process_state().is_main_process:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
+from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.pipeline.options import SelectionOptions
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 
@@ -11,21 +12,20 @@ __all__ = ["COMMAND", "SelectOptions"]
 
 
 @dataclass
-class SelectOptions(SelectionOptions):
+class SelectOptions(SelectionOptions, PictureOptions):
     """Which pairs become pseudo-labels, and by which score."""
 
     score: str = field(default="i2c", metadata={"help": "Column to rank by; higher is better."})
-    image_folder: str | None = field(
-        default=None, metadata={"help": "Where images are that the rows name by a relative path."}
-    )
 
 
 def select(rows: RowsOptions, selection: SelectOptions, output: OutputOptions, _: CallOptions) -> None:
     """Chooses pseudo-labels; see `COMMAND`."""
     set_up_process()
     path = check_output(output)
+    dataset = open_rows(rows)
+    fetch_pictures(dataset, selection)
     labels, report = select_pseudo_labels(
-        open_rows(rows),
+        dataset,
         score=selection.score,
         within=selection.within,
         max_rejected=selection.max_rejected,

@@ -54,7 +54,7 @@ class ImportedPairs:
         yield self.table.slice(start, stop - start)
 
 
-def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPairs:
+def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: str | None = None) -> ImportedPairs:
     """Read the pairs of a dataset.
 
     Memory grows with the texts, as Arrow holds them, not with the pictures.
@@ -63,8 +63,9 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
         dataset: Rows in one of the layouts of `data.layouts`. The columns `image_id`, `pair_id`, `type` and
             `template` are used where they are there. Rows about one image are those of one `image_id`, or, without this
             column, those whose image has the same content or path. Images may be stored by `datasets`, or be paths
-            (relative ones to the working folder) or structs of "bytes" and "path", as other tools write them.
+            (see `image_folder`) or structs of "bytes" and "path", as other tools write them.
         inventory: See `data.sources.images_digest`.
+        image_folder: Where images are that the rows name by a relative path; by default the working folder.
 
     Raises:
         RunError: If the columns are in no accepted layout, a `pair_id` or `image_id` is missing or not unique, or there
@@ -116,7 +117,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None) -> ImportedPai
         reason = without_image.most_common(1)[0][0]
         raise RunError(f"pairs: none of the {len(dataset):,} rows has an image; most often {reason}")
     ids = list(numbers) if named else list(map(number_id, range(len(numbers))))
-    images = images_as_stored(dataset, layout, first_rows, ids)
+    images = images_as_stored(dataset, layout, first_rows, ids, image_folder)
     content = images_digest(images, inventory)
     return ImportedPairs(
         Images(images, content),

@@ -103,16 +103,23 @@ class Inventory:
         """
         return [look.digest for look in self.looks(states, lambda state: Look(make(state)))]
 
-    def looks(self, states: Sequence[FileState], make: Callable[[FileState], Look]) -> list[Look]:
+    def looks(
+        self,
+        states: Sequence[FileState],
+        make: Callable[[FileState], Look],
+        check: Callable[[Sequence[Look]], None] = lambda looks: None,
+    ) -> list[Look]:
         """What is known of each, likewise.
 
         Args:
             states: In their order.
             make: A new state → what is found out about it.
+            check: Raises an error if nothing comes of it all, before anything is kept.
         """
         new = [state for state in states if state not in self._known]
         read = {state: make(state) for state in tqdm(new, desc="Reading files", leave=False, disable=None)}
         known = {state: read[state] if state in read else self._known[state] for state in states}
+        check(list(known.values()))
         if self.file is not None and list(known) != list(self._known):
             columns = [[getattr(state, name) for state in known] for name in _STATE]
             columns += [[getattr(look, name) for look in known.values()] for name in ("digest", "problem")]

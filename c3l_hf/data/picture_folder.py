@@ -94,19 +94,21 @@ def pictures_in(
     named = 0 if limit is None else sum(_ending(file.name) in _PICTURES for file in files)
     left_out = 0 if limit is None else max(0, named - limit)
     files = _first_pictures(files, named - left_out) if left_out else files
-    looks = inventory.looks(files, lambda file: _look(folder, file.name))
     pictures, others = [], []
-    for file, look in zip(files, looks):
-        if look.digest == _NOT_LOOKED_AT:
-            others.append(file.name)
-        else:
-            pictures.append(Picture(file.name, look.digest, look.problem))
+
+    def sort_out(looks: Sequence[Look]) -> None:
+        for file, look in zip(files, looks):
+            if look.digest != _NOT_LOOKED_AT:
+                pictures.append(Picture(file.name, look.digest, look.problem))
+            elif not _is_metadata(file.name):
+                others.append(file.name)
+        if all(picture.problem is not None for picture in pictures[:limit]):
+            raise RunError(_nothing(folder, _problems(pictures[:limit]), others))
+
+    inventory.looks(files, lambda file: _look(folder, file.name), sort_out)
     there = len(pictures) + left_out
     pictures = pictures[:limit]
-    bad = [f"{picture.name} ({picture.problem})" for picture in pictures if picture.problem is not None]
-    others = [name for name in others if not _is_metadata(name)]
-    if len(bad) == len(pictures):
-        raise RunError(_nothing(folder, bad, others))
+    bad = _problems(pictures)
     if others and say:
         logger.warning("%s: %s", folder, f"{_files(len(others))} of other kinds passed over ({_endings(others)})")
     if bad and say:
@@ -119,6 +121,10 @@ def _first_pictures(files: Sequence[FileState], count: int) -> list[FileState]:
     """The files without those that have the ending of a picture, but for the first so many."""
     seen = itertools.count()
     return [file for file in files if _ending(file.name) not in _PICTURES or next(seen) < count]
+
+
+def _problems(pictures: Sequence[Picture]) -> list[str]:
+    return [f"{picture.name} ({picture.problem})" for picture in pictures if picture.problem is not None]
 
 
 def _nothing(folder: Path, bad: list[str], others: list[str]) -> str:

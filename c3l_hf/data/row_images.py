@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Image, LargeList, List
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image import is_inline
+from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import Layout
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import Pair, images_of_row, to_turns
@@ -42,7 +43,9 @@ def pictures_of(row: Mapping[str, Any], layout: Layout) -> list[Any]:
     return pictures
 
 
-def images_as_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids: Sequence[str]) -> Dataset:
+def images_as_stored(
+    dataset: Dataset, layout: Layout, rows: Sequence[int], ids: Sequence[str], folder: str | Path | None = None
+) -> Dataset:
     """The images of some rows, in a column `images` or `image`, with a column `image_id`. They are copied only where
     they are stored otherwise than `datasets` stores images in one column, and never decoded.
 
@@ -51,8 +54,10 @@ def images_as_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids:
         layout: Its layout.
         rows: Their numbers; all have pictures.
         ids: The id of each.
+        folder: Where images are that are named by a relative path; by default the working folder. A path that cannot
+            be followed stays as it is: whoever opens the image says so.
     """
-    if len(layout.images) == 1 and _are_images(dataset.features[layout.images[0]]):
+    if folder is None and len(layout.images) == 1 and _are_images(dataset.features[layout.images[0]]):
         # Ids are given to all rows first: a selection would be copied.
         id_of = dict(zip(rows, ids))
         column = pa.array([id_of.get(row) for row in range(len(dataset))], pa.string())
@@ -61,12 +66,20 @@ def images_as_stored(dataset: Dataset, layout: Layout, rows: Sequence[int], ids:
     features = needed.features
 
     def stored(table: pa.Table) -> dict[str, list]:
-        return {"images": [list(map(as_stored, pictures_of(row, layout))) for row in stored_rows(table, features)]}
+        pictures = (pictures_of(row, layout) for row in stored_rows(table, features))
+        return {"images": [[as_stored(_followed(picture, folder)) for picture in row] for row in pictures]}
 
     images = needed.with_format("arrow").map(
         stored, batched=True, batch_size=100, remove_columns=needed.column_names, features=_STORED
     )
     return images.with_format(None).add_column("image_id", pa.array(ids, pa.string()))
+
+
+def _followed(picture: Any, folder: str | Path | None) -> Any:
+    try:
+        return located(picture, folder)
+    except RowError:
+        return picture
 
 
 def _are_images(feature: Any) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from c3l_hf.data.image_files import stored_here
@@ -58,10 +59,18 @@ def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
     """
     column = image_column(images)
     values = images.select_columns([column]).with_format("arrow")[list(rows)][column].combine_chunks()
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+        values = pa.ListArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), values)
+    return _with_files(values)
+
+
+def _with_files(values: pa.Array) -> pa.Array:
+    """Lists of images, downloaded ones as files: `datasets` would fetch their addresses again where it stores them."""
+    paths = pc.struct_field(values.flatten(), "path")
+    if not pc.any(pc.match_substring(paths, "://")).as_py():
         return values
-    offsets = pa.array(range(len(values) + 1), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values)
+    lists = [row and [image and (stored_here(image) or image) for image in row] for row in values.to_pylist()]
+    return pa.array(lists, values.type)
 
 
 class WithImages:

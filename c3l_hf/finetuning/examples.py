@@ -4,7 +4,7 @@ Nothing is truncated: every row is encoded once before the first step, to find t
 """
 
 import functools
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -16,11 +16,13 @@ from transformers.data.data_collator import DataCollatorMixin
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image import image_key, open_image
-from c3l_hf.data.image_files import check_key
+from c3l_hf.data.image_files import check_key, located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.stored_rows import stored_row, stored_rows
 from c3l_hf.data.turns import Pair, to_turns, turn_reason
-from c3l_hf.models.encoding import PER_TOKEN, EncodedRow, collate, encode_row, with_end, with_image_cache
+from c3l_hf.models.batching import PER_TOKEN, collate, with_picture
+from c3l_hf.models.control_tokens import ControlTokens
+from c3l_hf.models.encoding import EncodedRow, encode_row, with_end, with_image_cache
 
 __all__ = ["AnswerEncoder", "DataCollatorForAnswers", "Examples", "encode_examples"]
 
@@ -30,10 +32,19 @@ _FOUND = ("row", "turn", "length", "images", "problem")
 
 @dataclass(frozen=True)
 class AnswerEncoder:
-    """Encodes a pair with the answer's tokens and the one that ends it as what is trained."""
+    """Encodes a pair with the answer's tokens and the one that ends it as what is trained.
+
+    Attributes:
+        processor: The student's processor, with a chat template.
+        max_length: The longest sequence.
+        image_folder: Where images are that rows name by a relative path.
+        control_tokens: What becomes of control tokens that are written out in a text, see `models.control_tokens`.
+    """
 
     processor: ProcessorMixin
     max_length: int | None = None
+    image_folder: str | None = None
+    control_tokens: ControlTokens = "refuse"
 
     def encode(self, pair: Pair) -> EncodedRow:
         """The pair's inputs; `answer` includes the end token, because a student has to learn to stop.
@@ -41,8 +52,12 @@ class AnswerEncoder:
         Raises:
             RowError: If the pair cannot be encoded or has more than `max_length` tokens.
         """
-        images, keys = [open_image(image) for image in pair.images], [image_key(image) for image in pair.images]
-        row = encode_row(with_image_cache(self.processor), pair.prompt, pair.answer, images, image_keys=keys)
+        found = [located(image, self.image_folder) for image in pair.images]
+        images, keys = list(map(open_image, found)), list(map(image_key, found))
+        processor = with_image_cache(self.processor)
+        row = encode_row(
+            processor, pair.prompt, pair.answer, images, image_keys=keys, control_tokens=self.control_tokens
+        )
         return with_end(self.processor, row, self.max_length)
 
 
@@ -103,6 +118,8 @@ def encode_examples(
     *,
     keep: bool = False,
     num_proc: int | None = None,
+    image_folder: str | None = None,
+    control_tokens: ControlTokens = "refuse",
 ) -> Examples:
     """Encodes every row once: to find those that cannot be trained on, and how long the others are.
 
@@ -115,6 +132,9 @@ def encode_examples(
         keep: Keep what was encoded in memory, for small pictures, or where several students are trained on the same
             rows. Otherwise rows are encoded again when they are trained on.
         num_proc: Processes that share the work; without `keep`.
+        image_folder: Where images are that rows name by a relative path; by default the working folder.
+        control_tokens: What becomes of control tokens that are written out in a text: "refuse" or "escape", see
+            `models.control_tokens`.
 
     Raises:
         ValueError: If the columns are in no accepted layout, no row can be trained on (the message names the first), or
@@ -122,13 +142,14 @@ def encode_examples(
     """
     columns, layout = dataset.column_names, layout_of(dataset.column_names)
     rows = dataset.select_columns([*layout.columns, *(name for name in _IDS if name in columns)])
-    encoder, stored = AnswerEncoder(processor, max_length), rows.with_format("arrow")  # images as they are stored
+    encoder = AnswerEncoder(processor, max_length, image_folder, control_tokens)
+    stored = rows.with_format("arrow")  # images as they are stored
     kept: dict[tuple[int, int], EncodedRow] | None = {} if keep else None
     if not len(rows):
         raise ValueError("the dataset has no rows")
     if kept is None:
         with process_state().main_process_first():  # the others find the result in the cache, if it is on
-            made_from = check_key(rows, layout)
+            made_from = check_key(rows, layout, image_folder)
             look = functools.partial(_look, features=rows.features, encoder=encoder, made_from=made_from)
             options = {"batched": True, "batch_size": 50, "with_indices": True, "num_proc": num_proc}
             found = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)
@@ -196,14 +217,25 @@ def _look(
 
 @dataclass
 class DataCollatorForAnswers(DataCollatorMixin):
-    """Rows of `Examples.index` → a padded batch with `labels`: -100 but for the answers' tokens and their ends."""
+    """Rows of `Examples.index` → a padded batch with `labels`: -100 but for the answers' tokens and their ends.
+
+    Attributes:
+        examples: The examples.
+        always_picture: Give a batch without any image a line with one, of which nothing is learned: where several
+            processes train, each has to use the same weights.
+    """
 
     examples: Examples
+    always_picture: bool = False
     return_tensors: str = "pt"
 
     def torch_call(self, places: list[dict[str, int]]) -> dict[str, torch.Tensor]:
         encoded = [self.examples.encoded(place["row"], place["turn"]) for place in places]
-        batch = collate(self.examples.encoder.processor, [row.inputs for row in encoded], padding_side="right")
+        processor = self.examples.encoder.processor
+        rows: Sequence[Mapping[str, torch.Tensor]] = [row.inputs for row in encoded]
+        if self.always_picture:
+            rows = with_picture(processor, rows)  # the line that it adds is the last
+        batch = collate(processor, rows, padding_side="right")
         labels = torch.full_like(batch["input_ids"], -100)
         for label, ids, row in zip(labels, batch["input_ids"], encoded):
             label[row.answer] = ids[row.answer]

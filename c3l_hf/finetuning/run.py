@@ -20,9 +20,10 @@ from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
 from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.opening import open_dataset
+from c3l_hf.data.reading import ColumnOptions, PictureOptions, fetch_pictures, read_dataset
 from c3l_hf.finetuning.examples import Examples, encode_examples
 from c3l_hf.finetuning.student import StudentConfig, StudentTrainer, max_length_of
+from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
@@ -35,8 +36,8 @@ _TOLD_OF_ROWS = ("rows", "rejected", "shortened", "examples", "without_image", "
 _TOLD = (*_TOLD_OF_ROWS, "parameters", "trained_parameters", "steps")
 
 
-@dataclass
-class SFTOptions:
+@dataclass(kw_only=True)
+class SFTOptions(ColumnOptions, PictureOptions):
     """What is fine-tuned on; how is in `StudentConfig`, `seed` and `output_dir` too."""
 
     dataset: str = field(
@@ -47,6 +48,10 @@ class SFTOptions:
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub's dataset."})
     split: str = field(default="train", metadata={"help": "Split of the dataset."})
+    control_tokens: ControlTokens = field(
+        default="refuse",
+        metadata={"help": "Control tokens written in a text: refuse the row, or read them as letters."},
+    )
     max_rows: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random by the seed."})
     keep_encoded: bool = field(
         default=False, metadata={"help": "Keep encoded rows in memory, instead of encoding them again: small pictures."}
@@ -86,8 +91,15 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
         )
     rows = load_rows(options, training.seed)
     settings = {**source.loading(), "merge_adapters": options.merge_adapters, **training_options(training)}
+    if options.control_tokens != "refuse":
+        settings["control_tokens"] = options.control_tokens
 
-    inputs = {"model": identity, "dataset": rows_digest(rows), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
+    inputs = {
+        "model": identity,
+        "dataset": rows_digest(rows, options.image_folder),
+        "seed": training.seed,
+        "c3l_hf": versions()["c3l-hf"],
+    }
     run = RunFolder(folder, inputs)
     run.plan({_STAGE: settings}, [_STAGE])
     student = folder / "student"
@@ -118,23 +130,30 @@ def load_rows(options: SFTOptions, seed: int) -> Dataset:
     """
     if options.max_rows is not None and options.max_rows < 1:
         raise RunError(f"max_rows is {options.max_rows}; it must be at least 1")
-    dataset = open_dataset(options.dataset, options.dataset_config, options.split, options.dataset_revision)
+    dataset = read_dataset(
+        options.dataset,
+        options,
+        config=options.dataset_config,
+        split=options.split,
+        revision=options.dataset_revision,
+    )
     try:
         layout_of(dataset.column_names)
     except ValueError as error:
         raise RunError(f"the dataset {options.dataset} cannot be used: {error}") from None
     if options.max_rows is not None and options.max_rows < len(dataset):
         dataset = dataset.select(sorted(random.Random(seed).sample(range(len(dataset)), options.max_rows)))
+    fetch_pictures(dataset, options)
     return dataset
 
 
-def rows_digest(rows: Dataset) -> str:
+def rows_digest(rows: Dataset, image_folder: str | None = None) -> str:
     """What tells these rows from others: a digest of their texts and images, of files by their sizes and times."""
     layout = layout_of(rows.column_names)
     tables = rows.select_columns(list(layout.columns)).with_format("arrow").iter(50)
     return digest(
         *(digest(repr(table.select(layout.columns).to_pylist())) for table in tables),
-        row_files_state(rows, layout),
+        row_files_state(rows, layout, image_folder),
     )
 
 
@@ -151,7 +170,13 @@ def _train(
     try:
         limit = training.max_length or max_length_of(model)
         examples = encode_examples(
-            rows, processor, limit, keep=options.keep_encoded, num_proc=training.dataset_num_proc
+            rows,
+            processor,
+            limit,
+            keep=options.keep_encoded,
+            num_proc=training.dataset_num_proc,
+            image_folder=options.image_folder,
+            control_tokens=options.control_tokens,
         )
         report = _report_rows(rows, examples)
         trainer = StudentTrainer(model, examples, training)

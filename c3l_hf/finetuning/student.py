@@ -10,7 +10,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
+from c3l_hf.common.processes import process_state
 from c3l_hf.finetuning.examples import DataCollatorForAnswers, Examples, encode_examples
+from c3l_hf.models.batching import mixed_difference
+from c3l_hf.models.checks import TOLERANCE
 from c3l_hf.models.parameters import projector_modules, train_parts
 from c3l_hf.training.config import language_model_lora, name_checkpointing_anew, refuse_data_parallel
 from c3l_hf.training.sharding import gathered_model, layers_to_shard
@@ -108,6 +111,7 @@ class StudentTrainer(SFTTrainer):
 
     def __init__(self, model: PreTrainedModel, examples: Examples, args: StudentConfig):
         adapters = None
+        _check_mixed(model, examples)
         self._dtype = model.dtype
         if self._dtype != torch.float32 and not (args.bf16 or args.fp16):
             raise ValueError(f"the model is in {self._dtype}: set bf16=True, or load it in float32")
@@ -125,7 +129,7 @@ class StudentTrainer(SFTTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=DataCollatorForAnswers(examples),
+            data_collator=DataCollatorForAnswers(examples, always_picture=process_state().num_processes > 1),
             train_dataset=examples.index,
             processing_class=examples.encoder.processor,
             peft_config=adapters,
@@ -213,6 +217,28 @@ def fine_tune(
     trainer = StudentTrainer(model, dataset, args)
     trainer.train_from(resume_from_checkpoint)
     return trainer.trained_model()
+
+
+def _check_mixed(model: PreTrainedModel, examples: Examples) -> None:
+    """That rows with and without images can be in one batch, where both are there.
+
+    Raises:
+        ValueError: If the model computes something else for them together than for each alone.
+    """
+    counts = examples.index["images"][:]
+    if all(counts):
+        return
+    training = model.training
+    model.eval()
+    try:
+        difference = mixed_difference(model, examples.encoder.processor)
+    finally:
+        model.train(training)
+    if not difference <= TOLERANCE[model.dtype]:
+        raise ValueError(
+            f"{counts.count(0):,} of {len(counts):,} examples have no image, and {type(model).__name__} is not exact "
+            f"with both kinds in a batch (difference {difference:.1e}); leave these rows out"
+        )
 
 
 def max_length_of(model: PreTrainedModel) -> int:

@@ -8,6 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import file_sha256, files_digest
+from c3l_hf.common.plain import plain
 from c3l_hf.common.processes import first_on_each_machine
 from c3l_hf.data.inventory import FileState, Inventory, cached
 from c3l_hf.models.adapters import CONFIG, Adapters
@@ -29,7 +30,7 @@ def find_model(source: Source) -> tuple[Source, dict[str, str]]:
     Returns:
         The same, in folders: what `load` loads is what was identified. And "revision", or "digest" (of the weights)
         and "files" (of what is beside them); of adapters also "base_revision", or "base_digest" and "base_files", of
-        the model that they belong to, and "base_model", its name.
+        the model that they belong to, and "base_model", its name (of an absolute path the last part).
 
     Raises:
         RunError: If there is no such model, it has no weights as safetensors, or adapters cannot be used.
@@ -44,7 +45,7 @@ def find_model(source: Source) -> tuple[Source, dict[str, str]]:
     base = source.base(adapters.base_model, adapters.base_revision)
     base.pinned_as_base(source.model_id)
     base_folder, base_identity = _find_folder(base, f"model {source.model_id} has adapters, and their model")
-    identity |= {"base_model": base.model_id, **{f"base_{name}": value for name, value in base_identity.items()}}
+    identity |= {"base_model": plain(base.model_id), **{f"base_{name}": value for name, value in base_identity.items()}}
     return replace(here, base_model=str(base_folder), base_revision=None), identity
 
 

@@ -10,7 +10,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import INVENTORY, RunFolder
 from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
-from c3l_hf.data.opening import open_dataset
+from c3l_hf.data.reading import fetch_pictures, read_dataset
 from c3l_hf.data.sources import Images, load_images
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
@@ -61,7 +61,9 @@ def open_inputs(settings: Settings) -> Inputs:
     file = Path(settings.training.output_dir) / INVENTORY
     inventory = None if settings.run.dry_run and not file.is_file() else file  # a dry run makes no file
     if settings.run.pairs is not None:
-        pairs = import_pairs(open_dataset(settings.run.pairs), inventory)
+        rows = read_dataset(settings.run.pairs, settings.run)
+        fetch_pictures(rows, settings.run)
+        pairs = import_pairs(rows, inventory, settings.run.image_folder)
         images = pairs.images
     else:
         images = load_images(

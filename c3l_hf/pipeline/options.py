@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RunError
+from c3l_hf.data.reading import ColumnOptions, PictureOptions
 from c3l_hf.data.schema import SCORES, Ranking
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
@@ -15,6 +16,7 @@ from c3l_hf.training.checkpoints import training_options
 from c3l_hf.training.config import C3LConfig
 
 __all__ = [
+    "OF_PAIRS",
     "STAGES",
     "CurationOptions",
     "GenerationOptions",
@@ -30,12 +32,14 @@ __all__ = [
     "check_options",
 ]
 
+# The options of `RunOptions` that say how pairs are read.
+OF_PAIRS = ("columns", "answers", "image_folder", "download_images")
 STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write")
 
 
 @dataclass
-class RunOptions:
-    """What of a run is done."""
+class RunOptions(ColumnOptions, PictureOptions):
+    """What of a run is done; how `pairs` are read, if they are given."""
 
     _argument_group_name: ClassVar[str] = "Run"
     stages: list[str] = field(
@@ -258,6 +262,7 @@ def check_options(
 _WORDS = ("license", "images_license", "images_source")
 # What does not change the results, and so is not part of their configuration.
 _HOW = ("stages", "restart_from", "dry_run", "hub_namespace", "hub_dataset_name", "hub_generator_name", "public")
+_WHERE = ("image_folder", "download_images")
 _HOW_FAST = ("generation_batch_size",)
 
 
@@ -288,6 +293,10 @@ class Settings:
             raise RunError("scorer_revision is of a scorer_model; the generator's is model_revision")
         if (self.images.images is None) == (self.run.pairs is None):
             raise RunError("a run needs either images, or pairs (which have their images)")
+        if self.run.pairs is None:
+            for name in OF_PAIRS:
+                if getattr(self.run, name):
+                    raise RunError(f"{name} says how pairs are read, and there are none; leave it out")
 
     @property
     def images_license(self) -> str | None:
@@ -317,5 +326,5 @@ class Settings:
         )
         values = {name: value for group in groups for name, value in vars(group).items()}
         values |= {"images_license": self.images_license}
-        kept = {name: value for name, value in values.items() if name not in (*_HOW, "overwrite")}
+        kept = {name: value for name, value in values.items() if name not in (*_HOW, *_WHERE, "overwrite")}
         return kept | training_options(self.training)

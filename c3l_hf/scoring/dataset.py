@@ -215,5 +215,7 @@ def _turns_without_score(scored: Dataset) -> Counter[str]:
 
 def _kind(reason: str) -> str:
     """A reason without what is particular to its row."""
-    reason = re.sub(r"the image .*?(cannot be read|has mode|is not in)", r"the image \1", reason)
+    reason = re.sub(
+        r"the image .*?(cannot be read|has mode|is not in|which is not|which could not)", r"the image \1", reason
+    )
     return re.sub(r"\d+", "N", re.sub(r"'/[^']*'", "...", reason))[:90]

@@ -32,6 +32,7 @@ from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
 from c3l_hf.models import adapters, batching, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.checks import tokenizer_state
+from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source, digest_weights, load
 from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
 from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch
@@ -55,6 +56,7 @@ class _Options:
     blind: Baseline
     blind_images: tuple[PIL.Image.Image, ...]
     image_folder: str | None
+    control_tokens: ControlTokens
 
     def __post_init__(self):
         check_choices(self)
@@ -69,7 +71,9 @@ class _Options:
 
     def digest(self) -> str:
         images = [xxhash.xxh3_128_hexdigest(f"{i.size}".encode() + i.tobytes()) for i in self.blind_images]
-        return repr((self.ranking, self.max_tokens, self.path, self.blind, images, self.image_folder))
+        return repr(
+            (self.ranking, self.max_tokens, self.path, self.blind, images, self.image_folder, self.control_tokens)
+        )
 
 
 class I2CScorer:
@@ -117,6 +121,7 @@ class I2CScorer:
         blind: Baseline = "drop",
         blind_images: Sequence[Any] = (),
         image_folder: str | Path | None = None,
+        control_tokens: ControlTokens = "refuse",
     ):
         """
         Args:
@@ -131,6 +136,9 @@ class I2CScorer:
                 "blank", "noise", "shuffle".
             blind_images: For "shuffle": the images to choose from, as PIL images, `datasets` dicts or paths.
             image_folder: Where images are that the rows name by a relative path.
+            control_tokens: What becomes of control tokens that are written out in a text, as `<s>` in HTML. "refuse":
+                the row has no score. "escape": they are read as the letters they are. Never as the tokens: see
+                `models.control_tokens`.
 
         Raises:
             ValueError: If an option is none of its choices, the processor has no chat template, or the model cannot
@@ -138,7 +146,7 @@ class I2CScorer:
         """
         images = tuple(open_image(image) for image in blind_images)
         folder = None if image_folder is None else str(image_folder)
-        self._options = _Options(ranking, max_tokens, path, blind, images, folder)
+        self._options = _Options(ranking, max_tokens, path, blind, images, folder, control_tokens)
         if processor.chat_template is None:
             raise ValueError(f"the {type(processor).__name__} has no chat template; set processor.chat_template")
         self._model, self._processor = model, processor
@@ -276,7 +284,9 @@ class I2CScorer:
         model, processor = self._loaded()
         options = self._options
         max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        return PairEncoder(processor, max_length, options.blind, options.blind_images, self.image_folder)
+        return PairEncoder(
+            processor, max_length, options.blind, options.blind_images, self.image_folder, options.control_tokens
+        )
 
     def _checked(self) -> Paths:
         training = self._model.training

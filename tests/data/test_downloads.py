@@ -24,6 +24,7 @@ from c3l_hf.data.downloads import download_images
 from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import files_state, located, stored_here
 from c3l_hf.data.sources import images_digest
+from c3l_hf.data.stored_images import stored_images
 from c3l_hf.scoring.dataset import score_dataset
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -260,6 +261,10 @@ def test_digests_follow_what_is_downloaded(server, tmp_path):
     assert all(one != other for one, other in zip(first, second)) and states() == second
     here = stored_here({"bytes": None, "path": address})
     assert here == {"bytes": None, "path": str(downloaded(address))}
+    # Where images are stored it is the file, without another request.
+    assert stored_images(rows, [0]) == [[here]]
+    gone = Dataset.from_dict({"image": [f"{server.url}/z.png", None]}).cast_column("image", ImageFeature())
+    assert stored_images(gone, [0, 1]) == [[{"bytes": None, "path": f"{server.url}/z.png"}], []]
     assert located(address, tmp_path) == address  # an address is in no folder
 
 
@@ -275,6 +280,16 @@ def test_scores_are_not_kept_from_before_a_download(server, llava, tmp_path):
     assert "could not be downloaded: the server answers HTTP 404" in after["i2c_status"][1]
     (alone,) = scorer.score([{"image": png(6), "question": "What is it?", "answer": "a dog"}])
     assert after["pmi"][0] == pytest.approx(alone["pmi"], abs=1e-5)
+    # Nor those of pictures in messages.
+    item = {"type": "image_url", "image_url": {"url": f"{server.url}/b.png"}}
+    messages = [
+        {"role": "user", "content": [item, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a dog"}]},
+    ]
+    talks = Dataset.from_dict({"messages": [messages]})
+    assert "which is not fetched" in score_dataset(talks, scorer, cache_dir=tmp_path)["i2c_status"][0]
+    download_images([f"{server.url}/b.png"])
+    assert score_dataset(talks, scorer, cache_dir=tmp_path)["i2c_status"][:] == ["ok"]
     # A folder of pictures is no hindrance: an address is in none.
     (inside,) = I2CScorer(*llava, image_folder=tmp_path).score([rows[0]])
     assert inside["i2c_status"] == "ok"

@@ -1,4 +1,4 @@
-"""Texts of published rows, in whichever accepted layout these are; their images may be stored apart."""
+"""Question and answer of published rows, in whichever accepted layout these are."""
 
 from collections.abc import Iterable, Sequence
 

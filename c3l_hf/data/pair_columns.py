@@ -245,10 +245,7 @@ def _rows(dataset: Dataset, layout: Layout, with_pictures: bool) -> Iterator[dic
         for name in marked:
             for row, mark in zip(rows, _marks(table[name])):
                 row[name] = mark
-        for row in rows:
-            if not layout.images and not with_pictures:
-                row["images"] = [True] * sum(str(row[name]).count(MARKER) for name in layout.text)
-            yield row
+        yield from rows
 
 
 def _has_paths(kind: pa.DataType) -> bool:

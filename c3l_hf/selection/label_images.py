@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, concatenate_datasets
 
-from c3l_hf.common.errors import RowError
 from c3l_hf.data.addresses import is_address, shown_address
 from c3l_hf.data.image_files import located, stored_here
 from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of
@@ -101,18 +100,10 @@ def _placed(table: pa.Table, folder: str | Path | None) -> dict[str, list]:
 
 
 def _found(image: Mapping[str, Any], folder: str | Path | None) -> Mapping[str, Any]:
-    path = image["path"]
-    if image["bytes"] is not None or path is None:
-        return image
-    try:
-        here = stored_here(located(image, folder))
-    except RowError as error:  # it leads out of the folder
-        raise ValueError(str(error)) from None
+    here = stored_here(located(image, folder))
     if here is not None:
         return here
+    path = str(image["path"])
     if is_address(path):  # which `datasets` would fetch whenever the label is read
-        raise ValueError(
-            f"the image {shown_address(path)} is an address, which is not fetched; call download_images, or download "
-            "it and give its path"
-        )
+        raise ValueError(f"the image {shown_address(path)} is an address, which is not downloaded (download_images)")
     raise ValueError(f"the image {path} is not there{f' in {folder}' if folder else ''}; say where (image_folder)")

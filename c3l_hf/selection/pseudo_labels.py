@@ -20,7 +20,13 @@ from c3l_hf.selection.columns import ChunkedColumn, blocks, check_columns, encod
 from c3l_hf.selection.label_images import label_images
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.reports import QUANTILES, SelectionReport
-from c3l_hf.selection.scored_pairs import SCORED_PAIR_COLUMNS, ScoredPairs, quantile_ranks, read_scored_pairs
+from c3l_hf.selection.scored_pairs import (
+    SCORED_PAIR_COLUMNS,
+    ScoredPairs,
+    quantile_ranks,
+    read_scored_pairs,
+    unread_rows,
+)
 
 __all__ = ["LABEL_COLUMNS", "LABEL_SCHEMA", "SelectionReport", "Within", "choose_labels", "select_pseudo_labels"]
 
@@ -148,7 +154,8 @@ def choose_labels(
                     rejected_left_out[reason] += count
         parts.append(_part(choices))
     images, image_ids = encode(table["image_id"])
-    images_in_all = len(image_ids) + bool((images < 0).any())
+    # Pairs whose image has no id count as those of one; rows without an image do not.
+    images_in_all = len(image_ids) + bool(((images < 0) & ~unread_rows(table)).any())
     dropped[_TOO_FEW] += images_in_all - images_with_scores
 
     chosen = np.concatenate([np.empty(0, np.int64), *(part.chosen for part in parts)])

@@ -26,6 +26,7 @@ __all__ = [
     "read_pairs",
     "read_scored_pairs",
     "tie_breaks",
+    "unread_rows",
 ]
 
 PAIR_COLUMNS = ("image_id", "pair_id", "type", "prompt", "completion")
@@ -104,7 +105,7 @@ def read_pairs(table: pa.Table) -> Pairs:
         ValueError: If columns are missing, or `image_id`, `pair_id` or `type` of a pair is null.
     """
     check_columns(table.column_names, PAIR_COLUMNS)
-    return _read(table, ~_without_pair(table) & ~_unread(table))
+    return _read(table, ~_without_pair(table) & ~unread_rows(table))
 
 
 def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs:
@@ -124,7 +125,7 @@ def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs
     kind = table.schema.field(score).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
         raise ValueError(f"column {score!r} has values of type {kind}; a score must be a number")
-    unread = _unread(table)
+    unread = unread_rows(table)
     no_pair = _without_pair(table) & ~unread
     scores = table[score].cast(pa.float64())
     scored = _mask(pc.equal(table[STATUS].cast(pa.string()), STATUS_OK)) & _mask(pc.is_valid(scores))
@@ -176,6 +177,13 @@ def hash_of(*parts: object) -> bytes:
     return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
 
 
+def unread_rows(table: pa.Table) -> np.ndarray:
+    """Whether the texts of each row cannot be used, or it has no image; bool."""
+    if UNREAD not in table.column_names:
+        return np.zeros(len(table), bool)
+    return _mask(pc.is_valid(table[UNREAD]))
+
+
 def _read(table: pa.Table, rows: np.ndarray) -> Pairs:
     row = np.flatnonzero(rows)
     image, image_ids = encode(table["image_id"])
@@ -190,12 +198,6 @@ def _read(table: pa.Table, rows: np.ndarray) -> Pairs:
 
 def _without_pair(table: pa.Table) -> np.ndarray:
     return _mask(pc.is_null(table["prompt"])) | _mask(pc.is_null(table["completion"]))
-
-
-def _unread(table: pa.Table) -> np.ndarray:
-    if UNREAD not in table.column_names:
-        return np.zeros(len(table), bool)
-    return _mask(pc.is_valid(table[UNREAD]))
 
 
 def _reasons(reasons: Sequence[str]) -> dict[str, int]:

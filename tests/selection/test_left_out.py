@@ -1,7 +1,7 @@
 """Scored rows that are no pairs: conversations, rows that cannot be read, each counted with its reason."""
 
 import pytest
-from scored_layouts import LAYOUTS, PAIRS, assistant, dataset_of, llava, scored, stored, user
+from scored_layouts import LAYOUTS, PAIRS, assistant, dataset_of, item, llava, scored, stored, user
 
 from c3l_hf.generation.templates import format_pair
 from c3l_hf.selection.curation import curate, random_selection
@@ -35,6 +35,24 @@ def test_conversations_are_one_row_for_curation_and_none_for_labels():
     assert "a conversation of several answers, not a pair" in str(report)
     assert labels["chosen"][0][0]["content"] == format_pair(*first)
     assert labels["rejected"][0] == [assistant(format_pair(*other))]
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_earlier_turns_in_the_prompt_are_not_the_question(plain):
+    """A prompt's own turns are given; the pair is its last question and the answer, in messages of any kind."""
+    earlier = user("Is it day?") + assistant("Yes.")
+    rows = [
+        {"images": [stored(0)], "prompt": prompt + user("Who is there?"), "completion": assistant(answer)}
+        for prompt, answer in (([], "Nobody is."), (earlier, "A man with a dog."))
+    ]
+    if not plain:
+        for row in rows:
+            row["completion"] = assistant(item(row["completion"][0]["content"]))
+    dataset = scored(rows, [0.5, 0.9])
+    kept, report = curate(dataset)
+    assert kept["number"][:] == [1] and report.dropped["same instruction about the same image"] == 1
+    labels, _ = select_pseudo_labels(dataset)
+    assert labels["chosen"][0] == assistant(format_pair("Who is there?", "A man with a dog."))
 
 
 def test_turns_without_a_score_leave_the_others():
@@ -115,6 +133,18 @@ def test_questions_with_pictures_between_their_texts_are_no_pseudo_labels():
     assert labels["chosen"][0][0]["content"] == "Question: Which is red?\nAnswer: The first of them."
     assert [len(images) for images in labels["images"]] == [2]
     assert len(curate(dataset)[0]) == 3
+
+
+def test_rows_without_an_image_are_no_image():
+    """As a mix for fine-tuning has them: the scorer gives null and the reason."""
+    rows = [LAYOUTS["texts"](*pair[:3]) for pair in PAIRS] + [
+        {"image": None, "prompt": "Say yes.", "completion": "Yes."}
+    ]
+    dataset = scored(rows, [*(pair[3] for pair in PAIRS), None])
+    labels, report = select_pseudo_labels(dataset)
+    assert (len(labels), report.images, report.pairs_left_out["not scored"]) == (2, 3, 1)
+    kept, report = curate(dataset)
+    assert len(kept) == 6 and report.dropped["not scored"] == 1
 
 
 @pytest.mark.parametrize("layout", ["messages of texts", "texts"])

@@ -10,7 +10,7 @@ _MODULES = {
     "I2CScorer": "scoring.scorer",
     "PairGenerationConfig": "generation.pairs",
     "curate": "selection.curation",
-    "download_images": "data.downloads",
+    "download_images": "files.downloads",
     "generate_pairs": "generation.pairs",
     "join_images": "data.join",
     "metric_path": "metrics",

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "c3l_hf"
 # A room may import itself and the rooms before it. Scenes come last but for what calls them: nothing imports them.
 ROOMS = (
     "common",
+    "files",
     "data",
     "models",
     "generation",

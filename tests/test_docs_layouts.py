@@ -9,10 +9,10 @@ from datasets import Dataset
 from scored_rows import assert_same, picture
 
 from c3l_hf import I2CScorer, score_dataset
-from c3l_hf.data.image import open_image
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.row_images import pictures_of
+from c3l_hf.files.image import open_image
+from c3l_hf.files.opening import open_dataset
 from c3l_hf.finetuning.examples import encode_examples
 
 PAGE = (Path(__file__).parents[1] / "docs" / "layouts.md").read_text("utf-8")

@@ -8,7 +8,7 @@ import pandas as pd
 from scored_rows import png
 
 from c3l_hf import I2CScorer, score_dataset
-from c3l_hf.data.opening import open_dataset
+from c3l_hf.files.opening import open_dataset
 
 PAGE = (Path(__file__).parents[1] / "docs" / "opening.md").read_text("utf-8")
 

@@ -10,8 +10,8 @@ from tiny_models import tiny_llava
 from c3l_hf import I2CScorer, curate, score_dataset, select_pseudo_labels
 from c3l_hf.cli.dispatch import main
 from c3l_hf.data.imported_pairs import import_pairs
-from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.schema import SCORE_COLUMNS
+from c3l_hf.files.opening import open_dataset
 from c3l_hf.finetuning.examples import DataCollatorForAnswers, encode_examples
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.row_checks import check_rows

@@ -19,10 +19,10 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
-from c3l_hf.data.inventory import cached
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.sources import Images, load_images
 from c3l_hf.data.status import generation_counts
+from c3l_hf.files.inventory import cached
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load

@@ -19,13 +19,13 @@ from c3l_hf.cli.rows import (
 )
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.processes import process_state
-from c3l_hf.data.image import open_image
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.schema import SCORE_COLUMNS, STATUS, STATUS_OK
 from c3l_hf.data.stored_rows import stored_row
+from c3l_hf.files.image import open_image
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import PassOptions, UsedModelOptions

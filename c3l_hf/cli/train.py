@@ -17,8 +17,8 @@ from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
 from c3l_hf.data.image_files import files_state
-from c3l_hf.data.inventory import cached
 from c3l_hf.data.sources import image_column, load_images
+from c3l_hf.files.inventory import cached
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.options import ImageOptions, ModelOptions

@@ -1,11 +1,12 @@
-"""Arrow tables in parts, whose texts together may be more than an Arrow array can hold (2 GB)."""
+"""Arrow tables in parts, whose texts may be more than an Arrow array can hold (2 GB); datasets side by side."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+from datasets import Dataset, Features, concatenate_datasets
 
-__all__ = ["in_tables_of", "take_rows"]
+__all__ = ["beside", "in_tables_of", "take_rows"]
 
 
 def take_rows(tables: Iterable[pa.Table], numbers: Sequence[int] | np.ndarray) -> pa.Table:
@@ -41,3 +42,12 @@ def in_tables_of(size: int, tables: Iterable[pa.Table | pa.RecordBatch]) -> Iter
             rows += len(table)
     if waiting:
         yield pa.concat_tables(waiting)
+
+
+def beside(dataset: Dataset, *others: Dataset) -> Dataset:
+    """A dataset with the columns of others, of as many rows, beside its own; also where there are no rows."""
+    if len(dataset):
+        return concatenate_datasets([dataset, *others], axis=1)
+    # Of datasets without rows it would drop the columns.
+    features = Features({name: kind for part in (dataset, *others) for name, kind in part.features.items()})
+    return Dataset.from_dict({name: [] for name in features}, features=features)

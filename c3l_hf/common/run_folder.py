@@ -19,7 +19,7 @@ from c3l_hf.common.versions import versions
 
 __all__ = ["INVENTORY", "RunFolder"]
 
-INVENTORY = "images.parquet"  # what is known of the images of a run, see `data.inventory`
+INVENTORY = "images.parquet"  # what is known of the images of a run, see `files.inventory`
 
 _RECORD = "stage.json"
 _RUN = "run.json"

@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 from datasets import Dataset, Features, Value, concatenate_datasets
 
+from c3l_hf.common.arrow import beside
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import PAIR_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_COLUMNS
 from c3l_hf.data.stored_rows import stored_rows
 
-__all__ = ["Answers", "arranged", "beside", "columns_of", "restored"]
+__all__ = ["Answers", "arranged", "columns_of", "restored"]
 
 # Which of a row's answers: the first, or each in a row of its own.
 Answers = Literal["first", "each"]
@@ -87,15 +88,6 @@ def columns_of(words: Iterable[str]) -> dict[str, str]:
             raise RunError(f"columns: {name} is given twice, as {columns[name]!r} and {own!r}")
         columns[name] = own
     return columns
-
-
-def beside(dataset: Dataset, *others: Dataset) -> Dataset:
-    """A dataset with the columns of others, of as many rows, beside its own; also where there are no rows."""
-    if len(dataset):
-        return concatenate_datasets([dataset, *others], axis=1)
-    # Of datasets without rows it would drop the columns.
-    features = Features({name: kind for part in (dataset, *others) for name, kind in part.features.items()})
-    return Dataset.from_dict({name: [] for name in features}, features=features)
 
 
 def _renamed(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:

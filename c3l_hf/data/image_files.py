@@ -14,9 +14,9 @@ from datasets import Dataset, Value
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import digest
 from c3l_hf.common.versions import versions
-from c3l_hf.data.addresses import download_problem, is_address
-from c3l_hf.data.image import file_of, is_inline
 from c3l_hf.data.layouts import WITH_ITEMS, Layout
+from c3l_hf.files.addresses import download_problem, is_address
+from c3l_hf.files.image import file_of, is_inline
 
 __all__ = ["check_key", "files_state", "located", "row_files_state", "stored_here"]
 

@@ -16,12 +16,12 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import image_key
 from c3l_hf.data.layouts import Layout, layout_of, text_layout
 from c3l_hf.data.messages import MARKER
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.row_texts import RowTexts, question_and_answer
 from c3l_hf.data.stored_rows import stored_rows
+from c3l_hf.files.image import image_key
 
 __all__ = [
     "NO_TEMPLATE",

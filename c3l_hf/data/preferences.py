@@ -20,7 +20,7 @@ class Candidates:
 
     Attributes:
         prompt: Messages; contents are strings or lists of {"type": "text"/"image"} items.
-        images: At least one, whatever `data.image.open_image` takes.
+        images: At least one, whatever `files.image.open_image` takes.
         chosen: The answer to learn.
         rejected: Answers to be told from it, perhaps none.
     """

@@ -7,13 +7,13 @@ from pathlib import Path
 from datasets import Dataset
 
 from c3l_hf.common.errors import RowError, RunError
-from c3l_hf.data.addresses import is_address
 from c3l_hf.data.arranging import Answers, arranged, columns_of
-from c3l_hf.data.downloads import download_images
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.stored_rows import stored_rows
+from c3l_hf.files.addresses import is_address
+from c3l_hf.files.downloads import download_images
+from c3l_hf.files.opening import open_dataset
 
 __all__ = ["ColumnOptions", "PictureOptions", "addresses_in", "fetch_pictures", "read_dataset"]
 
@@ -63,7 +63,7 @@ def read_dataset(
     """A dataset with the columns that `data.layouts` reads.
 
     Args:
-        name: See `data.opening.open_dataset`, as `config`, `split`, `revision` and `limit`.
+        name: See `files.opening.open_dataset`, as `config`, `split`, `revision` and `limit`.
         options: Its own names of columns, and which answers.
 
     Raises:

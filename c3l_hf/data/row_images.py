@@ -10,11 +10,11 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, LargeList, List
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import content_of, file_of, is_inline
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import Layout
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import Pair, images_of_row, to_turns
+from c3l_hf.files.image import content_of, file_of, is_inline
 
 __all__ = ["images_as_stored", "pictures_of"]
 

@@ -14,12 +14,12 @@ from c3l_hf import _compat
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import first_on_each_machine, process_state
-from c3l_hf.data.image import file_of
 from c3l_hf.data.image_files import files_state
-from c3l_hf.data.inventory import FileState, Inventory, list_files, sha256_of
-from c3l_hf.data.opening import is_saved, open_dataset
-from c3l_hf.data.picture_folder import data_files, metadata_columns, pictures_in
 from c3l_hf.data.worlds import World, find_world
+from c3l_hf.files.image import file_of
+from c3l_hf.files.inventory import FileState, Inventory, list_files, sha256_of
+from c3l_hf.files.opening import is_saved, open_dataset
+from c3l_hf.files.picture_folder import data_files, metadata_columns, pictures_in
 
 __all__ = ["Images", "image_column", "image_ids", "images_digest", "load_images"]
 

@@ -18,7 +18,7 @@ class Pair:
     Attributes:
         prompt: Messages up to the answer; contents are strings or lists of {"type": "text"/"image"} items.
         answer: The assistant's answer, a string that is not blank.
-        images: The prompt's images as the row has them: whatever `data.image.open_image` takes. None in a conversation
+        images: The prompt's images as the row has them: whatever `files.image.open_image` takes. None in a conversation
             that has no picture before the answer.
     """
 

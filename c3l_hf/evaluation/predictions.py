@@ -21,11 +21,12 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
-from c3l_hf.data import addresses, image, image_files, layouts, messages, schema, turns, unreadable
+from c3l_hf.data import image_files, layouts, messages, schema, turns
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
+from c3l_hf.files import addresses, image, unreadable
 from c3l_hf.generation import sampling
 from c3l_hf.generation.sampling import end_tokens
 from c3l_hf.metrics import plain_text

@@ -9,11 +9,11 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import located
 from c3l_hf.data.row_images import as_stored
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.evaluation.benchmarks import LETTERS, SEED_DIMENSIONS, Layout
+from c3l_hf.files.image import image_key, open_image
 
 __all__ = ["Pictures", "published_rows"]
 

@@ -9,8 +9,8 @@ from datasets import Dataset, Value, concatenate_datasets, get_dataset_config_na
 from datasets.exceptions import DatasetsError
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.data.opening import is_saved, open_dataset
 from c3l_hf.evaluation.benchmarks import Layout
+from c3l_hf.files.opening import is_saved, open_dataset
 
 __all__ = ["open_questions"]
 

@@ -15,11 +15,11 @@ from transformers.data.data_collator import DataCollatorMixin
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.processes import process_state
-from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import check_key, located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.stored_rows import stored_row, stored_rows
 from c3l_hf.data.turns import Pair, to_turns, turn_reason
+from c3l_hf.files.image import image_key, open_image
 from c3l_hf.models.batching import PER_TOKEN, collate, with_picture
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_end, with_image_cache

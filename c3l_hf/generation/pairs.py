@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column, image_ids
 from c3l_hf.data.status import generation_counts, publishable
 from c3l_hf.data.stored_images import storable, stored_images
+from c3l_hf.files.image import open_image
 from c3l_hf.generation.parsing import PairParseError, parse_pair
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
 from c3l_hf.generation.templates import QUESTION_TYPES, Template, templates_for

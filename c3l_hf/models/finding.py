@@ -10,7 +10,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import file_sha256, files_digest
 from c3l_hf.common.plain import plain
 from c3l_hf.common.processes import first_on_each_machine
-from c3l_hf.data.inventory import FileState, Inventory, cached
+from c3l_hf.files.inventory import FileState, Inventory, cached
 from c3l_hf.models.adapters import CONFIG, Adapters
 from c3l_hf.models.loading import Source, fetched, model_folder
 from c3l_hf.models.processors import PROCESSOR_FILES

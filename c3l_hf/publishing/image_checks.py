@@ -6,8 +6,8 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.files.image import image_key, open_image
 from c3l_hf.publishing.manifest import Manifest
 from c3l_hf.publishing.reading import Mismatch, columns_of, read_batches, read_rows
 

@@ -12,9 +12,9 @@ from transformers import ProcessorMixin
 
 from c3l_hf.common.choices import check_choice
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import located
 from c3l_hf.data.turns import Pair
+from c3l_hf.files.image import image_key, open_image
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_image_cache
 

@@ -15,12 +15,11 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from tqdm.auto import tqdm
 
 from c3l_hf import _compat
-from c3l_hf.common.arrow import in_tables_of
+from c3l_hf.common.arrow import beside, in_tables_of
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
-from c3l_hf.data.arranging import beside
 from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS

@@ -26,10 +26,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.files import code_digest, digest
-from c3l_hf.data import addresses, image, image_files, layouts, messages, schema, turns
-from c3l_hf.data.image import open_image
+from c3l_hf.data import image_files, layouts, messages, schema, turns
 from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
+from c3l_hf.files import addresses, image
+from c3l_hf.files.image import open_image
 from c3l_hf.models import adapters, batching, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.checks import tokenizer_state
 from c3l_hf.models.control_tokens import ControlTokens

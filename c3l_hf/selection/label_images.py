@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, concatenate_datasets
 
-from c3l_hf.data.addresses import is_address, shown_address
 from c3l_hf.data.image_files import located, stored_here
 from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of
 from c3l_hf.data.pair_columns import is_plain
 from c3l_hf.data.row_images import images_as_stored, pictures_of
 from c3l_hf.data.stored_rows import stored_row
+from c3l_hf.files.addresses import is_address, shown_address
 
 __all__ = ["label_images"]
 

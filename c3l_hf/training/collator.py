@@ -12,8 +12,8 @@ from transformers import ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import open_image
 from c3l_hf.data.preferences import read_candidates
+from c3l_hf.files.image import open_image
 from c3l_hf.models.encoding import EncodedRow, collate, encode_row, position_ids, with_end, with_image_cache
 from c3l_hf.models.packing import collate_packs, pack
 

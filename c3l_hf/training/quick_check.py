@@ -22,8 +22,8 @@ import torch
 from transformers import ProcessorMixin
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.preferences import read_candidates
+from c3l_hf.files.image import image_key, open_image
 from c3l_hf.models.control_tokens import control_of
 from c3l_hf.models.encoding import encode_prompt, encode_row, with_end, with_image_cache
 from c3l_hf.training.collator import DataCollatorForC3L

@@ -14,8 +14,8 @@ from tiny_models import tiny_llava
 
 from c3l_hf.cli import main
 from c3l_hf.cli.score import some_images
-from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.schema import SCORE_COLUMNS
+from c3l_hf.files.opening import open_dataset
 from c3l_hf.models.loading import Source
 from c3l_hf.scoring.scorer import I2CScorer
 

@@ -7,7 +7,7 @@ from scored_rows import picture
 from tiny_models import tiny_llava
 
 from c3l_hf.cli import main
-from c3l_hf.data.opening import open_dataset
+from c3l_hf.files.opening import open_dataset
 from c3l_hf.generation.templates import format_pair, get_template
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.row_checks import check_rows

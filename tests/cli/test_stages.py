@@ -5,8 +5,8 @@ from datasets import Image, load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from c3l_hf.cli import main
-from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.sources import load_images
+from c3l_hf.files.opening import open_dataset
 
 TRAINING = (
     "--max_steps 1 --per_device_train_batch_size 2 --use_lora false --bf16 false --gradient_checkpointing false "

@@ -9,8 +9,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import open_image
 from c3l_hf.data.image_files import files_state, located, stored_here
+from c3l_hf.files.image import open_image
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.data import picture_folder, sources
+from c3l_hf.data import sources
 from c3l_hf.data.sources import images_digest, load_images
+from c3l_hf.files import picture_folder
 
 
 def picture(colour, size=(8, 6)):

@@ -3,8 +3,8 @@
 import pytest
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import open_image
 from c3l_hf.data.status import publishable
+from c3l_hf.files.image import open_image
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"])

@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 from datasets import Dataset, Json, Value
 
-from c3l_hf.data.image import open_image
 from c3l_hf.evaluation.questions import QUESTION_FEATURES, load_questions
+from c3l_hf.files.image import open_image
 
 
 @pytest.fixture(autouse=True)

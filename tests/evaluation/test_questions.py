@@ -17,13 +17,13 @@ from datasets import Dataset, DatasetDict, Value, load_dataset
 from loopback_hub import LoopbackHub
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image import open_image
 from c3l_hf.data.turns import to_turns
 from c3l_hf.evaluation.benchmarks import BENCHMARKS, SEED_DIMENSIONS
 from c3l_hf.evaluation.counts import count_answers
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES
 from c3l_hf.evaluation.questions import QUESTION_FEATURES, bare_questions, load_questions
 from c3l_hf.evaluation.submission import write_submission
+from c3l_hf.files.image import open_image
 from c3l_hf.models.encoding import encode_prompt
 
 WRITE = {

@@ -21,9 +21,9 @@ from trl import SFTConfig, SFTTrainer
 
 import c3l_hf.publishing.export as export
 from c3l_hf import join_images
-from c3l_hf.data.image import open_image
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.data.streams import RowStream
+from c3l_hf.files.image import open_image
 from c3l_hf.publishing.cards import dataset_card, model_card
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.publishing.manifest import CARD_SCHEMA, FolderError, Manifest

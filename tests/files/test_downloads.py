@@ -19,12 +19,12 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.addresses import download_problem, downloaded, is_address, shown_address
-from c3l_hf.data.downloads import download_images
-from c3l_hf.data.image import image_key, open_image
 from c3l_hf.data.image_files import files_state, located, stored_here
 from c3l_hf.data.sources import images_digest
 from c3l_hf.data.stored_images import stored_images
+from c3l_hf.files.addresses import download_problem, downloaded, is_address, shown_address
+from c3l_hf.files.downloads import download_images
+from c3l_hf.files.image import image_key, open_image
 from c3l_hf.scoring.dataset import score_dataset
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -298,7 +298,7 @@ def test_scores_are_not_kept_from_before_a_download(server, llava, tmp_path):
 def test_two_processes_at_once(server, tmp_path):
     """Two commands that know nothing of each other: what is there in the end is whole, and nobody fails."""
     code = (
-        "import datasets, sys; from pathlib import Path; from c3l_hf.data.downloads import download_images; "
+        "import datasets, sys; from pathlib import Path; from c3l_hf.files.downloads import download_images; "
         "datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1]); "
         "print(len(download_images(sys.argv[2:], retries=0).problems))"
     )

@@ -14,11 +14,11 @@ from typing import Any
 
 from datasets import Dataset, Features, Image, List, Value
 
+from c3l_hf.common.arrow import beside
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.versions import versions
-from c3l_hf.data.arranging import beside
-from c3l_hf.data.inferred import Kind, feature_of, kind_of, merged, stored
+from c3l_hf.files.inferred import Kind, feature_of, kind_of, merged, stored
 
 __all__ = ["open_tars", "spread"]
 

@@ -10,10 +10,10 @@ from datasets import Dataset, load_dataset
 from PIL import Image
 
 from c3l_hf.common.errors import RowError, RunError
-from c3l_hf.data import picture_folder
-from c3l_hf.data.image import open_image
 from c3l_hf.data.sources import load_images
 from c3l_hf.data.stored_rows import stored_row
+from c3l_hf.files import picture_folder
+from c3l_hf.files.image import open_image
 
 
 def picture(colour, size=(8, 6)):

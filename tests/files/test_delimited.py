@@ -10,9 +10,9 @@ import pytest
 from scored_rows import png
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.data.delimited import open_delimited
-from c3l_hf.data.image import open_image
-from c3l_hf.data.opening import open_dataset
+from c3l_hf.files.delimited import open_delimited
+from c3l_hf.files.image import open_image
+from c3l_hf.files.opening import open_dataset
 
 
 @pytest.fixture(autouse=True)

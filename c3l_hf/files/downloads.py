@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from c3l_hf import __version__
 from c3l_hf.common.files import atomic_write
 from c3l_hf.common.processes import first_on_each_machine, process_state
-from c3l_hf.data.addresses import cache_file, download_problem, downloaded, is_address, kept_problem, shown_address
-from c3l_hf.data.unreadable import kind_of
+from c3l_hf.files.addresses import cache_file, download_problem, downloaded, is_address, kept_problem, shown_address
+from c3l_hf.files.unreadable import kind_of
 
 __all__ = ["Downloads", "download_images"]
 

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Image
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.data.opening import folder_cache, open_dataset
+from c3l_hf.files.opening import folder_cache, open_dataset
 
 ROWS = {"question": ["a?", "b?", "c?"], "answer": ["1", "2", "3"]}
 

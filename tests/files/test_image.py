@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from transformers.image_transforms import convert_to_rgb
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data import image as images
-from c3l_hf.data.image import image_key, is_inline, open_image
+from c3l_hf.files import image as images
+from c3l_hf.files.image import image_key, is_inline, open_image
 from c3l_hf.scoring.scorer import I2CScorer
 
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 from PIL.ExifTags import Base as ExifTag
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.addresses import download_problem, downloaded, is_address, shown_address
-from c3l_hf.data.unreadable import kind_of
+from c3l_hf.files.addresses import download_problem, downloaded, is_address, shown_address
+from c3l_hf.files.unreadable import kind_of
 
 __all__ = ["MAX_PIXELS", "content_of", "file_of", "image_key", "is_inline", "open_image"]
 

@@ -7,7 +7,7 @@ import pytest
 from datasets import Json, Value
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.data.opening import open_dataset
+from c3l_hf.files.opening import open_dataset
 
 ROWS = [{"question": "a?", "answer": "1"}, {"question": "b?", "answer": "2"}]
 LINES = "\n".join(map(json.dumps, ROWS))

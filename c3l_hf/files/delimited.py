@@ -13,8 +13,8 @@ from datasets import Dataset, Features, Value
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.versions import versions
-from c3l_hf.data.image import is_inline
-from c3l_hf.data.text_files import check_text, not_utf8, open_bytes
+from c3l_hf.files.image import is_inline
+from c3l_hf.files.text_files import check_text, not_utf8, open_bytes
 
 __all__ = ["open_delimited"]
 

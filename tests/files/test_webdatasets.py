@@ -9,9 +9,9 @@ from datasets import Image, List, load_dataset
 from scored_rows import png
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.data.opening import open_dataset
 from c3l_hf.data.stored_rows import stored_row
-from c3l_hf.data.webdatasets import spread
+from c3l_hf.files.opening import open_dataset
+from c3l_hf.files.webdatasets import spread
 
 
 @pytest.fixture(autouse=True)

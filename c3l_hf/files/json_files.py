@@ -13,15 +13,16 @@ from datasets import Dataset
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, digest, read_json
 from c3l_hf.common.versions import versions
-from c3l_hf.data.inferred import Kind, features_of, kind_of, merged, stored
-from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.text_files import check_text, not_utf8, open_bytes
+from c3l_hf.files.inferred import Kind, features_of, kind_of, merged, stored
+from c3l_hf.files.text_files import check_text, not_utf8, open_bytes
 
 __all__ = ["open_json"]
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB of text
+# Lists of objects that a single row has; other ones in a file of one object are the rows.
+_LISTS_OF_A_ROW = {"messages", "conversations", "texts", "prompt", "completion", "images", "answers", "history"}
 
 
 def open_json(files: Sequence[Path]) -> Dataset:
@@ -158,11 +159,9 @@ def _rows_in(content: dict[str, Any], file: Path) -> list[Any]:
     """The rows of a file that is one object."""
     if _are_columns(content):
         raise _unreadable(file, f"it is an object of columns ({', '.join(content)}); save a list of rows")
-    try:
-        layout_of(content)
+    lists = [name for name, value in content.items() if isinstance(value, list) and _has_objects(value)]
+    if lists and set(lists) <= _LISTS_OF_A_ROW:
         return [content]  # a row by itself
-    except ValueError:
-        lists = [name for name, value in content.items() if isinstance(value, list) and _has_objects(value)]
     if len(lists) > 1:
         raise _unreadable(
             file,

@@ -17,8 +17,8 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.data.inventory import FileState, Inventory, Look, sha256_of
-from c3l_hf.data.unreadable import kind_of
+from c3l_hf.files.inventory import FileState, Inventory, Look, sha256_of
+from c3l_hf.files.unreadable import kind_of
 
 __all__ = ["Picture", "data_files", "metadata_columns", "pictures_in"]
 

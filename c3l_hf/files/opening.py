@@ -22,9 +22,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
-from c3l_hf.data.delimited import open_delimited
-from c3l_hf.data.json_files import open_json
-from c3l_hf.data.webdatasets import open_tars, spread
+from c3l_hf.files.delimited import open_delimited
+from c3l_hf.files.json_files import open_json
+from c3l_hf.files.webdatasets import open_tars, spread
 
 __all__ = ["folder_cache", "is_saved", "open_dataset"]
 

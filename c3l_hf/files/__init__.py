@@ -1,0 +1,1 @@
+"""Datasets and pictures as they lie on disks and on the web: opened, found, downloaded, decoded."""

@@ -1,12 +1,27 @@
 """The row layouts of other people's datasets: which columns hold the texts and the images of their pairs."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["IMAGE_COLUMNS", "WITH_ITEMS", "Layout", "is_batch", "is_columns", "layout_of", "text_layout"]
+__all__ = [
+    "IMAGE_COLUMNS",
+    "UNREAD_COLUMNS",
+    "WITH_ITEMS",
+    "Layout",
+    "is_batch",
+    "is_columns",
+    "layout_of",
+    "text_layout",
+    "unread_parts",
+]
 
 IMAGE_COLUMNS = ("images", "image")
+# What belongs to a conversation and is not read: a row that has something there would be another without it.
+UNREAD_COLUMNS = ("tools", "videos", "video", "audios", "audio")
+# What often belongs to a question and is not read; whether it does, only its author knows.
+_PARTS = re.compile(r"choices|options|hint|context|[A-H]|option_?[a-h1-8]", re.IGNORECASE)
 
 # The text columns of each layout, and those that belong to them where they are there. Where the columns of several
 # are, the first counts.
@@ -31,7 +46,8 @@ class Layout:
 
     Attributes:
         text: The columns that the layout is known by; the first one decides whether a value is a row or a batch.
-        further: Columns that belong to the texts: of a system message, earlier turns, an instruction's input.
+        further: Columns that belong to the texts: of a system message, earlier turns, an instruction's input; and those
+            of `UNREAD_COLUMNS`, of which there must be nothing in a row.
         images: `images`, `image`, or both, where single pictures and several have a column each. None where the
             messages hold the pictures themselves.
     """
@@ -60,7 +76,7 @@ def layout_of(columns: Iterable[str]) -> Layout:
     images = tuple(name for name in IMAGE_COLUMNS if name in columns)
     for text, further in _LAYOUTS:
         if all(name in columns for name in text) and (images or text[0] in WITH_ITEMS):
-            return Layout(text, tuple(name for name in further if name in columns), images)
+            return Layout(text, tuple(name for name in (*further, *UNREAD_COLUMNS) if name in columns), images)
     raise ValueError(
         f"cannot find pairs in the columns {', '.join(columns) or '(none)'}{_nearest(columns)}; accepted are: "
         f"{'; '.join(' + '.join(text) for text, _ in _LAYOUTS)}; each beside images (or image), if it is not in the "
@@ -80,6 +96,16 @@ def text_layout(columns: Iterable[str]) -> Layout:
     return replace(layout_of([*columns, IMAGE_COLUMNS[0]]), images=())
 
 
+def unread_parts(columns: Iterable[str]) -> list[str]:
+    """Columns beside a question that may be a part of it, as its options, and are not read; empty for other layouts.
+
+    Raises:
+        ValueError: As `layout_of`.
+    """
+    columns = list(columns)
+    return [name for name in columns if _PARTS.fullmatch(name)] if "question" in text_layout(columns).text else []
+
+
 def _nearest(columns: list[str]) -> str:
     """The layout that most of the columns belong to, and what it lacks."""
     has_image = any(name in columns for name in IMAGE_COLUMNS)
@@ -95,18 +121,23 @@ def is_batch(rows: Mapping[str, Any]) -> bool:
 
     Decided by the first text column of the layout. A row has a string there, or a list of messages (dicts); a batch has
     a list of such values, or of dicts of lists, as `datasets` gives messages of the type `Sequence`. An empty list
-    counts as a batch of no rows when every column is empty.
+    counts as a batch of no rows when every column is empty. Where not all columns are lists of one length it is a row.
 
     Raises:
-        ValueError: If the columns are in none of the accepted layouts.
+        ValueError: If the columns are in none of the accepted layouts, or hold arrays.
     """
     layout = layout_of(rows.keys())
     value = rows[layout.text[0]]
+    if hasattr(value, "__array__") and not isinstance(value, str):
+        raise ValueError(
+            f"column {layout.text[0]!r} is {type(value).__name__}; rows are read as Python values: "
+            "dataset.with_format(None)"
+        )
     if not isinstance(value, list | tuple):
         return False
-    if not value:
-        return all(isinstance(rows[name], list | tuple) and not rows[name] for name in layout.columns)
-    return not all(isinstance(item, Mapping) and not is_columns(item) for item in value)
+    if any(not isinstance(rows[name], list | tuple) or len(rows[name]) != len(value) for name in layout.columns):
+        return False  # a row with several questions, say
+    return not value or not all(isinstance(item, Mapping) and not is_columns(item) for item in value)
 
 
 def is_columns(value: Any) -> bool:

@@ -1,22 +1,35 @@
 """The texts of a row in any layout as messages, and the places of its images in them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.layouts import Layout, is_columns
+from c3l_hf.data.layouts import UNREAD_COLUMNS, Layout, is_columns
 
-__all__ = ["answer_text", "message_problem", "messages_of", "messages_of_value", "placed", "places"]
+__all__ = ["answer_text", "check_unread", "message_problem", "messages_of", "messages_of_value", "placed", "places"]
 
 MARKER = "<image>"
 _LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# In whose messages a marker is text. In others, as a tool's, it may be the place of what the tool has drawn.
+_WITHOUT_PICTURES = ("user", "assistant", "system", "developer")
 _PLACE = {"type": "image"}
 # Where items have a picture of their own: Qwen's files, TRL's and transformers' chat templates, OpenAI's requests.
 _OWN = ("image", "image_url", "url", "path", "base64", "bytes")
+# What an assistant says beside its content: without it the message would be another.
+_UNREAD_KEYS = ("tool_calls", "function_call", "reasoning_content")
+# Where others put pictures in a text: MMMU, Phi, InternLM-XComposer, DeepSeek, the first Qwen-VL.
+_OTHER_MARKERS = re.compile(
+    r"<\|?ima?ge?[ _-]?\d+\|?>|<ImageHere>|<image_placeholder>|<img>[^<>]{1,300}</img>", re.IGNORECASE
+)
 
 
 def messages_of(row: Mapping[str, Any], layout: Layout, images: int) -> tuple[list[dict[str, Any]], int]:
     """The messages of a row, with `role` and `content`; what the contents hold is looked at by `message_problem`.
+
+    Messages of the assistant that are not to be learned (OpenAI's `weight` 0, ms-swift's `loss` false) have the key
+    `given`: they are no answers of the row. One from whose text the marker of a row's only image was taken has the key
+    `marked`.
 
     Args:
         row: Its columns.
@@ -28,8 +41,9 @@ def messages_of(row: Mapping[str, Any], layout: Layout, images: int) -> tuple[li
         prompt or a history are no answers of the row.
 
     Raises:
-        RowError: If there are no messages to be seen.
+        RowError: If there are no messages to be seen, or the row has something in a column of `UNREAD_COLUMNS`.
     """
+    check_unread(row)
     column, last = layout.text[0], layout.text[-1]
     answers: list[dict[str, Any]] | None = None
     if column == "conversations":
@@ -50,6 +64,20 @@ def messages_of(row: Mapping[str, Any], layout: Layout, images: int) -> tuple[li
     return messages, 0 if answers is None else len(messages) - len(answers)
 
 
+def check_unread(row: Mapping[str, Any]) -> None:
+    """That a row has nothing in the columns of `data.layouts.UNREAD_COLUMNS`.
+
+    Raises:
+        RowError: If it has.
+    """
+    for name in UNREAD_COLUMNS:
+        if not _is_nothing(row.get(name)):
+            raise RowError(
+                f"the row has something in its column {name}, which is not read; leave the column out if the "
+                "texts mean the same without it"
+            )
+
+
 def messages_of_value(value: Any, column: str, role: str) -> list[dict[str, Any]]:
     """A text as one message of a role; a list of messages as they are, by OpenAI's names or LLaVA's.
 
@@ -66,14 +94,35 @@ def messages_of_value(value: Any, column: str, role: str) -> list[dict[str, Any]
     messages = []
     for message in value:
         if isinstance(message, Mapping) and {"role", "content"} <= set(message):
-            messages.append({"role": message["role"], "content": message["content"]})
+            name, content = message["role"], message["content"]
         elif isinstance(message, Mapping) and {"from", "value"} <= set(message):
-            name = message["from"]
-            name = _LLAVA_ROLES.get(name, name) if isinstance(name, str) else name
-            messages.append({"role": name, "content": message["value"]})
+            name, content = message["from"], message["value"]
         else:
             raise RowError(f"{column} has a message without role and content: {message!r:.60}")
+        name = _LLAVA_ROLES.get(name, name) if isinstance(name, str) else name
+        messages.append(_message(message, name, content))
     return messages
+
+
+def _message(message: Mapping[str, Any], role: Any, content: Any, marked: bool = False) -> dict[str, Any]:
+    """A message by our names, with the keys `given` and `marked`, see `messages_of`, where they hold."""
+    if unread := [name for name in _UNREAD_KEYS if not _is_nothing(message.get(name))]:
+        raise RowError(f"a message has {unread[0]}, which is not read")
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise RowError(f"a message has the weight {weight!r:.40}; 0 and 1 are read")
+    given = role == "assistant" and (weight == 0 or message.get("loss") is False)
+    marks = {"given": given, "marked": marked}
+    return {"role": role, "content": content, **{name: True for name, holds in marks.items() if holds}}
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether there is nothing in a value: null or empty at any depth, also as JSON text."""
+    if isinstance(value, Mapping):
+        return all(map(_is_nothing, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_nothing, value))
+    return value is None or value is False or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
 
 
 def placed(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -88,7 +137,8 @@ def placed(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> tuple[li
         images: The row's.
 
     Raises:
-        RowError: If there are not as many places as images, or both the row and the items have pictures.
+        RowError: If there are not as many places as images, both the row and the items have pictures, or the places
+            are written in a way that is not read.
     """
     result: list[dict[str, Any]] = []
     own: list[Any] = []
@@ -107,7 +157,11 @@ def placed(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> tuple[li
                     items.append(item)
                 own += [picture] * (message["role"] != "assistant" and picture is not None)
             content = items
-        result.append({**message, "content": content})
+        elif images and message["role"] not in _WITHOUT_PICTURES and isinstance(content, str) and MARKER in content:
+            raise RowError(
+                f"{MARKER} in a message of the role {message['role']!r:.40} is not read as the place of an image"
+            )
+        result.append({"role": message["role"], "content": content})
     count = sum(map(places, result))
     if own and images:
         raise RowError(f"the messages have {len(own)} pictures of their own, and the row has {len(images)} beside them")
@@ -119,7 +173,26 @@ def placed(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> tuple[li
         images = [images[number] for number in numbers]
     if count not in (0, len(images)):
         raise RowError(f"the messages have places for {count} images, the row has {len(images)}")
+    if images and not count and not any("marked" in message for message in messages):
+        _check_markers(result)
     return result, images
+
+
+def _check_markers(messages: Sequence[Mapping[str, Any]]) -> None:
+    """That no text has what may be meant as an image's place, in messages that have none.
+
+    Raises:
+        RowError: If one has.
+    """
+    for message in messages:
+        content = message["content"] if message["role"] == "user" else None
+        items = [{"text": content}] if isinstance(content, str) else content if isinstance(content, list) else []
+        texts = [item.get("text") for item in items if isinstance(item, Mapping)]
+        for text in texts:
+            if isinstance(text, str) and (other := _OTHER_MARKERS.search(text)):
+                raise RowError(
+                    f"the text has {other[0]!r:.40}, which is not read as the place of an image; write {MARKER} there"
+                )
 
 
 def places(message: Mapping[str, Any]) -> int:
@@ -270,21 +343,22 @@ def _llava_messages(value: Any, images: int) -> list[dict[str, Any]]:
     messages, markers = [], 0
     for turn in turns:
         if isinstance(turn, Mapping) and {"role", "content"} <= set(turn):
-            turn = {"from": turn["role"], "value": turn["content"]}
+            turn = {**turn, "from": turn["role"], "value": turn["content"]}
         if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
             raise RowError(f"conversations has a turn without from and value: {turn!r:.60}")
         role = _LLAVA_ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
         if role is None:
             raise RowError(f"conversations has a turn from {turn['from']!r}; known are {', '.join(_LLAVA_ROLES)}")
-        text = turn["value"]
+        text, marked = turn["value"], False
         if role == "user" and isinstance(text, str):
             markers += text.count(MARKER)
             if images == 1 and MARKER in text:
+                marked = True
                 text = text.replace(MARKER, "").strip("\n")
                 if any(message["role"] == "user" for message in messages):
                     # Not the first turn, in which it would come without a place.
                     text = [dict(_PLACE), {"type": "text", "text": text}]
-        messages.append({"role": role, "content": text})
+        messages.append(_message(turn, role, text, marked))
     if markers not in (0, images):
         raise RowError(f"the conversation has {markers} {MARKER} markers for {images} images")
     return messages

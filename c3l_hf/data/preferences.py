@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.layouts import IMAGE_COLUMNS, Layout, is_columns
-from c3l_hf.data.messages import answer_text, messages_of_value, placed
+from c3l_hf.data.layouts import IMAGE_COLUMNS, UNREAD_COLUMNS, Layout, is_columns
+from c3l_hf.data.messages import answer_text, check_unread, messages_of_value, placed
 from c3l_hf.data.turns import images_of_row
 
 __all__ = ["Candidates", "preference_columns", "read_candidates"]
@@ -41,7 +41,7 @@ def preference_columns(columns: Sequence[str]) -> Layout:
     missing = [name for name in _TEXTS if name not in columns] + ["images"] * (not images)
     if missing:
         raise ValueError(f"no column {', '.join(map(repr, missing))}; it has {', '.join(columns)}")
-    return Layout(_TEXTS, (), images)
+    return Layout(_TEXTS, tuple(name for name in UNREAD_COLUMNS if name in columns), images)
 
 
 def read_candidates(row: Mapping[str, Any]) -> Candidates:
@@ -62,6 +62,7 @@ def read_candidates(row: Mapping[str, Any]) -> Candidates:
         layout = Layout(_TEXTS, (), tuple(name for name in IMAGE_COLUMNS if name in row))
         images = images_of_row(row, layout)
         column = "prompt"
+        check_unread(row)
         if not row["prompt"]:
             raise RowError("it is empty")
         prompt, images = placed(messages_of_value(row["prompt"], column, "user"), images)

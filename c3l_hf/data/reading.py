@@ -1,5 +1,6 @@
 """Rows as a user's options say: which dataset, which of its columns and answers, and where its pictures are."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.processes import process_state
 from c3l_hf.data.arranging import Answers, arranged, columns_of
-from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.layouts import layout_of, unread_parts
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.files.addresses import is_address
@@ -16,6 +18,8 @@ from c3l_hf.files.downloads import download_images
 from c3l_hf.files.opening import open_dataset
 
 __all__ = ["ColumnOptions", "PictureOptions", "addresses_in", "fetch_pictures", "read_dataset"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -73,7 +77,18 @@ def read_dataset(
     dataset = open_dataset(name, config, split, revision, limit, texts=filter(None, columns.values()))
     if not len(dataset):
         raise RunError(f"dataset {name} has no rows")
-    return arranged(dataset, columns, options.answers)
+    dataset = arranged(dataset, columns, options.answers)
+    try:
+        parts = unread_parts(dataset.column_names)
+    except ValueError:
+        parts = []  # of which whoever reads the rows says more
+    if parts and process_state().is_main_process:
+        logger.warning(
+            "%s: the question is what the column question says; %s are not read, so put what belongs to it there",
+            name,
+            ", ".join(parts),
+        )
+    return dataset
 
 
 def fetch_pictures(dataset: Dataset, options: PictureOptions) -> None:

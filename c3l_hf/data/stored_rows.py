@@ -3,7 +3,7 @@
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, Image, LargeList, List
+from datasets import Audio, Dataset, Features, Image, LargeList, List, Video
 
 __all__ = ["stored_row", "stored_rows", "undecoded"]
 
@@ -29,9 +29,9 @@ def stored_row(dataset: Dataset, number: int) -> dict[str, Any]:
 
 
 def undecoded(feature: Any) -> Any:
-    """A feature, or a dict of features, whose images are read as they are stored, at any depth."""
-    if isinstance(feature, Image):
-        return Image(decode=False)
+    """A feature, or a dict of features, whose images (sounds, videos) are read as they are stored, at any depth."""
+    if isinstance(feature, Image | Audio | Video):
+        return type(feature)(decode=False)
     if isinstance(feature, dict):
         return {name: undecoded(item) for name, item in feature.items()}
     if isinstance(feature, List):

@@ -33,7 +33,8 @@ def to_turns(row: Mapping[str, Any]) -> list[Pair | RowError]:
     The prompt of a later turn holds all messages before it. Its images are those placed in it by image items or by
     `<image>` markers in the texts of the user, or all of the row's, if nothing places them. A marker keeps its place
     and turn, but that in LLaVA's `conversations` the one image of a row comes first in its turn, as in LLaVA's own
-    training.
+    training. Answers that others give without asking for them (OpenAI's `weight` 0, ms-swift's `loss` false) are no
+    turns, but stand in the prompts of later ones.
 
     Raises:
         ValueError: If the columns are in none of the accepted layouts.
@@ -42,8 +43,11 @@ def to_turns(row: Mapping[str, Any]) -> list[Pair | RowError]:
     layout = layout_of(row.keys())
     images = images_of_row(row, layout)
     messages, first = messages_of(row, layout, len(images))
+    said = [number for number, message in enumerate(messages) if message["role"] == "assistant" and number >= first]
+    answers = [number for number in said if "given" not in messages[number]]
+    if said and not answers:
+        raise RowError("no answer of the assistant is asked for: all have weight 0 or loss false")
     messages, images = placed(messages, images)
-    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant" and number >= first]
     if not answers:
         roles = ", ".join(str(message["role"]) for message in messages)
         raise RowError(f"there is no answer of the assistant (roles: {roles or 'none'})")
@@ -61,7 +65,7 @@ def images_of_row(row: Mapping[str, Any], layout: Layout) -> list[Any]:
     Raises:
         RowError: If one of several is null, or both columns have something.
     """
-    values = {name: row[name] for name in layout.images if row[name] is not None and not _is_empty(row[name])}
+    values = {name: row[name] for name in layout.images if not _is_empty(row[name])}
     if len(values) > 1:
         raise RowError("the row has pictures in both images and image; keep one of the columns")
     for column, value in values.items():
@@ -74,7 +78,12 @@ def images_of_row(row: Mapping[str, Any], layout: Layout) -> list[Any]:
 
 
 def _is_empty(value: Any) -> bool:
-    return isinstance(value, list | tuple) and not value
+    # No path is blank: so do files of texts alone say that there is no picture.
+    return (
+        value is None
+        or (isinstance(value, list | tuple) and not value)
+        or (isinstance(value, str) and not value.strip())
+    )
 
 
 def _turn(messages: list[dict[str, Any]], number: int, images: list[Any]) -> Pair | RowError:

@@ -48,7 +48,7 @@ def arranged(dataset: Dataset, columns: Mapping[str, str | None], answers: Answe
     if answers is not None:
         dataset = _with_answers(dataset, answers)
     if columns or answers is not None:
-        _check_layout(dataset.column_names, [name for name, own in columns.items() if own])
+        _check_layout(dataset.column_names, {name: own for name, own in columns.items() if own})
     return dataset
 
 
@@ -110,8 +110,8 @@ def _renamed(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
         if name in names and name not in renamed:
             own = columns[name]
             raise RunError(
-                f"columns: {name}={own}, but there is a column {name!r} beside {own!r}; leave it out of what is read "
-                f"by a name of its own, or rename it in the dataset"
+                f"columns: {name}={own}, but there is a column {name!r} beside {own!r}; give that one another "
+                f"name, too, as old_{name}={name}, or rename it in the dataset"
             )
     added = [_field(dataset, name, own) for name, own in fields.items()]
     moved = {own: name for own, name in renamed.items() if own != name}
@@ -196,16 +196,20 @@ def _column(name: str, values: list[Any], kind: str = "string") -> Dataset:
     return Dataset.from_dict({name: values}, features=Features({name: Value(kind)}))
 
 
-def _check_layout(names: list[str], mapped: list[str]) -> None:
-    """The columns that were named have to be those that are read."""
+def _check_layout(names: list[str], mapped: Mapping[str, str]) -> None:
+    """The columns that were named have to be those that are read, or make room for one of these."""
     if _PREFERENCES & {*names}:
         return  # rows of the trainer, which reads them by these names
     try:
         layout = layout_of(names)
     except ValueError as error:
         raise RunError(str(error)) from None
-    for name in mapped:
-        if name in layout.columns or name in _OTHERS - {"prompt", "completion", "images"}:
+    for name, own in mapped.items():
+        if (
+            name in layout.columns
+            or (own in layout.columns and own in mapped)
+            or name in _OTHERS - {"prompt", "completion", "images"}
+        ):
             continue
         first = next((column for column in layout.text if column not in mapped), layout.text[0])
         raise RunError(

@@ -20,8 +20,10 @@ _OWN = ("image", "image_url", "url", "path", "base64", "bytes")
 _UNREAD_KEYS = ("tool_calls", "function_call", "reasoning_content")
 # Where others put pictures in a text: MMMU, Phi, InternLM-XComposer, DeepSeek, the first Qwen-VL.
 _OTHER_MARKERS = re.compile(
-    r"<\|?ima?ge?[ _-]?\d+\|?>|<ImageHere>|<image_placeholder>|<img>[^<>]{1,300}</img>", re.IGNORECASE
+    r"<\|?image(?:[ _-]?\d+|here|_placeholder)?\s?/?\|?>|<\|?img[ _-]?\d+\|?>|<img>[^<>]{1,300}</img>", re.IGNORECASE
 )
+# Messages that were written as a text, by pandas in a CSV, say.
+_WRITTEN_OUT = re.compile(r"\s*\[\s*\{\s*['\"](?:role|from|content|value|user)['\"]\s*:")
 
 
 def messages_of(row: Mapping[str, Any], layout: Layout, images: int) -> tuple[list[dict[str, Any]], int]:
@@ -88,6 +90,8 @@ def messages_of_value(value: Any, column: str, role: str) -> list[dict[str, Any]
     if value is None:
         raise RowError(f"{column} is null")
     if isinstance(value, str):
+        if _WRITTEN_OUT.match(value):
+            raise RowError(f"{column} is a list of messages written as a text ({value!r:.40}); store it as a list")
         return [{"role": role, "content": value}]
     if not isinstance(value, list | tuple):
         raise RowError(f"{column} is {type(value).__name__} {value!r:.40}, not a text or a list of messages")
@@ -241,14 +245,17 @@ def _plain_item(item: Any) -> tuple[Any, Any]:
     if kind is None:  # Qwen-VL's own files: {"image": "a.png"}, {"text": "What is it?"}
         named = [name for name in ("image", "text") if item.get(name) is not None]
         kind = named[0] if len(named) == 1 else None
+    # Not those that are null, as Arrow has it where other rows have one; also in a struct.
+    pictures = [item[name] for name in _OWN if not _is_nothing(item.get(name))]
+    picture = pictures[0] if pictures else None
+    if kind in ("text", "input_text") and picture is not None:
+        raise RowError(f"an item of the type {kind} has a picture, too: {item!r:.60}")
     if kind in ("text", "input_text"):
         return (item if item.get("type") == "text" else {"type": "text", "text": item.get("text")}), None
     if kind not in ("image", "image_url", "input_image"):
         return item, None
-    pictures = [item[name] for name in _OWN if item.get(name) is not None]
-    picture = pictures[0] if pictures else None
-    if isinstance(picture, Mapping) and not any(picture.get(name) is not None for name in _OWN):
-        picture = None  # a struct of nulls, as Arrow has it where other rows have one
+    if isinstance(item.get("text"), str) and item["text"].strip():
+        raise RowError(f"an item of the type {kind} has a text, too: {item!r:.60}")
     place = dict(_PLACE) if item.get("index") is None else {**_PLACE, "index": item["index"]}
     return place, picture
 
@@ -276,7 +283,7 @@ def _answers(value: Any, column: str) -> list[dict[str, Any]]:
         if len(value) > 1:
             raise RowError(f"{column} has {len(value)} answers; say which (answers: first, or each)")
         value = value[0]
-    elif column == "answers":
+    elif column == "answers" and value is not None:
         raise RowError(f"answers is {value!r:.60}; say which (answers: first, or each)")
     return messages_of_value(value, column, "assistant")
 

@@ -28,9 +28,10 @@ _LISTS_OF_A_ROW = {"messages", "conversations", "texts", "prompt", "completion",
 def open_json(files: Sequence[Path]) -> Dataset:
     """The rows of JSON files, whatever their ending; also compressed (.gz).
 
-    A file is JSON lines, a list of objects, an object that is one row, or one with exactly one list of objects in it
-    (`{"info": …, "data": […]}`), which are then the rows; a warning says which. Columns have the types of all their
-    values: what is missing is null, and a column of several kinds (texts and lists, say) has the type `Json`.
+    A file is JSON lines (of one line if its name says so), a list of objects, an object that is one row, or one with
+    exactly one list of objects in it (`{"info": …, "data": […]}`), which are then the rows; a warning says which.
+    Columns have the types of all their values: what is missing is null, and a column of several kinds (texts and lists,
+    say) has the type `Json`.
     NaN is null, and half a character (a surrogate by itself) is U+FFFD.
 
     Raises:
@@ -100,13 +101,13 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _is_json_lines(file: Path) -> bool:
-    """Whether the first line is an object by itself, and another follows."""
+    """Whether the first line is an object by itself, and another follows or the file's name says that it is a row."""
     lines = (line for _, line in _text_lines(file))
     try:
         json.loads(next(lines))
     except (ValueError, RecursionError):
         return False
-    return next(lines, None) is not None
+    return next(lines, None) is not None or bool({".jsonl", ".ndjson"} & {end.lower() for end in file.suffixes[-2:]})
 
 
 def _text_lines(file: Path) -> Iterator[tuple[int, str]]:

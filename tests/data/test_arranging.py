@@ -52,6 +52,18 @@ def test_names_exchanged_and_columns_left_out():
         arranged(dataset, {name: own for name, own in columns.items() if own})
 
 
+def test_a_column_makes_room_for_another():
+    dataset = german(image=["nonsense"] * 3)
+    with pytest.raises(RunError, match="there is a column 'image' beside 'bild'; give that one .* old_image=image"):
+        arranged(dataset, COLUMNS)
+    columns = {**COLUMNS, "old_image": "image"}
+    there = arranged(dataset, columns)
+    assert there.features["image"] == Image() and there["old_image"][:] == ["nonsense"] * 3
+    assert rows_of(restored(there, columns)) == rows_of(dataset)
+    with pytest.raises(RunError, match="other would not be read"):
+        arranged(german(note=["a"] * 3), {**COLUMNS, "other": "note"})
+
+
 def test_fields_of_a_struct():
     samples = [{"meta": {"q": "0?"}, "answer": "0!"}, None, {"meta": None, "answer": "2!"}]
     dataset = german(json=samples).remove_columns(["frage", "antwort"])

@@ -74,6 +74,9 @@ def test_pictures_in_the_prompt():
         ({"images": [IMAGE, None]}, "images: images[1] is null; the row has 2 images"),
         ({"prompt": None}, "prompt: it is empty"),
         ({"prompt": 5}, "prompt: prompt is int 5"),
+        ({"tools": '[{"name": "zoom"}]'}, "prompt: the row has something in its column tools"),
+        ({"prompt": "What is in <image 1>?"}, "prompt: the text has '<image 1>', which is not read"),
+        ({"chosen": "[{'role': 'assistant', 'content': 'x'}]"}, "chosen: the answer is a list of messages written as"),
         ({"chosen": user("red")}, "chosen: found messages with the roles ['user']"),
         ({"chosen": 3}, "chosen: the answer is int 3"),
         ({"rejected": ["blue", " "]}, "rejected[1]: the answer is empty"),
@@ -90,5 +93,6 @@ def test_a_bad_row_names_its_column(change, reason):
 
 def test_columns():
     assert preference_columns(["image", "prompt", "chosen", "rejected", "id"]).images == ("image",)
+    assert preference_columns(["image", "prompt", "chosen", "rejected", "tools"]).further == ("tools",)
     with pytest.raises(ValueError, match="^no column 'rejected', 'images'; it has prompt, chosen$"):
         preference_columns(["prompt", "chosen"])

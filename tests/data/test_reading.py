@@ -23,6 +23,16 @@ def test_columns_and_answers(tmp_path):
         read_dataset(str(tmp_path / "none.csv"), ColumnOptions())
 
 
+def test_parts_of_a_question_that_are_not_read_are_said(tmp_path, caplog):
+    """MMBench as VLMEvalKit has it: the options, which the answer is one of, stand in columns of their own."""
+    (tmp_path / "rows.tsv").write_text("image\tquestion\tA\tB\tanswer\na.png\tWhich?\ta dog\ta cat\tA\n")
+    read_dataset(str(tmp_path / "rows.tsv"), ColumnOptions())
+    assert "A, B are not read" in caplog.text
+    caplog.clear()
+    read_dataset(str(tmp_path / "rows.tsv"), ColumnOptions(["prompt=question", "response=answer"]))
+    assert "not read" not in caplog.text
+
+
 WEB = "https://example.org/a b.png?key=1"
 
 

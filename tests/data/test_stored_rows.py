@@ -2,8 +2,9 @@
 
 import json
 
+import pyarrow as pa
 import pytest
-from datasets import load_dataset
+from datasets import Audio, Features, List, Video, load_dataset
 from PIL import Image
 
 from c3l_hf.data.imported_pairs import import_pairs
@@ -90,3 +91,36 @@ def test_pseudo_labels_of_several_kinds(llava, tmp_path, picture):
     # Of the third what is wrong is said of its value, not of JSON text.
     assert "1 of 3 rows" in str(refused.value) and "row 2" in str(refused.value)
     assert "the answer is not a text but int" in str(refused.value)
+
+
+def test_what_is_given_and_what_is_not_read(llava, tmp_path, picture):
+    """OpenAI's `weight`, a column of videos, a blank path: the same to the scorer, students and imported pairs."""
+    user = {"role": "user", "content": "Colour?"}
+    weighted = [user, {"role": "assistant", "content": "Wrong.", "weight": 0}, {"role": "user", "content": "Again?"}]
+    weighted.append({"role": "assistant", "content": "It is red.", "weight": 1})
+    plain = [user, {"role": "assistant", "content": "Hello."}]
+    rows = [
+        {"image": picture, "messages": weighted},
+        {"image": "", "messages": plain},
+        {"image": picture, "messages": plain, "videos": ["a.mp4"]},
+    ]
+    rows = load(tmp_path, rows)
+    examples = encode_examples(rows, llava[1])
+    assert list(examples.rejected) == [2] and "column videos, which is not read" in examples.rejected[2]
+    (prompt, answer), (text, hello) = answers(examples)
+    assert "Wrong." in prompt and (answer.strip(), hello.strip()) == ("It is red.", "Hello.")
+    assert "<image>" in prompt and "<image>" not in text
+    scored = score_dataset(rows, I2CScorer(*llava), cache_dir=tmp_path / "scores")
+    statuses = scored["i2c_status"][:]
+    assert len(scored["turns"][0]) == 1 and "".join(scored["answer_tokens"][0]).strip() == "It is red."
+    assert statuses[0] == "ok" and "no image" in statuses[1] and statuses[2] == examples.rejected[2]
+    imported = import_pairs(rows)
+    assert imported.table["generation_status"].to_pylist() == ["ok", examples.rejected[2]]
+    assert imported.without_image == {"the row has no image": 1}
+
+
+def test_sounds_and_videos_are_not_decoded():
+    features = Features({"video": Video(), "audios": List(Audio())})
+    content = {"video": {"bytes": b"no video", "path": None}, "audios": [{"bytes": b"?", "path": None}]}
+    (row,) = stored_rows(pa.Table.from_pylist([content], schema=features.arrow_schema), features)
+    assert row["video"]["bytes"] == b"no video" and row["audios"][0]["bytes"] == b"?"

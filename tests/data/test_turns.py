@@ -167,6 +167,39 @@ def test_a_row_of_a_dataset():
             {"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}], "image": IMAGE},
             "items that are not text",
         ),
+        (
+            {"messages": [USER, ASSISTANT], "image": IMAGE, "tools": '[{"name": "zoom"}]'},
+            "something in its column tools",
+        ),
+        ({"conversations": [HUMAN, GPT], "image": IMAGE, "video": "a.mp4"}, "something in its column video"),
+        ({"messages": [USER, ASSISTANT], "images": [], "videos": [{"path": "a.mp4"}]}, "column videos"),
+        ({"question": "?", "answer": "A dog.", "image": IMAGE, "audio": {"bytes": b"x"}}, "column audio"),
+        (
+            {"messages": [USER, {**ASSISTANT, "tool_calls": [{"function": {"name": "zoom"}}]}], "image": IMAGE},
+            "a message has tool_calls",
+        ),
+        ({"messages": [USER, {**ASSISTANT, "weight": 0.5}], "image": IMAGE}, "the weight 0.5; 0 and 1 are read"),
+        ({"messages": [USER, {**ASSISTANT, "weight": 0}], "image": IMAGE}, "no answer of the assistant is asked for"),
+        (
+            {"messages": [USER, {"role": "tool", "content": "<image>"}, ASSISTANT], "image": IMAGE},
+            "<image> in a message of the role 'tool'",
+        ),
+        (
+            {"prompt": '[{"role": "user", "content": "What?"}]', "completion": "A dog.", "image": IMAGE},
+            "prompt is a list of messages written as a text",
+        ),
+        (
+            {"prompt": "What?", "completion": "[{'role': 'assistant', 'content': 'x'}]", "image": IMAGE},
+            "completion is a list of messages written as a text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "?", "image": "a.png"}]}, ASSISTANT]},
+            "an item of the type text has a picture, too",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png", "text": "?"}]}, ASSISTANT]},
+            "an item of the type image has a text, too",
+        ),
     ],
 )
 def test_a_bad_row_has_a_reason(row, reason):
@@ -253,6 +286,65 @@ def test_a_marker_that_is_not_the_users_stays_text():
     system = {"role": "system", "content": "Say <image> for a picture."}
     (pair,) = to_turns({"messages": [system, USER, answer], "images": [IMAGE]})
     assert pair.prompt == [system, USER] and pair.answer == "The tag is <image>."
+
+
+@pytest.mark.parametrize(
+    "marker", ["<image 1>", "<image_1>", "<|image_1|>", "<IMAGE>", "<image/>", "<ImageHere>", "<img>a.png</img>"]
+)
+@pytest.mark.parametrize("layout", ["question", "conversations", "items"])
+def test_other_peoples_markers_are_no_letters(marker, layout):
+    """MMMU's, Phi's, ...: read as letters, the model would see them beside a picture at the front."""
+    text = f"What is in {marker}?"
+    row = {
+        "question": {"question": text, "answer": "A dog."},
+        "conversations": {"conversations": [{**HUMAN, "value": text}, GPT]},
+        "items": {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}, ASSISTANT]},
+    }[layout]
+    assert f"the text has '{marker}', which is not read" in reason_of({**row, "image": IMAGE})
+    assert reason_of({**row, "image": None}) == ""  # in a text alone they are letters
+
+
+@pytest.mark.parametrize("text", ["<image>\nIs <image 1> a dog?", "Is <image 1> a dog?\n<image>"])
+@pytest.mark.parametrize("layout", ["question", "conversations"])
+def test_beside_a_place_they_are_letters(text, layout):
+    row = (
+        {"question": text, "answer": "x"}
+        if layout == "question"
+        else {"conversations": [{**HUMAN, "value": text}, GPT]}
+    )
+    (pair,) = to_turns({**row, "image": IMAGE})
+    assert "Is <image 1> a dog?" in str(pair.prompt)
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"loss": False}])
+def test_answers_that_are_given_are_no_turns(mark):
+    """OpenAI's `weight`, ms-swift's `loss`: what is not to be learned stands before what is."""
+    wrong, again = {"role": "assistant", "content": "A cat."}, {"role": "user", "content": "Look again."}
+    other = {name: 1 for name in mark if name == "weight"}
+    messages = [USER, {**wrong, **mark}, {**again, **dict.fromkeys(mark)}, {**ASSISTANT, **other}]
+    expected = [Pair([USER, wrong, again], "A dog.", [IMAGE])]
+    assert to_turns({"messages": messages, "images": [IMAGE]}) == expected
+    turns = [{"from": message["role"], "value": message["content"], **message} for message in messages]
+    assert to_turns({"conversations": turns, "image": IMAGE}) == expected
+
+
+def test_names_of_roles():
+    human, gpt = {**USER, "role": "human"}, {**ASSISTANT, "role": "gpt"}
+    assert to_turns({"messages": [human, gpt], "image": IMAGE}) == [Pair([USER], "A dog.", [IMAGE])]
+
+
+@pytest.mark.parametrize("nothing", [None, "", "[]", [], {}, [None], {"bytes": None, "path": None}, False])
+def test_columns_that_are_not_read_may_be_empty(nothing):
+    row = {"messages": [USER, ASSISTANT], "image": IMAGE, "tools": nothing, "videos": nothing}
+    assert to_turns(row) == [Pair([USER], "A dog.", [IMAGE])]
+
+
+@pytest.mark.parametrize("blank", ["", " "])
+def test_a_blank_path_is_no_picture(blank):
+    assert to_turns({"image": blank, "question": "?", "answer": "A dog."}) == [
+        Pair([{"role": "user", "content": "?"}], "A dog.", [])
+    ]
+    assert to_turns({"image": blank, "images": [IMAGE], "question": "?", "answer": "A dog."})[0].images == [IMAGE]
 
 
 def test_an_input_belongs_to_its_instruction():

@@ -54,6 +54,14 @@ def test_one_row(read):
     assert read(json.dumps(row)).to_list() == read(json.dumps(row, indent=1)).to_list() == [row]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson", "rows.jsonl.gz"])
+def test_one_line_is_one_row(read, name):
+    """`head -1` of a file: its lists are no rows."""
+    row = {"image": "a.png", "turns": [{"q": "a?"}, {"q": "b?"}], "marks": [{"x": 1}]}
+    content = json.dumps(row).encode()
+    assert read(gzip.compress(content) if name.endswith("gz") else content, name).to_list() == [row]
+
+
 @pytest.mark.parametrize("answers", [["1", 2, "null", "true", '{"a": 1}', "[1", ["x"], None], ["1", 2]])
 def test_texts_beside_other_kinds_stay_texts(read, answers):
     """`datasets` alone reads those that look like JSON as what they say: "1" as a number, "null" as nothing."""

@@ -128,9 +128,11 @@ def is_batch(rows: Mapping[str, Any]) -> bool:
     """
     layout = layout_of(rows.keys())
     value = rows[layout.text[0]]
-    if hasattr(value, "__array__") and not isinstance(value, str):
+    # One array may be a row's picture; of a batch's pictures it is what a format made of them.
+    looked_at = layout.columns if isinstance(value, list | tuple) else layout.text
+    if arrays := [name for name in looked_at if hasattr(rows[name], "__array__") and not isinstance(rows[name], str)]:
         raise ValueError(
-            f"column {layout.text[0]!r} is {type(value).__name__}; rows are read as Python values: "
+            f"column {arrays[0]!r} is {type(rows[arrays[0]]).__name__}; rows are read as Python values: "
             "dataset.with_format(None)"
         )
     if not isinstance(value, list | tuple):

@@ -225,8 +225,12 @@ class I2CScorer:
             The columns of `data.schema.SCORE_COLUMNS` with a value each, or with a list in the order of the batch.
 
         Raises:
-            ValueError: If the columns are in no accepted layout.
+            ValueError: If the columns are in no accepted layout, or hold arrays.
         """
+        if not hasattr(rows, "keys"):  # an Arrow table
+            raise ValueError(
+                f"rows are {type(rows).__name__}; they are read as Python values: dataset.with_format(None)"
+            )
         columns = layout_of(rows.keys()).columns
         needed = {name: rows[name] for name in columns}
         if rank is not None:

@@ -64,6 +64,9 @@ def test_a_row_with_several_questions_is_no_batch(row):
 def test_arrays_are_refused(column):
     with pytest.raises(ValueError, match=r"column 'question' is \w+; .* dataset.with_format\(None\)"):
         is_batch({"image": column, "question": column, "answer": column})
+    with pytest.raises(ValueError, match="column 'image' is "):
+        is_batch({"image": column, "question": ["What?"], "answer": ["A dog."]})
+    assert not is_batch({"image": np.zeros((2, 2)), "question": "What?", "answer": "A dog."})
     assert not is_batch({"image": "a.png", "question": np.str_("What?"), "answer": "A dog."})
 
 

@@ -232,6 +232,13 @@ def test_shard_of_bad_rows_has_the_same_types(scorer, dataset):
     assert scored["i2c"][:] == [None, None] and scored.features["answer_tokens"] == List(Value("string"))
 
 
+@pytest.mark.parametrize("format", ["numpy", "torch", "pandas", "arrow"])
+def test_formats_of_arrays_are_refused(scorer, dataset, format):
+    """`datasets` would say only that a function gave something that it does not know."""
+    with pytest.raises(ValueError, match=r"read as Python values: dataset.with_format\(None\)"):
+        dataset.with_format(format).map(scorer, batched=True)
+
+
 def test_wrong_columns_end_the_call(scorer):
     with pytest.raises(ValueError, match="in the columns image, caption; accepted are: prompt"):
         scorer({"image": picture(0), "caption": "A dog."})

@@ -111,7 +111,9 @@ def _nearest(columns: list[str]) -> str:
     has_image = any(name in columns for name in IMAGE_COLUMNS)
     texts = max((text for text, _ in _LAYOUTS), key=lambda text: sum(name in columns for name in text) / len(text))
     if not any(name in columns for name in texts):
-        return ""
+        known = {*IMAGE_COLUMNS, *(name for text, _ in _LAYOUTS for name in text)}
+        similar = [name for name in columns if name not in known and name.strip().lower() in known]
+        return f"; names are read as they are written, not as in {', '.join(map(repr, similar))}" if similar else ""
     lacking = [name for name in texts if name not in columns] + ["image"] * (not has_image)
     return f"; the nearest layout is {' + '.join(texts)} + image, which lacks {', '.join(lacking)}"
 

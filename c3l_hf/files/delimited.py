@@ -88,6 +88,8 @@ def _rows(
 def _header(file: Path, separator: str) -> list[str]:
     check_text(file)
     _, header = next(_records(file, separator))
+    if header[0].startswith("sep="):
+        raise RunError(f"{file} begins with {header[0]!r:.20}, a line for Excel and no header; delete this line")
     names = [name or f"Unnamed: {number}" for number, name in enumerate(header)]
     if repeated := [name for number, name in enumerate(names) if name in names[:number]]:
         raise RunError(f"{file} has the column {repeated[0]!r} more than once; rename one of them")

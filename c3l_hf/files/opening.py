@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import glob
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import datasets
 from datasets import (
     Dataset,
+    DatasetBuilder,
     DatasetDict,
     get_dataset_config_names,
     get_dataset_split_names,
@@ -22,11 +24,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.processes import process_state
 from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.json_files import open_json
 from c3l_hf.files.webdatasets import open_tars, spread
 
 __all__ = ["folder_cache", "is_saved", "open_dataset"]
+
+logger = logging.getLogger(__name__)
 
 _FILES = {
     ".json": "json",
@@ -177,16 +182,18 @@ def _open_folder(path: Path, config: str | None, split: str, texts: Iterable[str
             split = "dev" if "dev" in get_dataset_split_names(name, config) else "validation"
         except _ERRORS:
             pass  # it cannot be opened, of which `_load` finds the reason
-    own = _files_of_split(name, config, split)
-    return _read(*own, texts) if own is not None else _load(name, config, split, None, title=str(path))
-
-
-def _files_of_split(name: str, config: str | None, split: str) -> tuple[str, list[Path]] | None:
-    """The kind and the files of a split of a folder, where all are of a kind that is read here; else None."""
     try:
         builder = load_dataset_builder(name, config)
     except (*_ERRORS, StopIteration):
-        return None
+        own = None  # it cannot be opened, of which `_load` finds the reason
+    else:
+        own = _files_of_split(builder, split)
+        _warn_of_others(path, builder)
+    return _read(*own, texts) if own is not None else _load(name, config, split, None, title=str(path))
+
+
+def _files_of_split(builder: DatasetBuilder, split: str) -> tuple[str, list[Path]] | None:
+    """The kind and the files of a split of a folder, where all are of a kind that is read here; else None."""
     files = [Path(file) for file in (builder.config.data_files or {}).get(split, ())]
     kinds = {_kind(file) for file in files}
     if len(kinds) != 1 or not kinds <= {"json", "csv", "tsv", "tar"} or not all(map(Path.is_file, files)):
@@ -198,6 +205,24 @@ def _files_of_split(name: str, config: str | None, split: str) -> tuple[str, lis
     if any(getattr(builder.config, option) != getattr(usual, option) for option in options):
         return None
     return kind, files
+
+
+def _warn_of_others(path: Path, builder: DatasetBuilder) -> None:
+    """Says which files of rows are not read: of a folder with several kinds `datasets` takes one."""
+    read = {Path(file).resolve() for files in (builder.config.data_files or {}).values() for file in files}
+    if not read or builder.config.name != "default":
+        return  # a README says what is in each configuration
+    kinds = {_kind(file) for file in read}
+    others = [file for file in sorted(path.rglob("*")) if _kind(file) not in {None, *kinds} and file.is_file()]
+    names = [str(file.relative_to(path)) for file in others if file.resolve() not in read]
+    names = [name for name in names if not any(part.startswith(".") for part in Path(name).parts)]
+    if names and process_state().is_main_process:
+        logger.warning(
+            "%s: only its %s files are read, not %s; give one of these by its own name",
+            path,
+            ", ".join(sorted({file.suffix for file in read})),
+            _listed(names),
+        )
 
 
 def _load(name: str, config: str | None, split: str, revision: str | None, title: str | None = None) -> Dataset:

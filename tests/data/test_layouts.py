@@ -80,3 +80,8 @@ def test_parts_of_a_question_that_are_not_read():
 def test_columns_that_must_be_empty_are_read():
     layout = layout_of(["tools", "messages", "videos", "images", "system"])
     assert layout.columns == ("messages", "system", "tools", "videos", "images")
+
+
+def test_names_in_other_writing():
+    with pytest.raises(ValueError, match="names are read as they are written, not as in ' question', 'Answer';"):
+        layout_of(["image", " question", "Answer"])

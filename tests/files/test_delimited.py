@@ -84,6 +84,7 @@ def test_a_mark_of_utf_8_and_rows_without_content(tmp_path):
             b"question;answer\na;b\n",
             "has one column, 'question;answer': ';' separates it, not commas",
         ),
+        (b"sep=,\nquestion,answer\na,b\n", "begins with 'sep=', a line for Excel and no header; delete this line"),
         (b"question,answer,answer\na,b,c\n", "has the column 'answer' more than once"),
         (b"question,answer\na,b\nc,d,e\n", "the record that ends in line 3 has 3 fields, and the header 2"),
         (b"question,answer\nbroken\nline,b\n", "the record that ends in line 2 has 1 fields"),

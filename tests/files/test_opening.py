@@ -222,3 +222,15 @@ def test_compressed_files_that_are_damaged(tmp_path, ending):
         with pytest.raises(RunError, match=f"rows.{ending}.gz") as caught:
             open_dataset(file)
         assert "\n" not in str(caught.value)
+
+
+def test_files_of_a_second_kind_are_named(tmp_path, caplog):
+    """Of a folder with several kinds `datasets` takes one, and says nothing of the others."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.json").write_text('[{"question": "a?", "answer": "1"}]')
+    assert len(open_dataset(tmp_path / "data")) == 1 and "files are read" not in caplog.text
+    (tmp_path / "data" / "b.csv").write_text("question,answer\nb?,2\n")
+    (tmp_path / "data" / ".hidden.csv").write_text("question,answer\nc?,3\n")
+    rows = open_dataset(tmp_path / "data")
+    read, other = (".json", "b.csv") if rows["question"][:] == ["a?"] else (".csv", "a.json")
+    assert len(rows) == 1 and f"only its {read} files are read, not {other};" in caplog.text

@@ -80,7 +80,7 @@ def layout_of(columns: Iterable[str]) -> Layout:
     raise ValueError(
         f"cannot find pairs in the columns {', '.join(columns) or '(none)'}{_nearest(columns)}; accepted are: "
         f"{'; '.join(' + '.join(text) for text, _ in _LAYOUTS)}; each beside images (or image), if it is not in the "
-        "messages themselves. Columns of other names can be renamed to these"
+        "messages themselves. Columns of other names can be renamed to these, or mapped (columns: question=frage)"
     )
 
 

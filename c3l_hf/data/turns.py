@@ -78,12 +78,12 @@ def images_of_row(row: Mapping[str, Any], layout: Layout) -> list[Any]:
 
 
 def _is_empty(value: Any) -> bool:
-    # No path is blank: so do files of texts alone say that there is no picture.
-    return (
-        value is None
-        or (isinstance(value, list | tuple) and not value)
-        or (isinstance(value, str) and not value.strip())
-    )
+    # No path is blank: so do files of texts alone say that there is no picture, and others by a struct of nulls.
+    if isinstance(value, Mapping):
+        return all(item is None for item in value.values())
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, list | tuple) and not value)
 
 
 def _turn(messages: list[dict[str, Any]], number: int, images: list[Any]) -> Pair | RowError:

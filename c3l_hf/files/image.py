@@ -63,6 +63,8 @@ def open_image(value: Any) -> PIL.Image.Image:
     """
     name = "the image"
     try:
+        if isinstance(value, Mapping) and value and not {"bytes", "image", "path", "url"} & set(value):
+            raise RowError(f"the image is a dict of {', '.join(map(str, value))}; give bytes, image, path or url")
         value = _value_of(value)
         if isinstance(value, str | Path) and not is_inline(value):
             if len(str(value)) > _LONGEST_NAME and not is_address(value):

@@ -339,7 +339,7 @@ def test_columns_that_are_not_read_may_be_empty(nothing):
     assert to_turns(row) == [Pair([USER], "A dog.", [IMAGE])]
 
 
-@pytest.mark.parametrize("blank", ["", " "])
+@pytest.mark.parametrize("blank", ["", " ", {"bytes": None, "path": None}])
 def test_a_blank_path_is_no_picture(blank):
     assert to_turns({"image": blank, "question": "?", "answer": "A dog."}) == [
         Pair([{"role": "user", "content": "?"}], "A dog.", [])

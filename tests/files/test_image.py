@@ -204,6 +204,7 @@ def test_open_image_turns_it_upright():
         ({"bytes": png(picture())[:200], "path": None}, "cannot be read"),
         ("/nowhere/a.png", "image /nowhere/a.png cannot be read: FileNotFoundError"),
         ({"bytes": None, "path": None}, "is NoneType"),
+        ({"src": "/nowhere/a.png", "height": 4}, "is a dict of src, height; give bytes, image, path or url"),
         (3, "is int"),
         (Image.new("I;16", (4, 4)), "mode I;16"),
         (Image.new("F", (4, 4)), "mode F"),

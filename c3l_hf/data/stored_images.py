@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from c3l_hf.common.arrow import in_lists
 from c3l_hf.data.image_files import stored_here
 from c3l_hf.data.sources import image_column
 
@@ -59,9 +60,7 @@ def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
     """
     column = image_column(images)
     values = images.select_columns([column]).with_format("arrow")[list(rows)][column].combine_chunks()
-    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
-        values = pa.ListArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), values)
-    return _with_files(values)
+    return _with_files(in_lists(values))
 
 
 def _with_files(values: pa.Array) -> pa.Array:

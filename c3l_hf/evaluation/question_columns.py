@@ -8,6 +8,7 @@ import PIL.Image
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List
 
+from c3l_hf.common.arrow import in_lists
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image_files import located
 from c3l_hf.data.row_images import as_stored
@@ -210,9 +211,4 @@ def _decoded(column: pa.ChunkedArray, feature: Any) -> Iterator[Any]:
 
 def _as_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of pictures, or of lists of pictures, as lists; the bytes stay where they are."""
-    if pa.types.is_struct(column.type):
-        chunks = [
-            pa.ListArray.from_arrays(pa.array(range(len(chunk) + 1), pa.int32()), chunk) for chunk in column.chunks
-        ]
-        column = pa.chunked_array(chunks, pa.list_(column.type))
-    return column.cast(_STORED)
+    return pa.chunked_array([in_lists(chunk).cast(_STORED) for chunk in column.chunks], _STORED)

@@ -17,6 +17,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.names import listed
 from c3l_hf.files.inventory import FileState, Inventory, Look, sha256_of
 from c3l_hf.files.unreadable import kind_of
 
@@ -113,7 +114,7 @@ def pictures_in(
         logger.warning("%s: %s", folder, f"{_files(len(others))} of other kinds passed over ({_endings(others)})")
     if bad and say:
         kept = "cannot be read; rows are kept, with the reason"
-        logger.warning("%s: %s", folder, f"{_files(len(bad))} {kept}: {_listed(bad)}")
+        logger.warning("%s: %s", folder, f"{_files(len(bad))} {kept}: {listed(bad)}")
     return pictures, there
 
 
@@ -130,7 +131,7 @@ def _problems(pictures: Sequence[Picture]) -> list[str]:
 def _nothing(folder: Path, bad: list[str], others: list[str]) -> str:
     text = f"{folder} has no pictures in it"
     if bad:
-        text = f"{folder} has no picture that can be read: {_listed(bad)}"
+        text = f"{folder} has no picture that can be read: {listed(bad)}"
     if others:
         text += f"; {_files(len(others))} of other kinds ({_endings(others)})"
     return f"{text}; put some there, or give another folder"
@@ -197,13 +198,13 @@ def metadata_columns(folder: Path, files: Sequence[FileState], pictures: Sequenc
         raise RunError(f"{folder}: {', '.join(sources)} do not go together: {' '.join(str(error).split())}") from None
     names = table[_FILE_NAME].to_pylist()
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise RunError(f"{folder}: {', '.join(sources)} name files more than once: {_listed(repeated)}")
+        raise RunError(f"{folder}: {', '.join(sources)} name files more than once: {listed(repeated)}")
     rows = {name: row for row, name in enumerate(names)}
     there = {file.name for file in files}
     if (gone := [name for name in names if name not in there]) and say:
-        logger.warning("%s: %s", folder, f"metadata of {_files(len(gone))} that are not there: {_listed(gone)}")
+        logger.warning("%s: %s", folder, f"metadata of {_files(len(gone))} that are not there: {listed(gone)}")
     if (without := [name for name in pictures if name not in rows]) and say:
-        logger.warning("%s: %s", folder, f"no metadata for {_files(len(without))}: {_listed(without)}")
+        logger.warning("%s: %s", folder, f"no metadata for {_files(len(without))}: {listed(without)}")
     places = pa.array([rows.get(name) for name in pictures], pa.int64())
     return table.drop_columns([_FILE_NAME]).take(places)
 
@@ -265,7 +266,3 @@ def _endings(names: Sequence[str], most: int = 8) -> str:
     counts = Counter(_ending(name) or "without an ending" for name in names).most_common()
     listed = ", ".join(f"{count:,} {ending}" for ending, count in counts[:most])
     return listed + (f", {sum(count for _, count in counts[most:]):,} others" if len(counts) > most else "")
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

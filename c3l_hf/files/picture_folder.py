@@ -12,13 +12,13 @@ from typing import NamedTuple
 import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
+from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.inventory import FileState, Inventory, Look, sha256_of
+from c3l_hf.files.json_files import open_json
 from c3l_hf.files.unreadable import kind_of
 
 __all__ = ["Picture", "data_files", "metadata_columns", "pictures_in"]
@@ -185,7 +185,7 @@ def metadata_columns(folder: Path, files: Sequence[FileState], pictures: Sequenc
         A row for each picture, without `file_name`; null where nothing is said of it. No columns without metadata.
 
     Raises:
-        RunError: If such a file cannot be read, has no `file_name`, says two things of a picture, or has a column with
+        RunError: If such a file cannot be read (CSV and JSON as by `open_dataset`), has no `file_name`, says two things of a picture, or has a column with
             a name that is taken.
     """
     sources = [file.name for file in files if _is_metadata(file.name)]
@@ -231,23 +231,15 @@ def _metadata(folder: Path, name: str) -> pa.Table:
 
 
 def _table(path: Path) -> pa.Table:
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        place = table.schema.get_field_index(_FILE_NAME)
-        if place >= 0 and pa.types.is_large_string(table.schema.field(place).type):
-            table = table.set_column(place, _FILE_NAME, pc.cast(table[_FILE_NAME], pa.string()))
-        return table.replace_schema_metadata(None)
-    if path.suffix == ".csv":
-        table = pyarrow.csv.read_csv(
-            path,
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            # A name of digits is a name.
-            convert_options=pyarrow.csv.ConvertOptions(column_types={_FILE_NAME: pa.string()}),
-        )
-        if odd := [field.name for field in table.schema if pa.types.is_binary(field.type)]:
-            raise ValueError(f"column {', '.join(odd)} is not UTF-8; save the file as UTF-8")
-        return table
-    return pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(newlines_in_values=True))
+    """The rows of a file of metadata, in the types in which such a file is read everywhere."""
+    if path.suffix != ".parquet":
+        rows = open_json([path]) if path.suffix == ".jsonl" else open_delimited([path], ",", [_FILE_NAME])
+        return rows.data.table.replace_schema_metadata(None)
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(_FILE_NAME)
+    if place >= 0 and pa.types.is_large_string(table.schema.field(place).type):
+        table = table.set_column(place, _FILE_NAME, pc.cast(table[_FILE_NAME], pa.string()))
+    return table.replace_schema_metadata(None)
 
 
 def _is_metadata(name: str) -> bool:

@@ -185,8 +185,8 @@ def metadata_columns(folder: Path, files: Sequence[FileState], pictures: Sequenc
         A row for each picture, without `file_name`; null where nothing is said of it. No columns without metadata.
 
     Raises:
-        RunError: If such a file cannot be read (CSV and JSON as by `open_dataset`), has no `file_name`, says two things of a picture, or has a column with
-            a name that is taken.
+        RunError: If such a file cannot be read (CSV and JSON as by `open_dataset`), has no `file_name`, says two things
+            of a picture, or has a column with a name that is taken.
     """
     sources = [file.name for file in files if _is_metadata(file.name)]
     tables = [_metadata(folder, name) for name in sources]

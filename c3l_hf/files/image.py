@@ -66,6 +66,8 @@ def open_image(value: Any) -> PIL.Image.Image:
     name = "the image"
     try:
         value = value_of(value)
+        if isinstance(value, str) and not value:
+            raise RowError("the image is an empty text, neither a path nor a picture; a row without one has null")
         if isinstance(value, str | Path) and not is_inline(value):
             if len(str(value)) > _LONGEST_NAME and not is_address(value):
                 raise RowError(f"the image is a text of {len(str(value)):,} characters, neither a path nor a picture")

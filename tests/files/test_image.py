@@ -114,6 +114,8 @@ def test_what_people_put_into_an_image_column(kind, tmp_path, llava):
         (b"", "the image cannot be read"),
         ("data:image/png;base64,no!", "the image cannot be read: Error"),
         ("QUJD" * 4000, "the image is a text of 16,000 characters, neither a path nor a picture"),
+        ("", "the image is an empty text, neither a path nor a picture"),
+        ({"path": ""}, "the image is an empty text, neither a path nor a picture"),
         ("iVBORw0KGgo" + "QUJD" * 4000 + "Q", "the image cannot be read: "),
         ({"bytes": None, "path": None}, "the image is NoneType"),
         (7.5, "the image is float"),

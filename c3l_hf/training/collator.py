@@ -198,7 +198,7 @@ def _row_name(row: dict[str, Any]) -> str:
     for column in ("pair_id", "image_id"):
         if row.get(column) is not None:
             return f"row with {column} {row[column]!r}"
-    return f"row without pair_id and image_id (prompt {str(row['prompt'])[:80]!r})"
+    return f"row without pair_id and image_id (prompt {str(row.get('prompt', row.get('chosen')))[:80]!r})"
 
 
 def _key(text: str) -> int:

@@ -196,6 +196,8 @@ class C3LTrainer(SFTTrainer):
         if any(isinstance(rows, IterableDataset) for rows in evaluated.values()):
             # As TRL does for a stream to train on: the main process would cut up the batches of all by their rows.
             args.accelerator_config.dispatch_batches = False
+        # Without a column of images TRL would tokenise the rows itself: their pictures may be in the prompt.
+        args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__init__(
             model=model,
             args=args,

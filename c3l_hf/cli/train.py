@@ -32,6 +32,7 @@ from c3l_hf.training.run import train_generator
 
 __all__ = ["COMMAND", "with_images"]
 
+
 @dataclass
 class LabelImageOptions(ImageOptions):
     """The images of pseudo-labels that have none themselves."""
@@ -51,7 +52,12 @@ def train(
     source, identity = find_model(Source.of(model, trust_remote_code=training.trust_remote_code))
     options = source.loading() | training_options(training)
     labels = with_images(open_rows(rows), images, training.seed)
-    inputs = {"model": identity, "labels": _digest(labels, training.weight_column), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
+    inputs = {
+        "model": identity,
+        "labels": _digest(labels, training.weight_column),
+        "seed": training.seed,
+        "c3l_hf": versions()["c3l-hf"],
+    }
     run = RunFolder(Path(training.output_dir), inputs)
     run.plan({"train": options}, ["train"])
     generator = run.folder / "generator"

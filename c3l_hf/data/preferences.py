@@ -88,7 +88,9 @@ def read_candidates(row: Mapping[str, Any]) -> Candidates:
         placed_prompt, images = placed(prompt, images)
         column = "images"
         if not images:
-            raise RowError("there is none" + ("" if layout.images else ", in a column images or image, or in the prompt"))
+            raise RowError(
+                "there is none" + ("" if layout.images else ", in a column images or image, or in the prompt")
+            )
     except RowError as error:
         raise RowError(f"{column}: {error}") from error
     return Candidates(placed_prompt, images, chosen, rejected)

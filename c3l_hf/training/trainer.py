@@ -167,6 +167,7 @@ class C3LTrainer(SFTTrainer):
                 weight_column=args.weight_column,
                 anchor=args.anchor,
                 image_token_id=image_token_id(config),
+                control_tokens=args.control_tokens,
             )
         if isinstance(data_collator, DataCollatorForC3L):
             options = {"drop": args.invalid_rows == "drop", "num_proc": args.dataset_num_proc}

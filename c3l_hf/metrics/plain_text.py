@@ -10,9 +10,7 @@ _THOUGHTS = r"(?:think|thinking|thought|thoughts|reasoning|analysis|reflection)"
 _THINK_END = re.compile(
     rf"</{_THOUGHTS}>|◁/think▷|\[/THINK\]|<\|channel\|>\s*final\s*(?:<\|message\|>|$)", re.IGNORECASE
 )
-_THINK_START = re.compile(
-    rf"<{_THOUGHTS}>|◁think▷|\[THINK\]|<\|channel\|>\s*(?:analysis|commentary)\b", re.IGNORECASE
-)
+_THINK_START = re.compile(rf"<{_THOUGHTS}>|◁think▷|\[THINK\]|<\|channel\|>\s*(?:analysis|commentary)\b", re.IGNORECASE)
 _OPENED = re.compile(rf"(?:{_THINK_START.pattern})\s*$", re.IGNORECASE)
 _WITHIN_WORDS = re.compile(r"</?(?:b|i|u|em|strong|code|span|sub|sup|mark|font|small|big|tt)(?:\s[^<>]{0,60})?>", re.I)
 _TAG = re.compile(r"</?[a-zA-Z|][^<>]{0,60}>")

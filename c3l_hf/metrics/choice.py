@@ -89,15 +89,16 @@ def letter(text: str, options: Sequence[str]) -> str | None:
        follows the model's first turn ("B\nQuestion: … Answer: C", see `plain_text.answer_text`); `\\boxed{…}` stands
        on a line of its own.
     2. The whole text is the text of one option (case, spaces and punctuation around words aside): that option. Where
-       the text is also another option's letter ("B", with "B" the text of option A) it is none.
+       the text is also another option's letter ("B" or "Answer: B", with "B" the text of option A) it is none.
     3. A letter is named by standing alone, or first in a line and marked off ("B", "b.", "(B) …", "B: …"), after
        "answer", "option", "choice", "choose" and the like ("Answer: (c)", "The answer is B", "答案：B"), in brackets,
        or before "is correct". "A dog" names none. If what follows the letter, or its line, is exactly the text of an
        option, the answer is this letter if it is its own text, and none if it is another's.
-    4. Letters that are denied ("not (B)", "I don't think it is (B)", "anything but (B)", "(B) does not fit") are no
-       answers, and "B. Wait, A" is none. Otherwise one letter must be named, and it must be the letter of an option; a
-       second one ("B, C"; a list of all options) makes it none. But what stands before "the answer is B" does not count
-       if it names several: it is a list of the options ("A. red B. blue … Final answer: B").
+    4. Letters that are denied ("not (B)", "I don't think it is (B)", "anything but (B)", "(B) does not fit",
+       "B. Wrong", "the worst answer is B"), asked ("B?") or conditional ("if it barked, the answer would be B") are no answers, and
+       "B. Wait, A" is none. Otherwise one letter must be named, and it must be the letter of an option; a second one
+       ("B, C"; a list of all options) makes it none. But what stands before "the answer is B" does not count if it
+       names several: it is a list of the options ("A. red B. blue … Final answer: B").
     5. Where no letter is named, the first line, or what follows "the answer is" or "it is", up to the end of its
        sentence, if that is the text of one option.
 
@@ -152,24 +153,25 @@ def letter(text: str, options: Sequence[str]) -> str | None:
     named = _chosen(text, judged)
     if not named:
         starts = [0, *(stated.end() for stated in _STATED.finditer(text) if not _denied(text, stated.start()))]
-        for part in (text[start : start + 2 * longest + 1] for start in starts):
+        for start in starts:
+            part = text[start : start + 2 * longest + 1]
             named |= set(with_text(part))
-            for piece in _stated_texts(part):
+            for piece in _stated_texts(part, opens=start == 0):
                 further = _PIECE.match(part[len(piece) :].lstrip())
                 named |= {*with_text(piece), *(with_text(further[0]) if further and with_text(piece) else ())}
         return named.pop() if len(named) == 1 else None
     if len(named) != 1 or not named <= set(allowed):
         return None
-    (name,) = named
+    (chosen,) = named
     # "Answer: B" where "B" is the text of option A.
-    other = any(key == name.casefold() and option != name for option, key in zip(allowed, keys))
-    return None if other and not confirmed else name
+    other = any(key == chosen.casefold() and name != chosen for name, key in zip(allowed, keys))
+    return None if other and not confirmed else chosen
 
 
-def _stated_texts(part: str) -> list[str]:
-    """The first sentence or line of a part, if what follows does not take it back."""
+def _stated_texts(part: str, opens: bool) -> list[str]:
+    """The first sentence or line of a part, if it is no number of a list and what follows does not take it back."""
     piece = _PIECE.match(part)
-    if not piece or _LIST_NUMBER.match(part) and piece[0].strip()[:-1].isdigit():
+    if not piece or opens and _LIST_NUMBER.match(part) and piece[0].strip()[:-1].isdigit():
         return []
     return [] if piece[0].endswith("?") or _TAKEN_BACK_AFTER.match(part, piece.end()) else [piece[0]]
 
@@ -190,14 +192,12 @@ def _chosen(text: str, judged: bool) -> set[str]:
             return set(string.ascii_uppercase)
         further = _FURTHER.match(text, found.end())
         letters = {_named(found)} | ({_named(further)} if further else set())
-        before = text[max(0, found.start() - 200) : found.start()]
-        if found.re is _WITHIN and _NAME_OF_A_THING.search(before):
+        lead, end = text[max(0, found.start() - 200) : found.start()], found.end()
+        if found.re is _WITHIN and _NAME_OF_A_THING.search(lead):
             continue
-        is_denied = _denied(text, found.start()) or bool(_CALLED_WRONG.match(text, found.end()))
-        is_denied = is_denied or bool(
-            _QUESTIONED.match(text, found.end()) or judged and _JUDGED.match(text, found.end())
-        )
-        is_denied = is_denied or bool(_MODAL.search(before) or "would be" in found[0].lower() and has_condition(before))
+        is_denied = _denied(text, found.start()) or bool(_CALLED_WRONG.match(text, end))
+        is_denied = is_denied or bool(_QUESTIONED.match(text, end) or judged and _JUDGED.match(text, end))
+        is_denied = is_denied or bool(_MODAL.search(lead) or "would be" in found[0].lower() and has_condition(lead))
         is_stated = len(letters) == 1 and not is_denied and bool(_ANSWER.match(found[0]))
         mentions.append(_Mention(found.start(), letters, is_denied, is_stated))
     listed = [(found.start(), _named(found)) for found in _LISTED.finditer(text)] if mentions else []

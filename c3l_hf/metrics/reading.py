@@ -1,4 +1,4 @@
-"""A model's free text → the answer it gives to a question that is answered by yes or no. What cannot be read is None."""
+"""A model's free text → the answer it gives to a question of yes or no. What cannot be read is None."""
 
 import re
 
@@ -74,9 +74,9 @@ def yes_no(text: str, question: str | None = None) -> str | None:
     3. The answer is such a word at the start of the text, of a sentence, or after "answer is", "I would say", "so" or
        "Based on the image,", unless that is left open or denied ("whether the answer is", "it is false that the answer
        is").
-    4. It is none if the other word stands for itself anywhere too ("Yes and no", "No, wait, yes"), or "?", "if", "wait",
-       "actually", "maybe" or "is wrong" follows, or the text refuses ("No, I can't help with that"). A "no" inside the
-       rest is harmless: "Yes, there is no cat on it" is yes.
+    4. It is none if the other word stands for itself anywhere too ("Yes and no", "No, wait, yes"), or "?", "if",
+       "wait", "actually", "maybe" or "is wrong" follows, or the text refuses ("No, I can't help with that"). A "no"
+       inside the rest is harmless: "Yes, there is no cat on it" is yes.
     5. With POPE's `question`, "Is there a … in the image?", a word is no answer to it behind another question or
        another label ("Is there an animal? Yes. It is a cat.", "cat: yes"), and none if its sentence goes on with the
        opposite ("Yes, there is no dog in the image"). Where neither word stands for itself it is what the first
@@ -134,7 +134,7 @@ def _undecided(opening: str, before: str) -> bool:
 
 
 def _of_something_else(before: str, question: str) -> bool:
-    """Whether what stands before a word makes it the answer to another question than POPE's, or a note on another thing."""
+    """Whether what stands before a word makes it the answer to another question, or a note on another thing."""
     if before.rstrip(" \t\n\"'“‘(").endswith("?"):
         asked = re.split(r"[.!?\n]", before.rstrip(" \t\n\"'“‘(")[:-1])[-1]
         return names_object(asked, question) is False

@@ -1,4 +1,4 @@
-"""What has the form of an answer and is none: conditions, questions, other labels, refusals, thoughts of other templates."""
+"""What has the form of an answer and is none: conditions, questions, labels, refusals, thoughts."""
 
 import time
 

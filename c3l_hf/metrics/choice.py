@@ -95,7 +95,7 @@ def letter(text: str, options: Sequence[str]) -> str | None:
        or before "is correct". "A dog" names none. If what follows the letter, or its line, is exactly the text of an
        option, the answer is this letter if it is its own text, and none if it is another's.
     4. Letters that are denied ("not (B)", "I don't think it is (B)", "anything but (B)", "(B) does not fit",
-       "B. Wrong", "the worst answer is B"), asked ("B?") or conditional ("if it barked, the answer would be B") are no answers, and
+       "B. Wrong", "the worst answer is B"), asked ("B?") or conditional ("if it barked, it would be B") are none, and
        "B. Wait, A" is none. Otherwise one letter must be named, and it must be the letter of an option; a second one
        ("B, C"; a list of all options) makes it none. But what stands before "the answer is B" does not count if it
        names several: it is a list of the options ("A. red B. blue … Final answer: B").

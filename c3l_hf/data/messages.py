@@ -1,32 +1,23 @@
-"""The texts of a row in any layout as messages, and the places of its images in them."""
+"""The texts of a row in any layout as messages."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import UNREAD_COLUMNS, Layout, is_columns
+from c3l_hf.data.places import MARKER, PLACE, is_nothing, plain_item
 
-__all__ = ["answer_text", "check_unread", "message_problem", "messages_of", "messages_of_value", "placed", "places"]
+__all__ = ["answer_text", "check_unread", "message_problem", "messages_of", "messages_of_value"]
 
-MARKER = "<image>"
 _LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-# In whose messages a marker is text. In others, as a tool's, it may be the place of what the tool has drawn.
-_WITHOUT_PICTURES = ("user", "assistant", "system", "developer")
-_PLACE = {"type": "image"}
-# Where items have a picture of their own: Qwen's files, TRL's and transformers' chat templates, OpenAI's requests.
-_OWN = ("image", "image_url", "url", "path", "base64", "bytes")
 # What an assistant says beside its content: without it the message would be another.
 _UNREAD_KEYS = ("tool_calls", "function_call", "reasoning_content")
-# Where others put pictures in a text: MMMU, Phi, InternLM-XComposer, DeepSeek, the first Qwen-VL.
-_OTHER_MARKERS = re.compile(
-    r"<\|?image(?:[ _-]?\d+|here|_placeholder)?\s?/?\|?>|<\|?img[ _-]?\d+\|?>|<img>[^<>]{1,300}</img>", re.IGNORECASE
-)
 # Messages that were written as a text, by pandas in a CSV, say.
 _WRITTEN_OUT = re.compile(r"\s*\[\s*\{\s*['\"](?:role|from|content|value|user)['\"]\s*:")
 
 
-def messages_of(row: Mapping[str, Any], layout: Layout, images: int) -> tuple[list[dict[str, Any]], int]:
+def messages_of(row: Mapping[str, Any], layout: Layout, images: int | None) -> tuple[list[dict[str, Any]], int]:
     """The messages of a row, with `role` and `content`; what the contents hold is looked at by `message_problem`.
 
     Messages of the assistant that are not to be learned (OpenAI's `weight` 0, ms-swift's `loss` false) have the key
@@ -36,7 +27,7 @@ def messages_of(row: Mapping[str, Any], layout: Layout, images: int) -> tuple[li
     Args:
         row: Its columns.
         layout: Of the dataset.
-        images: How many images the row has.
+        images: How many images the row has; None if they are not there to be counted.
 
     Returns:
         The messages, and how many of them come before those that are asked for: the assistant's earlier messages in a
@@ -73,7 +64,7 @@ def check_unread(row: Mapping[str, Any]) -> None:
         RowError: If it has.
     """
     for name in UNREAD_COLUMNS:
-        if not _is_nothing(row.get(name)):
+        if not is_nothing(row.get(name)):
             raise RowError(
                 f"the row has something in its column {name}, which is not read; leave the column out if the "
                 "texts mean the same without it"
@@ -110,7 +101,7 @@ def messages_of_value(value: Any, column: str, role: str) -> list[dict[str, Any]
 
 def _message(message: Mapping[str, Any], role: Any, content: Any, marked: bool = False) -> dict[str, Any]:
     """A message by our names, with the keys `given` and `marked`, see `messages_of`, where they hold."""
-    if unread := [name for name in _UNREAD_KEYS if not _is_nothing(message.get(name))]:
+    if unread := [name for name in _UNREAD_KEYS if not is_nothing(message.get(name))]:
         raise RowError(f"a message has {unread[0]}, which is not read")
     weight = message.get("weight")
     if weight not in (None, 0, 1):
@@ -118,93 +109,6 @@ def _message(message: Mapping[str, Any], role: Any, content: Any, marked: bool =
     given = role == "assistant" and (weight == 0 or message.get("loss") is False)
     marks = {"given": given, "marked": marked}
     return {"role": role, "content": content, **{name: True for name, holds in marks.items() if holds}}
-
-
-def _is_nothing(value: Any) -> bool:
-    """Whether there is nothing in a value: null or empty at any depth, also as JSON text."""
-    if isinstance(value, Mapping):
-        return all(map(_is_nothing, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_nothing, value))
-    return value is None or value is False or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
-
-
-def placed(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Messages with an item {"type": "image"} in each place of an image, and the images in the order of these places.
-
-    Places are image items (of any of the usual kinds) and `<image>` markers in the texts of the user. Items that hold
-    pictures of their own take the place of the row's images; the numbers that others have (`index`, as in
-    llava-instruct-mix-vsft) say which of them they are.
-
-    Args:
-        messages: With `role` and `content`.
-        images: The row's.
-
-    Raises:
-        RowError: If there are not as many places as images, both the row and the items have pictures, or the places
-            are written in a way that is not read.
-    """
-    result: list[dict[str, Any]] = []
-    own: list[Any] = []
-    for message in messages:
-        content = message["content"]
-        if message["role"] == "user" and isinstance(content, str) and MARKER in content:
-            content = _items(content)
-        if isinstance(content, list | tuple):
-            items = []
-            for item in content:
-                item, picture = _plain_item(item)
-                text = item.get("text") if isinstance(item, Mapping) and item.get("type") == "text" else None
-                if message["role"] == "user" and isinstance(text, str) and MARKER in text:
-                    items += _items(text)
-                else:
-                    items.append(item)
-                own += [picture] * (message["role"] != "assistant" and picture is not None)
-            content = items
-        elif images and message["role"] not in _WITHOUT_PICTURES and isinstance(content, str) and MARKER in content:
-            raise RowError(
-                f"{MARKER} in a message of the role {message['role']!r:.40} is not read as the place of an image"
-            )
-        result.append({"role": message["role"], "content": content})
-    count = sum(map(places, result))
-    if own and images:
-        raise RowError(f"the messages have {len(own)} pictures of their own, and the row has {len(images)} beside them")
-    if own:
-        images = own
-    elif (numbers := _numbers(result)) is not None:
-        if sorted(set(numbers)) != list(range(len(images))):
-            raise RowError(f"the messages place the images number {numbers}, the row has {len(images)}")
-        images = [images[number] for number in numbers]
-    if count not in (0, len(images)):
-        raise RowError(f"the messages have places for {count} images, the row has {len(images)}")
-    if images and not count and not any("marked" in message for message in messages):
-        _check_markers(result)
-    return result, images
-
-
-def _check_markers(messages: Sequence[Mapping[str, Any]]) -> None:
-    """That no text has what may be meant as an image's place, in messages that have none.
-
-    Raises:
-        RowError: If one has.
-    """
-    for message in messages:
-        content = message["content"] if message["role"] == "user" else None
-        items = [{"text": content}] if isinstance(content, str) else content if isinstance(content, list) else []
-        texts = [item.get("text") for item in items if isinstance(item, Mapping)]
-        for text in texts:
-            if isinstance(text, str) and (other := _OTHER_MARKERS.search(text)):
-                raise RowError(
-                    f"the text has {other[0]!r:.40}, which is not read as the place of an image; write {MARKER} there"
-                )
-
-
-def places(message: Mapping[str, Any]) -> int:
-    """How many images a message has places for."""
-    content = message["content"]
-    if message["role"] == "assistant" or not isinstance(content, list | tuple):
-        return 0
-    return sum(isinstance(item, Mapping) and item.get("type") == "image" for item in content)
 
 
 def message_problem(message: Mapping[str, Any]) -> str | None:
@@ -225,7 +129,7 @@ def answer_text(content: Any) -> str:
         RowError: If it is something else, or blank.
     """
     if isinstance(content, list | tuple):
-        items = [_plain_item(item)[0] for item in content]
+        items = [plain_item(item)[0] for item in content]
         if any(not isinstance(item, Mapping) or item.get("type") != "text" for item in items):
             raise RowError("the answer has items that are not text")
         texts = [item.get("text") for item in items]
@@ -235,46 +139,6 @@ def answer_text(content: Any) -> str:
     if not content.strip():
         raise RowError("the answer is empty")
     return content
-
-
-def _plain_item(item: Any) -> tuple[Any, Any]:
-    """An item as {"type": "text", ...} or {"type": "image"}, and the picture that it holds; others as they are."""
-    if not isinstance(item, Mapping):
-        return item, None
-    kind = item.get("type")
-    if kind is None:  # Qwen-VL's own files: {"image": "a.png"}, {"text": "What is it?"}
-        named = [name for name in ("image", "text") if item.get(name) is not None]
-        kind = named[0] if len(named) == 1 else None
-    # Not those that are null, as Arrow has it where other rows have one; also in a struct.
-    pictures = [item[name] for name in _OWN if not _is_nothing(item.get(name))]
-    picture = pictures[0] if pictures else None
-    if kind in ("text", "input_text") and picture is not None:
-        raise RowError(f"an item of the type {kind} has a picture, too: {item!r:.60}")
-    if kind in ("text", "input_text"):
-        return (item if item.get("type") == "text" else {"type": "text", "text": item.get("text")}), None
-    if kind not in ("image", "image_url", "input_image"):
-        return item, None
-    if isinstance(item.get("text"), str) and item["text"].strip():
-        raise RowError(f"an item of the type {kind} has a text, too: {item!r:.60}")
-    place = dict(_PLACE) if item.get("index") is None else {**_PLACE, "index": item["index"]}
-    return place, picture
-
-
-def _numbers(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
-    """Which image stands in each place, where every place has a number; the numbers are taken out of the items."""
-    contents = [message["content"] for message in messages if places(message)]
-    items = [item for content in contents for item in content if isinstance(item, dict) and item.get("type") == "image"]
-    numbers = [item.pop("index", None) for item in items]
-    return numbers if numbers and all(isinstance(number, int) for number in numbers) else None
-
-
-def _items(text: str) -> list[dict[str, Any]]:
-    """A text with image markers as text and image items."""
-    items: list[dict[str, Any]] = []
-    for number, part in enumerate(text.split(MARKER)):
-        items += [dict(_PLACE)] * (number > 0)
-        items += [{"type": "text", "text": part.strip("\n")}] * bool(part.strip())
-    return items
 
 
 def _answers(value: Any, column: str) -> list[dict[str, Any]]:
@@ -343,7 +207,7 @@ def _as_list(value: Any) -> Any:
     return [dict(zip(value, message)) for message in zip(*value.values())]
 
 
-def _llava_messages(value: Any, images: int) -> list[dict[str, Any]]:
+def _llava_messages(value: Any, images: int | None) -> list[dict[str, Any]]:
     turns = _as_list(value)
     if not isinstance(turns, list | tuple):
         raise RowError(f"conversations is {'null' if turns is None else type(turns).__name__}, not a list of turns")
@@ -364,8 +228,8 @@ def _llava_messages(value: Any, images: int) -> list[dict[str, Any]]:
                 text = text.replace(MARKER, "").strip("\n")
                 if any(message["role"] == "user" for message in messages):
                     # Not the first turn, in which it would come without a place.
-                    text = [dict(_PLACE), {"type": "text", "text": text}]
+                    text = [dict(PLACE), {"type": "text", "text": text}]
         messages.append(_message(turn, role, text, marked))
-    if markers not in (0, images):
+    if images is not None and markers not in (0, images):
         raise RowError(f"the conversation has {markers} {MARKER} markers for {images} images")
     return messages

@@ -6,7 +6,8 @@ from typing import Any
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import Layout, layout_of
-from c3l_hf.data.messages import answer_text, message_problem, messages_of, placed, places
+from c3l_hf.data.messages import answer_text, message_problem, messages_of
+from c3l_hf.data.places import placed, places
 
 __all__ = ["Pair", "images_of_row", "to_turns", "turn_reason"]
 
@@ -78,11 +79,8 @@ def images_of_row(row: Mapping[str, Any], layout: Layout) -> list[Any]:
 
 
 def _is_empty(value: Any) -> bool:
-    # No path is blank: so do files of texts alone say that there is no picture, and others by a struct of nulls.
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping):  # what some tools write where there is no picture
         return all(item is None for item in value.values())
-    if isinstance(value, str):
-        return not value.strip()
     return value is None or (isinstance(value, list | tuple) and not value)
 
 

@@ -21,7 +21,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
-from c3l_hf.data import image_files, layouts, messages, schema, turns
+from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
@@ -317,12 +317,14 @@ _MODULES = (
     likelihood,
     messages,
     packing,
+    places,
     plain_text,
     processors,
     sampling,
     schema,
     scorer,
     self_check,
+    stored_rows,
     token_texts,
     turns,
     unreadable,

@@ -94,14 +94,14 @@ def test_pseudo_labels_of_several_kinds(llava, tmp_path, picture):
 
 
 def test_what_is_given_and_what_is_not_read(llava, tmp_path, picture):
-    """OpenAI's `weight`, a column of videos, a blank path: the same to the scorer, students and imported pairs."""
+    """OpenAI's `weight`, a column of videos, no picture: the same to the scorer, students and imported pairs."""
     user = {"role": "user", "content": "Colour?"}
     weighted = [user, {"role": "assistant", "content": "Wrong.", "weight": 0}, {"role": "user", "content": "Again?"}]
     weighted.append({"role": "assistant", "content": "It is red.", "weight": 1})
     plain = [user, {"role": "assistant", "content": "Hello."}]
     rows = [
         {"image": picture, "messages": weighted},
-        {"image": "", "messages": plain},
+        {"messages": plain},
         {"image": picture, "messages": plain, "videos": ["a.mp4"]},
     ]
     rows = load(tmp_path, rows)

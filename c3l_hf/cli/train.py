@@ -16,7 +16,9 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
-from c3l_hf.data.image_files import files_state
+from c3l_hf.data.image_files import row_files_state
+from c3l_hf.data.layouts import IMAGE_COLUMNS
+from c3l_hf.data.preferences import preference_columns
 from c3l_hf.data.sources import image_column, load_images
 from c3l_hf.files.inventory import cached
 from c3l_hf.models.finding import find_model
@@ -50,7 +52,12 @@ def train(
     source, identity = find_model(Source.of(model, trust_remote_code=training.trust_remote_code))
     options = source.loading() | training_options(training)
     labels = with_images(open_rows(rows), images, training.seed)
-    inputs = {"model": identity, "labels": _digest(labels), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
+    inputs = {
+        "model": identity,
+        "labels": _digest(labels, training.weight_column),
+        "seed": training.seed,
+        "c3l_hf": versions()["c3l-hf"],
+    }
     run = RunFolder(Path(training.output_dir), inputs)
     run.plan({"train": options}, ["train"])
     generator = run.folder / "generator"
@@ -82,7 +89,7 @@ def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Datase
             f"the pseudo-labels have no column {', '.join(missing)}, only {', '.join(labels.column_names)}; "
             "c3l select makes them"
         )
-    if "images" in labels.column_names:
+    if any(name in labels.column_names for name in IMAGE_COLUMNS):
         return labels
     if images.images is None or "image_id" not in labels.column_names:
         raise RunError("the pseudo-labels have no column images: name the images, which are found by image_id")
@@ -103,12 +110,13 @@ def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Datase
     return concatenate_datasets([pictures, labels], axis=1)
 
 
-def _digest(labels: Dataset) -> str:
+def _digest(labels: Dataset, weight_column: str | None) -> str:
     """What tells these labels from others: their contents, of images in files their sizes and times."""
-    column = image_column(labels)
-    used = labels.select_columns([column, *_NEEDED, *[name for name in ("weight",) if name in labels.column_names]])
+    layout = preference_columns(labels.column_names)
+    weights = [name for name in dict.fromkeys(("weight", weight_column)) if name in labels.column_names]
+    used = labels.select_columns([*layout.images, *_NEEDED, *weights])
     tables = used.with_format("arrow").iter(50)
-    return digest(*(digest(repr(table.to_pylist())) for table in tables), files_state(used, column))
+    return digest(*(digest(repr(table.to_pylist())) for table in tables), row_files_state(used, layout))
 
 
 def _format(report: dict) -> str:
@@ -121,8 +129,8 @@ def _format(report: dict) -> str:
 
 
 COMMAND = Command(
-    description="Trains a generator on pseudo-labels, as c3l select writes them, by the likelihood of the chosen pair "
-    "and its contrast with the rejected ones. The result is <output_dir>/generator (from_pretrained), adapters merged. "
+    description="Trains a generator on pseudo-labels, as c3l select writes them, or TRL's preference rows, by the "
+    "likelihood of the chosen pair and its contrast with the rejected ones. The result is <output_dir>/generator (from_pretrained), adapters merged. "
     "The same command again goes on after an interruption.",
     examples=(
         "c3l train --dataset labels.parquet --model llava-hf/llava-1.5-7b-hf --output_dir runs/train",

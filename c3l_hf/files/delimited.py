@@ -25,9 +25,9 @@ _TEXTS = frozenset(
     "question answer prompt completion response instruction input output text caption hint image images image_path "
     "image_id question_id pair_id".split()
 )
-_WHOLE = re.compile(r"0|-?[1-9]\d{0,18}")
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 # With a point or an exponent: digits alone that are too many for a whole number are a name.
-_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)")
+_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)", re.ASCII)
 # VLMEvalKit writes a picture once: in other rows `image` is the `index` of the row that has it. So its reader tells.
 _LONGEST_INDEX = 64
 _FIELD_LIMIT = 2**31 - 1

@@ -33,7 +33,7 @@ _TEXTS = frozenset("txt text transcript caption".split())
 _NUMBERS = frozenset("cls cls2 index inx id".split())
 _JSON = frozenset("json jsn".split())
 _READ = _PICTURES | _TEXTS | _NUMBERS | _JSON
-_WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
 _AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB
 
 

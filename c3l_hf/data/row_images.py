@@ -52,8 +52,10 @@ def images_as_stored(
         layout: Its layout.
         rows: Their numbers; all have pictures.
         ids: The id of each.
-        folder: Where images are that are named by a relative path; by default the working folder. A path that cannot
-            be followed stays as it is: whoever opens the image says so.
+        folder: Where images are that are named by a relative path; by default the working folder.
+
+    Raises:
+        RowError: If a path leaves the folder.
     """
     if folder is None and len(layout.images) == 1 and _are_images(dataset.features[layout.images[0]]):
         # Ids are given to all rows first: a selection would be copied.
@@ -65,7 +67,7 @@ def images_as_stored(
 
     def stored(table: pa.Table, made_by: str) -> dict[str, list]:
         pictures = (pictures_of(row, layout) for row in stored_rows(table, features))
-        return {"images": [[as_stored(_followed(picture, folder)) for picture in row] for row in pictures]}
+        return {"images": [[as_stored(located(picture, folder)) for picture in row] for row in pictures]}
 
     # Kept in the cache of `datasets`, which does not see what the functions that are called here do.
     images = needed.with_format("arrow").map(
@@ -77,13 +79,6 @@ def images_as_stored(
         fn_kwargs={"made_by": versions()["c3l-hf"]},
     )
     return images.with_format(None).add_column("image_id", pa.array(ids, pa.string()))
-
-
-def _followed(picture: Any, folder: str | Path | None) -> Any:
-    try:
-        return located(picture, folder)
-    except RowError:
-        return picture
 
 
 def _are_images(feature: Any) -> bool:

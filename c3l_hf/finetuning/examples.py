@@ -221,8 +221,8 @@ class DataCollatorForAnswers(DataCollatorMixin):
 
     Attributes:
         examples: The examples.
-        always_picture: Give a batch without any image a line with one, of which nothing is learned: where several
-            processes train, each has to use the same weights.
+        always_picture: Give a batch without any image a line with one, of which nothing is learned: so that every step
+            uses the same weights, in every process.
     """
 
     examples: Examples

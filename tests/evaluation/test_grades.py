@@ -7,6 +7,18 @@ import pytest
 from c3l_hf.evaluation.grades import read_scores
 
 REPLIES = [
+    ("Assistant 1: 2, 3 and 4 are errors.\nAssistant 2: 1, 2 are errors", None),
+    ("Assistant 1: 8 - 9\nAssistant 2: 7", None),
+    ("Assistant 1: 4 (out of 5)\nAssistant 2: 3 (out of 5)", None),
+    ("Answer 1: 2\nAnswer 2: 3\n\n8 7", None),
+    ('{"scale": [1, 10]}', None),
+    ('{"errors": [3, 4]}', None),
+    ('{"final_scores": [8, 7]}', (8, 7)),
+    ("Number of errors:\n3 2", None),
+    ("Out of five:\n4 3", None),
+    ("As percentages:\n8 7", None),
+    ("My assessment:\n8 7", (8, 7)),
+    ("[THINK]9 9[/THINK]8 7", (8, 7)),
     ("**8** **9**", (8, 9)),
     ("**8 9**\nBecause", (8, 9)),
     ("Assistant 1: 8/10, Assistant 2: 9/10", (8, 9)),

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from c3l_hf.metrics.reading import letter, yes_no
+from c3l_hf.metrics.choice import letter
+from c3l_hf.metrics.reading import yes_no
 
 QUESTION = "Is there a dog in the image?\nAnswer the question using a single word or phrase."
 YES_NO = [

@@ -96,7 +96,9 @@ def _header(file: Path, separator: str) -> list[str]:
     other = next((mark for mark in ";\t,|" if mark != separator and mark in header[0]), None)
     if len(header) == 1 and other is not None:
         wanted = "tabs" if separator == "\t" else "commas"
-        raise RunError(f"{file} has one column, {header[0]!r:.100}: {other!r} separates it, not {wanted}")
+        raise RunError(
+            f"{file} has one column, {header[0]!r:.100}: {other!r} separates it, not {wanted}; save it with {wanted}"
+        )
     return names
 
 

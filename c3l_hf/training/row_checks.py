@@ -90,8 +90,8 @@ def check_rows(
 
     Args:
         name: What messages call the dataset.
-        dataset: Pseudo-label rows, or preference rows (see `data.preferences`). Those of an `IterableDataset` are judged as they come: by the collator, or, with
-            `drop`, by a filter that warns of each row it leaves out.
+        dataset: Rows as for `data.preferences`, in whatever format. Those of an `IterableDataset` are judged as they
+            come: by the collator, or, with `drop`, by a filter that warns of each row it leaves out.
         collator: Encodes the rows in training.
         drop: Leave such rows out, with a warning that says how many and why.
         num_proc: Processes that share the work.

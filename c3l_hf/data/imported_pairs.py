@@ -15,10 +15,11 @@ from datasets import Dataset
 from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
+from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.pair_columns import NO_TEMPLATE, NO_TYPE, number_id
+from c3l_hf.data.pair_columns import NO_TEMPLATE, NO_TYPE
 from c3l_hf.data.row_images import images_as_stored, pictures_of
-from c3l_hf.data.schema import PAIR_TABLE_FEATURES
+from c3l_hf.data.schema import PAIR_TABLE_FEATURES, number_id
 from c3l_hf.data.sources import Images, images_digest
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import to_turns
@@ -27,6 +28,7 @@ from c3l_hf.files.image import image_key
 __all__ = ["ImportedPairs", "import_pairs"]
 
 _BATCH = 1000
+_ELSEWHERE = "the image's path does not lead into the folder of the images"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
             column, those whose image has the same content or path. Images may be stored by `datasets`, or be paths
             (see `image_folder`) or structs of "bytes" and "path", as other tools write them.
         inventory: See `data.sources.images_digest`.
-        image_folder: Where images are that the rows name by a relative path; by default the working folder.
+        image_folder: Where images are that the rows name by a relative path; by default the working folder. A row with
+            a path that leaves it is left out, and counted.
 
     Raises:
         RunError: If the columns are in no accepted layout, a `pair_id` or `image_id` is missing or not unique, or there
@@ -95,6 +98,9 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
                 images = pictures_of(values, layout)
             except RowError as error:
                 without_image[str(error)] += 1
+                continue
+            if not all(_followed(picture, image_folder) for picture in images):
+                without_image[_ELSEWHERE] += 1
                 continue
             if named and values["image_id"] is None:
                 raise RunError(f"pairs: row {row} has no image_id")
@@ -126,6 +132,15 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
         digest(sha.hexdigest(), content, *sorted(without_image.items())),
         dict(without_image.most_common()),
     )
+
+
+def _followed(picture: Any, folder: str | None) -> bool:
+    """Whether an image is no path, or one that stays in the folder: what lies elsewhere is not read, nor published."""
+    try:
+        located(picture, folder)
+    except RowError:
+        return False
+    return True
 
 
 def _by_image(tables: list[pa.Table], image_of: np.ndarray) -> pa.Table:

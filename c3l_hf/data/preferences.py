@@ -50,11 +50,10 @@ def read_candidates(row: Mapping[str, Any]) -> Candidates:
     """The candidates of a row.
 
     `prompt` is a text or messages; `chosen` an answer: a text, or one message of the assistant, whose content is a text
-    or a list of items of text; `rejected` a list of such answers, or one, as in TRL's preference datasets.
-
-    An answer may also be a whole conversation, whose last message it is: what comes before is the same for all answers
-    of the row, and is the prompt, which then need not be there. Images stand in the prompt where `data.messages.placed`
-    finds places.
+    or a list of items of text; `rejected` a list of such answers, or one, as in TRL's preference datasets. An answer
+    may also be a whole conversation, whose last message it is: what comes before is the same for all answers of the
+    row, and is the prompt, which then need not be there. Images stand in the prompt where `data.messages.placed` finds
+    places.
 
     Args:
         row: With the columns of `preference_columns`.

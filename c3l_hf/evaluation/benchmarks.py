@@ -57,9 +57,10 @@ class Layout:
 
 def _pope(row: Mapping[str, Any], split: str) -> dict[str, Any]:
     category, answer = _text(row["category"]), _text(row["answer"]).strip().lower()
+    name = _text(row["question_id"])
     return _question(
         # Each category numbers its questions from 1.
-        question_id=f"{category}-{_text(row['question_id'])}",
+        question_id=f"{category}-{name}" if name else "",
         stem=_text(row["question"]).strip(),
         request=_PHRASE,
         answer=answer,

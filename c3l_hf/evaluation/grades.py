@@ -12,7 +12,17 @@ __all__ = ["read_scores"]
 
 # "8/10" and "8 out of 10" are grades of 10; another whole ("4/5") is another scale. "8,5" may be one number or two.
 _GRADE = r"(\d{1,3}(?:\.\d{1,4})?)(?:\s?/\s?10(?:\.0)?|\s+out\s+of\s+10)?(?![\d/%]|[.,]\d)"
-_ENDS = r"(?=\s*(?:[,;.]?\s*\Z|[,;.)\]]\s|\s[-–—(]|\n))"
+# Not the first of several numbers, and of no other scale: "2, 3 and 4", "8 - 9", "4 (out of 5)".
+_ENDS = (
+    r"(?=\s*(?:[,;.]?\s*\Z|[,;.)\]]\s|\s[-–—(]|\n))"
+    r"(?![ \t]*(?:[,;–—-]|or\b|and\b|to\b)[ \t]*\d)(?![ \t]*\(?(?:out[ \t]+of|of|/)[ \t]*(?!10\b)\w)"
+)
+# Behind such words are no grades, or those of another scale.
+_OTHER_FIGURES = re.compile(
+    r"\b(?:errors?|mistakes?|ranks?|rankings?|counts?|numbers?|lines?|points?\s+(?:lost|deducted)|percent(?:ages?)?|out\s+of|stars?"
+    r"|scale|range|min|max|weights?)\b",
+    re.IGNORECASE,
+)
 _TITLE = r"(?:(?:the\s+)?(?:final\s+|my\s+)?(?:scores?|grades?|ratings?)(?:\s+are)?\s*:?\s*)?"
 _PAIR = re.compile(rf"{_TITLE}[(\[]?{_GRADE}(?:\s+|\s*[,;|]\s+){_GRADE}[)\]]?\.?", re.ASCII | re.IGNORECASE)
 _ALONE = re.compile(rf"{_TITLE}{_GRADE}\.?", re.ASCII | re.IGNORECASE)
@@ -33,6 +43,9 @@ _LABELLED = re.compile(
 _KEY = re.compile(rf"\W*{_OF}(?:{_WHO}|score|grade|rating)?[\s_#]*{_NUMBER}(?:[\s_](?:score|grade|rating))?\W*", re.I)
 _FIRST_KEY = re.compile(r"(first|second)(?:[\s_](?:assistant|answer|score|grade|rating))*", re.IGNORECASE)
 _PLACES = {"1": 0, "a": 0, "one": 0, "first": 0, "2": 1, "b": 1, "two": 1, "second": 1}
+_SCORES_KEY = re.compile(
+    r"(?:final[\s_]|assistant[\s_])?(?:scores?|grades?|ratings?|evaluations?|results?)", re.IGNORECASE
+)
 _SCORE_KEYS = ("score", "grade", "rating")
 _LONGEST_JSON = 100_000
 _FENCE = re.compile(r"^\s*```\w*[ \t]*$", re.MULTILINE)
@@ -48,9 +61,11 @@ def read_scores(text: str) -> tuple[float, float]:
     2. the first line, if it is two numbers, also "Scores: 8 7", "8/10, 7/10", "(8, 7)". A line before that has no
        digits and ends in a colon ("Here are my grades:") is passed over, as is one that names the scale;
     3. numbers behind the names of both answers, each at the start of a line or of a clause, the first in that line:
-       "Answer 1: 8/10, Answer 2: 7/10", "Assistant B - 7". The names say which is which.
+       "Answer 1: 8/10, Answer 2: 7/10", "Assistant B - 7". The names say which is which. If a pair of numbers is a line
+       of its own further on, it is not known which of them are the grades.
 
-    Nothing else is read: one number, three, other names, two grades of the same answer, "8,5", "80/100".
+    Nothing else is read: one number, three, other names, two grades of the same answer, "8,5", "80/100",
+    what is named errors, ranks, percentages or "out of five".
 
     Raises:
         ValueError: If there are no such grades, or one is not from 1 to 10.
@@ -75,9 +90,13 @@ def _of_lines(text: str) -> tuple[float, float] | None:
         if found := _PAIR.fullmatch(line.strip()):
             return float(found[1]), float(found[2])
         without_scale = _SCALE.sub("", line).strip()
+        if _OTHER_FIGURES.search(without_scale):
+            break
         if without_scale and (not without_scale.endswith(":") or any(map(str.isdigit, without_scale))):
             break
         start += len(line) + 1
+    if any(_PAIR.fullmatch(line.strip()) for line in text[start:].split("\n")):
+        return None  # numbers behind the names, and a pair further on: which of both are the grades?
     grades: dict[int, set[float]] = {}
     # What only follows later may be what the answers say, as of how many things there are.
     for found in _LABELLED.finditer(text) if _LABELLED.match(text, start) else ():
@@ -107,7 +126,7 @@ def _of_json(fields: Any) -> tuple[float, float] | None:
         values = [grade for grade in map(_grade, fields) if grade is not None]
         return (values[0], values[1]) if len(values) == len(fields) == 2 else None
     if len(fields) == 1 and isinstance(fields[0][1], list | tuple):  # {"scores": …}
-        return _of_json(fields[0][1])
+        return _of_json(fields[0][1]) if _SCORES_KEY.fullmatch(fields[0][0]) else None
     grades: dict[int, set[float]] = {}
     for place, value in _placed(fields):
         grade = _grade(value)

@@ -111,7 +111,11 @@ def _with_category(rows: Dataset, file: Path) -> Dataset:
 
 def _with_text_ids(rows: Dataset) -> Dataset:
     """Files with numbers for ids and files with texts go together."""
-    return rows.cast_column("question_id", Value("string")) if "question_id" in rows.features else rows
+    if "question_id" not in rows.features:
+        return rows
+    # A column of both kinds is stored as JSON text, where a text has its quotes: the values are taken, not cast.
+    names = [None if name is None else str(name) for name in rows["question_id"][:]]
+    return rows.remove_columns("question_id").add_column("question_id", names, feature=Value("string"))
 
 
 def _of_split(rows: Dataset, split: str) -> Dataset:

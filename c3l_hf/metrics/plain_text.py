@@ -5,10 +5,16 @@ import unicodedata
 
 __all__ = ["answer_text", "opened_thought", "plain", "without_marks", "without_thoughts"]
 
-_THINK_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
-_THINK_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+# DeepSeek, Qwen and most others; Kimi-VL; Magistral; gpt-oss, where what is not in the channel "final" is thought.
+_THOUGHTS = r"(?:think|thinking|thought|thoughts|reasoning|analysis|reflection)"
+_THINK_END = re.compile(
+    rf"</{_THOUGHTS}>|◁/think▷|\[/THINK\]|<\|channel\|>\s*final\s*(?:<\|message\|>|$)", re.IGNORECASE
+)
+_THINK_START = re.compile(rf"<{_THOUGHTS}>|◁think▷|\[THINK\]|<\|channel\|>\s*(?:analysis|commentary)\b", re.IGNORECASE)
 _OPENED = re.compile(rf"(?:{_THINK_START.pattern})\s*$", re.IGNORECASE)
+_WITHIN_WORDS = re.compile(r"</?(?:b|i|u|em|strong|code|span|sub|sup|mark|font|small|big|tt)(?:\s[^<>]{0,60})?>", re.I)
 _TAG = re.compile(r"</?[a-zA-Z|][^<>]{0,60}>")
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(del|strike)>[^<>]{0,200}</\1>", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\{(?:\\(?:text|mathrm|textbf)\{)?([^{}]{0,200})\}{1,2}")
 _EMPHASIS = re.compile(r"(?<!\w)[*_`]+(?=\S)|(?<=\S)[*_`]+(?!\w)|^\s*#+\s+", re.MULTILINE)
 _FORMULA = re.compile(r"^\$+([^$\n]{1,200})\$+(?=[ .]*$)", re.MULTILINE)
@@ -45,7 +51,8 @@ def answer_text(text: str) -> str:
 
 
 def without_thoughts(text: str) -> str:
-    """A text without all up to the last `</think>` (thinking, thought, reasoning), and after an unclosed `<think>`."""
+    """A text without all up to the last `</think>` (thinking, thought, reasoning, and what stands for it in other
+    templates: `[/THINK]`, `◁/think▷`, the channels of gpt-oss), and after an unclosed `<think>`."""
     return _THINK_START.split(_THINK_END.split(text)[-1])[0]
 
 
@@ -77,6 +84,7 @@ def _first_turn(text: str) -> str:
 
 def _plain(text: str) -> str:
     text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
-    text = _TAG.sub("", _BOXED.sub(r"\n\1\n", text))
+    text = _WITHIN_WORDS.sub("", _BOXED.sub(r"\n\1\n", _STRUCK.sub(" ", text)))
+    text = _TAG.sub("\n", text)  # "<answer>Yes</answer>No" are two texts
     text = re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
     return _EMPHASIS.sub("", _FORMULA.sub(r"\1", text))

@@ -1,14 +1,11 @@
-"""A model's free text → the answer it gives: yes or no, or the letter of an option. What cannot be read is None."""
+"""A model's free text → the answer it gives to a question of yes or no. What cannot be read is None."""
 
 import re
-import string
-from collections.abc import Sequence
-from typing import NamedTuple
 
-from c3l_hf.metrics.existence import says_whether
-from c3l_hf.metrics.plain_text import answer_text, plain
+from c3l_hf.metrics.existence import names_object, says_whether
+from c3l_hf.metrics.plain_text import answer_text
 
-__all__ = ["letter", "yes_no"]
+__all__ = ["has_condition", "left_open", "yes_no"]
 
 _YES_NO = re.compile(r"(?<!\w)(?<!\w['’-])(yes|no)(?!\w|['’-]\w)", re.IGNORECASE)
 _NEW_SENTENCE = re.compile(
@@ -30,67 +27,38 @@ _NO_ENDS = re.compile(
     r"(?!\.?\s*\d)(?:\s*(?:[^\w\s]|\n|$)|\s+(?:and|as|because|but|he|i|it|no|not|or|she|that|the|there|they|this|we|you)\b)",
     re.IGNORECASE,
 )
+# "Yes?" asks; "yes, if …" and "yes only if …" leave open; in {"yes": 0.2} it is the name of a figure.
 _TAKEN_BACK = re.compile(
-    r"\W+(?:(?:or\W+)?(?:wait|actually|maybe|perhaps)|is\W+(?:not|wrong|incorrect|false))\b", re.IGNORECASE
+    r"[\"'”’)]*\s*\?|[\"']\s*:|[\W\d]{0,3}[❌✗✘☒]"
+    r"|\W+(?:(?:or\W+)?(?:wait|actually|maybe|perhaps)|(?:is|was|would\W+be)\W+(?:not|wrong|incorrect|false|my)"
+    r"|(?:but\W+)?(?:only\W+)?(?:if|unless|provided|assuming))\b",
+    re.IGNORECASE,
 )
+_EMPTY_BOX = re.compile(r"(?:\[ \]|☐)[ \t]*$")
+# The condition of "the answer would be", at the start of its sentence.
+_CONDITION = re.compile(r"(?:^|[.!?;:\n])\W*(?:if|were|had|unless|suppos|assum)\w*\b[^.!?;:\n]*$", re.IGNORECASE)
+_REFUSED = re.compile(
+    r"\b(?:I|we)\s*(?:am|['’]m|are|['’]re)?\s*(?:cannot|can\s?not|can['’]?t|could\s+not|couldn['’]t|unable\s+to|not\s+able\s+to)"
+    r"\s+(?:help|assist|answer|determine|tell|say"
+    r"|(?:see|view|access|open|process|analy[sz]e)\s+(?:(?:the|any|this|your|an)\s+)?(?:images?|pictures?|photos?))\b"
+    r"|\b(?:can|happy\s+to|glad\s+to)\s+(?:help|assist)\b|\bI\s+can\s+see\s+(?:the|your)\s+(?:image|picture|photo)\b",
+    re.IGNORECASE,
+)
+# What a word after a colon is said of, where the question asks for an object: "Answer: no", but not "cat: no".
+_LABEL = re.compile(r"(?:^|[.!?;,{\n])([^.!?;,{}\n]{1,60}?)[\"'”’)\]]*\s*[:：][ \t\"'“‘(]*$")
+_OF_THE_ANSWER = re.compile(
+    r"\b(?:ans(?:wer)?s?|a|response|reply|result|conclusion|verdict|output|prediction|decision|summary|short|brief|final|say"
+    r"|assistant|ai|ok(?:ay)?|sure|problem|so|thus|therefore|hence|overall|closely|yes|no)\b"
+    r"|[答정]|antwort|resp(?:uesta|osta)|risposta|réponse|ответ",
+    re.IGNORECASE,
+)
+_DENYING = re.compile(r"\b(?:absent|missing|not|no|without|lacks?)\b|n['’]t\b", re.IGNORECASE)
 # Before "answer is", if that is left open or denied; "it is not there, so the answer is no" denies nothing.
 _OPEN = re.compile(
     r"(?:\b(?:if|whether|unless|not|never|cannot|false|wrong|unsure|doubt)|n['’]t)"
     r"(?:\s+(?:a|certain|correct|if|it|know|right|say|sure|that|the|think|believe|true|whether)\b)*\s*$",
     re.IGNORECASE,
 )
-
-_LETTER_ENDS = (
-    r"(?=\s*(?:\Z|\n|[):\],;!?。])|\.|[\"”'’](?!\w)|\s+[-–—]\s|\s+(?:because|since|as|which)\b)"  # not "A dog"
-)
-_LETTER = rf"(?:[(\[{{]{{1,2}}\s*([A-Za-z])\s*[)\]}}]{{1,2}}|([A-Za-z]){_LETTER_ENDS})"
-_SURELY = r"(?:\s+(?:therefore|thus|hence|then|clearly|probably|(?:most\s+)?likely))"
-_IS = rf"(?:\s+(?:is|was|would\s+be|should\s+be){_SURELY}?,?)"
-_CUE = (
-    r"(?:\b(?:ans\.?|answer|option|choice|choose|select|pick|go(?:ing)?\s+with)[\"”]?" + _IS + r"?\s*:?\s*"
-    r"|(?<![不别没非勿])(?:答案|选项|选择|应?选|答え|正解|정답)(?:应该|应)?(?:是|为|選|は|은|는)?\s*:?\s*"
-    r"|^[^\w\n]*(?:la |die )?(?:respuesta|resposta|risposta|réponse|antwort|ответ)\s*:\s*)"
-)
-_LEADING = re.compile(
-    rf"(?:^[ \t>•\"'“‘-]*|{_CUE}(?:(?:option|choice|letter)\s*:?\s*)?[\"'“‘]?){_LETTER}", re.IGNORECASE | re.MULTILINE
-)
-_WITHIN = re.compile(r"(?<!\w)\(([A-Za-z])\)|(?<![\w'’])([A-Z])(?=\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b)")
-_LISTED = re.compile(r"(?<=\s)[(\[]?([A-Z])[.):\]]\s+\S")
-_FURTHER = re.compile(rf"(?:[\s,;/&+.):\]]|\b(?:and|or|nor|to)\b)+[(\[]?([A-Za-z]){_LETTER_ENDS}", re.IGNORECASE)
-# Before a letter; "the one that is not a fruit is (B)" denies nothing.
-_DENIED = re.compile(
-    r"(?:(?:\b(?:not|cannot|never)|n['’]t)(?:\s+(?:a|an|the|that|it|is|be|would|think|believe|say|choose|select|pick|go|with"
-    r"|answer|option|choice|letter|correct|right|really|necessarily)\b)*"
-    r"|\b(?:incorrect|wrong|false)"
-    r"|\b(?:except(?:\s+for)?|(?:any|every)thing\s+but|all\s+but|rul(?:e|es|ed|ing)\s+out|eliminat(?:e|es|ed|ing)"
-    r"|exclud(?:e|es|ed|ing)|none\s+of|other\s+than)(?:\s+the)?(?:\s+(?:answer|option|choice))?)\s+$"
-    r"|(?:[不别没非勿]|排除|错误)[^\s,。.;:!?]{0,6}$",
-    re.IGNORECASE,
-)
-_CALLED_WRONG = re.compile(
-    r"\W*\b(?:is|are|was|can?|could|does|do|should|would)(?:\s*not|\s+never|n['’]t|\s+(?:incorrect|wrong|false))\b",
-    re.IGNORECASE,
-)
-# "B (a dog)"; whether that is the text of B is asked later.
-_WITH_TEXT = re.compile(r"(?<![\w'’])([A-Za-z])[ \t]+\(([^()\n]{1,500})\)")
-_STATED = re.compile(r"\banswer(?:\s+(?:is|was)\s*:?|\s*:)\s*|^(?:it|this|that)(?:['’]s|\s+is)\s+", re.IGNORECASE)
-_ANSWER = re.compile(
-    r"ans|答|正解|정답|\W*(?:la |die )?(?:resp|resposta|risposta|réponse|antwort|ответ)", re.IGNORECASE
-)
-_AROUND = " \t\n.:,;!?)]-–—\"'”’"  # what may stand between a letter and its text
-_PIECE = re.compile(r"\A[^\n]*?[.!?](?=\s|\Z)|\A[^\n]+")  # a first sentence, or line
-_CORRECTED = re.compile(r"\W+(?:wait|actually|sorry|hmm|correction|or\s+rather|no\s*,)\b", re.IGNORECASE)
-# "I, for one": no option.
-_PRONOUN = re.compile(r"I,\s+(?!and\b|or\b)[a-z]{2}")
-
-
-class _Mention(NamedTuple):
-    """A place where letters are named: whether it says that they are not the answer, or that one of them is."""
-
-    start: int
-    letters: set[str]
-    denied: bool
-    stated: bool
 
 
 def yes_no(text: str, question: str | None = None) -> str | None:
@@ -106,10 +74,12 @@ def yes_no(text: str, question: str | None = None) -> str | None:
     3. The answer is such a word at the start of the text, of a sentence, or after "answer is", "I would say", "so" or
        "Based on the image,", unless that is left open or denied ("whether the answer is", "it is false that the answer
        is").
-    4. It is none if the other word stands for itself anywhere too ("Yes and no", "No, wait, yes"), or "wait",
-       "actually", "maybe" or "is wrong" follows. A "no" inside the rest is harmless: "Yes, there is no cat on it" is
-       yes.
-    5. Where neither word stands for itself, and `question` is POPE's "Is there a … in the image?": what the first
+    4. It is none if the other word stands for itself anywhere too ("Yes and no", "No, wait, yes"), or "?", "if",
+       "wait", "actually", "maybe" or "is wrong" follows, or the text refuses ("No, I can't help with that"). A "no"
+       inside the rest is harmless: "Yes, there is no cat on it" is yes.
+    5. With POPE's `question`, "Is there a … in the image?", a word is no answer to it behind another question or
+       another label ("Is there an animal? Yes. It is a cat.", "cat: yes"), and none if its sentence goes on with the
+       opposite ("Yes, there is no dog in the image"). Where neither word stands for itself it is what the first
        sentence says of the very object, see `existence.says_whether` ("There is no dog in it, but a cat": no).
 
     This differs from POPE's own script, which reads the first sentence, "no" if it has one of the words No, no, not,
@@ -127,138 +97,49 @@ def yes_no(text: str, question: str | None = None) -> str | None:
     start = next(re.finditer(r"\w", text), None)
     answers, standing = set(), set()
     for found in _YES_NO.finditer(text):
-        word, before = found[1].lower(), text[max(0, found.start() - 80) : found.start()]
+        word, before = found[1].lower(), text[max(0, found.start() - 200) : found.start()]
+        if question is not None and _of_something_else(before, question):
+            continue
         opening = _NEW_SENTENCE.search(before)
-        left_open = opening and opening[0][0] in "aAI" and _OPEN.search(before[: opening.start()])
+        left_open = opening and opening[0][0] in "aAI" and _undecided(opening[0], before[: opening.start()])
         first = (start is not None and found.start() == start.start()) or bool(opening and not left_open)
         first = first or bool(found.start() <= len(before) and _INTRODUCED.fullmatch(before))
         ends = word == "yes" or bool(_NO_ENDS.match(text, found.end()))
         if ends and first:
             answers.add(word)
-            if _TAKEN_BACK.match(text, found.end()):
+            if _TAKEN_BACK.match(text, found.end()) or _EMPTY_BOX.search(before):
+                return None
+            rest = text[found.end() : found.end() + 500].lstrip(" ,.;:!–—-")
+            if question is not None and says_whether(rest, question) not in (None, word):
                 return None
         if word == "yes" or (ends and (first or _NEW_CLAUSE.search(before))) or _AFTER_YES.search(before):
             standing.add(word)
     if not standing and question is not None:
         return says_whether(text, question)
-    return answers.pop() if len(answers) == 1 and answers == standing else None
+    return answers.pop() if len(answers) == 1 and answers == standing and not _REFUSED.search(text) else None
 
 
-def letter(text: str, options: Sequence[str]) -> str | None:
-    """Read which option an answer chooses.
-
-    The rules, in this order:
-
-    1. Reasoning (all up to the last `</think>`, and what follows an unclosed `<think>`), tags and markdown go, and what
-       follows the model's first turn ("B\nQuestion: … Answer: C", see `plain_text.answer_text`); `\\boxed{…}` stands
-       on a line of its own.
-    2. The whole text is the text of one option (case, spaces and punctuation around words aside): that option. Where
-       the text is also another option's letter ("B", with "B" the text of option A) it is none.
-    3. A letter is named by standing alone, or first in a line and marked off ("B", "b.", "(B) …", "B: …"), after
-       "answer", "option", "choice", "choose" and the like ("Answer: (c)", "The answer is B", "答案：B"), in brackets,
-       or before "is correct". "A dog" names none. If what follows the letter, or its line, is exactly the text of an
-       option, the answer is this letter if it is its own text, and none if it is another's.
-    4. Letters that are denied ("not (B)", "I don't think it is (B)", "anything but (B)", "(B) does not fit") are no
-       answers, and "B. Wait, A" is none. Otherwise one letter must be named, and it must be the letter of an option; a
-       second one ("B, C"; a list of all options) makes it none. But what stands before "the answer is B" does not count
-       if it names several: it is a list of the options ("A. red B. blue … Final answer: B").
-    5. Where no letter is named, the first line, or what follows "the answer is" or "it is", up to the end of its
-       sentence, if that is the text of one option.
-
-    This differs from lmms-eval: for SEED-Bench it takes the first character, whatever it is (so "A dog" is A), and for
-    MMBench a letter that is one of the words, then an option whose text is contained in the answer, then a language
-    model's opinion, then chance.
-
-    Args:
-        text: What the model wrote.
-        options: The texts of the options; their letters are A, B, … by position.
-
-    Returns:
-        A letter, or None if no option or more than one is chosen.
-
-    Raises:
-        ValueError: If there are no options, or more than 26.
-    """
-    if not 0 < len(options) <= 26:
-        raise ValueError(f"needs 1 to 26 options, got {len(options)}")
-    allowed = string.ascii_uppercase[: len(options)]
-    keys = [_key(option) for option in options]
-    longest = 2 * max(map(len, options)) + 100  # what is longer than that is no option's text
-
-    def with_text(text: str) -> list[str]:
-        key = _key(text) if len(text) <= longest else ""
-        return [name for name, option in zip(allowed, keys) if key and option == key]
-
-    def marked(found: re.Match) -> str:
-        name = found[1].upper()
-        return f"{name}. {found[2]}" if name in with_text(found[2]) else found[0]
-
-    text = _WITH_TEXT.sub(marked, answer_text(text))
-    same = with_text(text)
-    leading = _LEADING.search(text)
-    if same:
-        if leading and leading.end() >= len(text.rstrip(" .:)]!?\"'”’")) and _named(leading) in allowed:
-            same = [name for name in same if name == _named(leading)]
-        return same[0] if len(same) == 1 else None
-    if leading:
-        rest = text[leading.end() :].lstrip(_AROUND)
-        if same := with_text(rest):
-            return _named(leading) if _named(leading) in same else None
-        same = with_text(rest.partition("\n")[0])
-        if same and _named(leading) not in same:
-            return None
-    named = _chosen(text)
-    if not named:
-        starts = [0, *(stated.end() for stated in _STATED.finditer(text) if not _denied(text, stated.start()))]
-        for part in (text[start : start + longest + 1] for start in starts):
-            named |= set(with_text(part))
-            named |= {name for piece in _PIECE.findall(part)[:1] for name in with_text(piece)}
-    return named.pop() if len(named) == 1 and named <= set(allowed) else None
+def left_open(before: str) -> bool:
+    """Whether what stands before "the answer is" denies it or leaves it open ("whether", "I am not sure that")."""
+    return bool(_OPEN.search(before))
 
 
-def _chosen(text: str) -> set[str]:
-    """The letters that are named as answers; all that there are, which is no choice, if one is denied or corrected."""
-    mentions = []
-    for found in (*_LEADING.finditer(text), *_WITHIN.finditer(text)):
-        place = next(number for number in range(1, found.re.groups + 1) if found[number])
-        if _PRONOUN.match(text, found.start(place)):
-            continue
-        if _CORRECTED.match(text, found.end()):
-            return set(string.ascii_uppercase)
-        further = _FURTHER.match(text, found.end())
-        letters = {_named(found)} | ({_named(further)} if further else set())
-        is_denied = _denied(text, found.start()) or bool(_CALLED_WRONG.match(text, found.end()))
-        is_stated = len(letters) == 1 and not is_denied and bool(_ANSWER.match(found[0]))
-        mentions.append(_Mention(found.start(), letters, is_denied, is_stated))
-    listed = [(found.start(), _named(found)) for found in _LISTED.finditer(text)] if mentions else []
-
-    statements = [mention for mention in mentions if mention.stated]
-    if statements:
-        last = max(statements, key=lambda mention: mention.start)
-        before = {name for mention in mentions if mention.start < last.start for name in mention.letters}
-        before |= {name for start, name in listed if start < last.start}
-        earlier = {name for mention in statements for name in mention.letters}
-        if len(before) > 1 and len(earlier) == 1:
-            mentions = [mention for mention in mentions if mention.start >= last.start]
-            listed = [(start, name) for start, name in listed if start >= last.start]
-    named = {name for mention in mentions if not mention.denied for name in mention.letters}
-    denied = {name for mention in mentions if mention.denied for name in mention.letters}
-    named |= {name for _, name in listed} if named else set()
-    return named if not named & denied else set(string.ascii_uppercase)
+def has_condition(before: str) -> bool:
+    """Whether the sentence before "the answer would be" begins with a condition ("If there were a dog, …")."""
+    return bool(_CONDITION.search(before))
 
 
-def _denied(text: str, start: int) -> bool:
-    before = text[max(0, start - 80) : start]
-    return bool(_DENIED.search(before) or _OPEN.search(before))
+def _undecided(opening: str, before: str) -> bool:
+    return left_open(before) or " would " in opening.lower() and has_condition(before)
 
 
-def _named(found: re.Match) -> str:
-    return next(filter(None, found.groups())).upper()
-
-
-def _key(text: str) -> str:
-    """What two texts must share to be the same; signs within words, and before numbers, are part of it."""
-    whole = " ".join(plain(text).casefold().split())
-    key = re.sub(r"(?<=[^\W\d])[-‐–—](?=[^\W\d])", " ", whole)
-    key = re.sub(r"[\"'“”‘’.,;:!?()\[\]]+(?=\s|$)|(?<!\S)[\"'“”‘’,;:!?()\[\]]+(?=\S)", "", key)
-    return key.strip() or whole
+def _of_something_else(before: str, question: str) -> bool:
+    """Whether what stands before a word makes it the answer to another question, or a note on another thing."""
+    if before.rstrip(" \t\n\"'“‘(").endswith("?"):
+        asked = re.split(r"[.!?\n]", before.rstrip(" \t\n\"'“‘(")[:-1])[-1]
+        return names_object(asked, question) is False
+    label = _LABEL.search(before)
+    if not label or len(label[1].split()) > 3 or _OF_THE_ANSWER.search(label[1]):
+        return False
+    named = names_object(label[1], question)
+    return named is False or bool(named and _DENYING.search(label[1]))

@@ -37,7 +37,7 @@ OF_PAIRS = ("columns", "answers", "image_folder", "download_images")
 STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunOptions(ColumnOptions, PictureOptions):
     """What of a run is done; how `pairs` are read, if they are given."""
 

@@ -14,6 +14,7 @@ from datasets import Dataset, Features, IterableDataset
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image_files import check_key
+from c3l_hf.data.layouts import IMAGE_COLUMNS
 from c3l_hf.data.preferences import preference_columns, read_candidates
 from c3l_hf.data.stored_rows import stored_rows, undecoded
 from c3l_hf.training.collator import DataCollatorForC3L
@@ -89,8 +90,8 @@ def check_rows(
 
     Args:
         name: What messages call the dataset.
-        dataset: Rows as for `data.preferences`, in whatever format. Those of an `IterableDataset` are judged as they
-            come: by the collator, or, with `drop`, by a filter that warns of each row it leaves out.
+        dataset: Pseudo-label rows, or preference rows (see `data.preferences`). Those of an `IterableDataset` are
+            judged as they come: by the collator, or, with `drop`, by a filter that warns of each row it leaves out.
         collator: Encodes the rows in training.
         drop: Leave such rows out, with a warning that says how many and why.
         num_proc: Processes that share the work.
@@ -102,9 +103,9 @@ def check_rows(
         dataset = dataset.with_format(None)  # not as arrays or tensors, which are no messages and pictures
     if isinstance(dataset, IterableDataset):
         # Images come as they are stored: `datasets` would raise an error of its own about one that cannot be decoded.
-        for column, kind in (dataset.features or {}).items():
-            if undecoded(kind) != kind:
-                dataset = dataset.cast_column(column, undecoded(kind))
+        for column in IMAGE_COLUMNS:
+            if dataset.features and column in dataset.features:
+                dataset = dataset.cast_column(column, undecoded(dataset.features[column]))
         passes = functools.partial(_passes, name=name, collator=collator, quick_check=QuickCheck(collator))
         return dataset.filter(passes) if drop else dataset
     problems = (_problems_of_transformed if _is_transformed(dataset) else _problems_of_stored)(

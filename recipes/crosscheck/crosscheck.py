@@ -52,7 +52,8 @@ from c3l_hf.evaluation.judge_setup import judged_file
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES, predict, predictions_file
 from c3l_hf.evaluation.questions import load_questions
 from c3l_hf.evaluation.run import EvaluateOptions, run_evaluation
-from c3l_hf.metrics.reading import letter, yes_no
+from c3l_hf.metrics.choice import letter
+from c3l_hf.metrics.reading import yes_no
 from c3l_hf.models.loading import Source, load
 from c3l_hf.scenes import GENERATOR
 

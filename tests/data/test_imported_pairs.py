@@ -37,6 +37,30 @@ def test_rows_about_one_image_come_together():
     assert [part.to_pydict()["pair_id"] for part in pairs.tables(1, 2)] == [["000001/0", "000001/1"]]
 
 
+def test_paths_that_leave_the_folder_are_neither_read_nor_published(tmp_path, monkeypatch):
+    """Also where the same path leads to a picture from the working folder."""
+    for folder in ("pictures", "here"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name in ("secret.png", "pictures/mine.png"):
+        PILImage.new("RGB", (8, 6), "red").save(tmp_path / name)
+    outside = tmp_path / "secret.png"
+    names = [
+        "../secret.png",
+        str(outside),
+        outside.as_uri(),
+        "../here/../secret.png",
+        "mine.png",
+        "../pictures/mine.png",
+    ]
+    rows = Dataset.from_dict({"image": names, "question": list("abcdef"), "answer": ["x"] * 6})
+    pairs = import_pairs(rows, image_folder=str(tmp_path / "pictures"))
+    assert [prompt[0]["content"] for prompt in pairs.table["prompt"].to_pylist()] == ["e", "f"]
+    assert pairs.without_image == {"the image's path does not lead into the folder of the images": 4}
+    stored = pairs.images.dataset.cast_column("images", List(Image(decode=False)))
+    assert {row["images"][0]["path"] for row in stored} == {str(tmp_path / "pictures" / "mine.png")}
+
+
 def text(*names):
     return {name: Value("string") for name in names}
 

@@ -1,13 +1,24 @@
 """What judges write instead of two numbers: read where it can be read in one way only."""
 
 import random
-import time
 
 import pytest
 
 from c3l_hf.evaluation.grades import read_scores
 
 REPLIES = [
+    ("Assistant 1: 2, 3 and 4 are errors.\nAssistant 2: 1, 2 are errors", None),
+    ("Assistant 1: 8 - 9\nAssistant 2: 7", None),
+    ("Assistant 1: 4 (out of 5)\nAssistant 2: 3 (out of 5)", None),
+    ("Answer 1: 2\nAnswer 2: 3\n\n8 7", None),
+    ('{"scale": [1, 10]}', None),
+    ('{"errors": [3, 4]}', None),
+    ('{"final_scores": [8, 7]}', (8, 7)),
+    ("Number of errors:\n3 2", None),
+    ("Out of five:\n4 3", None),
+    ("As percentages:\n8 7", None),
+    ("My assessment:\n8 7", (8, 7)),
+    ("[THINK]9 9[/THINK]8 7", (8, 7)),
     ("**8** **9**", (8, 9)),
     ("**8 9**\nBecause", (8, 9)),
     ("Assistant 1: 8/10, Assistant 2: 9/10", (8, 9)),
@@ -172,13 +183,8 @@ def test_never_another_error():
         assert found is None or all(1 <= grade <= 10 for grade in found)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_time_grows_with_the_length_alone(part):
-    def seconds(length: int) -> float:
-        text = part * (length // len(part))
-        start = time.process_time()
-        scores(text)
-        return time.process_time() - start
-
-    assert seconds(1_000_000) < 9 * seconds(250_000) + 0.5
+def test_long_replies_are_read_at_all(part):
+    """A rule that goes back over the reply for each part of it would take minutes."""
+    found = scores(part * (300_000 // len(part)))
+    assert found is None or all(1 <= grade <= 10 for grade in found)

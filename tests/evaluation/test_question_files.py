@@ -88,6 +88,17 @@ def test_pope_three_categories_in_a_folder_and_pictures_beside_them(tmp_path):
         load_questions("pope", tmp_path / "coco")
 
 
+def test_ids_that_are_numbers_and_texts(tmp_path):
+    """`datasets` keeps such a column as JSON text: the id "2" is not to become "\\"2\\""."""
+    rows = [{**row, "question_id": name} for row, name in zip(POPE, [1, "2", None])]
+    write_lines(tmp_path / "coco" / "coco_pope_random.json", rows)
+    write_pictures(tmp_path / "coco", ["COCO_1.png", "COCO_2.png"])
+    for source in (tmp_path / "coco", tmp_path / "coco" / "coco_pope_random.json"):
+        questions = load_questions("pope", source)
+        assert questions["question_id"][:] == ["random-1", "random-2", ""]
+        assert questions["status"][:] == ["ok", "ok", "the question has no id"]
+
+
 def test_pope_without_a_category_is_refused(tmp_path):
     for name in ("questions.jsonl", "random_popular.jsonl"):
         file = write_lines(tmp_path / name, POPE)

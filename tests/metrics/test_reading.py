@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from c3l_hf.metrics.choice import letter
 from c3l_hf.metrics.plain_text import opened_thought
-from c3l_hf.metrics.reading import letter, yes_no
+from c3l_hf.metrics.reading import yes_no
 
 YES = [
     "Yes",

@@ -18,7 +18,8 @@ from c3l_hf.evaluation.endpoint import ChatEndpoint
 from c3l_hf.evaluation.judge import judge_answers
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES
 from c3l_hf.evaluation.questions import load_questions
-from c3l_hf.metrics.reading import letter, yes_no
+from c3l_hf.metrics.choice import letter
+from c3l_hf.metrics.reading import yes_no
 from c3l_hf.scenes import benchmarks as scenes
 
 OPTIONS = ["a red ball", "a dog", "two cats", "a car"]

@@ -9,7 +9,7 @@ import tiny_benchmarks
 
 from c3l_hf.evaluation.questions import load_questions
 from c3l_hf.generation.templates import QUESTION_TYPES
-from c3l_hf.metrics.reading import letter
+from c3l_hf.metrics.choice import letter
 from c3l_hf.scenes import Scene, check_pair, load_scenes
 from c3l_hf.scenes.benchmarks import ABILITIES, SEED_TYPES, llava_bench, mmbench, pope, scene_of, seed_bench
 from c3l_hf.scenes.options import make_options, prior_letters

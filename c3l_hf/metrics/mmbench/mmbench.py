@@ -1,6 +1,6 @@
 """MMBench: multiple-choice questions about images, each asked once for every rotation of its options (CircularEval).
 
-Definitions after Liu et al. (2023, arXiv 2307.06281); what a text answers is read by `c3l_hf.metrics.reading.letter`:
+Definitions after Liu et al. (2023, arXiv 2307.06281); what a text answers is read by `c3l_hf.metrics.choice.letter`:
 
 - `circular_accuracy` = questions all of whose rotations are answered right / `questions`. This is MMBench's own figure.
 - `accuracy` = right / n over all rows, rotations being rows of their own: `accuracy` of the rows that are no rotations
@@ -26,7 +26,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from c3l_hf.metrics.reading import letter
+from c3l_hf.metrics.choice import letter
 
 __all__ = ["MMBench", "counts", "figures"]
 

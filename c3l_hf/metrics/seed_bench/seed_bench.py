@@ -4,7 +4,7 @@ Definitions after Li et al. (2023, arXiv 2307.16125) and its script. There a mod
 highest likelihood; many report the letter that the model writes instead. The two differ, so say which one it was:
 
 - by likelihood: the predictions are letters, `letters=True`
-- by generated text: the predictions are texts, read by `c3l_hf.metrics.reading.letter`
+- by generated text: the predictions are texts, read by `c3l_hf.metrics.choice.letter`
 
 The figures, over all questions and for each dimension:
 
@@ -23,7 +23,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from c3l_hf.metrics.reading import letter
+from c3l_hf.metrics.choice import letter
 
 __all__ = ["SeedBench", "counts", "figures"]
 

@@ -10,13 +10,18 @@ from scored_rows import assert_same, picture
 
 from c3l_hf import I2CScorer, score_dataset
 from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.preferences import read_candidates
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.files.image import open_image
 from c3l_hf.files.opening import open_dataset
 from c3l_hf.finetuning.examples import encode_examples
+from c3l_hf.training.collator import DataCollatorForC3L
 
 PAGE = (Path(__file__).parents[1] / "docs" / "layouts.md").read_text("utf-8")
-EXAMPLES = [json.loads(block) for block in re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)]
+EXAMPLES, PREFERENCES = (
+    [json.loads(block) for block in re.findall(r"```json\n(.*?)\n```", part, re.DOTALL)]
+    for part in PAGE.split("## Preference rows")
+)
 PLAIN = {"image": "photo.jpg", "question": "What is in the picture?", "answer": "A red kite."}
 
 
@@ -45,3 +50,15 @@ def test_an_example_is_scored_and_trained_on(llava, example, tmp_path, monkeypat
     one, other = (rows.encoded(0, 0).inputs["input_ids"].tolist() for rows in (examples, plain))
     assert one == other
     assert open_image(pictures_of(example, layout_of(example))[0]).size == (32, 32)
+
+
+def test_preference_rows_mean_the_same_in_every_form(llava, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(0).save("photo.jpg")
+    assert len(PREFERENCES) == 3
+    collator = DataCollatorForC3L(llava[1])
+    first = [sequence.inputs["input_ids"].tolist() for sequence in collator.encode(PREFERENCES[0])]
+    for example in PREFERENCES:
+        candidates = read_candidates(example)
+        assert (candidates.chosen, candidates.rejected[0]) == ("A red kite.", "A blue car.")
+        assert [sequence.inputs["input_ids"].tolist() for sequence in collator.encode(example)][:2] == first

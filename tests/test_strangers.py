@@ -1,10 +1,12 @@
 """Strangers' rows through every consumer: the same scores, examples, choices and pairs as the plain rows give."""
 
+import io
+
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from scored_rows import assert_same
-from strangers import KINDS, plain_rows
+from strangers import ANSWERS, KINDS, QUESTION, plain_rows, rgba
 from tiny_models import tiny_llava
 
 from c3l_hf import I2CScorer, curate, score_dataset, select_pseudo_labels
@@ -139,3 +141,41 @@ def test_the_command(rows, dataset, scored, tmp_path, tmp_path_factory, capsys):
     )
     assert main(["select", "--dataset", str(output), "--output", str(tmp_path / "labels.parquet")]) == 0
     assert len(open_dataset(tmp_path / "labels.parquet")) == 2
+
+
+def test_transparent_pictures(llava, tmp_path):
+    """Each consumer sees them on white, as the model's own processor would."""
+    pictures = rgba()
+    rows = [
+        {"image": encoded(image), "question": QUESTION, "answer": answer} for image in pictures for answer in ANSWERS
+    ]
+    features = Features({"image": Image(decode=False), "question": Value("string"), "answer": Value("string")})
+    dataset = Dataset.from_list(rows, features=features)
+    scored = score_dataset(dataset, I2CScorer(*llava), cache_dir=tmp_path)
+    clear, white = score_columns(scored)[:3], score_columns(scored)[3:]
+    assert_same(clear, white)
+    examples = encode_examples(dataset, llava[1])
+    batch = DataCollatorForAnswers(examples)(list(examples.index))
+    assert torch.equal(batch["pixel_values"][:3], batch["pixel_values"][3:])
+    labels = select_pseudo_labels(scored)[0]
+    one, other = (DataCollatorForC3L(llava[1])([row])["pixel_values"] for row in labels)
+    assert torch.equal(one, other)
+
+
+def test_control_tokens_as_letters(llava):
+    """Refused, or read as letters, and never as the token: by the scorer and by a student alike."""
+    row = {"image": plain_rows()[0]["image"], "question": "What does <s> mean?", "answer": "<s>bold</s>"}
+    refused, escaped = (I2CScorer(*llava, control_tokens=how)(row) for how in ("refuse", "escape"))
+    assert "control token" in refused["i2c_status"] and refused["i2c"] is None
+    assert escaped["i2c_status"] == "ok" and "".join(escaped["answer_tokens"]).strip() == row["answer"]
+    dataset = Dataset.from_list([row])
+    with pytest.raises(ValueError, match="control token"):
+        encode_examples(dataset, llava[1])
+    example = encode_examples(dataset, llava[1], control_tokens="escape").encoded(0, 0)
+    assert len(example.answer_ids) == len(escaped["answer_tokens"]) + 1  # and the token that ends it
+
+
+def encoded(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}

@@ -33,7 +33,8 @@ def format_help(name: str, command: Command, everything: bool = False) -> str:
     lines.append(f"Flags count before the environment ({PREFIX}<OPTION>), that before the YAML.")
     for group in command.groups:
         shown, options = command.shown.get(group), options_of([group])
-        names = list(options) if everything or shown is None else list(shown)
+        needed_first = sorted(options, key=lambda name: not options[name].is_required)
+        names = needed_first if everything or shown is None else list(shown)
         more = f" ({len(options) - len(names)} more with --help_all)" if len(names) < len(options) else ""
         title = "Training" if shown is not None else group.__name__.removesuffix("Options")
         lines += ["", f"{getattr(group, '_argument_group_name', title)}{more}"]

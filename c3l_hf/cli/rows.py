@@ -1,12 +1,13 @@
 """Rows as commands read and write them: from a file, a folder or the Hub; to a file or a folder."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyarrow as pa
-from datasets import Dataset, Image
+import pyarrow.parquet as pq
+from datasets import Dataset
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
@@ -14,6 +15,8 @@ from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.arranging import columns_of, restored
 from c3l_hf.data.reading import ColumnOptions, read_dataset
+from c3l_hf.data.stored_images import with_contents
+from c3l_hf.data.stored_rows import has_images
 
 __all__ = [
     "OutputOptions",
@@ -109,37 +112,38 @@ def check_output(options: OutputOptions) -> Path:
 
 
 def write_rows(dataset: Dataset, options: OutputOptions) -> None:
-    """Writes rows where `check_output` found the place, whole or not at all. Images that are files go into it, too."""
-    output = Path(options.output)
+    """Writes rows where `check_output` found the place, whole or not at all. Images that are files go into it, too;
+    those that are not there stay as they are named."""
+    output, images = Path(options.output), [name for name, kind in dataset.features.items() if has_images(kind)]
     if _is_folder(options):
-        _write_folder(dataset, output)
+        starts = range(0, len(dataset), _SHARD_ROWS)
+        with atomic_folder(output) as partial:
+            shards = Shards(partial, len(starts))
+            for number, start in enumerate(starts):
+                rows = dataset.select(range(start, min(start + _SHARD_ROWS, len(dataset))))
+                shards.write(number, _tables(rows), dataset.features.arrow_schema)
         return
     with atomic_write(output) as partial:
-        if output.suffix == ".parquet":
+        if output.suffix == ".jsonl":
+            dataset.remove_columns(images).to_json(partial, force_ascii=False)
+        elif not images:
             dataset.to_parquet(partial)
         else:
-            dataset.remove_columns([name for name, kind in dataset.features.items() if _has_images(kind)]).to_json(
-                partial, force_ascii=False
-            )
+            with pq.ParquetWriter(partial, dataset.features.arrow_schema, compression="zstd") as writer:
+                for table in _tables(dataset):
+                    writer.write_table(table)
 
 
-def _write_folder(dataset: Dataset, output: Path) -> None:
-    schema, arrow = dataset.features.arrow_schema, dataset.with_format("arrow")
-    starts = range(0, len(dataset), _SHARD_ROWS)
-    with atomic_folder(output) as partial:
-        shards = Shards(partial, len(starts))
-        for number, start in enumerate(starts):
-            rows = arrow.select(range(start, min(start + _SHARD_ROWS, len(dataset))))
-            shards.write(number, (_with_images(table, schema) for table in rows.iter(100)), schema)
-
-
-def _with_images(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    return _compat.embed_images(table.cast(schema))
+def _tables(dataset: Dataset) -> Iterator[pa.Table]:
+    """The rows with the contents of their images, few at a time."""
+    schema = dataset.features.arrow_schema
+    for table in dataset.with_format("arrow").iter(100) if len(dataset) else ():
+        # Images first: the other one, which embeds sounds and the like, would end at one that is not there.
+        table = with_contents(table.cast(schema), dataset.features)
+        others = [name for name, kind in dataset.features.items() if not has_images(kind)]
+        embedded = _compat.embed_images(table.select(others))
+        yield pa.table({name: (embedded if name in others else table)[name] for name in table.column_names}, schema)
 
 
 def _is_folder(options: OutputOptions) -> bool:
     return options.output.endswith("/") or Path(options.output).suffix == ""
-
-
-def _has_images(feature: Any) -> bool:
-    return isinstance(feature, Image) or (hasattr(feature, "feature") and _has_images(feature.feature))

@@ -102,9 +102,10 @@ def some_images(dataset: Dataset, folder: str | None, most: int = 64) -> Iterabl
 
 COMMAND = Command(
     description="Scores every answer of a dataset by how much its image matters to it (I2C): the likelihood of the "
-    "answer with the image and without. Rows may be prompt + completion, messages, question + answer, or LLaVA's "
-    "conversations, beside image or images; LLaVA's JSON is taken as it is, with --image_folder. Rows that cannot be "
-    "scored stay, with the reason in i2c_status. After an interruption the same command goes on.",
+    "answer with the image and without. Rows may be prompt + completion, messages, question + answer, LLaVA's "
+    "conversations and others that public datasets have (docs/layouts.md); LLaVA's JSON is taken as it is, with "
+    "--image_folder. Rows that cannot be scored stay, with the reason in i2c_status. After an interruption the same "
+    "command goes on.",
     examples=(
         "c3l score --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --output scored.parquet",
         "accelerate launch -m c3l_hf score --model … --dataset … --output scored.parquet     (several processes)",

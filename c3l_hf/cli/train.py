@@ -1,5 +1,6 @@
 """`c3l train`: the contrastive training of a generator on pseudo-labels."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,17 @@ from datasets import Dataset, concatenate_datasets
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import RowsOptions, open_rows
 from c3l_hf.cli.training_help import SHOWN_GENERATOR
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
-from c3l_hf.data.image_files import files_state
+from c3l_hf.data.image_files import row_files_state
+from c3l_hf.data.layouts import Layout
+from c3l_hf.data.preferences import preference_columns, read_candidates
 from c3l_hf.data.sources import image_column, load_images
+from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.files.inventory import cached
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
@@ -27,8 +31,6 @@ from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.run import train_generator
 
 __all__ = ["COMMAND", "with_images"]
-
-_NEEDED = ("prompt", "chosen", "rejected")
 
 
 @dataclass
@@ -50,7 +52,12 @@ def train(
     source, identity = find_model(Source.of(model, trust_remote_code=training.trust_remote_code))
     options = source.loading() | training_options(training)
     labels = with_images(open_rows(rows), images, training.seed)
-    inputs = {"model": identity, "labels": _digest(labels), "seed": training.seed, "c3l_hf": versions()["c3l-hf"]}
+    inputs = {
+        "model": identity,
+        "labels": _digest(labels, training.weight_column),
+        "seed": training.seed,
+        "c3l_hf": versions()["c3l-hf"],
+    }
     run = RunFolder(Path(training.output_dir), inputs)
     run.plan({"train": options}, ["train"])
     generator = run.folder / "generator"
@@ -72,17 +79,16 @@ def train(
 
 
 def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Dataset:
-    """Pseudo-labels with their images beside them.
+    """Pseudo-labels, or rows of a preference dataset, with their images beside them or in their messages.
 
     Raises:
         RunError: If columns are missing, or images of some rows.
     """
-    if missing := [name for name in _NEEDED if name not in labels.column_names]:
-        raise RunError(
-            f"the pseudo-labels have no column {', '.join(missing)}, only {', '.join(labels.column_names)}; "
-            "c3l select makes them"
-        )
-    if "images" in labels.column_names:
+    try:
+        layout = preference_columns(labels.column_names)
+    except ValueError as error:
+        raise RunError(f"the pseudo-labels have {error}; c3l select makes them") from None
+    if layout.images or (images.images is None and _holds_pictures(labels, layout)):
         return labels
     if images.images is None or "image_id" not in labels.column_names:
         raise RunError("the pseudo-labels have no column images: name the images, which are found by image_id")
@@ -103,12 +109,23 @@ def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Datase
     return concatenate_datasets([pictures, labels], axis=1)
 
 
-def _digest(labels: Dataset) -> str:
+def _holds_pictures(labels: Dataset, layout: Layout) -> bool:
+    """Whether the messages of any row have pictures of their own."""
+    used = labels.select_columns(list(layout.columns))
+    for table in used.with_format("arrow").iter(1000):
+        for row in stored_rows(table, used.features):
+            with contextlib.suppress(RowError):
+                read_candidates(row)  # has at least one
+                return True
+    return False
+
+
+def _digest(labels: Dataset, weight: str | None) -> str:
     """What tells these labels from others: their contents, of images in files their sizes and times."""
-    column = image_column(labels)
-    used = labels.select_columns([column, *_NEEDED, *[name for name in ("weight",) if name in labels.column_names]])
+    layout = preference_columns(labels.column_names)
+    used = labels.select_columns([*layout.columns, *[name for name in labels.column_names if name == weight]])
     tables = used.with_format("arrow").iter(50)
-    return digest(*(digest(repr(table.to_pylist())) for table in tables), files_state(used, column))
+    return digest(*(digest(repr(table.to_pylist())) for table in tables), row_files_state(used, layout))
 
 
 def _format(report: dict) -> str:

@@ -1,4 +1,4 @@
-"""Arrow tables in parts, whose texts may be more than an Arrow array can hold (2 GB); datasets side by side."""
+"""Arrow tables in parts (an array holds 2 GB of text at most), kinds of their columns, and datasets side by side."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, concatenate_datasets
 
-__all__ = ["beside", "in_tables_of", "take_rows"]
+__all__ = ["beside", "in_lists", "in_tables_of", "is_list", "is_text", "take_rows"]
 
 
 def take_rows(tables: Iterable[pa.Table], numbers: Sequence[int] | np.ndarray) -> pa.Table:
@@ -42,6 +42,23 @@ def in_tables_of(size: int, tables: Iterable[pa.Table | pa.RecordBatch]) -> Iter
             rows += len(table)
     if waiting:
         yield pa.concat_tables(waiting)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is of lists, of whichever kind."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is of texts."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def in_lists(values: pa.Array) -> pa.Array:
+    """An array of lists as it is; each value of another one, also null, in a list of its own, nothing copied."""
+    if is_list(values.type):
+        return values
+    return pa.ListArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), values)
 
 
 def beside(dataset: Dataset, *others: Dataset) -> Dataset:

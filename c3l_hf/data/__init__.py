@@ -1,1 +1,1 @@
-"""Rows and images: column names, layouts, sources, reading one image."""
+"""Rows and their images: column names, layouts, turns, sources, what is stored."""

@@ -1,6 +1,5 @@
 """Other people's column names in the place of ours, and rows with several answers: before the layouts read them."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 
 from c3l_hf.common.arrow import beside
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.names import listed, nearest
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import PAIR_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_COLUMNS
 from c3l_hf.data.stored_rows import stored_rows
@@ -216,6 +216,4 @@ def _check_layout(names: list[str], mapped: list[str]) -> None:
 
 def _choices(given: str, names: Iterable[str]) -> str:
     names = list(names)
-    nearest = difflib.get_close_matches(given, names, 1)
-    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return f"; there are {listed}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+    return f"; there are {listed(names, 20)}{nearest(given, names)}"

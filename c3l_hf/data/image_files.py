@@ -11,17 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Value
 
+from c3l_hf.common.arrow import is_list, is_text
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import digest
 from c3l_hf.common.versions import versions
 from c3l_hf.data.layouts import WITH_ITEMS, Layout
+from c3l_hf.data.messages import PICTURE_KEYS
 from c3l_hf.files.addresses import download_problem, is_address
-from c3l_hf.files.image import file_of, is_inline
+from c3l_hf.files.image import IN_DICT, file_of, is_inline
 
 __all__ = ["check_key", "files_state", "located", "row_files_state", "stored_here"]
 
-# What has an image's name in it: of an image as a dict, of an item of a message, and of what holds such items.
-_NAMES = ("path", "url", "image", "image_url", "images", "content")
+# Where the names of images are: in items of messages, and in what holds items, which may also be a text.
+_CONTENTS = ("content", "value")
+_PLACES = (*PICTURE_KEYS, *_CONTENTS)
 
 
 def located(value: Any, folder: str | Path | None) -> Any:
@@ -40,7 +43,7 @@ def located(value: Any, folder: str | Path | None) -> Any:
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
             return value
-        names = [name for name in ("image", "path", "url") if isinstance(value.get(name), str | Path)]
+        names = [name for name in IN_DICT if isinstance(value.get(name), str | Path | Mapping)]
         return {**value, **{name: located(value[name], folder) for name in names}}
     if folder is None or not isinstance(value, str | Path) or is_inline(value) or is_address(value):
         return value
@@ -91,16 +94,16 @@ def _names(values: pa.Array | pa.ChunkedArray) -> Iterator[str]:
             yield from _names_in(json.loads(text))
     elif isinstance(values.type, pa.BaseExtensionType):
         return  # numbers: an array is its own content
-    elif _is_list(values.type):
+    elif is_list(values.type):
         yield from _names(pc.list_flatten(values))
     elif pa.types.is_struct(values.type):
         fields = [field.name for field in values.type]
         if "bytes" in fields:
             values = pc.filter(values, pc.is_null(pc.struct_field(values, "bytes")))
-        for name in _NAMES:
-            if name in fields and not (name == "content" and _is_text(values.type.field(name).type)):
+        for name in _PLACES:
+            if name in fields and not (name in _CONTENTS and is_text(values.type.field(name).type)):
                 yield from _names(pc.struct_field(values, name))
-    elif _is_text(values.type):
+    elif is_text(values.type):
         yield from values.drop_null().to_pylist()
 
 
@@ -112,17 +115,9 @@ def _names_in(value: Any) -> Iterator[str]:
         for inner in value:
             yield from _names_in(inner)
     elif isinstance(value, dict) and value.get("bytes") is None:
-        for name in _NAMES:
-            if name in value and not (name == "content" and isinstance(value[name], str)):
+        for name in _PLACES:
+            if name in value and not (name in _CONTENTS and isinstance(value[name], str)):
                 yield from _names_in(value[name])
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def row_files_state(rows: Dataset, layout: Layout, folder: str | Path | None = None) -> str:

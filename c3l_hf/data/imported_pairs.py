@@ -17,9 +17,9 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.pair_columns import NO_TEMPLATE, NO_TYPE, number_id
+from c3l_hf.data.pair_columns import NO_TEMPLATE, NO_TYPE
 from c3l_hf.data.row_images import images_as_stored, pictures_of
-from c3l_hf.data.schema import PAIR_TABLE_FEATURES
+from c3l_hf.data.schema import PAIR_TABLE_FEATURES, number_id
 from c3l_hf.data.sources import Images, images_digest
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import to_turns

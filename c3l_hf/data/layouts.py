@@ -22,7 +22,7 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("question", "answers"), ()),
 )
 # Whose messages may hold the pictures themselves, so that they need no column of their own.
-WITH_ITEMS = ("prompt", "messages", "conversations")
+WITH_ITEMS = ("prompt", "messages", "conversations", "chosen")
 
 
 @dataclass(frozen=True)

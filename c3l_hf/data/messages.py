@@ -6,22 +6,32 @@ from typing import Any
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import Layout, is_columns
 
-__all__ = ["answer_text", "message_problem", "messages_of", "messages_of_value", "placed", "places"]
+__all__ = [
+    "MARKER",
+    "PICTURE_KEYS",
+    "answer_text",
+    "image_count",
+    "message_problem",
+    "messages_of",
+    "messages_of_value",
+    "placed",
+    "places",
+]
 
 MARKER = "<image>"
 _LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PLACE = {"type": "image"}
 # Where items have a picture of their own: Qwen's files, TRL's and transformers' chat templates, OpenAI's requests.
-_OWN = ("image", "image_url", "url", "path", "base64", "bytes")
+PICTURE_KEYS = ("image", "image_url", "url", "path", "base64", "bytes")
 
 
-def messages_of(row: Mapping[str, Any], layout: Layout, images: int) -> tuple[list[dict[str, Any]], int]:
+def messages_of(row: Mapping[str, Any], layout: Layout, images: int | None) -> tuple[list[dict[str, Any]], int]:
     """The messages of a row, with `role` and `content`; what the contents hold is looked at by `message_problem`.
 
     Args:
         row: Its columns.
         layout: Of the dataset.
-        images: How many images the row has.
+        images: How many images the row has; None if they are not there to be counted.
 
     Returns:
         The messages, and how many of them come before those that are asked for: the assistant's earlier messages in a
@@ -90,6 +100,34 @@ def placed(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> tuple[li
     Raises:
         RowError: If there are not as many places as images, or both the row and the items have pictures.
     """
+    result, own = _with_places(messages)
+    count = sum(map(places, result))
+    if own and images:
+        raise RowError(f"the messages have {len(own)} pictures of their own, and the row has {len(images)} beside them")
+    if own:
+        images = own
+    elif (numbers := _numbers(result)) is not None:
+        if sorted(set(numbers)) != list(range(len(images))):
+            raise RowError(f"the messages place the images number {numbers}, the row has {len(images)}")
+        images = [images[number] for number in numbers]
+    if count not in (0, len(images)):
+        raise RowError(f"the messages have places for {count} images, the row has {len(images)}")
+    return result, images
+
+
+def image_count(messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many images a row must have for the places in its messages: none if these hold the pictures themselves.
+
+    Raises:
+        RowError: If it cannot be told which images they are.
+    """
+    messages, own = _with_places(messages)
+    numbers = _numbers(messages)
+    return 0 if own else sum(map(places, messages)) if numbers is None else len(set(numbers))
+
+
+def _with_places(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The messages with an item in each place of an image, and the pictures that items hold."""
     result: list[dict[str, Any]] = []
     own: list[Any] = []
     for message in messages:
@@ -108,18 +146,7 @@ def placed(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> tuple[li
                 own += [picture] * (message["role"] != "assistant" and picture is not None)
             content = items
         result.append({**message, "content": content})
-    count = sum(map(places, result))
-    if own and images:
-        raise RowError(f"the messages have {len(own)} pictures of their own, and the row has {len(images)} beside them")
-    if own:
-        images = own
-    elif (numbers := _numbers(result)) is not None:
-        if sorted(set(numbers)) != list(range(len(images))):
-            raise RowError(f"the messages place the images number {numbers}, the row has {len(images)}")
-        images = [images[number] for number in numbers]
-    if count not in (0, len(images)):
-        raise RowError(f"the messages have places for {count} images, the row has {len(images)}")
-    return result, images
+    return result, own
 
 
 def places(message: Mapping[str, Any]) -> int:
@@ -172,20 +199,31 @@ def _plain_item(item: Any) -> tuple[Any, Any]:
         return (item if item.get("type") == "text" else {"type": "text", "text": item.get("text")}), None
     if kind not in ("image", "image_url", "input_image"):
         return item, None
-    pictures = [item[name] for name in _OWN if item.get(name) is not None]
-    picture = pictures[0] if pictures else None
-    if isinstance(picture, Mapping) and not any(picture.get(name) is not None for name in _OWN):
-        picture = None  # a struct of nulls, as Arrow has it where other rows have one
+    picture = next((item[name] for name in PICTURE_KEYS if _holds_something(item.get(name))), None)
     place = dict(_PLACE) if item.get("index") is None else {**_PLACE, "index": item["index"]}
     return place, picture
 
 
+def _holds_something(value: Any) -> bool:
+    # A struct of nulls is what Arrow has where other rows have a picture.
+    return any(map(_holds_something, value.values())) if isinstance(value, Mapping) else value is not None
+
+
 def _numbers(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
-    """Which image stands in each place, where every place has a number; the numbers are taken out of the items."""
+    """Which image stands in each place, from 0; None if no place has a number. They are taken out of the items.
+
+    Raises:
+        RowError: If only some places have one, or one is no whole number.
+    """
     contents = [message["content"] for message in messages if places(message)]
     items = [item for content in contents for item in content if isinstance(item, dict) and item.get("type") == "image"]
     numbers = [item.pop("index", None) for item in items]
-    return numbers if numbers and all(isinstance(number, int) for number in numbers) else None
+    if all(number is None for number in numbers):
+        return None
+    # 1.0 is what becomes of 1 in a column that has gaps.
+    if not all(isinstance(number, int | float) and number == number // 1 for number in numbers):
+        raise RowError(f"the places of images have the numbers (index) {numbers}; give each a whole one, or none")
+    return list(map(int, numbers))
 
 
 def _items(text: str) -> list[dict[str, Any]]:
@@ -263,7 +301,7 @@ def _as_list(value: Any) -> Any:
     return [dict(zip(value, message)) for message in zip(*value.values())]
 
 
-def _llava_messages(value: Any, images: int) -> list[dict[str, Any]]:
+def _llava_messages(value: Any, images: int | None) -> list[dict[str, Any]]:
     turns = _as_list(value)
     if not isinstance(turns, list | tuple):
         raise RowError(f"conversations is {'null' if turns is None else type(turns).__name__}, not a list of turns")
@@ -285,6 +323,6 @@ def _llava_messages(value: Any, images: int) -> list[dict[str, Any]]:
                     # Not the first turn, in which it would come without a place.
                     text = [dict(_PLACE), {"type": "text", "text": text}]
         messages.append({"role": role, "content": text})
-    if markers not in (0, images):
+    if images is not None and markers not in (0, images):
         raise RowError(f"the conversation has {markers} {MARKER} markers for {images} images")
     return messages

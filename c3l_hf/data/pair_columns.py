@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from c3l_hf.common.arrow import is_list, is_text
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import Layout, layout_of, text_layout
 from c3l_hf.data.messages import MARKER
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.row_texts import RowTexts, question_and_answer
+from c3l_hf.data.schema import number_id
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.files.image import image_key
 
@@ -29,7 +31,6 @@ __all__ = [
     "UNREAD",
     "PairColumns",
     "is_plain",
-    "number_id",
     "read_pair_columns",
 ]
 
@@ -116,11 +117,6 @@ def is_plain(dataset: Dataset) -> bool:
     return all(name in types and _are_messages(types[name]) for name in _TEXTS)
 
 
-def number_id(image: int) -> str:
-    """The id of an image without one: its number."""
-    return f"{image:06d}"
-
-
 def _stored(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
     """Some columns as they are, other columns (images) untouched."""
     if not columns:  # a table without columns would have no rows
@@ -140,18 +136,14 @@ def _are_messages(kind: pa.DataType) -> bool:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
         return False
     fields = {field.name: field.type for field in kind.value_type}
-    return all(_is_text(fields.get(name)) for name in ("role", "content"))
-
-
-def _is_text(kind: pa.DataType | None) -> bool:
-    return kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return all(is_text(fields.get(name, pa.null())) for name in ("role", "content"))
 
 
 def _with_kinds(table: pa.Table) -> pa.Table:
     """The table, types and templates being texts."""
     for number, name in enumerate(table.column_names):
         kind = table.schema.field(name).type
-        if name not in ("image_id", "pair_id", "type", "template") or _is_text(kind) or pa.types.is_null(kind):
+        if name not in ("image_id", "pair_id", "type", "template") or is_text(kind) or pa.types.is_null(kind):
             continue
         if not pa.types.is_primitive(kind) or isinstance(kind, pa.BaseExtensionType):
             raise ValueError(f"column {name!r} has values of type {kind}; it must have texts or numbers")
@@ -249,19 +241,15 @@ def _rows(dataset: Dataset, layout: Layout, with_pictures: bool) -> Iterator[dic
 
 
 def _has_paths(kind: pa.DataType) -> bool:
-    while _is_list(kind):
+    while is_list(kind):
         kind = kind.value_type
-    return _is_text(kind) or isinstance(kind, pa.BaseExtensionType)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_text(kind) or isinstance(kind, pa.BaseExtensionType)
 
 
 def _marks(images: pa.ChunkedArray) -> list[Any]:
     """True for each image that is there, without reading it."""
     kind = images.type
-    if not _is_list(kind):
+    if not is_list(kind):
         return [True if valid else None for valid in images.is_valid().to_pylist()]
     marks: list[Any] = []
     for chunk in images.chunks:

@@ -11,7 +11,7 @@ from c3l_hf.data.turns import images_of_row
 
 __all__ = ["Candidates", "preference_columns", "read_candidates"]
 
-_TEXTS = ("prompt", "chosen", "rejected")
+_ANSWERS = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,26 @@ class Candidates:
 def preference_columns(columns: Sequence[str]) -> Layout:
     """The columns of a preference dataset.
 
+    Without a column of images the messages have to hold them; without a prompt it is what chosen and rejected
+    conversations begin with.
+
     Raises:
         ValueError: If some are missing; the message names them and those that are there.
     """
     images = tuple(name for name in IMAGE_COLUMNS if name in columns)
-    missing = [name for name in _TEXTS if name not in columns] + ["images"] * (not images)
-    if missing:
+    if missing := [name for name in _ANSWERS if name not in columns]:
         raise ValueError(f"no column {', '.join(map(repr, missing))}; it has {', '.join(columns)}")
-    return Layout(_TEXTS, (), images)
+    return Layout((*["prompt"] * ("prompt" in columns), *_ANSWERS), (), images)
 
 
 def read_candidates(row: Mapping[str, Any]) -> Candidates:
     """The candidates of a row.
 
     `prompt` is a text or messages; `chosen` an answer: a text, or one message of the assistant, whose content is a text
-    or a list of items of text; `rejected` a list of such answers, or one, as in TRL's preference datasets. Images stand
-    in the prompt where `data.messages.placed` finds places.
+    or a list of items of text; `rejected` a list of such answers, or one, as in TRL's preference datasets. An answer
+    may also be a whole conversation, whose last message it is: what comes before is the same for all answers of the
+    row, and is the prompt, which then need not be there. Images stand in the prompt where `data.messages.placed` finds
+    places.
 
     Args:
         row: With the columns of `preference_columns`.
@@ -59,24 +63,43 @@ def read_candidates(row: Mapping[str, Any]) -> Candidates:
     """
     column = "images"
     try:
-        layout = Layout(_TEXTS, (), tuple(name for name in IMAGE_COLUMNS if name in row))
+        layout = Layout(_ANSWERS, (), tuple(name for name in IMAGE_COLUMNS if name in row))
         images = images_of_row(row, layout)
         column = "prompt"
-        if not row["prompt"]:
-            raise RowError("it is empty")
-        prompt, images = placed(messages_of_value(row["prompt"], column, "user"), images)
+        value = row.get(column)
+        empty = value is None or (isinstance(value, str | list | tuple | Mapping) and not value)
+        prompt = None if empty else messages_of_value(value, column, "user")
+        column = "chosen"
+        before, chosen = _answer(_value(row, column))
+        if prompt is None:
+            if not before:
+                column = "prompt"
+                raise RowError("it is empty, and chosen has no messages before its answer")
+            prompt = before
+        _check_before(before, prompt)
+        rejected = []
+        column = "rejected"
+        for number, answer in enumerate(_answers(_value(row, column))):
+            column = f"rejected[{number}]"
+            before, text = _answer(answer)
+            _check_before(before, prompt)
+            rejected.append(text)
+        column = "prompt"
+        placed_prompt, images = placed(prompt, images)
         column = "images"
         if not images:
-            raise RowError("there is none")
-        column = "chosen"
-        chosen, rejected = _answer(row["chosen"]), []
-        column = "rejected"
-        for number, answer in enumerate(_answers(row["rejected"])):
-            column = f"rejected[{number}]"
-            rejected.append(_answer(answer))
+            raise RowError(
+                "there is none" + ("" if layout.images else ", in a column images or image, or in the prompt")
+            )
     except RowError as error:
         raise RowError(f"{column}: {error}") from error
-    return Candidates(prompt, images, chosen, rejected)
+    return Candidates(placed_prompt, images, chosen, rejected)
+
+
+def _value(row: Mapping[str, Any], column: str) -> Any:
+    if column not in row:  # as of a stream whose columns nobody knows beforehand
+        raise RowError(f"there is no such column, only {', '.join(map(str, row))}")
+    return row[column]
 
 
 def _answers(value: Any) -> list[Any]:
@@ -92,12 +115,21 @@ def _answers(value: Any) -> list[Any]:
     return list(value)
 
 
-def _answer(value: Any) -> str:
-    """The text of an answer given as a text or as one message of the assistant."""
+def _answer(value: Any) -> tuple[list[dict[str, Any]], str]:
+    """An answer given as a text, as one message of the assistant, or as the last message of a conversation: the
+    messages before it, and its text."""
     if value is None:
         raise RowError("it is null")
     messages = messages_of_value(value, "the answer", "assistant")
-    if len(messages) != 1 or messages[0]["role"] != "assistant":
-        roles = [message["role"] for message in messages]
-        raise RowError(f"found messages with the roles {roles}; give exactly one message, of the assistant")
-    return answer_text(messages[0]["content"])
+    roles = [message["role"] for message in messages]
+    if roles[-1:] != ["assistant"] or (len(roles) > 1 and "user" not in roles):
+        raise RowError(
+            f"found messages with the roles {roles}; give exactly one, of the assistant, or a conversation that ends "
+            "with it"
+        )
+    return messages[:-1], answer_text(messages[-1]["content"])
+
+
+def _check_before(before: Sequence[Mapping[str, Any]], prompt: Sequence[Mapping[str, Any]]) -> None:
+    if before and before != prompt:
+        raise RowError("its messages before the answer are not those of the prompt")

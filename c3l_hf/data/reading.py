@@ -13,6 +13,7 @@ from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.files.addresses import is_address
 from c3l_hf.files.downloads import download_images
+from c3l_hf.files.image import value_of
 from c3l_hf.files.opening import open_dataset
 
 __all__ = ["ColumnOptions", "PictureOptions", "addresses_in", "fetch_pictures", "read_dataset"]
@@ -100,8 +101,4 @@ def addresses_in(dataset: Dataset) -> Iterator[str]:
                 pictures = pictures_of(row, layout)
             except RowError:
                 continue  # nothing to be fetched; whoever reads the row says why
-            for picture in pictures:
-                if not isinstance(picture, dict):
-                    yield from filter(is_address, [picture])
-                elif picture.get("bytes") is None:
-                    yield from filter(is_address, picture.values())
+            yield from filter(is_address, map(value_of, pictures))

@@ -10,13 +10,14 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, LargeList, List
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.versions import versions
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import Layout
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import Pair, images_of_row, to_turns
-from c3l_hf.files.image import content_of, file_of, is_inline
+from c3l_hf.files.image import content_of, file_of, is_inline, value_of
 
-__all__ = ["images_as_stored", "pictures_of"]
+__all__ = ["as_stored", "images_as_stored", "pictures_of"]
 
 _KINDS = (str, Path, bytes, bytearray, memoryview, Mapping, np.ndarray, PIL.Image.Image)
 _STORED = Features({"images": List(Image())})
@@ -64,12 +65,18 @@ def images_as_stored(
     needed = dataset.select_columns(list(layout.columns)).select(rows)
     features = needed.features
 
-    def stored(table: pa.Table) -> dict[str, list]:
+    def stored(table: pa.Table, made_by: str) -> dict[str, list]:
         pictures = (pictures_of(row, layout) for row in stored_rows(table, features))
         return {"images": [[as_stored(located(picture, folder)) for picture in row] for row in pictures]}
 
+    # Kept in the cache of `datasets`, which does not see what the functions that are called here do.
     images = needed.with_format("arrow").map(
-        stored, batched=True, batch_size=100, remove_columns=needed.column_names, features=_STORED
+        stored,
+        batched=True,
+        batch_size=100,
+        remove_columns=needed.column_names,
+        features=_STORED,
+        fn_kwargs={"made_by": versions()["c3l-hf"]},
     )
     return images.with_format(None).add_column("image_id", pa.array(ids, pa.string()))
 
@@ -83,7 +90,7 @@ def as_stored(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
             return {"bytes": bytes(value["bytes"]), "path": value.get("path")}
-        inner = next((value[name] for name in ("image", "path", "url") if value.get(name) is not None), None)
+        inner = value_of(value)
         return {"bytes": None, "path": None} if inner is None else as_stored(inner)
     if isinstance(value, np.ndarray | PIL.Image.Image):
         return Image().encode_example(value)

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import IMAGE_COLUMNS, Layout
-from c3l_hf.data.messages import MARKER, messages_of, places
+from c3l_hf.data.messages import image_count, messages_of
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.turns import Pair, to_turns
 
@@ -16,8 +16,6 @@ __all__ = ["SEVERAL_ANSWERS", "RowTexts", "question_and_answer"]
 SEVERAL_ANSWERS = "a conversation of several answers, not a pair"
 
 _MESSAGES = PAIR_FEATURES.arrow_schema.field("prompt").type
-# Under which items hold pictures of their own.
-_OWN = ("image", "image_url", "url", "path", "base64", "bytes")
 # Rows whose texts are Python strings at a time.
 _BLOCK = 1 << 16
 
@@ -45,7 +43,7 @@ def question_and_answer(row: Mapping[str, Any], layout: Layout, one_answer: bool
     if any(row[name] is None for name in layout.text):
         return None
     if not any(name in row for name in IMAGE_COLUMNS):
-        row = {**row, "images": [True] * _image_places(row, layout)}
+        row = {**row, "images": [True] * image_count(messages_of(row, layout, None)[0])}
     turns = to_turns(row)
     pairs = [turn for turn in turns if isinstance(turn, Pair)]
     if one_answer and len(turns) > 1:
@@ -63,24 +61,6 @@ def question_and_answer(row: Mapping[str, Any], layout: Layout, one_answer: bool
     if one_answer and not question.strip():
         raise RowError("the question has no text")
     return question, "\n".join(pair.answer for pair in pairs)
-
-
-def _image_places(row: Mapping[str, Any], layout: Layout) -> int:
-    """How many images a row without its images has places for: none if its messages hold the pictures themselves."""
-    markers = str(row[layout.text[0]]).count(MARKER)
-    try:
-        messages, _ = messages_of(row, layout, markers)
-    except RowError:  # which reading the row will say
-        return markers
-    items = [item for message in messages if places(message) for item in message["content"]]
-    if any(_is_there(item.get(name)) for item in items if isinstance(item, Mapping) for name in _OWN):
-        return 0
-    return max(markers, sum(map(places, messages)))
-
-
-def _is_there(picture: Any) -> bool:
-    # A struct of nulls is what Arrow has where other rows have a picture.
-    return any(map(_is_there, picture.values())) if isinstance(picture, Mapping) else picture is not None
 
 
 def _runs(content: Any) -> list[str]:

@@ -20,6 +20,7 @@ __all__ = [
     "TOKEN_COLUMNS",
     "TURNS",
     "Ranking",
+    "number_id",
 ]
 
 SCORES = ("answer_kl", "token_kl", "pmi", "ppl_ratio", "pmi_k", "logprob", "logprob_blind")
@@ -87,3 +88,8 @@ PSEUDO_LABEL_FEATURES = Features(
         "template": Value("string"),
     }
 )
+
+
+def number_id(image: int) -> str:
+    """The `image_id` of an image that has none: its number."""
+    return f"{image:06d}"

@@ -13,8 +13,10 @@ from datasets import Dataset, Features, Image, List, Value
 from c3l_hf import _compat
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
+from c3l_hf.common.names import listed
 from c3l_hf.common.processes import first_on_each_machine, process_state
 from c3l_hf.data.image_files import files_state
+from c3l_hf.data.schema import number_id
 from c3l_hf.data.worlds import World, find_world
 from c3l_hf.files.image import file_of
 from c3l_hf.files.inventory import FileState, Inventory, list_files, sha256_of
@@ -131,15 +133,14 @@ def image_ids(dataset: Dataset) -> list[str]:
     if not len(dataset):
         raise ValueError("the dataset has no rows: nothing to generate from")
     if "image_id" not in dataset.column_names:
-        return [f"{row:06d}" for row in range(len(dataset))]
+        return list(map(number_id, range(len(dataset))))
     ids = dataset.with_format(None)["image_id"][:]
     if None in ids:
         raise ValueError(f"column 'image_id' is null in row {ids.index(None)}")
     ids = [str(image_id) for image_id in ids]
     repeated = [image_id for image_id, count in Counter(ids).items() if count > 1]
     if repeated:
-        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
-        raise ValueError(f"column 'image_id' must be unique; more than once: {', '.join(repeated[:5])}{more}")
+        raise ValueError(f"column 'image_id' must be unique; more than once: {listed(repeated, 5)}")
     return ids
 
 

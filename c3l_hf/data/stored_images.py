@@ -1,16 +1,19 @@
 """The images of rows as they are stored: what `image_row` of a pair table names is a row of the images' dataset."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, Features, Image
 
+from c3l_hf.common.arrow import in_lists
 from c3l_hf.data.image_files import stored_here
 from c3l_hf.data.sources import image_column
+from c3l_hf.data.stored_rows import has_images
 
-__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images"]
+__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images", "with_contents"]
 
 # Rows whose images are in one Arrow array, which holds 2 GB.
 AT_ONCE = 32
@@ -46,6 +49,45 @@ def storable(images: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, An
     return [image for image in here if image is not None]
 
 
+def with_contents(table: pa.Table, features: Features) -> pa.Table:
+    """A table of a dataset with the contents of the files that its images name, to be read elsewhere.
+
+    An image that is not here keeps its path. `datasets` would end there, after all the work on the rows, and fetch
+    addresses on the web, whether somebody asked for it or not.
+
+    Args:
+        table: Some of the rows, as many as can be in memory together with their images.
+        features: Those of the dataset.
+    """
+    for name, feature in features.items():
+        if has_images(feature):
+            column = table[name]
+            chunks = [pa.array([_filled(value, feature) for value in chunk], column.type) for chunk in _lists(column)]
+            table = table.set_column(table.column_names.index(name), name, pa.chunked_array(chunks, column.type))
+    return table
+
+
+def _lists(column: pa.ChunkedArray) -> Iterable[list]:
+    return (column.slice(start, AT_ONCE).to_pylist() for start in range(0, len(column), AT_ONCE))
+
+
+def _filled(value: Any, feature: Any) -> Any:
+    """A value with the contents of its images."""
+    if value is None or not has_images(feature):
+        return value
+    if isinstance(feature, dict):
+        return {name: _filled(value[name], item) for name, item in feature.items()}
+    if not isinstance(feature, Image):
+        return [_filled(item, feature.feature) for item in value]
+    here = stored_here(value)
+    if here is None or here["bytes"] is not None:
+        return value
+    try:
+        return {"bytes": Path(here["path"]).read_bytes(), "path": Path(here["path"]).name}
+    except OSError:
+        return value
+
+
 def _rows_of(images: Dataset, numbers: Sequence[int]) -> Iterable[tuple[int, list | None]]:
     return zip(numbers, images_of_rows(images, numbers).to_pylist(), strict=True)
 
@@ -59,9 +101,7 @@ def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
     """
     column = image_column(images)
     values = images.select_columns([column]).with_format("arrow")[list(rows)][column].combine_chunks()
-    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
-        values = pa.ListArray.from_arrays(pa.array(range(len(values) + 1), pa.int32()), values)
-    return _with_files(values)
+    return _with_files(in_lists(values))
 
 
 def _with_files(values: pa.Array) -> pa.Array:

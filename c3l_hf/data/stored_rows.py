@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, Image, LargeList, List
 
-__all__ = ["stored_row", "stored_rows", "undecoded"]
+__all__ = ["has_images", "stored_row", "stored_rows", "undecoded"]
 
 
 def stored_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
@@ -37,3 +37,10 @@ def undecoded(feature: Any) -> Any:
     if isinstance(feature, List):
         return List(undecoded(feature.feature), length=feature.length)
     return LargeList(undecoded(feature.feature)) if isinstance(feature, LargeList) else feature
+
+
+def has_images(feature: Any) -> bool:
+    """Whether a feature is of images, or has some in it, at any depth."""
+    if isinstance(feature, dict):
+        return any(map(has_images, feature.values()))
+    return isinstance(feature, Image) or has_images(getattr(feature, "feature", None) or {})

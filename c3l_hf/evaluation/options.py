@@ -35,7 +35,7 @@ class EvaluateOptions:
             "help": "benchmark=file, folder or Hub id: as published on the Hub, by its authors or by VLMEvalKit."
         },
     )
-    image_folder: list[str] = field(
+    image_folders: list[str] = field(
         default_factory=list,
         metadata={"help": "benchmark=folder of the pictures that rows name by file; by default beside the file."},
     )
@@ -98,9 +98,9 @@ class EvaluateOptions:
         return dict(_assignment("data", item) for item in self.data)
 
     @property
-    def image_folders(self) -> dict[str, str]:
+    def folders(self) -> dict[str, str]:
         """Benchmark → where the pictures are that its rows name, of those for which it was said."""
-        return dict(_assignment("image_folder", item) for item in self.image_folder)
+        return dict(_assignment("image_folders", item) for item in self.image_folders)
 
 
 def check_options(options: EvaluateOptions) -> None:
@@ -118,8 +118,8 @@ def check_options(options: EvaluateOptions) -> None:
         raise RunError(f"world is {options.world!r}; it must be one of {', '.join(worlds)}")
     if options.sources and options.world != PUBLISHED:
         raise RunError(f"data is for the {PUBLISHED} benchmarks, not for the world {options.world}")
-    if unused := [name for name in options.image_folders if name not in options.sources]:
-        raise RunError(f"image_folder has {', '.join(unused)}, for which data says no file; say data too")
+    if unused := [name for name in options.folders if name not in options.sources]:
+        raise RunError(f"image_folders has {', '.join(unused)}, for which data says no file; say data too")
 
 
 def prediction_configs(options: EvaluateOptions) -> dict[str, PredictionConfig]:

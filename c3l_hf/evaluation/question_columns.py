@@ -8,6 +8,7 @@ import PIL.Image
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List
 
+from c3l_hf.common.arrow import in_lists
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image_files import located
 from c3l_hf.data.row_images import as_stored
@@ -62,13 +63,13 @@ def published_rows(
         ValueError: If columns are missing, or hold something else.
     """
     names = {name: _OTHER_NAMES[benchmark].get(name, (name,)) for name in layout.columns}
-    own = {name: next((one for one in others if one in dataset.features), None) for name, others in names.items()}
+    own = {name: next((other for other in others if other in dataset.features), None) for name, others in names.items()}
     optional = {*_DEFAULTS.get(benchmark, {}), _OF_THE_PICTURE.get(benchmark)}
     optional |= {"answer"} if (benchmark, split) == ("mmbench", "test") else set()
     image = next((name for name in _IMAGE_NAMES if name in dataset.features), None)
     if image is None and benchmark == "seed" and folder is not None:
         image = own["data_id"]  # in its authors' file it names the picture
-    missing = [name for name, found in own.items() if found is None and name not in optional]
+    missing = [name for name, column in own.items() if column is None and name not in optional]
     if missing or image is None:
         lacks = ", ".join([*missing, *([] if image else ["image"])])
         raise ValueError(
@@ -76,14 +77,14 @@ def published_rows(
             f"its columns are {', '.join(dataset.column_names)}"
         )
     table = dataset.with_format("arrow")[:]
-    read = list(dict.fromkeys(found for found in own.values() if found))
+    read = list(dict.fromkeys(filter(None, own.values())))
     further = [name for name in _FURTHER_OPTIONS if name in dataset.features] if "A" in dataset.features else []
     raw = stored_rows(table.select([*read, *further]), dataset.features)
     for number, row in enumerate(raw):
         if extra := next((name for name in further if str(row[name] or "").strip() not in ("", "nan")), None):
             raise ValueError(f"{source}: row {number} has an option {extra}; {layout.name} has {', '.join(LETTERS)}")
     defaults = _DEFAULTS.get(benchmark, {})
-    rows = [{name: row[found] if found else defaults.get(name) for name, found in own.items()} for row in raw]
+    rows = [{name: row[column] if column else defaults.get(name) for name, column in own.items()} for row in raw]
     if benchmark == "seed" and own["question_type_id"] == "category":
         numbers = {name: number for number, name in SEED_DIMENSIONS.items()}
         for row in rows:
@@ -184,21 +185,21 @@ class Pictures:
             value = next(_decoded(column.slice(indices[key], 1), feature))
         try:
             items = value if isinstance(value, list) else [value]
-            return [self._one(item) for item in items if item is not None and item != ""]
+            return [self._as_picture(item) for item in items if item is not None and item != ""]
         except RowError as error:
             self.problems[number] = str(error)
         except Exception as error:  # of base64 that is none, and of values that are no pictures
             self.problems[number] = str(RowError(f"the image cannot be read: {type(error).__name__}: {error}"))
         return []
 
-    def _one(self, value: Any) -> dict[str, Any]:
+    def _as_picture(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, str | bytes | Mapping):
             raise RowError(f"the image is {type(value).__name__} {value!r:.40}, not a picture or a path")
-        found = as_stored(located(value, self._folder))
-        if self._any_ending and found["path"] is not None:
-            there = (f"{found['path']}{ending}" for ending in _ENDINGS)
-            found["path"] = next((path for path in there if Path(path).is_file()), found["path"])
-        return found
+        picture = as_stored(located(value, self._folder))
+        if self._any_ending and picture["path"] is not None:
+            paths = (f"{picture['path']}{ending}" for ending in _ENDINGS)
+            picture["path"] = next((path for path in paths if Path(path).is_file()), picture["path"])
+        return picture
 
 
 def _decoded(column: pa.ChunkedArray, feature: Any) -> Iterator[Any]:
@@ -210,9 +211,4 @@ def _decoded(column: pa.ChunkedArray, feature: Any) -> Iterator[Any]:
 
 def _as_lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of pictures, or of lists of pictures, as lists; the bytes stay where they are."""
-    if pa.types.is_struct(column.type):
-        chunks = [
-            pa.ListArray.from_arrays(pa.array(range(len(chunk) + 1), pa.int32()), chunk) for chunk in column.chunks
-        ]
-        column = pa.chunked_array(chunks, pa.list_(column.type))
-    return column.cast(_STORED)
+    return pa.chunked_array([in_lists(chunk).cast(_STORED) for chunk in column.chunks], _STORED)

@@ -172,7 +172,7 @@ def _benchmark(name: str, options: EvaluateOptions, config: PredictionConfig) ->
             options.sources.get(name),
             split=split,
             circular=options.mmbench_circular,
-            image_folder=options.image_folders.get(name),
+            image_folder=options.folders.get(name),
         )
         data = questions.info.description
     else:

@@ -1,4 +1,8 @@
-"""CSV and TSV as they are written: texts stay texts, fields may be megabytes, and what is ambiguous is refused."""
+"""CSV and TSV as they are written: texts stay texts, fields may be megabytes, and what is ambiguous is refused.
+
+Python's `csv` takes the records apart. pandas, with which `datasets` reads such files, changes values unseen: "01"
+becomes 1, "None" and "NA" become nothing, and a quote that only begins a text swallows the rows up to the next one.
+"""
 
 import csv
 import io
@@ -11,10 +15,8 @@ from typing import Any
 from datasets import Dataset, Features, Value
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import digest
-from c3l_hf.common.versions import versions
 from c3l_hf.files.image import is_inline
-from c3l_hf.files.text_files import check_text, not_utf8, open_bytes
+from c3l_hf.files.text_files import check_text, not_utf8, open_bytes, source_digest
 
 __all__ = ["open_delimited"]
 
@@ -58,27 +60,27 @@ def open_delimited(files: Sequence[Path], separator: str, texts: Iterable[str] =
     features = Features({name: Value(kind) for name, kind in zip(header, kinds)})
     if count == 0:
         return Dataset.from_dict({name: [] for name in header}, features=features)
-    states = [(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return Dataset.from_generator(
         _rows,
         features=features,
-        gen_kwargs={"files": tuple(files), "separator": separator, "kinds": tuple(kinds), "pictures": pictures},
-        fingerprint=digest(states, separator, features, versions()["c3l-hf"]),
+        gen_kwargs={"files": tuple(files), "separator": separator, "features": features, "pictures": pictures},
+        fingerprint=source_digest(files, separator, features),
         writer_batch_size=_BATCH,
     )
 
 
 def _rows(
-    files: Sequence[Path], separator: str, kinds: Sequence[str], pictures: Mapping[str, str]
+    files: Sequence[Path], separator: str, features: Features, pictures: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    to_value = {"int64": int, "float64": float, "string": str}
+    values = {"int64": int, "float64": float, "string": str}
+    to_value = {name: values[feature.dtype] for name, feature in features.items()}
     for file in files:
         records = _records(file, separator)
-        _, header = next(records)
+        next(records)  # the header, whose names `features` has
         for _, record in records:
             row: dict[str, Any] = {
-                name: None if field == "" else to_value[kind](field)
-                for name, kind, field in zip(header, kinds, record, strict=True)
+                name: None if field == "" else to_value[name](field)
+                for name, field in zip(features, record, strict=True)
             }
             if pictures and row["image"] in pictures:
                 row["image"] = pictures[row["image"]]

@@ -22,7 +22,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.files.addresses import download_problem, downloaded, is_address, shown_address
 from c3l_hf.files.unreadable import kind_of
 
-__all__ = ["MAX_PIXELS", "content_of", "file_of", "image_key", "is_inline", "open_image"]
+__all__ = ["IN_DICT", "MAX_PIXELS", "content_of", "file_of", "image_key", "is_inline", "open_image", "value_of"]
 
 # A picture of more pixels is drawn down to so many while it is read. No processor in transformers takes more: by
 # default Qwen3-VL's takes the most, 4096 × 4096; Qwen2.5-VL's takes 3584 × 3584.
@@ -33,6 +33,8 @@ _STRIP = 128  # rows of the smaller picture that are made at once
 
 # Pillow's conversion of these to RGB clips instead of scaling.
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+# Where a dict has its image, the first that is there: as `datasets` has it, and as items of messages do.
+IN_DICT = ("bytes", "image", "path", "url")
 # Drawing programs, for which Pillow calls other programs, and formats of which it knows no more than the name.
 _NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
@@ -63,7 +65,9 @@ def open_image(value: Any) -> PIL.Image.Image:
     """
     name = "the image"
     try:
-        value = _value_of(value)
+        value = value_of(value)
+        if isinstance(value, str) and not value:
+            raise RowError("the image is an empty text, neither a path nor a picture; a row without one has null")
         if isinstance(value, str | Path) and not is_inline(value):
             if len(str(value)) > _LONGEST_NAME and not is_address(value):
                 raise RowError(f"the image is a text of {len(str(value)):,} characters, neither a path nor a picture")
@@ -140,11 +144,11 @@ def file_of(name: str | Path) -> Path | None:
     return Path(url2pathname(parts.path))
 
 
-def _value_of(value: Any) -> Any:
-    """What a dict holds of an image; other values as they are."""
+def value_of(value: Any) -> Any:
+    """What a dict holds of an image, or a dict in it; None if it holds none. Other values as they are."""
     if not isinstance(value, Mapping):
         return value
-    return next((value[name] for name in ("bytes", "image", "path", "url") if value.get(name) is not None), None)
+    return next((inner for name in IN_DICT if (inner := value_of(value.get(name))) is not None), None)
 
 
 def _opened(value: Any) -> PIL.Image.Image:
@@ -216,7 +220,7 @@ def image_key(value: Any) -> Hashable:
 
     Of a file it is the name, of an address the name of the downloaded file, if there is one.
     """
-    value = _value_of(value)
+    value = value_of(value)
     if isinstance(value, _Content):
         return hashlib.blake2b(value, digest_size=16).digest()
     if isinstance(value, np.ndarray):

@@ -1,4 +1,8 @@
-"""JSON files: one row a line, a list of rows, or an object with such a list in it."""
+"""JSON files: one row a line, a list of rows, or an object with such a list in it.
+
+Not by the builder of `datasets`, which takes types from a part of the rows and from the look of texts: values change
+unseen (see `inferred`), or a later row ends it.
+"""
 
 import json
 import logging
@@ -12,15 +16,15 @@ from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, digest, read_json
-from c3l_hf.common.versions import versions
 from c3l_hf.files.inferred import Kind, features_of, kind_of, merged, stored
-from c3l_hf.files.text_files import check_text, not_utf8, open_bytes
+from c3l_hf.files.text_files import check_text, not_utf8, open_bytes, source_digest
 
 __all__ = ["open_json"]
 
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB of text
+_LINES = {"jsonl", "ndjson"}
 # Lists of objects that a single row has; other ones in a file of one object are the rows.
 _LISTS_OF_A_ROW = {"messages", "conversations", "texts", "prompt", "completion", "images", "answers", "history"}
 
@@ -29,15 +33,15 @@ def open_json(files: Sequence[Path]) -> Dataset:
     """The rows of JSON files, whatever their ending; also compressed (.gz).
 
     A file is JSON lines, a list of objects, an object that is one row, or one with exactly one list of objects in it
-    (`{"info": …, "data": […]}`), which are then the rows; a warning says which. Columns have the types of all their
+    (`{"info": …, "data": […]}`), which are then the rows; a warning says which. In a file named .jsonl or .ndjson a
+    line is a row, whatever is in it, also if it is the only one. Columns have the types of all their
     values: what is missing is null, and a column of several kinds (texts and lists, say) has the type `Json`.
     NaN is null, and half a character (a surrogate by itself) is U+FFFD.
 
     Raises:
         RunError: If a file is empty, not UTF-8 or not JSON, has no rows, or has several lists of objects.
     """
-    states = [(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    state = digest(states, versions()["c3l-hf"])
+    state = source_digest(files)
     look = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-json-{state}.json"
     if look.is_file():
         known = read_json(look)
@@ -100,13 +104,13 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _is_json_lines(file: Path) -> bool:
-    """Whether the first line is an object by itself, and another follows."""
+    """Whether the first line is an object by itself, and another follows or the name says that lines are rows."""
     lines = (line for _, line in _text_lines(file))
     try:
         json.loads(next(lines))
     except (ValueError, RecursionError):
         return False
-    return next(lines, None) is not None
+    return next(lines, None) is not None or not _LINES.isdisjoint(file.name.lower().split(".")[1:])
 
 
 def _text_lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -22,6 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.names import listed, nearest
 from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.json_files import open_json
 from c3l_hf.files.webdatasets import open_tars, spread
@@ -215,7 +216,7 @@ def _problem(name: str, config: str | None, split: str, revision: str | None, ti
         if config is not None and config not in configs:
             return f"{title} has no configuration {config!r}{_choices(config, configs, 'configurations')}"
         if config is None and len(configs) > 1 and "default" not in configs:
-            return f"{title} has several configurations: {_listed(configs)}; say which"
+            return f"{title} has several configurations: {listed(configs)}; say which"
         splits = get_dataset_split_names(name, config, revision=revision)
         if split.partition("[")[0] not in splits:  # before a slice, as "train[:10%]"
             return f"{title} has no split {split!r}{_choices(split, splits, 'splits')}"
@@ -237,17 +238,12 @@ def _reason(error: BaseException) -> str:
 
 def _choices(given: str, names: Iterable[str], kind: str) -> str:
     names = list(names)
-    nearest = difflib.get_close_matches(given, names, 1)
-    return f"; its {kind} are {_listed(names)}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
-
-
-def _listed(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return f"; its {kind} are {listed(names)}{nearest(given, names)}"
 
 
 def _nearest_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f" (nor is there a folder {path.parent})"
     names = [file.name for file in path.parent.iterdir() if not file.name.startswith(".")]
-    nearest = difflib.get_close_matches(path.name, names, 1)
-    return f" (there is {path.parent / nearest[0]})" if nearest else ""
+    close = difflib.get_close_matches(path.name, names, 1)
+    return f" (there is {path.parent / close[0]})" if close else ""

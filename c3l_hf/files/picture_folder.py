@@ -12,12 +12,13 @@ from typing import NamedTuple
 import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.names import listed
+from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.inventory import FileState, Inventory, Look, sha256_of
+from c3l_hf.files.json_files import open_json
 from c3l_hf.files.unreadable import kind_of
 
 __all__ = ["Picture", "data_files", "metadata_columns", "pictures_in"]
@@ -113,7 +114,7 @@ def pictures_in(
         logger.warning("%s: %s", folder, f"{_files(len(others))} of other kinds passed over ({_endings(others)})")
     if bad and say:
         kept = "cannot be read; rows are kept, with the reason"
-        logger.warning("%s: %s", folder, f"{_files(len(bad))} {kept}: {_listed(bad)}")
+        logger.warning("%s: %s", folder, f"{_files(len(bad))} {kept}: {listed(bad)}")
     return pictures, there
 
 
@@ -130,7 +131,7 @@ def _problems(pictures: Sequence[Picture]) -> list[str]:
 def _nothing(folder: Path, bad: list[str], others: list[str]) -> str:
     text = f"{folder} has no pictures in it"
     if bad:
-        text = f"{folder} has no picture that can be read: {_listed(bad)}"
+        text = f"{folder} has no picture that can be read: {listed(bad)}"
     if others:
         text += f"; {_files(len(others))} of other kinds ({_endings(others)})"
     return f"{text}; put some there, or give another folder"
@@ -184,8 +185,8 @@ def metadata_columns(folder: Path, files: Sequence[FileState], pictures: Sequenc
         A row for each picture, without `file_name`; null where nothing is said of it. No columns without metadata.
 
     Raises:
-        RunError: If such a file cannot be read, has no `file_name`, says two things of a picture, or has a column with
-            a name that is taken.
+        RunError: If such a file cannot be read (CSV and JSON as by `open_dataset`), has no `file_name`, says two things
+            of a picture, or has a column with a name that is taken.
     """
     sources = [file.name for file in files if _is_metadata(file.name)]
     tables = [_metadata(folder, name) for name in sources]
@@ -197,13 +198,13 @@ def metadata_columns(folder: Path, files: Sequence[FileState], pictures: Sequenc
         raise RunError(f"{folder}: {', '.join(sources)} do not go together: {' '.join(str(error).split())}") from None
     names = table[_FILE_NAME].to_pylist()
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise RunError(f"{folder}: {', '.join(sources)} name files more than once: {_listed(repeated)}")
+        raise RunError(f"{folder}: {', '.join(sources)} name files more than once: {listed(repeated)}")
     rows = {name: row for row, name in enumerate(names)}
     there = {file.name for file in files}
     if (gone := [name for name in names if name not in there]) and say:
-        logger.warning("%s: %s", folder, f"metadata of {_files(len(gone))} that are not there: {_listed(gone)}")
+        logger.warning("%s: %s", folder, f"metadata of {_files(len(gone))} that are not there: {listed(gone)}")
     if (without := [name for name in pictures if name not in rows]) and say:
-        logger.warning("%s: %s", folder, f"no metadata for {_files(len(without))}: {_listed(without)}")
+        logger.warning("%s: %s", folder, f"no metadata for {_files(len(without))}: {listed(without)}")
     places = pa.array([rows.get(name) for name in pictures], pa.int64())
     return table.drop_columns([_FILE_NAME]).take(places)
 
@@ -230,23 +231,15 @@ def _metadata(folder: Path, name: str) -> pa.Table:
 
 
 def _table(path: Path) -> pa.Table:
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        place = table.schema.get_field_index(_FILE_NAME)
-        if place >= 0 and pa.types.is_large_string(table.schema.field(place).type):
-            table = table.set_column(place, _FILE_NAME, pc.cast(table[_FILE_NAME], pa.string()))
-        return table.replace_schema_metadata(None)
-    if path.suffix == ".csv":
-        table = pyarrow.csv.read_csv(
-            path,
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            # A name of digits is a name.
-            convert_options=pyarrow.csv.ConvertOptions(column_types={_FILE_NAME: pa.string()}),
-        )
-        if odd := [field.name for field in table.schema if pa.types.is_binary(field.type)]:
-            raise ValueError(f"column {', '.join(odd)} is not UTF-8; save the file as UTF-8")
-        return table
-    return pyarrow.json.read_json(path, parse_options=pyarrow.json.ParseOptions(newlines_in_values=True))
+    """The rows of a file of metadata, in the types in which such a file is read everywhere."""
+    if path.suffix != ".parquet":
+        rows = open_json([path]) if path.suffix == ".jsonl" else open_delimited([path], ",", [_FILE_NAME])
+        return rows.data.table.replace_schema_metadata(None)
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(_FILE_NAME)
+    if place >= 0 and pa.types.is_large_string(table.schema.field(place).type):
+        table = table.set_column(place, _FILE_NAME, pc.cast(table[_FILE_NAME], pa.string()))
+    return table.replace_schema_metadata(None)
 
 
 def _is_metadata(name: str) -> bool:
@@ -265,7 +258,3 @@ def _endings(names: Sequence[str], most: int = 8) -> str:
     counts = Counter(_ending(name) or "without an ending" for name in names).most_common()
     listed = ", ".join(f"{count:,} {ending}" for ending, count in counts[:most])
     return listed + (f", {sum(count for _, count in counts[most:]):,} others" if len(counts) > most else "")
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -1,14 +1,17 @@
-"""Text files of rows: opened, also compressed by gzip, and refused by name where they are empty or not UTF-8."""
+"""Files of rows: what tells them from others; texts opened, also of gzip, and refused if empty or not UTF-8."""
 
 import codecs
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import digest
+from c3l_hf.common.versions import versions
 
-__all__ = ["check_text", "is_compressed", "not_utf8", "open_bytes"]
+__all__ = ["check_text", "is_compressed", "not_utf8", "open_bytes", "source_digest"]
 
 _OTHER_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
@@ -16,6 +19,13 @@ _OTHER_MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+
+
+def source_digest(files: Sequence[Path], *options: object) -> str:
+    """What tells rows of files from others without reading them: where the files are, their sizes and times, how they
+    are read, and by which version of this package."""
+    states = [(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return digest(states, *options, versions()["c3l-hf"])
 
 
 def is_compressed(file: Path) -> bool:

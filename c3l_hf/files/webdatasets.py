@@ -1,4 +1,8 @@
-"""WebDataset tars: the files of a sample, which share a name up to the first dot, as one row."""
+"""WebDataset tars: the files of a sample, which share a name up to the first dot, as one row.
+
+Not by the builder of `datasets`, which takes columns and types from the first five samples, ends at a sample with other
+files or drops what its JSON has beside, and gives each picture of a sample a column named by its ending.
+"""
 
 import gzip
 import json
@@ -16,9 +20,9 @@ from datasets import Dataset, Features, Image, List, Value
 
 from c3l_hf.common.arrow import beside
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import digest
-from c3l_hf.common.versions import versions
+from c3l_hf.common.names import listed
 from c3l_hf.files.inferred import Kind, feature_of, kind_of, merged, stored
+from c3l_hf.files.text_files import is_compressed, source_digest
 
 __all__ = ["open_tars", "spread"]
 
@@ -28,6 +32,7 @@ _PICTURES = frozenset("jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pnm".
 _TEXTS = frozenset("txt text transcript caption".split())
 _NUMBERS = frozenset("cls cls2 index inx id".split())
 _JSON = frozenset("json jsn".split())
+_READ = _PICTURES | _TEXTS | _NUMBERS | _JSON
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
 _AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB
 
@@ -67,12 +72,11 @@ def open_tars(files: Sequence[Path]) -> Dataset:
     if pictures is not None:
         features[pictures] = Image() if pictures == "image" else List(Image())
     features |= {name: feature_of(kind) for name, (_, kind) in columns.items()}
-    states = [(file.resolve(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return Dataset.from_generator(
         _rows,
         features=Features(features),
         gen_kwargs={"files": tuple(files), "columns": columns, "pictures": pictures},
-        fingerprint=digest(states, features, versions()["c3l-hf"]),
+        fingerprint=source_digest(files, features),
         writer_batch_size=max(1, min(1000, _AT_ONCE * look.rows // max(look.size, 1))),
     )
 
@@ -118,7 +122,7 @@ def _looked_through(files: Sequence[Path]) -> _Look:
             look.size += sum(map(len, sample.values()))
             look.most_pictures = max(look.most_pictures, len(names))
             look.pictures.update(names)
-            look.unread.update(name for name in sample if _ending(name) not in _PICTURES | _TEXTS | _NUMBERS | _JSON)
+            look.unread.update(name for name in sample if _ending(name) not in _READ)
             values, damaged = _values(sample)
             look.damaged += [f"{key}.{name}" for name in damaged]
             for name, value in values.items():
@@ -141,17 +145,17 @@ def _columns(kinds: Mapping[str, Kind], taken: Iterable[str]) -> dict[str, tuple
 def _warn(file: Path, look: _Look, columns: Mapping[str, tuple[tuple[str, ...], Kind]]) -> None:
     if look.most_pictures > 1:
         names = sorted(look.pictures, key=_natural)
-        logger.warning("%s: the images of a sample are its files %s, in this order", file, _listed(names))
+        logger.warning("%s: the images of a sample are its files %s, in this order", file, listed(names))
     if clashes := [name for name, (path, _) in columns.items() if len(path) > 1 and name != path[-1]]:
-        logger.warning("%s: the column %s is from the JSON, as there is one of that name", file, _listed(clashes))
+        logger.warning("%s: the column %s is from the JSON, as there is one of that name", file, listed(clashes))
     if look.unread:
-        logger.warning("%s: files of these kinds are not read: %s", file, _listed(sorted(look.unread)))
+        logger.warning("%s: files of these kinds are not read: %s", file, listed(sorted(look.unread)))
     if look.damaged:
         logger.warning(
             "%s: %d texts and JSON files cannot be read and are null: %s",
             file,
             len(look.damaged),
-            _listed(look.damaged),
+            listed(look.damaged),
         )
 
 
@@ -177,8 +181,9 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                     current, sample = key, {}
                 if (ending := ending.lower()) in sample:
                     raise RunError(f"{file} has {key}.{ending} twice")
-                content = tar.extractfile(member)
+                content = tar.extractfile(member) if _ending(ending) in _READ else None  # not of a film
                 sample[ending] = content.read() if content is not None else b""
+                tar.members = []  # it keeps the header of every file that it has passed
             if current is not None:
                 yield current, sample
             _check_end(file, tar)
@@ -188,7 +193,7 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 def _check_end(file: Path, tar: tarfile.TarFile) -> None:
     """`tarfile` takes a header that is cut off for the end, and does not come to the checksum of what is compressed."""
-    if file.suffix.lower() == ".gz":
+    if is_compressed(file):
         with gzip.open(file) as content:
             while content.read(1 << 24):
                 pass
@@ -242,7 +247,3 @@ def _ending(name: str) -> str:
 def _natural(name: str) -> list[tuple[int, str]]:
     """For sorting names: numbers in them by their size."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -27,7 +27,7 @@ from c3l_hf.models.encoding import EncodedRow, encode_row, with_end, with_image_
 __all__ = ["AnswerEncoder", "DataCollatorForAnswers", "Examples", "encode_examples"]
 
 _IDS = ("pair_id", "image_id", "id")
-_FOUND = ("row", "turn", "length", "images", "problem")
+_LOOKS = ("row", "turn", "length", "images", "problem")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class AnswerEncoder:
         Raises:
             RowError: If the pair cannot be encoded or has more than `max_length` tokens.
         """
-        found = [located(image, self.image_folder) for image in pair.images]
-        images, keys = list(map(open_image, found)), list(map(image_key, found))
+        values = [located(image, self.image_folder) for image in pair.images]
+        images, keys = list(map(open_image, values)), list(map(image_key, values))
         processor = with_image_cache(self.processor)
         row = encode_row(
             processor, pair.prompt, pair.answer, images, image_keys=keys, control_tokens=self.control_tokens
@@ -152,20 +152,20 @@ def encode_examples(
             made_from = check_key(rows, layout, image_folder)
             look = functools.partial(_look, features=rows.features, encoder=encoder, made_from=made_from)
             options = {"batched": True, "batch_size": 50, "with_indices": True, "num_proc": num_proc}
-            found = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)
-        found = found.with_format(None).to_dict()
+            looks = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)
+        looks = looks.with_format(None).to_dict()
     else:
-        found, shared = {name: [] for name in _FOUND}, {}
+        looks, shared = {name: [] for name in _LOOKS}, {}
         for number, table in enumerate(stored.iter(50)):
             part = _look(table, range(50 * number, 50 * number + len(table)), rows.features, encoder, kept, shared)
             for name, values in part.items():
-                found[name] += values
+                looks[name] += values
     problems: dict[int, str] = {}
-    for row, problem in zip(found["row"], found["problem"]):
+    for row, problem in zip(looks["row"], looks["problem"]):
         if problem:
             problems.setdefault(row, problem)
-    good = [place for place, problem in enumerate(found.pop("problem")) if not problem]
-    index = Dataset.from_dict(found).select(good)
+    good = [place for place, problem in enumerate(looks.pop("problem")) if not problem]
+    index = Dataset.from_dict(looks).select(good)
     trained = set(index["row"])
     rejected = {row: problem for row, problem in problems.items() if row not in trained}
     shortened = {row: problem for row, problem in problems.items() if row in trained}
@@ -191,12 +191,12 @@ def _look(
     made_from: str = "",  # for the cache of `datasets`, which looks at the arguments
 ) -> dict[str, list]:
     """The examples of some rows, or the problem of each row or turn that has one; puts what is encoded into `kept`."""
-    found = []
+    looks = []
     for number, row in zip(numbers, stored_rows(table, features)):
         try:
             turns = to_turns(row)
         except RowError as error:
-            found.append((number, 0, 0, 0, str(error)))
+            looks.append((number, 0, 0, 0, str(error)))
             continue
         for turn, pair in enumerate(turns):
             try:
@@ -204,15 +204,15 @@ def _look(
                     raise pair
                 example = encoder.encode(pair)
             except RowError as error:
-                found.append((number, turn, 0, 0, turn_reason(error, turn, len(turns))))
+                looks.append((number, turn, 0, 0, turn_reason(error, turn, len(turns))))
                 continue
-            found.append((number, turn, example.inputs["input_ids"].shape[1], len(pair.images), ""))
+            looks.append((number, turn, example.inputs["input_ids"].shape[1], len(pair.images), ""))
             if kept is not None:
                 images = {name: value for name, value in example.inputs.items() if name not in PER_TOKEN}
                 if shared is not None and example.images:
                     images = shared.setdefault(example.images, images)
                 kept[number, turn] = replace(example, inputs={**example.inputs, **images})
-    return dict(zip(_FOUND, map(list, zip(*found))))
+    return dict(zip(_LOOKS, map(list, zip(*looks))))
 
 
 @dataclass
@@ -221,8 +221,8 @@ class DataCollatorForAnswers(DataCollatorMixin):
 
     Attributes:
         examples: The examples.
-        always_picture: Give a batch without any image a line with one, of which nothing is learned: where several
-            processes train, each has to use the same weights.
+        always_picture: Give a batch without any image a line with one, of which nothing is learned: so that every step
+            uses the same weights, in every process.
     """
 
     examples: Examples

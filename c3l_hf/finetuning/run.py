@@ -41,7 +41,7 @@ class SFTOptions(ColumnOptions, PictureOptions):
     """What is fine-tuned on; how is in `StudentConfig`, `seed` and `output_dir` too."""
 
     dataset: str = field(
-        metadata={"help": "Dataset: a file, a folder, a saved dataset, or a Hub id; in any layout of data/layouts.py."}
+        metadata={"help": "A file, a folder, a saved dataset, or a Hub id; in any layout of docs/layouts.md."}
     )
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of the dataset, e.g. 'scored' for all pairs that were scored."}

@@ -129,7 +129,7 @@ class StudentTrainer(SFTTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=DataCollatorForAnswers(examples, always_picture=process_state().num_processes > 1),
+            data_collator=DataCollatorForAnswers(examples, always_picture=_always_picture(args)),
             train_dataset=examples.index,
             processing_class=examples.encoder.processor,
             peft_config=adapters,
@@ -217,6 +217,16 @@ def fine_tune(
     trainer = StudentTrainer(model, dataset, args)
     trainer.train_from(resume_from_checkpoint)
     return trainer.trained_model()
+
+
+def _always_picture(args: StudentConfig) -> bool:
+    """Whether a batch of rows without images needs one all the same.
+
+    Of several processes each has to use the same weights. In one process, too, what is trained between picture and
+    text would have no gradient: momentum and weight decay would pass these steps over, as they do not where another
+    process has a picture, and a training of the projector alone could not make the step at all.
+    """
+    return process_state().num_processes > 1 or args.train_projector or args.train_vision_tower
 
 
 def _check_mixed(model: PreTrainedModel, examples: Examples) -> None:

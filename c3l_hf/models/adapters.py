@@ -28,10 +28,10 @@ _PREFIX = "base_model.model."
 _WHOLE = (".weight", ".base_layer.weight")
 # Trained weights that LLaVA's own code leaves beside its adapters.
 BESIDE = "non_lora_trainables.bin"
-# Kinds of LoRA that no merged model computes, or whose model has other layers than its base.
 # Beginnings of adapters with which the base is as it was, or is changed in the same way each time. Others change it by
 # chance or by data, so that what was trained upon cannot be made again.
 _BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva", "pissa", "olora")
+# Kinds of LoRA that no merged model computes, or whose model has other layers than its base.
 _NOT_MERGED = ("alora_invocation_tokens", "arrow_config", "layer_replication", "megatron_config")
 
 

@@ -48,7 +48,8 @@ def processor_of_adapters(folder: Path, base: Path, trust_remote_code: bool = Fa
         processor = AutoProcessor.from_pretrained(folder if images else base, trust_remote_code=trust_remote_code)
     else:
         with tempfile.TemporaryDirectory() as place:
-            _put_together(folder, base, _IMAGES if images else _TOKENIZER, Path(place))
+            kinds = (*PROCESSOR_FILES, *["*.py"] * trust_remote_code)
+            _put_together(folder, base, _IMAGES if images else _TOKENIZER, kinds, Path(place))
             processor = AutoProcessor.from_pretrained(place, trust_remote_code=trust_remote_code)
     template = _chat_template(folder) or processor.chat_template or _chat_template(base)
     if template is not None and template != processor.chat_template:
@@ -64,10 +65,10 @@ def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _TOKENIZER[:2])
 
 
-def _put_together(folder: Path, base: Path, own: tuple[str, ...], place: Path) -> None:
-    """The files of a model, but for those of one part, which are the adapters' own."""
-    for path in base.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in own:
+def _put_together(folder: Path, base: Path, own: tuple[str, ...], kinds: tuple[str, ...], place: Path) -> None:
+    """The files of a model beside its weights, but for those of one part, which are the adapters' own."""
+    for path in (path for kind in kinds for path in base.glob(kind)):
+        if path.is_file() and path.name not in own:
             shutil.copyfile(path, place / path.name)
     for name in own:
         if (folder / name).is_file():

@@ -37,7 +37,7 @@ OF_PAIRS = ("columns", "answers", "image_folder", "download_images")
 STAGES = ("generate", "score", "select", "train", "regenerate", "rescore", "curate", "write")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunOptions(ColumnOptions, PictureOptions):
     """What of a run is done; how `pairs` are read, if they are given."""
 
@@ -289,6 +289,12 @@ class Settings:
         except ValueError as error:
             raise RunError(str(error)) from None
         check_options(self.run, self.generation, self.scoring, self.selection, self.curation)
+        if self.training.control_tokens != "refuse":
+            # Half of a run would read them as letters: what is generated, scored and checked later refuses them.
+            raise RunError(
+                f"control_tokens={self.training.control_tokens!r} is not for a whole run; score and train one after "
+                "the other (c3l score, c3l select, c3l train), each with this option"
+            )
         if self.scoring.scorer_revision is not None and self.scoring.scorer_model is None:
             raise RunError("scorer_revision is of a scorer_model; the generator's is model_revision")
         if (self.images.images is None) == (self.run.pairs is None):

@@ -168,7 +168,8 @@ def _turn_without_score(reason: str) -> dict[str, Any]:
 
 
 def _reason_of_row(reasons: Sequence[str | None]) -> str:
-    """Why a row has no score at all: what all its turns lack, or the first one's reason with its number."""
+    """Why a row has no score at all: what all its turns lack, or each reason with the first turn that has it."""
     if len(set(reasons)) == 1:
         return str(reasons[0])
-    return turn_reason(reasons[0], 0, len(reasons))
+    first = {reason: reasons.index(reason) for reason in reasons}
+    return str(RowError("; ".join(turn_reason(reason, turn, len(reasons)) for reason, turn in first.items())))

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.files import code_digest, digest
-from c3l_hf.data import image_files, layouts, messages, schema, turns
+from c3l_hf.data import image_files, layouts, messages, schema, stored_rows, turns
 from c3l_hf.data.layouts import is_batch, layout_of
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
 from c3l_hf.files import addresses, image
@@ -370,7 +370,7 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
 @functools.cache
 def _code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
-    reading = (addresses, image, image_files, layouts, messages, schema, turns)
+    reading = (addresses, image, image_files, layouts, messages, schema, stored_rows, turns)
     of_models = (adapters, batching, control_tokens, encoding, packing, processors, token_texts)
     modules = (batch, blind, formulas, likelihood, self_check, sys.modules[__name__])
     return digest(transformers.__version__, code_digest(*reading, *of_models, *modules))

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, concatenate_datasets
 
+from c3l_hf.common.arrow import in_lists
 from c3l_hf.data.image_files import located, stored_here
 from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of
 from c3l_hf.data.pair_columns import is_plain
@@ -88,9 +89,7 @@ def _mapped(images: Dataset, function: Callable[[pa.Table], pa.Table | dict[str,
 
 def _as_lists(table: pa.Table) -> pa.Table:
     """A column of images, or of lists of them, as `images`."""
-    column = table.column(0).combine_chunks()
-    if pa.types.is_struct(column.type):
-        column = pa.ListArray.from_arrays(pa.array(range(len(column) + 1), pa.int32()), column)
+    column = in_lists(table.column(0).combine_chunks())
     return pa.table({"images": column.cast(_STORED.arrow_schema.field("images").type)})
 
 

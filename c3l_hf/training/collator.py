@@ -14,6 +14,7 @@ from transformers.data.data_collator import DataCollatorMixin
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.preferences import read_candidates
 from c3l_hf.files.image import open_image
+from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, collate, encode_row, position_ids, with_end, with_image_cache
 from c3l_hf.models.packing import collate_packs, pack
 
@@ -59,6 +60,8 @@ class DataCollatorForC3L(DataCollatorMixin):
             Id of the image tokens in `input_ids`, to tell text and image of the anchor.
         packed (`bool`, *optional*, defaults to `False`):
             Whether the candidates of a row share a line. Exact for models with full causal attention only.
+        control_tokens (`str`, *optional*, defaults to `"refuse"`):
+            What becomes of control tokens that are written out in a text: `"refuse"` or `"escape"`, see [`C3LConfig`].
         position_module (`torch.nn.Module`, *optional*):
             With `packed`, the module with `get_rope_index` for models whose positions have parts (M-RoPE); needs no
             weights, see `models.encoding.position_module`.
@@ -105,6 +108,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     image_token_id: int | None = None
     packed: bool = False
     position_module: nn.Module | None = None
+    control_tokens: ControlTokens = "refuse"
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -156,7 +160,14 @@ class DataCollatorForC3L(DataCollatorMixin):
             encoded = []
             for number, answer in enumerate([candidates.chosen, *candidates.rejected]):
                 column = f"rejected[{number - 1}]" if number else "chosen"
-                candidate = encode_row(processor, candidates.prompt, answer, images, max_length=self.max_length)
+                candidate = encode_row(
+                    processor,
+                    candidates.prompt,
+                    answer,
+                    images,
+                    max_length=self.max_length,
+                    control_tokens=self.control_tokens,
+                )
                 if number == 0:
                     candidate = replace(with_end(processor, candidate, self.max_length), answer=candidate.answer)
                 encoded.append(candidate)
@@ -198,7 +209,7 @@ def _row_name(row: dict[str, Any]) -> str:
     for column in ("pair_id", "image_id"):
         if row.get(column) is not None:
             return f"row with {column} {row[column]!r}"
-    return f"row without pair_id and image_id (prompt {str(row['prompt'])[:80]!r})"
+    return f"row without pair_id and image_id (prompt {str(row.get('prompt', row.get('chosen')))[:80]!r})"
 
 
 def _key(text: str) -> int:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from trl import SFTConfig
 
 from c3l_hf.common.choices import check_choices
+from c3l_hf.models.control_tokens import ControlTokens
 
 __all__ = ["C3LConfig", "language_model_lora", "name_checkpointing_anew", "refuse_data_parallel"]
 
@@ -121,6 +122,10 @@ class C3LConfig(SFTConfig):
             equal to the chosen one, a sequence longer than `max_length`, ...): `"raise"` an error before the first
             step, which names them, or `"drop"` them with a warning that says how many and why. Rows of an
             `IterableDataset` are judged when they come.
+        control_tokens (`str`, *optional*, defaults to `"refuse"`):
+            What becomes of control tokens that are written out in a text, as `</s>` in HTML: `"refuse"` the row, which
+            is an invalid one, or `"escape"` them, so that they are read as the letters they are. See
+            `models.control_tokens`.
 
     > Parameters that control the loss
 
@@ -212,6 +217,10 @@ class C3LConfig(SFTConfig):
     invalid_rows: Literal["raise", "drop"] = field(
         default="raise",
         metadata={"help": "Rows that cannot be trained on: 'raise' an error before the first step, or 'drop' them."},
+    )
+    control_tokens: ControlTokens = field(
+        default="refuse",
+        metadata={"help": "Control tokens written in a text: 'refuse' the row, or 'escape': read them as letters."},
     )
 
     # Parameters that control the loss

@@ -89,7 +89,7 @@ class QuickCheck:
         return taken
 
     def _takes(self, row: Mapping[str, Any]) -> bool:
-        limit = self.collator.max_length
+        limit, how = self.collator.max_length, self.collator.control_tokens
         try:
             candidates = read_candidates(row)
             messages = candidates.prompt
@@ -102,7 +102,7 @@ class QuickCheck:
                 return False
             images = [self._stand_in(size) for size in sizes]
             for number, answer in enumerate([candidates.chosen, *candidates.rejected]):
-                encoded = encode_row(self._short, messages, answer, images)
+                encoded = encode_row(self._short, messages, answer, images, control_tokens=how)
                 length = encoded.inputs["input_ids"].shape[1]
                 if number == 0:
                     length = max(length, with_end(self._short, encoded).answer.stop)
@@ -145,7 +145,9 @@ class QuickCheck:
         if key not in self._extra:
             images = [self._stand_in(size) for size in sizes]
             short, full = (
-                encode_prompt(processor, messages, images)["input_ids"][0].tolist()
+                encode_prompt(processor, messages, images, control_tokens=self.collator.control_tokens)["input_ids"][
+                    0
+                ].tolist()
                 for processor in (self._short, self._processor)
             )
             same = self._cut_alike(short, full)

@@ -90,8 +90,8 @@ def check_rows(
 
     Args:
         name: What messages call the dataset.
-        dataset: Pseudo-label rows. Those of an `IterableDataset` are judged as they come: by the collator, or, with
-            `drop`, by a filter that warns of each row it leaves out.
+        dataset: Pseudo-label rows, or preference rows (see `data.preferences`). Those of an `IterableDataset` are
+            judged as they come: by the collator, or, with `drop`, by a filter that warns of each row it leaves out.
         collator: Encodes the rows in training.
         drop: Leave such rows out, with a warning that says how many and why.
         num_proc: Processes that share the work.
@@ -99,6 +99,8 @@ def check_rows(
     Raises:
         ValueError: If there are such rows and `drop` is False, or if no row is left.
     """
+    if not (isinstance(dataset, Dataset) and _is_transformed(dataset)):
+        dataset = dataset.with_format(None)  # not as arrays or tensors, which are no messages and pictures
     if isinstance(dataset, IterableDataset):
         # Images come as they are stored: `datasets` would raise an error of its own about one that cannot be decoded.
         for column in IMAGE_COLUMNS:

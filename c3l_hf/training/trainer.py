@@ -167,6 +167,7 @@ class C3LTrainer(SFTTrainer):
                 weight_column=args.weight_column,
                 anchor=args.anchor,
                 image_token_id=image_token_id(config),
+                control_tokens=args.control_tokens,
             )
         if isinstance(data_collator, DataCollatorForC3L):
             options = {"drop": args.invalid_rows == "drop", "num_proc": args.dataset_num_proc}
@@ -196,6 +197,8 @@ class C3LTrainer(SFTTrainer):
         if any(isinstance(rows, IterableDataset) for rows in evaluated.values()):
             # As TRL does for a stream to train on: the main process would cut up the batches of all by their rows.
             args.accelerator_config.dispatch_batches = False
+        # Without a column of images TRL would tokenise the rows itself: their pictures may be in the prompt.
+        args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__init__(
             model=model,
             args=args,

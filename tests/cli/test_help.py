@@ -40,7 +40,8 @@ def test_help_has_groups_defaults_and_choices(capsys, monkeypatch):
     # Also where the value is among the words that say what the option is.
     for value in ("[pmi]", "[type]", "[image]", "[auto]"):
         assert value in text, value
-    for group in ("Run", "Images", "Model", "Generation", "Scoring", "Pseudo-labels", "Curation", "Publishing"):
+    assert "\n\nRun (4 more with --help_all)\n" in text
+    for group in ("Images", "Model", "Generation", "Scoring", "Pseudo-labels", "Curation", "Publishing"):
         assert f"\n\n{group}\n" in text
     for says in (
         "--pairs_per_image N             Pairs per image, k. [5]",

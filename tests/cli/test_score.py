@@ -6,8 +6,10 @@ import json
 import tarfile
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image, Value, load_dataset
+from datasets import Dataset, Features, Image, List, Value, load_dataset
 from PIL import Image as PILImage
 from scored_rows import FEATURES, assert_same, pair, picture, png
 from tiny_models import tiny_llava
@@ -15,6 +17,7 @@ from tiny_models import tiny_llava
 from c3l_hf.cli import main
 from c3l_hf.cli.score import some_images
 from c3l_hf.data.schema import SCORE_COLUMNS
+from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.files.opening import open_dataset
 from c3l_hf.models.loading import Source
 from c3l_hf.scoring.scorer import I2CScorer
@@ -255,3 +258,27 @@ def test_curated_pairs_keep_their_own_names(tmp_path):
     curated = open_dataset(tmp_path / "curated.parquet")
     assert len(curated) == 2 and {"eingabe", "bild", "completion"} <= set(curated.column_names)
     assert not {"prompt", "image_id"} & set(curated.column_names)
+
+
+@pytest.mark.parametrize("output", ["scored.parquet", "scored/"])
+@pytest.mark.parametrize("several", [False, True])
+def test_images_that_are_not_here_do_not_end_the_writing(folder, tmp_path, output, several):
+    picture(0).save(tmp_path / "a.png")
+    names = [str(tmp_path / "a.png"), str(tmp_path / "gone.png"), "http://127.0.0.1:9/b.png?token=secret", None]
+    content = png(1)
+    values = [{"bytes": None, "path": name} if name else {"bytes": content, "path": None} for name in names]
+    texts = {"question": [QUESTIONS[0]] * 5, "answer": [ANSWERS[0]] * 5}
+    column, feature = ("images", List(Image())) if several else ("image", Image())
+    images = [[value] if several else value for value in values] + [None]
+    features = Features({column: feature, "question": Value("string"), "answer": Value("string")})
+    table = pa.table({column: images, **texts}).cast(features.arrow_schema)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert score("--model", folder, "--dataset", tmp_path / "rows.parquet", "--output", f"{tmp_path}/{output}") == 0
+    scored = open_dataset(tmp_path / output)
+    assert scored.features[column] == feature
+    assert [status == "ok" for status in scored["i2c_status"]] == [True, False, False, True, False]
+    assert "which is not fetched" in scored["i2c_status"][2] and "secret" not in scored["i2c_status"][2]
+    kept = [row[column] for row in stored_rows(scored.with_format("arrow")[:], scored.features)]
+    kept = [value[0] if several and value else value for value in kept]
+    assert kept[0] == {"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"}
+    assert kept[1:] == [*values[1:], None]

@@ -9,7 +9,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.data.image_files import files_state, located, stored_here
+from c3l_hf.data.image_files import files_state, located, row_files_state, stored_here
+from c3l_hf.data.layouts import layout_of
 from c3l_hf.files.image import open_image
 
 
@@ -120,3 +121,14 @@ def test_what_can_be_stored(folder):
         assert stored_here({"bytes": None, "path": path}) == {"bytes": None, "path": file}
     for path in (None, "gone.png", "http://example.com/a.png", "file://server/a.png", "a\0b", str(folder)):
         assert stored_here({"bytes": None, "path": path}) is None
+
+
+def test_the_state_follows_files_in_the_values_of_conversations(folder):
+    def state():
+        turn = {"from": "human", "value": [{"type": "image", "image": str(folder / "later.png")}]}
+        rows = Dataset.from_list([{"conversations": [turn]}])
+        return row_files_state(rows, layout_of(rows.column_names))
+
+    before = state()
+    (folder / "later.png").write_bytes(b"picture")
+    assert state() != before

@@ -46,6 +46,69 @@ def test_every_form_means_the_same(row, images):
     assert read_candidates({**row, **images}) == Candidates(user("Colour?"), [IMAGE], "red", ["blue"])
 
 
+SYSTEM = [{"role": "system", "content": "Be brief."}]
+CONVERSATIONS = {
+    "a prompt in both": {"chosen": user("Colour?") + assistant("red"), "rejected": user("Colour?") + assistant("blue")},
+    "beside the prompt": {
+        "prompt": "Colour?",
+        "chosen": user("Colour?") + assistant("red"),
+        "rejected": user("Colour?") + assistant("blue"),
+    },
+    "several": {
+        "prompt": None,
+        "chosen": user("Colour?") + assistant("red"),
+        "rejected": [user("Colour?") + assistant("blue")],
+    },
+    "some alone": {"chosen": user("Colour?") + assistant("red"), "rejected": [assistant("blue")]},
+    "as LLaVA has them": {
+        "chosen": [{"from": "human", "value": "Colour?"}, {"from": "gpt", "value": "red"}],
+        "rejected": [{"from": "human", "value": "Colour?"}, {"from": "gpt", "value": "blue"}],
+    },
+}
+
+
+@pytest.mark.parametrize("row", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_whole_conversations_hold_the_prompt(row):
+    """As in TRL's datasets with an implicit prompt, and in those that have both."""
+    assert read_candidates({**row, "images": [IMAGE]}) == Candidates(user("Colour?"), [IMAGE], "red", ["blue"])
+
+
+def test_conversations_of_several_turns_with_their_pictures():
+    start = user([{"type": "image", "image": "a.png"}, text("Dog?")]) + assistant("No.") + user("Colour?")
+    row = {"chosen": start + assistant("red"), "rejected": start + assistant("blue")}
+    candidates = read_candidates(row)
+    assert candidates == Candidates(user([PLACE, text("Dog?")]) + start[1:], ["a.png"], "red", ["blue"])
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"chosen": "red"}, "prompt: it is empty, and chosen has no messages before its answer"),
+        (
+            {"chosen": SYSTEM + user("Colour?") + assistant("red"), "prompt": "Colour?"},
+            "chosen: its messages before the answer are not those of the prompt",
+        ),
+        (
+            {"chosen": user("Colour?") + assistant("red"), "rejected": user("Colours?") + assistant("blue")},
+            "rejected[0]: its messages before the answer are not those of the prompt",
+        ),
+        ({"chosen": user("Colour?") + assistant("red") + user("Sure?")}, "chosen: found messages with the roles"),
+        # Two answers, or an answer in two parts? Not said.
+        (
+            {"prompt": "Colour?", "chosen": "red", "rejected": assistant("blue") + assistant("green")},
+            "rejected[0]: found messages with the roles ['assistant', 'assistant']",
+        ),
+        ({}, "chosen: there is no such column, only image, rejected"),
+        ({"chosen": None}, "chosen: it is null"),
+        ({"prompt": "Colour?", "chosen": "red", "image": None}, "images: there is none"),
+    ],
+)
+def test_conversations_that_do_not_go_together(row, reason):
+    with pytest.raises(RowError) as error:
+        read_candidates({"image": IMAGE, "rejected": None, **row})
+    assert str(error.value).startswith(reason)
+
+
 @pytest.mark.parametrize("rejected", [None, []])
 def test_no_rejected_answer(rejected):
     assert read_candidates({**FORMS["texts"], "rejected": rejected, "image": IMAGE}).rejected == []
@@ -90,5 +153,6 @@ def test_a_bad_row_names_its_column(change, reason):
 
 def test_columns():
     assert preference_columns(["image", "prompt", "chosen", "rejected", "id"]).images == ("image",)
-    with pytest.raises(ValueError, match="^no column 'rejected', 'images'; it has prompt, chosen$"):
+    assert preference_columns(["chosen", "rejected"]).columns == ("chosen", "rejected")
+    with pytest.raises(ValueError, match="^no column 'rejected'; it has prompt, chosen$"):
         preference_columns(["prompt", "chosen"])

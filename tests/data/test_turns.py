@@ -382,3 +382,27 @@ def test_one_answer_in_a_list_is_the_answer():
         Pair([USER], "A dog.", [IMAGE])
     ]
     assert to_turns({"question": "What is this?", "answers": ["A dog."], "image": IMAGE})[0].answer == "A dog."
+
+
+def _with_items(*items, images=("p", "q")):
+    content = [*items, {"type": "text", "text": "What?"}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "Red."}]
+    return {"messages": messages, "images": list(images)}
+
+
+def test_numbers_of_places_as_decimals():
+    row = _with_items({"type": "image", "index": 1.0}, {"type": "image", "index": 0.0})
+    assert to_turns(row)[0].images == ["q", "p"]
+
+
+@pytest.mark.parametrize("numbers", [(1, None), (None, 0), ("1", "0"), (0.5, 1), (float("nan"), 1)])
+def test_places_of_which_only_some_have_a_whole_number(numbers):
+    row = _with_items(*({"type": "image", "index": number} for number in numbers))
+    with pytest.raises(RowError, match="the places of images have the numbers"):
+        to_turns(row)
+
+
+def test_the_picture_of_an_item_beside_a_struct_of_nulls():
+    nothing = {"bytes": None, "path": None}
+    item = {"type": "image_url", "image": nothing, "image_url": {"url": "a.png"}}
+    assert to_turns(_with_items(item, images=()))[0].images == [{"url": "a.png"}]

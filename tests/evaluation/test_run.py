@@ -351,13 +351,13 @@ def test_a_strangers_files_and_another_family(call, tmp_path):
     lines = [{"question_id": number, "image": name, **asked} for number, name in enumerate(names)]
     file = tmp_path / "coco_pope_popular.json"
     file.write_text("\n".join(map(json.dumps, lines)))
-    given = {"data": [f"pope={file}"], "image_folder": [f"pope={pictures}"]}
+    given = {"data": [f"pope={file}"], "image_folders": [f"pope={pictures}"]}
     results, printed = call(tmp_path / "run", "pope", model=model, **given)
     found = results["pope"]
     assert (found["questions"], found["asked"], found["not_asked"]["count"]) == (9, 4, 5)
     assert {named["question_id"] for named in found["not_asked"]["first"]} == {f"popular-{n}" for n in (2, 3, 6, 7, 8)}
     assert "not asked: 5" in printed and "popular-3" in printed
-    with pytest.raises(RunError, match="image_folder has seed, for which data says no file; say data too"):
-        call(tmp_path / "other", "pope", model=model, data=given["data"], image_folder=["seed=x"])
+    with pytest.raises(RunError, match="image_folders has seed, for which data says no file; say data too"):
+        call(tmp_path / "other", "pope", model=model, data=given["data"], image_folders=["seed=x"])
     with pytest.raises(RunError, match="the image folder .*/nowhere of POPE does not exist"):
-        call(tmp_path / "other", "pope", model=model, data=given["data"], image_folder=[f"pope={tmp_path}/nowhere"])
+        call(tmp_path / "other", "pope", model=model, data=given["data"], image_folders=[f"pope={tmp_path}/nowhere"])

@@ -100,3 +100,10 @@ def test_what_is_refused(tmp_path, content, message):
     (tmp_path / "rows.csv.gz").write_bytes(b"no gzip" + content)
     with pytest.raises(RunError, match="rows.csv.gz cannot be read: "):
         open_dataset(tmp_path / "rows.csv.gz")
+
+
+def test_the_index_of_pandas_is_a_column(tmp_path):
+    table = pd.DataFrame({"question": ["Why?", "Who?"]}, index=[7, 8])
+    table.to_csv(tmp_path / "rows.csv")
+    rows = open_dataset(tmp_path / "rows.csv")
+    assert rows.to_list() == [{"Unnamed: 0": 7, "question": "Why?"}, {"Unnamed: 0": 8, "question": "Who?"}]

@@ -78,12 +78,14 @@ def kinds(folder):
         "dict with url": {"url": str(folder / "a b.png")},
         "dict with image": {"image": image},
         "dict with data URL": {"url": f"data:image/png;base64,{text}"},
+        "dict in a dict": {"path": None, "image": {"bytes": png(image), "path": None}},
+        "dict beside nulls": {"image": {"bytes": None, "path": None}, "path": str(folder / "a b.png")},
     }
 
 
 KINDS = (
     "bytes, bytearray, Arrow buffer, base64, base64 in lines, data URL, file URL, array, dict with bytes, "
-    "dict with url, dict with image, dict with data URL"
+    "dict with url, dict with image, dict with data URL, dict in a dict, dict beside nulls"
 ).split(", ")
 
 
@@ -99,7 +101,7 @@ def test_what_people_put_into_an_image_column(kind, tmp_path, llava):
     assert first["i2c_status"] == second["i2c_status"] == "ok"
     assert first["pmi"] == second["pmi"] == pytest.approx(third["pmi"], abs=1e-5)
     # In a folder of pictures what is no path is not looked for there.
-    if "file" not in kind and kind != "dict with url":
+    if "file" not in kind and kind not in ("dict with url", "dict beside nulls"):
         (inside,) = I2CScorer(*llava, image_folder=tmp_path).score(rows[:1])
         assert inside["i2c_status"] == "ok"
 
@@ -112,6 +114,8 @@ def test_what_people_put_into_an_image_column(kind, tmp_path, llava):
         (b"", "the image cannot be read"),
         ("data:image/png;base64,no!", "the image cannot be read: Error"),
         ("QUJD" * 4000, "the image is a text of 16,000 characters, neither a path nor a picture"),
+        ("", "the image is an empty text, neither a path nor a picture"),
+        ({"path": ""}, "the image is an empty text, neither a path nor a picture"),
         ("iVBORw0KGgo" + "QUJD" * 4000 + "Q", "the image cannot be read: "),
         ({"bytes": None, "path": None}, "the image is NoneType"),
         (7.5, "the image is float"),

@@ -127,3 +127,13 @@ def test_what_is_refused(read, content, message):
     with pytest.raises(RunError, match=rf"rows.json .*{message}|rows.json {message}") as caught:
         read(content)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row", [{"question": "Why?", "boxes": [{"x": 1}]}, {"images": ["a.png"], "answers": ["red"]}, {"0": {"0": 1}}]
+)
+@pytest.mark.parametrize("name", ["one.jsonl", "one.ndjson", "ONE.JSONL", "one.jsonl.gz"])
+def test_a_line_is_a_row_where_the_name_says_so(tmp_path, name, row):
+    content = f"{json.dumps(row)}\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert open_dataset(tmp_path / name).to_list() == [row]

@@ -1,6 +1,7 @@
 """Folders of pictures as people have them, with other files, broken ones and metadata; and snapshots of datasets."""
 
 import io
+import json
 import os
 
 import pyarrow as pa
@@ -213,6 +214,20 @@ def test_metadata_in_folders_below_and_what_is_missing(folder, caplog):
     assert "no metadata for 1 file: b.jpg" in caplog.text
 
 
+def test_metadata_are_read_as_every_file_of_rows(folder):
+    """No number, date or word is taken for something else, and a column of several kinds is one of JSON."""
+    row = "a.png,007,2024-01-02,true,NA,1.50\n"
+    (folder / "metadata.csv").write_text(f"file_name,camera,day,flag,gap,price\n{row}")
+    images = load_images(str(folder)).dataset
+    texts = {name: images[name][0] for name in ("camera", "day", "flag", "gap")}
+    assert texts == {"camera": "007", "day": "2024-01-02", "flag": "true", "gap": "NA"} and images["price"][0] == 1.5
+    (folder / "metadata.csv").unlink()
+    rows = [{"file_name": "a.png", "tags": "x", "box": [1, 2]}, {"file_name": "b.jpg", "tags": ["x", "y"]}]
+    (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    images = load_images(str(folder)).dataset
+    assert images["tags"][:] == ["x", ["x", "y"], None] and images["box"][:] == [[1, 2], None, None]
+
+
 def test_metadata_that_say_nothing(folder):
     (folder / "metadata.csv").write_text("file_name\na.png\n")
     assert load_images(str(folder)).dataset.column_names == ["images", "image_id"]
@@ -222,15 +237,15 @@ def test_metadata_that_say_nothing(folder):
     ("content", "says"),
     [
         (b"name,text\na.png,x\n", "has no column file_name, .* it has .'name', 'text'"),
-        (b"file_name;text\na.png;x\n", "has no column file_name"),
+        (b"file_name;text\na.png;x\n", "has one column, 'file_name;text': ';' separates it, not commas"),
         (b"file_name,image_id\na.png,1\n", "has the column image_id, whose name is taken; rename it"),
         (b"file_name,images\na.png,1\n", "has the column images, whose name is taken; rename it"),
         (b"file_name,text\na.png,1\n./a.png,2\n", "name files more than once: a.png"),
-        (b"file_name,text\na.png,gr\xfcn\n", "column text is not UTF-8; save the file as UTF-8"),
-        ("file_name,text\na.png,x\n".encode("utf-16"), "metadata.csv (cannot be read|has no column file_name)"),
-        (b"", "metadata.csv cannot be read"),
-        (b"file_name,text\na.png,1,2\n", "metadata.csv cannot be read"),
-        (b"file_name,a,a\na.png,1,2\n", "has columns of the same name"),
+        (b"file_name,text\na.png,gr\xfcn\n", "is not text in UTF-8 .*; save it as UTF-8"),
+        ("file_name,text\na.png,x\n".encode("utf-16"), "metadata.csv is not text in UTF-8"),
+        (b"", "metadata.csv is empty"),
+        (b"file_name,text\na.png,1,2\n", "metadata.csv: the record that ends in line 2 has 3 fields, and the header 2"),
+        (b"file_name,a,a\na.png,1,2\n", "has the column 'a' more than once"),
     ],
 )
 def test_metadata_that_cannot_be_used_are_refused(folder, content, says):
@@ -240,8 +255,8 @@ def test_metadata_that_cannot_be_used_are_refused(folder, content, says):
 
 
 def test_metadata_that_do_not_go_together(folder):
-    (folder / "metadata.csv").write_text("file_name,text\na.png,1\n")
-    (folder / "more" / "metadata.csv").write_text("file_name,text\nc.webp,x\n")
+    (folder / "metadata.csv").write_text("file_name,number\na.png,1\n")
+    (folder / "more" / "metadata.csv").write_text("file_name,number\nc.webp,x\n")
     with pytest.raises(RunError, match="metadata.csv, more/metadata.csv do not go together"):
         load_images(str(folder))
 

@@ -33,7 +33,7 @@ RUNS = {
     "lora_in_batch": {**LORA, "in_batch_negatives": True, "contrastive_loss": "sigmoid"},
     "bf16": {"use_lora": False, "learning_rate": 1e-3, "bf16": True, "activation_checkpointing": True},
 }
-STUDENTS = ("student-float32", "student-bfloat16")
+STUDENTS = ("student-float32", "student-bfloat16", "student-float32-mixed")
 ALL = [*RUNS, *STUDENTS, "stream"]
 SAVED, RESUMED = ("full", "lora"), ("lora", "bf16")
 
@@ -102,11 +102,21 @@ def run(folder: Path, name: str) -> None:
 
 
 def run_student(folder: Path, name: str) -> None:
-    """All weights of a student in bfloat16, and of one in float32."""
-    model = AutoModelForImageTextToText.from_pretrained(folder / "start", dtype=name.partition("-")[2])
+    """All weights of a student in bfloat16, and of one in float32; adapters and projector of one that has rows without
+    pictures: in each step at most one process has a picture."""
+    mixed = "mixed" in name
+    model = AutoModelForImageTextToText.from_pretrained(folder / "start", dtype=name.split("-")[1])
     examples = rows(bad=False).remove_columns(["rejected", "weight"]).rename_column("chosen", "completion")
+    if mixed:
+        bare = [{**row, "images": row["images"] if number in (0, 1, 6) else []} for number, row in enumerate(examples)]
+        # With a step in which no process has one.
+        bare += [{**row, "images": []} for row in bare[:4]]
+        examples = Dataset.from_list(bare, features=examples.features)
     examples = encode_examples(examples, AutoProcessor.from_pretrained(folder / "start"))
     options = {**FULL, "max_steps": STEPS, "bf16": "bfloat16" in name, "train_sampling_strategy": "random"}
+    if mixed:
+        # Sequential: each process has the next two rows.
+        options |= {"train_sampling_strategy": "sequential", "use_lora": True, "lora_r": 4, "lora_dropout": 0.0}
     options |= {"report_to": "none", "save_strategy": "no", "activation_checkpointing": False, "disable_tqdm": True}
     batch = BATCH // process_state().num_processes
     trainer = StudentTrainer(

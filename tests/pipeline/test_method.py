@@ -359,7 +359,8 @@ def test_one_greedy_pair_of_an_image_is_enough_where_none_are_compared():
     def check(stages, **changed):
         generation = GenerationOptions(**{"pairs_per_image": 1, "sampling_temperature": 0.0} | changed)
         within = "all" if generation.types_per_image > 1 else "type"
-        check_options(RunOptions(stages), generation, ScoringOptions(), SelectionOptions(within), CurationOptions())
+        groups = (generation, ScoringOptions(), SelectionOptions(within), CurationOptions())
+        check_options(RunOptions(stages=stages), *groups)
 
     check(["generate", "score"])
     for names in (["select"], ["generate", "curate"]):

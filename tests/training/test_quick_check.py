@@ -19,6 +19,7 @@ from tiny_families import (
 from tiny_models import LLAVA_TEMPLATE, tiny_gemma3, tiny_llava, tiny_llava_next
 from tiny_training import message
 
+from c3l_hf.models.control_tokens import control_of
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.quick_check import QuickCheck
 from c3l_hf.training.row_checks import row_problem
@@ -151,6 +152,33 @@ def test_lengths_are_those_in_full(build):
         assert "at most" in row_problem(row, collator, quick) or "longer than" in row_problem(row, collator, quick)
         tried += 1
     assert tried > 20
+
+
+@pytest.mark.parametrize("build", FAMILIES)
+def test_control_tokens_as_letters(build):
+    """Rows with control tokens in every place, read as letters: as by encoding them in full, to the token."""
+    processor = build()[1]
+    tokens = sorted(control_of(processor).tokens)
+    refusing = DataCollatorForC3L(processor)
+    collator = DataCollatorForC3L(processor, control_tokens="escape")
+    quick = QuickCheck(collator)
+    start = next(good_rows())
+    for number, token in enumerate(tokens):
+        text = f"a {token}{token}, {token} b"
+        change = [
+            {"prompt": message("user", f"What is {text}?")},
+            {"prompt": [{"role": "user", "content": items(f"Of {token} ", None, f" {token}?")}]},
+            {"chosen": text},
+            {"rejected": ["no", text]},
+        ][2 if token == "<image>" else number % 4]  # which in a question is the place of a picture
+        row = {**start, **change}
+        assert f"control token {token!r}" in row_problem(row, refusing)
+        collator.max_length = None
+        assert quick.takes(row) and row_problem(row, collator) is None
+        rejected = {**row, "rejected": [row["chosen"]]}
+        length = max(one.inputs["input_ids"].shape[1] for one in collator.encode(row) + collator.encode(rejected))
+        for collator.max_length, fits in ((length, True), (length - 1, False)):
+            assert quick.takes(row) is fits and (row_problem(row, collator, quick) is None) is fits
 
 
 def test_pictures_are_prepared_once_for_a_size_and_read_once(monkeypatch):

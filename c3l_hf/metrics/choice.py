@@ -47,7 +47,7 @@ _QUESTIONED = re.compile(r"[\"'”’)\]}.:]*\s*\?|[\s\"'”’)\]}.:]*[❌✗�
 _JUDGED = re.compile(r"[\s)\]}.:,–—-]+(?:(?:is\s+)?(?:incorrect|wrong|false|impossible))\b", re.IGNORECASE)
 # "solution A", "in figure (B)", "above (C)": a name in the picture.
 _NAME_OF_A_THING = re.compile(
-    r"\b(?:fig(?:ure|\.)?|image|picture|photo|panel|point|object|region|box|area|part|diagram|graph|map|sample|solution"
+    r"\b(?:figure|fig\.?|image|picture|photo|panel|point|object|region|box|area|part|diagram|graph|map|sample|solution"
     r"|pair|magnet|species|population|group|container|beaker|step|copyright|above|below|beside|near|behind|under|of)\s+$",
     re.IGNORECASE,
 )

@@ -1,5 +1,7 @@
 """The stages as commands, one after the other, on the embedded world."""
 
+import json
+
 import pytest
 from datasets import Image, load_dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -179,3 +181,24 @@ def test_trainings_that_are_refused(made, tmp_path, capsys, options, says):
     train = ["train", "--dataset", made / "labels.parquet", "--model", "scenes", *TRAINING]
     assert call(*train, *options.split(), "--output_dir", tmp_path / "out") in (1, 2)
     assert says in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+def test_preference_rows_of_trl_are_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for number, row in enumerate(load_images("scenes", split="test", limit=2).dataset):
+        row["images"][0].save(tmp_path / f"{number}.png")
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is there?"}]}]
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in ("a red car", "a blue dog"))
+    first = {"images": [str(tmp_path / "0.png")], "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    second = {"image": str(tmp_path / "1.png"), "prompt": "What is it?", "chosen": "a car", "rejected": ["a dog"]}
+    for rows in ([first] * 2, [second] * 2, [{**second, "w": 2.0}] * 2, [{**second, "w": 1.0}] * 2):
+        weight = ["--weight_column", "w"] if "w" in rows[0] else []
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        train = ["train", "--dataset", tmp_path / "rows.jsonl", "--model", "scenes", *TRAINING, *weight]
+        output = tmp_path / ("w" if weight else next(iter(rows[0])))
+        result = call(*train, "--output_dir", output)
+        printed = capsys.readouterr()
+        if rows[0].get("w") == 1.0:  # other weights are other labels
+            assert result == 1 and "holds another run's result" in printed.err
+        else:
+            assert result == 0 and "1 steps" in printed.out, printed.err

@@ -242,7 +242,8 @@ def _answers(value: Any, column: str) -> list[dict[str, Any]]:
             raise RowError(f"{column} has {len(value)} answers; say which (answers: first, or each)")
         value = value[0]
     elif column == "answers":
-        raise RowError(f"answers is {value!r:.60}; say which (answers: first, or each)")
+        what = "null" if value is None else f"{value!r:.60}"
+        raise RowError(f"answers is {what}; say which (answers: first, or each)")
     return messages_of_value(value, column, "assistant")
 
 

@@ -58,6 +58,14 @@ _TAKEN_BACK_AFTER = re.compile(
     r"|I\s*(?:['’]m|am)?\s*(?:not|cannot|can['’]?t|do(?:\s+not|n['’]t))\b)",
     re.IGNORECASE,
 )
+# "a dog (B)"
+_TEXT_FIRST = re.compile(r"([^\n]{1,500}?)[ \t]*\(([A-Za-z])\)[.\s]*")
+# After the text of an option: "A. a cat – this is not correct".
+_SAID_WRONG = re.compile(
+    r"[\s\"'”’).:,;–—-]*(?:(?:this|that|it|which)\s*)?(?:(?:is|was|['’]s)(?:n['’]t|\s+not)\s+(?:it|correct|right|true|the\s)"
+    r"|(?:(?:is|was|['’]s)\s+)?(?:incorrect|wrong|false)\b)",
+    re.IGNORECASE,
+)
 # "B (a dog)"; whether that is the text of B is asked later.
 _WITH_TEXT = re.compile(r"(?<![\w'’])([A-Za-z])[ \t]+\(([^()\n]{1,500})\)")
 _STATED = re.compile(r"\banswer(?:\s+(?:is|was)\s*:?|\s*:)\s*|^(?:it|this|that)(?:['’]s|\s+is)\s+", re.IGNORECASE)
@@ -139,12 +147,18 @@ def letter(text: str, options: Sequence[str]) -> str | None:
         if leading and leading.end() >= len(text.rstrip(" .:)]!?\"'”’")) and _named(leading) in allowed:
             same = [name for name in same if name == _named(leading)]
         return same[0] if len(same) == 1 else None
+    if marked_after := _TEXT_FIRST.fullmatch(text):
+        if same := with_text(marked_after[1]):
+            return marked_after[2].upper() if marked_after[2].upper() in same else None
     if leading:
         rest = text[leading.end() :].lstrip(_AROUND)
         if same := with_text(rest):
             return _named(leading) if _named(leading) in same else None
         same = with_text(rest.partition("\n")[0])
         if same and _named(leading) not in same:
+            return None
+        own = options[allowed.index(_named(leading))].rstrip(" .") if _named(leading) in allowed else ""
+        if own and rest.casefold().startswith(own.casefold()) and _SAID_WRONG.match(rest, len(own)):
             return None
         confirmed = bool(same)
     else:

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import tarfile
+
     import pyarrow as pa
     from datasets import Dataset
     from transformers import PreTrainedModel
@@ -24,6 +26,7 @@ __all__ = [
     "current_weight_names",
     "embed_images",
     "fingerprint",
+    "forget_members",
     "git_blob_digest",
     "has_foreign_hooks",
     "hash_of",
@@ -171,3 +174,11 @@ def current_weight_names(model: "PreTrainedModel", names: Iterable[str]) -> dict
 
     renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
     return {name: rename_source_key(name, renamings, [])[0] for name in names}
+
+
+def forget_members(tar: "tarfile.TarFile") -> None:
+    """Lets go of the headers of the files that a tar has been read past, which else stay in memory, each some kB.
+
+    `TarFile.members`. It goes with Python 3.12: from 3.13 on `tarfile.open(stream=True)` keeps none.
+    """
+    tar.members = []  # type: ignore[attr-defined]

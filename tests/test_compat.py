@@ -3,6 +3,7 @@
 import inspect
 import io
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,17 @@ def test_weights_by_the_names_of_earlier_versions():
         now: now,
         "x": "x",
     }
+
+
+def test_a_tar_that_forgets_what_it_has_passed(tmp_path):
+    names = [f"{number}.txt" for number in range(20)]
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    seen = []
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        for member in tar:
+            seen.append(member.name)
+            _compat.forget_members(tar)
+            assert len(tar.members) == 0
+    assert seen == names

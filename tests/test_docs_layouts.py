@@ -55,7 +55,7 @@ def test_an_example_is_scored_and_trained_on(llava, example, tmp_path, monkeypat
 def test_preference_rows_mean_the_same_in_every_form(llava, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     picture(0).save("photo.jpg")
-    assert len(PREFERENCES) == 3
+    assert len(PREFERENCES) == 5
     collator = DataCollatorForC3L(llava[1])
     first = [sequence.inputs["input_ids"].tolist() for sequence in collator.encode(PREFERENCES[0])]
     for example in PREFERENCES:

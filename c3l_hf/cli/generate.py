@@ -10,7 +10,6 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, load_dataset
 
-from c3l_hf import _compat
 from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
@@ -22,6 +21,7 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.sources import Images, load_images
 from c3l_hf.data.status import generation_counts
+from c3l_hf.data.stored_images import with_contents
 from c3l_hf.files.inventory import cached
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
 from c3l_hf.models.finding import find_model
@@ -90,7 +90,7 @@ def _in_shards(images: Images, how: Source, config: PairGenerationConfig, identi
         part = images.dataset.select(range(starts[number], end))
         for table in generate_pairs(part, model, processor, config).with_format("arrow").iter(100):
             # A picture in a file goes with its pairs.
-            yield _compat.embed_images(table.cast(schema))
+            yield with_contents(table.cast(schema), PAIR_FEATURES)
 
     shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
@@ -15,7 +15,7 @@ from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.arranging import columns_of, restored
 from c3l_hf.data.reading import ColumnOptions, read_dataset
-from c3l_hf.data.stored_images import with_contents
+from c3l_hf.data.stored_images import with_contents, without_contents
 from c3l_hf.data.stored_rows import has_images
 
 __all__ = [
@@ -125,13 +125,30 @@ def write_rows(dataset: Dataset, options: OutputOptions) -> None:
         return
     with atomic_write(output) as partial:
         if output.suffix == ".jsonl":
-            dataset.remove_columns(images).to_json(partial, force_ascii=False)
+            _without_images(dataset).to_json(partial, force_ascii=False)
         elif not images:
             dataset.to_parquet(partial)
         else:
             with pq.ParquetWriter(partial, dataset.features.arrow_schema, compression="zstd") as writer:
                 for table in _tables(dataset):
                     writer.write_table(table)
+
+
+def _without_images(dataset: Dataset) -> Dataset:
+    """The rows without columns of images; of those within messages there is at most the path."""
+    features = dataset.features
+    dataset = dataset.remove_columns([name for name, kind in features.items() if _is_of_images(kind)])
+    if not any(map(has_images, dataset.features.values())) or not len(dataset):
+        return dataset
+    schema = dataset.features.arrow_schema
+    tables = (table.cast(schema) for table in dataset.with_format("arrow").iter(100))
+    return Dataset(pa.concat_tables(without_contents(table, dataset.features) for table in tables))
+
+
+def _is_of_images(feature: Any) -> bool:
+    """Whether a feature is of images, or of lists of them."""
+    inner = getattr(feature, "feature", None)
+    return isinstance(feature, Image) or (inner is not None and _is_of_images(inner))
 
 
 def _tables(dataset: Dataset) -> Iterator[pa.Table]:

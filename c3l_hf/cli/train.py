@@ -138,9 +138,9 @@ def _format(report: dict) -> str:
 
 
 COMMAND = Command(
-    description="Trains a generator on pseudo-labels, as c3l select writes them, by the likelihood of the chosen pair "
-    "and its contrast with the rejected ones. The result is <output_dir>/generator (from_pretrained), adapters merged. "
-    "The same command again goes on after an interruption.",
+    description="Trains a generator on pseudo-labels, as c3l select writes them, or on TRL's preference rows, by the "
+    "likelihood of the chosen pair and its contrast with the rejected ones. The result is <output_dir>/generator "
+    "(from_pretrained), adapters merged. The same command again goes on after an interruption.",
     examples=(
         "c3l train --dataset labels.parquet --model llava-hf/llava-1.5-7b-hf --output_dir runs/train",
         "accelerate launch -m c3l_hf train …                                                   (several processes)",

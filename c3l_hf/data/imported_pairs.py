@@ -1,6 +1,7 @@
 """Pairs that somebody has, in any accepted layout → images, each once, and a pair table as generation makes it."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from c3l_hf.data.turns import to_turns
 from c3l_hf.files.image import image_key
 
 __all__ = ["ImportedPairs", "import_pairs"]
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 1000
 _ELSEWHERE = "the image's path does not lead into the folder of the images"
@@ -64,7 +67,8 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
     Args:
         dataset: Rows in one of the layouts of `data.layouts`. The columns `image_id`, `pair_id`, `type` and
             `template` are used where they are there. Rows about one image are those of one `image_id`, or, without this
-            column, those whose image has the same content or path. Images may be stored by `datasets`, or be paths
+            column, those whose image has the same content or path. Of several images of one `image_id`, as of
+            copies, the first is taken, with a warning. Images may be stored by `datasets`, or be paths
             (see `image_folder`) or structs of "bytes" and "path", as other tools write them.
         inventory: See `data.sources.images_digest`.
         image_folder: Where images are that the rows name by a relative path; by default the working folder. A row with
@@ -85,6 +89,8 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
     named = "image_id" in dataset.column_names
     extra = [name for name in ("image_id", "pair_id", "type", "template") if name in dataset.column_names]
     numbers: dict[Any, int] = {}  # an image's id or content → its number
+    contents: dict[Any, tuple] = {}  # an image's id → its content or path
+    others: list[int] = []  # rows with another image than the first of their id
     first_rows: list[int] = []  # the first row about each image
     pairs_of: list[int] = []  # how many rows there are about each image
     image_of = np.full(len(dataset), -1)
@@ -104,7 +110,10 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
                 continue
             if named and values["image_id"] is None:
                 raise RunError(f"pairs: row {row} has no image_id")
-            key = str(values["image_id"]) if named else tuple(map(image_key, images))
+            content = tuple(map(image_key, images))
+            key = str(values["image_id"]) if named else content
+            if contents.setdefault(key, content) != content:
+                others.append(row)
             image = numbers.setdefault(key, len(numbers))
             if image == len(first_rows):
                 first_rows.append(row)
@@ -122,14 +131,21 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
     if not numbers:
         reason = without_image.most_common(1)[0][0]
         raise RunError(f"pairs: none of the {len(dataset):,} rows has an image; most often {reason}")
+    if others:
+        logger.warning(
+            "pairs: %d rows have another image than the first row of their image_id (row %d is the first of them): all "
+            "are taken for copies of that row's. If image_id names something else than the image, rename it",
+            len(others),
+            others[0],
+        )
     ids = list(numbers) if named else list(map(number_id, range(len(numbers))))
     images = images_as_stored(dataset, layout, first_rows, ids, image_folder)
-    content = images_digest(images, inventory)
+    known = images_digest(images, inventory)
     return ImportedPairs(
-        Images(images, content),
+        Images(images, known),
         _by_image(tables, image_of[image_of >= 0]),
         [0, *np.cumsum(pairs_of).tolist()],
-        digest(sha.hexdigest(), content, *sorted(without_image.items())),
+        digest(sha.hexdigest(), known, *sorted(without_image.items())),
         dict(without_image.most_common()),
     )
 

@@ -147,8 +147,9 @@ def _answers(value: Any, column: str) -> list[dict[str, Any]]:
         if len(value) > 1:
             raise RowError(f"{column} has {len(value)} answers; say which (answers: first, or each)")
         value = value[0]
-    elif column == "answers" and value is not None:
-        raise RowError(f"answers is {value!r:.60}; say which (answers: first, or each)")
+    elif column == "answers":
+        what = "null" if value is None else f"{value!r:.60}"
+        raise RowError(f"answers is {what}; say which (answers: first, or each)")
     return messages_of_value(value, column, "assistant")
 
 

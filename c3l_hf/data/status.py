@@ -33,4 +33,7 @@ def publishable(status: str) -> str:
     status = re.sub(
         r"the image is an address, .*?, which (is not|could not)", r"the image is an address, which \1", status
     )
+    status = re.sub(r"^the image .* is (\w+), which is not read", r"the image is \1, which is not read", status)
+    status = re.sub(r"^the image .* is on another machine", "the image is on another machine", status)
+    status = re.sub(r"^the image .* is not in the folder.*", "the image is not in the folder of the images", status)
     return re.sub(r"the image.*? cannot be read: (\w+).*", r"the image cannot be read (\1)", status, flags=re.DOTALL)

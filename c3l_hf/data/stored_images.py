@@ -1,6 +1,6 @@
 """The images of rows as they are stored: what `image_row` of a pair table names is a row of the images' dataset."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from c3l_hf.data.image_files import stored_here
 from c3l_hf.data.sources import image_column
 from c3l_hf.data.stored_rows import has_images
 
-__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images", "with_contents"]
+__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images", "with_contents", "without_contents"]
 
 # Rows whose images are in one Arrow array, which holds 2 GB.
 AT_ONCE = 32
@@ -59,33 +59,41 @@ def with_contents(table: pa.Table, features: Features) -> pa.Table:
         table: Some of the rows, as many as can be in memory together with their images.
         features: Those of the dataset.
     """
-    for name, feature in features.items():
-        if has_images(feature):
-            column = table[name]
-            chunks = [pa.array([_filled(value, feature) for value in chunk], column.type) for chunk in _lists(column)]
-            table = table.set_column(table.column_names.index(name), name, pa.chunked_array(chunks, column.type))
-    return table
+    return _changed(table, features, _embedded)
 
 
-def _lists(column: pa.ChunkedArray) -> Iterable[list]:
-    return (column.slice(start, AT_ONCE).to_pylist() for start in range(0, len(column), AT_ONCE))
+def without_contents(table: pa.Table, features: Features) -> pa.Table:
+    """A table of a dataset whose images, also those within messages, have at most their paths."""
+    return _changed(table, features, lambda image: {**image, "bytes": None})
 
 
-def _filled(value: Any, feature: Any) -> Any:
-    """A value with the contents of its images."""
-    if value is None or not has_images(feature):
-        return value
-    if isinstance(feature, dict):
-        return {name: _filled(value[name], item) for name, item in feature.items()}
-    if not isinstance(feature, Image):
-        return [_filled(item, feature.feature) for item in value]
-    here = stored_here(value)
+def _embedded(image: dict[str, Any]) -> dict[str, Any]:
+    here = stored_here(image)
     if here is None or here["bytes"] is not None:
-        return value
+        return image
     try:
         return {"bytes": Path(here["path"]).read_bytes(), "path": Path(here["path"]).name}
     except OSError:
-        return value
+        return image
+
+
+def _changed(table: pa.Table, features: Features, change: Callable[[dict[str, Any]], dict[str, Any]]) -> pa.Table:
+    """A table with other images, as they are stored."""
+
+    def changed(value: Any, feature: Any) -> Any:
+        if value is None or not has_images(feature):
+            return value
+        if isinstance(feature, dict):
+            return {name: changed(value[name], item) for name, item in feature.items()}
+        return change(value) if isinstance(feature, Image) else [changed(item, feature.feature) for item in value]
+
+    for place, name in enumerate(table.column_names):
+        if has_images(feature := features[name]):
+            column = table[name]
+            parts = (column.slice(start, AT_ONCE).to_pylist() for start in range(0, len(column), AT_ONCE))
+            chunks = [pa.array([changed(value, feature) for value in part], column.type) for part in parts]
+            table = table.set_column(place, table.schema.field(name), pa.chunked_array(chunks, column.type))
+    return table
 
 
 def _rows_of(images: Dataset, numbers: Sequence[int]) -> Iterable[tuple[int, list | None]]:

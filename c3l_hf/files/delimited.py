@@ -25,9 +25,9 @@ _TEXTS = frozenset(
     "question answer prompt completion response instruction input output text caption hint image images image_path "
     "image_id question_id pair_id".split()
 )
-_WHOLE = re.compile(r"0|-?[1-9]\d{0,18}")
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 # With a point or an exponent: digits alone that are too many for a whole number are a name.
-_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)")
+_DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)", re.ASCII)
 # VLMEvalKit writes a picture once: in other rows `image` is the `index` of the row that has it. So its reader tells.
 _LONGEST_INDEX = 64
 _FIELD_LIMIT = 2**31 - 1
@@ -98,7 +98,9 @@ def _header(file: Path, separator: str) -> list[str]:
     other = next((mark for mark in ";\t,|" if mark != separator and mark in header[0]), None)
     if len(header) == 1 and other is not None:
         wanted = "tabs" if separator == "\t" else "commas"
-        raise RunError(f"{file} has one column, {header[0]!r:.100}: {other!r} separates it, not {wanted}")
+        raise RunError(
+            f"{file} has one column, {header[0]!r:.100}: {other!r} separates it, not {wanted}; save it with {wanted}"
+        )
     return names
 
 

@@ -26,7 +26,10 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB of text
 _LINES = {"jsonl", "ndjson"}
 # Lists of objects that a single row has; other ones in a file of one object are the rows.
-_LISTS_OF_A_ROW = {"messages", "conversations", "texts", "prompt", "completion", "images", "answers", "history"}
+_LISTS_OF_A_ROW = {
+    *("messages", "conversations", "texts", "prompt", "completion", "images", "answers", "history"),
+    *("chosen", "rejected"),
+}
 
 
 def open_json(files: Sequence[Path]) -> Dataset:

@@ -18,6 +18,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Image, List, Value
 
+from c3l_hf import _compat
 from c3l_hf.common.arrow import beside
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
@@ -33,7 +34,7 @@ _TEXTS = frozenset("txt text transcript caption".split())
 _NUMBERS = frozenset("cls cls2 index inx id".split())
 _JSON = frozenset("json jsn".split())
 _READ = _PICTURES | _TEXTS | _NUMBERS | _JSON
-_WHOLE = re.compile(r"0|-?[1-9]\d{0,17}")
+_WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
 _AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB
 
 
@@ -183,7 +184,7 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                     raise RunError(f"{file} has {key}.{ending} twice")
                 content = tar.extractfile(member) if _ending(ending) in _READ else None  # not of a film
                 sample[ending] = content.read() if content is not None else b""
-                tar.members = []  # it keeps the header of every file that it has passed
+                _compat.forget_members(tar)
             if current is not None:
                 yield current, sample
             _check_end(file, tar)

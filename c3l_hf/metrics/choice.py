@@ -47,7 +47,7 @@ _QUESTIONED = re.compile(r"[\"'”’)\]}.:]*\s*\?|[\s\"'”’)\]}.:]*[❌✗�
 _JUDGED = re.compile(r"[\s)\]}.:,–—-]+(?:(?:is\s+)?(?:incorrect|wrong|false|impossible))\b", re.IGNORECASE)
 # "solution A", "in figure (B)", "above (C)": a name in the picture.
 _NAME_OF_A_THING = re.compile(
-    r"\b(?:fig(?:ure|\.)?|image|picture|photo|panel|point|object|region|box|area|part|diagram|graph|map|sample|solution"
+    r"\b(?:figure|fig\.?|image|picture|photo|panel|point|object|region|box|area|part|diagram|graph|map|sample|solution"
     r"|pair|magnet|species|population|group|container|beaker|step|copyright|above|below|beside|near|behind|under|of)\s+$",
     re.IGNORECASE,
 )
@@ -56,6 +56,14 @@ _LIST_NUMBER = re.compile(r"\s*\d{1,3}[.)]\s*\S")  # "1. First, …" with an opt
 _TAKEN_BACK_AFTER = re.compile(
     r"\s*(?:\?|(?:or|no|but|wait|actually|hmm|although)\b|(?:this|that|it)(?:['’]s|\s+is)\s+(?:not|false|wrong|incorrect)\b"
     r"|I\s*(?:['’]m|am)?\s*(?:not|cannot|can['’]?t|do(?:\s+not|n['’]t))\b)",
+    re.IGNORECASE,
+)
+# "a dog (B)"
+_TEXT_FIRST = re.compile(r"([^\n]{1,500}?)[ \t]*\(([A-Za-z])\)[.\s]*")
+# After the text of an option: "A. a cat – this is not correct".
+_SAID_WRONG = re.compile(
+    r"[\s\"'”’).:,;–—-]*(?:(?:this|that|it|which)\s*)?(?:(?:is|was|['’]s)(?:n['’]t|\s+not)\s+(?:it|correct|right|true|the\s)"
+    r"|(?:(?:is|was|['’]s)\s+)?(?:incorrect|wrong|false)\b)",
     re.IGNORECASE,
 )
 # "B (a dog)"; whether that is the text of B is asked later.
@@ -139,12 +147,18 @@ def letter(text: str, options: Sequence[str]) -> str | None:
         if leading and leading.end() >= len(text.rstrip(" .:)]!?\"'”’")) and _named(leading) in allowed:
             same = [name for name in same if name == _named(leading)]
         return same[0] if len(same) == 1 else None
+    if marked_after := _TEXT_FIRST.fullmatch(text):
+        if same := with_text(marked_after[1]):
+            return marked_after[2].upper() if marked_after[2].upper() in same else None
     if leading:
         rest = text[leading.end() :].lstrip(_AROUND)
         if same := with_text(rest):
             return _named(leading) if _named(leading) in same else None
         same = with_text(rest.partition("\n")[0])
         if same and _named(leading) not in same:
+            return None
+        own = options[allowed.index(_named(leading))].rstrip(" .") if _named(leading) in allowed else ""
+        if own and rest.casefold().startswith(own.casefold()) and _SAID_WRONG.match(rest, len(own)):
             return None
         confirmed = bool(same)
     else:

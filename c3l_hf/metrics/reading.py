@@ -36,7 +36,10 @@ _TAKEN_BACK = re.compile(
 )
 _EMPTY_BOX = re.compile(r"(?:\[ \]|☐)[ \t]*$")
 # The condition of "the answer would be", at the start of its sentence.
-_CONDITION = re.compile(r"(?:^|[.!?;:\n])\W*(?:if|were|had|unless|suppos|assum)\w*\b[^.!?;:\n]*$", re.IGNORECASE)
+_CONDITION = re.compile(
+    r"(?:^|[.!?;:\n])\W*(?:if|were|had|unless|suppose|supposing|assume|assuming|assumption)\w*\b[^.!?;:\n]*$",
+    re.IGNORECASE,
+)
 _REFUSED = re.compile(
     r"\b(?:I|we)\s*(?:am|['’]m|are|['’]re)?\s*(?:cannot|can\s?not|can['’]?t|could\s+not|couldn['’]t|unable\s+to|not\s+able\s+to)"
     r"\s+(?:help|assist|answer|determine|tell|say"

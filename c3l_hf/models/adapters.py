@@ -111,8 +111,11 @@ def merge_adapters(model: PreTrainedModel, folder: Path, name: str) -> PreTraine
     Raises:
         RunError: If the adapters are not such of this model; the message names the first weight that does not fit.
     """
-    config = LoraConfig(**{key: value for key, value in _read_config(folder / CONFIG, name).items() if key in _KNOWN})
-    config.inference_mode = True
+    values = {key: value for key, value in _read_config(folder / CONFIG, name).items() if key in _KNOWN}
+    try:
+        config = LoraConfig(**{**values, "inference_mode": True})
+    except (ValueError, TypeError, AttributeError) as error:  # it checks what it is given
+        raise RunError(f"model {name}: PEFT refuses {CONFIG}: {' '.join(str(error).split()):.200}") from None
     _check_mergeable(model, name)
     saved = _read_weights(folder, name)
     paths = _current_paths(model, saved, name)

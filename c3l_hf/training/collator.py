@@ -28,10 +28,10 @@ class DataCollatorForC3L(DataCollatorMixin):
 
     Each row has `"images"` (or one `"image"`), a `"prompt"` (messages, or a string: one user message), the `"chosen"`
     answer (one assistant message, or a string) and a list of `"rejected"` answers (each like `"chosen"`; their number
-    may vary and be 0), or one such answer, as in TRL's preference datasets: see `data.preferences`. Every candidate
-    becomes one sequence of images, prompt and answer; row after row, the chosen one first. B rows give
-    R = Σ (1 + N_row) sequences, in L lines of the batch: L = R, or, with `packed`, L = B: the candidates of a row share
-    the line that has their images and prompt once, see `packing.py`.
+    may vary and be 0), or one such answer, or whole conversations, as in TRL's preference datasets: see
+    `data.preferences`. Every candidate becomes one sequence of images, prompt and answer; row after row, the chosen one
+    first. B rows give R = Σ (1 + N_row) sequences, in L lines of the batch: L = R, or, with `packed`, L = B: the
+    candidates of a row share the line that has their images and prompt once, see `packing.py`.
     - `"candidate_mask"`: `(B, 1 + N)` bool, which candidates each row has; its True values are the R sequences in
     order. It comes first, because the `Trainer` takes the batch size from the first tensor.
     - `"positive_index"`: `(B,)`, which of the R sequences is each row's chosen one.

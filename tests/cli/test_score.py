@@ -17,7 +17,7 @@ from tiny_models import tiny_llava
 from c3l_hf.cli import main
 from c3l_hf.cli.score import some_images
 from c3l_hf.data.schema import SCORE_COLUMNS
-from c3l_hf.data.stored_rows import stored_rows
+from c3l_hf.data.stored_rows import stored_row, stored_rows
 from c3l_hf.files.opening import open_dataset
 from c3l_hf.models.loading import Source
 from c3l_hf.scoring.scorer import I2CScorer
@@ -282,3 +282,23 @@ def test_images_that_are_not_here_do_not_end_the_writing(folder, tmp_path, outpu
     kept = [value[0] if several and value else value for value in kept]
     assert kept[0] == {"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"}
     assert kept[1:] == [*values[1:], None]
+
+
+def test_pictures_within_messages_leave_the_texts_in_jsonl(folder, tmp_path):
+    item = {"type": Value("string"), "text": Value("string"), "image": Image()}
+    features = Features({"messages": List({"role": Value("string"), "content": List(item)}), "id": Value("int64")})
+    question = [{"type": "image", "text": None, "image": {"bytes": png(0), "path": "a.png"}}]
+    question += [{"type": "text", "text": QUESTIONS[0], "image": None}]
+    answer = [{"type": "text", "text": ANSWERS[0], "image": None}]
+    row = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], "id": 7}
+    Dataset.from_list([row, row], features=features).to_parquet(tmp_path / "rows.parquet")
+    call = ["--model", folder, "--dataset", tmp_path / "rows.parquet", "--output"]
+    assert score(*call, tmp_path / "scored.jsonl") == 0 and score(*call, tmp_path / "scored.parquet") == 0
+    lines = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    assert [line["i2c_status"] for line in lines] == ["ok", "ok"]
+    user, assistant = lines[1]["messages"]
+    assert [part["text"] for part in user["content"]] == [None, QUESTIONS[0]] and user["content"][0]["type"] == "image"
+    assert user["content"][0]["image"] == {"bytes": None, "path": "a.png"} and user["content"][1]["image"] is None
+    assert assistant["content"][0]["text"] == ANSWERS[0]
+    scored = open_dataset(tmp_path / "scored.parquet")
+    assert stored_row(scored, 1)["messages"][0]["content"][0]["image"]["bytes"] == png(0)

@@ -1,7 +1,11 @@
 """The stages as commands, one after the other, on the embedded world."""
 
+import json
+
 import pytest
-from datasets import Image, load_dataset
+from datasets import Image as ImageFeature
+from datasets import load_dataset
+from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from c3l_hf.cli import main
@@ -84,7 +88,7 @@ def test_pictures_of_a_folder_go_with_their_pairs(tmp_path, monkeypatch):
     options = ["--images", tmp_path / "pictures", "--model", "scenes", "--pairs_per_image", 2]
     for output in ("pairs.parquet", "pairs/"):
         assert call("generate", *options, "--output", f"{tmp_path}/{output}") == 0
-        pairs = open_dataset(tmp_path / output).cast_column("images", [Image(decode=False)])
+        pairs = open_dataset(tmp_path / output).cast_column("images", [ImageFeature(decode=False)])
         assert pairs["image_id"][:] == ["0.png", "0.png", "1.png", "1.png"]
         assert pairs[0]["images"][0]["bytes"] == content
         assert str(tmp_path) not in str(pairs[0]["images"][0]["path"])
@@ -122,6 +126,42 @@ def test_labels_without_images_find_them(made, tmp_path, capsys):
     ) == 0  # fmt: skip
     weights = [(tmp_path / name / "generator" / "model.safetensors").read_bytes() for name in "cd"]
     assert weights[0] == weights[1]
+
+
+def test_preference_rows_of_others(made, tmp_path, capsys):
+    """By paths in a column of their own name, or in the messages: the training is that of the labels with pictures."""
+    labels, rows = open_dataset(made / "labels.parquet").select_columns(["images", "prompt", "chosen", "rejected"]), []
+    labels.to_parquet(tmp_path / "labels.parquet")
+    for number, row in enumerate(labels):
+        row.pop("images")[0].save(tmp_path / f"{number}.png")
+        rows.append({**row, "bild": str(tmp_path / f"{number}.png")})
+    (tmp_path / "paths.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for row in rows:
+        content = [{"type": "image", "image": row.pop("bild")}, {"type": "text", "text": row["prompt"][0]["content"]}]
+        row["prompt"] = [{"role": "user", "content": content}]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    calls = {"labels.parquet": [], "paths.jsonl": ["--columns", "image=bild"], "items.jsonl": []}
+    weights = []
+    for number, (name, options) in enumerate(calls.items()):
+        output = tmp_path / f"out{number}"
+        train = ["train", "--dataset", tmp_path / name, "--model", "scenes", *TRAINING, *options]
+        assert call(*train, "--output_dir", output) == 0
+        weights.append((output / "generator" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] == weights[2]
+    # The pictures that the messages name are part of what identifies the training.
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "0.png")
+    assert call(*train, "--output_dir", output) == 1
+    assert "holds another run's result" in capsys.readouterr().err
+
+
+def test_other_weights_are_another_training(made, tmp_path, capsys):
+    labels = open_dataset(made / "labels.parquet")
+    train = ["train", "--model", "scenes", *TRAINING, "--weight_column", "mine", "--output_dir", tmp_path / "out"]
+    for value, code in ((1.0, 0), (2.0, 1)):
+        file = tmp_path / f"{value}.parquet"
+        labels.add_column("mine", [value] * len(labels)).to_parquet(file)
+        assert call(*train, "--dataset", file) == code
+    assert "holds another run's result" in capsys.readouterr().err
 
 
 def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
@@ -179,3 +219,24 @@ def test_trainings_that_are_refused(made, tmp_path, capsys, options, says):
     train = ["train", "--dataset", made / "labels.parquet", "--model", "scenes", *TRAINING]
     assert call(*train, *options.split(), "--output_dir", tmp_path / "out") in (1, 2)
     assert says in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "out").exists()
+
+
+def test_preference_rows_of_trl_are_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for number, row in enumerate(load_images("scenes", split="test", limit=2).dataset):
+        row["images"][0].save(tmp_path / f"{number}.png")
+    prompt = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is there?"}]}]
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in ("a red car", "a blue dog"))
+    first = {"images": [str(tmp_path / "0.png")], "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    second = {"image": str(tmp_path / "1.png"), "prompt": "What is it?", "chosen": "a car", "rejected": ["a dog"]}
+    for rows in ([first] * 2, [second] * 2, [{**second, "w": 2.0}] * 2, [{**second, "w": 1.0}] * 2):
+        weight = ["--weight_column", "w"] if "w" in rows[0] else []
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        train = ["train", "--dataset", tmp_path / "rows.jsonl", "--model", "scenes", *TRAINING, *weight]
+        output = tmp_path / ("w" if weight else next(iter(rows[0])))
+        result = call(*train, "--output_dir", output)
+        printed = capsys.readouterr()
+        if rows[0].get("w") == 1.0:  # other weights are other labels
+            assert result == 1 and "holds another run's result" in printed.err
+        else:
+            assert result == 0 and "1 steps" in printed.out, printed.err

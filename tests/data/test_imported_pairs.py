@@ -37,6 +37,19 @@ def test_rows_about_one_image_come_together():
     assert [part.to_pydict()["pair_id"] for part in pairs.tables(1, 2)] == [["000001/0", "000001/1"]]
 
 
+@pytest.mark.parametrize("colour", ["red", "blue"])
+def test_other_images_of_the_same_id_are_told(caplog, colour):
+    """They may be copies of the first one, or the ids may name something else."""
+    rows = {"image": [png("red"), png("red"), png(colour)], "image_id": ["a"] * 3}
+    features = Features({**text("image_id", "question", "answer"), "image": Image()})
+    rows |= {"question": list("stu"), "answer": ["x"] * 3}
+    pairs = import_pairs(Dataset.from_dict(rows, features=features))
+    assert len(pairs.table) == 3 and len(pairs.images) == 1
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == (colour == "blue")
+    assert all("1 rows have another image than the first row of their image_id (row 2 " in line for line in warned)
+
+
 def test_paths_that_leave_the_folder_are_neither_read_nor_published(tmp_path, monkeypatch):
     """Also where the same path leads to a picture from the working folder."""
     for folder in ("pictures", "here"):

@@ -1,8 +1,10 @@
 """What a run says of rows that it could not use."""
 
 import pytest
+from PIL import Image
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.data.image_files import located
 from c3l_hf.data.status import publishable
 from c3l_hf.files.image import open_image
 
@@ -17,6 +19,25 @@ def test_no_path_of_this_machine_is_published(tmp_path, content):
     assert str(tmp_path) in str(caught.value)
     kind = "FileNotFoundError" if content is None else "UnidentifiedImageError"
     assert publishable(str(caught.value)) == f"the image cannot be read ({kind})"
+
+
+def test_paths_of_pictures_that_are_not_read_are_not_published(tmp_path):
+    path = tmp_path / "a is GIF, which is b.eps"
+    Image.new("RGB", (4, 4)).save(path, "EPS")
+    reasons = []
+    for read in (
+        lambda: open_image(path),
+        lambda: open_image("file://office/c.png"),
+        lambda: located("/c.png", tmp_path),
+    ):
+        with pytest.raises(RowError) as caught:
+            read()
+        reasons.append(publishable(str(caught.value)))
+    assert reasons == [
+        "the image is EPS, which is not read; convert it to PNG or JPEG",
+        "the image is on another machine; give a path, or a URL as file:///path",
+        "the image is not in the folder of the images",
+    ]
 
 
 @pytest.mark.parametrize("address", ["https://example.com/a.png?token=x", "http://a b/c, d.png"])

@@ -143,6 +143,7 @@ def test_a_row_of_a_dataset():
             {"question": "?", "answers": {"answer": ["dog"]}, "image": IMAGE},
             "answers is {'answer': ['dog']}; say which",
         ),
+        ({"question": "?", "answers": None, "image": IMAGE}, "answers is null; say which"),
         ({"messages": [USER], "image": IMAGE}, "no answer of the assistant (roles: user)"),
         ({"conversations": None, "image": IMAGE}, "conversations is null"),
         (

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny_families import tiny_qwen2_5_vl
 from tiny_models import tiny_llava
-from tiny_students import PAIRS, config, curated, make_trainer, weights
+from tiny_students import FEATURES, PAIRS, config, curated, make_trainer, weights
 from transformers import TrainerCallback
 
 from c3l_hf.finetuning.examples import encode_examples
@@ -67,6 +68,25 @@ def test_the_projector_has_its_own_learning_rate(tmp_path):
         assert decay == (0.0 if "bias" in name else 0.1), name
     trainer.lr_scheduler.step(5)
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {5e-3, 5e-4}
+
+
+def test_a_step_without_pictures_leaves_the_projector_as_it_was(tmp_path):
+    """Also where nothing else is trained, so that the step has no gradient but that of a picture of no meaning."""
+    rows = curated(PAIRS[:2]).to_list()
+    rows[1]["images"] = []
+    mixed = Dataset.from_list(rows, features=FEATURES)
+    options = {"train_language_model": False, "train_projector": True, "per_device_train_batch_size": 1}
+    options |= {"train_sampling_strategy": "sequential", "optim": "sgd"}
+    one, both = (make_trainer(tmp_path, dataset=mixed, max_steps=steps, **options) for steps in (1, 2))
+    before = weights(one.model)
+    one.train()
+    both.train()
+    after, expected = weights(both.model), weights(one.model)
+    assert [log["grad_norm"] > 0 for log in both.state.log_history if "grad_norm" in log] == [True, False]
+    assert all(torch.equal(after[name], expected[name]) for name in after)
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        name for name in after if "multi_modal_projector" in name
+    }
 
 
 def test_small_steps_of_a_bfloat16_model_are_not_lost(tmp_path):

@@ -264,6 +264,7 @@ def folder(tmp_path_factory):
         ({"keep": lambda key: "layers.1" not in key}, "lacks weights that adapter_config.json asks for: 8, first"),
         ({"config": {"r": 2}}, "has other shapes: 16, first"),
         ({"config": {"target_modules": ["nothing"]}}, "the adapters do not fit LlavaForC.*Target modules .*nothing"),
+        ({"config": {"task_type": "FOO"}}, "PEFT refuses adapter_config.json: Invalid task type: 'FOO'"),
         ({"config": {"use_tomorrow": {"a": 1}}}, "this version of PEFT does not know use_tomorrow of adapter_config"),
         ({"config": {"init_lora_weights": "pissa_niter_4"}}, "init_lora_weights 'pissa_niter_4' belong to a base that"),
         ({"config": {"init_lora_weights": "loftq"}}, "init_lora_weights 'loftq' belong to a base that"),

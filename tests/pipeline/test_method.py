@@ -411,3 +411,5 @@ def test_the_revision_of_the_scorer_is_passed_on(tmp_path, capsys, monkeypatch):
     assert asked == [("user/scorer", "v1")] and "enough" in capsys.readouterr().err
     assert run("--output_dir", tmp_path / "out", "--scorer_revision", "v1") == 1
     assert "--scorer_revision is of a scorer_model" in capsys.readouterr().err
+    assert run("--output_dir", tmp_path / "out", "--control_tokens", "escape") == 1
+    assert "'escape' is not for a whole run" in capsys.readouterr().err

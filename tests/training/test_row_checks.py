@@ -1,15 +1,18 @@
 """Rows that cannot be trained on: found before the first step, named, and left out if asked; never in silence."""
 
+import json
 import logging
 import re
 
 import pytest
 import torch
-from datasets import Dataset, Image, List
+from datasets import Dataset, Image, IterableDataset, LargeList, List
 from PIL import Image as PILImage
+from tiny_families import as_letters
 from tiny_models import tiny_llava
 from tiny_training import config, make_trainer, message, moved, pseudo_labels, weights, with_pictures_elsewhere
 
+from c3l_hf.files.opening import open_dataset
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.row_checks import row_problem
 from c3l_hf.training.trainer import C3LTrainer
@@ -215,6 +218,96 @@ def test_preference_rows_as_trl_documents_them(tmp_path, form):
     known = [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]).strip() for text in expected]
     assert texts == (known if several or form == "without spaces" else known[:2])
     trainer.train()
+
+
+def texts_of(rows):
+    """The rows as texts and one picture each: of all forms the plainest."""
+    plain = [
+        {
+            "image": row["images"][0],
+            "prompt": row["prompt"][0]["content"],
+            "chosen": row["chosen"][0]["content"],
+            "rejected": row["rejected"][0][0]["content"] if row["rejected"] else None,
+        }
+        for row in rows
+    ]
+    return Dataset.from_list(plain)
+
+
+def in_the_prompt(folder):
+    rows = []
+    for number, row in enumerate(texts_of(pseudo_labels())):
+        row.pop("image").save(folder / f"{number}.png")
+        picture = {"type": "image", "image": str(folder / f"{number}.png")}
+        rows.append({**row, "prompt": message("user", [picture, {"type": "text", "text": row["prompt"]}])})
+    file = folder / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return open_dataset(str(file))
+
+
+def conversations(folder):
+    rows = [
+        {
+            "images": [row["image"]],
+            "chosen": message("user", row["prompt"]) + message("assistant", row["chosen"]),
+            "rejected": row["rejected"] and message("user", row["prompt"]) + message("assistant", row["rejected"]),
+        }
+        for row in texts_of(pseudo_labels())
+    ]
+    return Dataset.from_list(rows)
+
+
+OTHERS = {
+    "pictures in the prompt": in_the_prompt,
+    "whole conversations": conversations,
+    "numpy": lambda folder: texts_of(pseudo_labels()).with_format("numpy"),
+    "torch": lambda folder: pseudo_labels().with_format("torch"),
+    "large lists": lambda folder: pseudo_labels().cast_column("images", LargeList(Image())),
+    "stream": lambda folder: texts_of(pseudo_labels()).to_iterable_dataset(),
+    "stream of conversations": lambda folder: conversations(folder).to_iterable_dataset(),
+    "transform": lambda folder: with_pictures_elsewhere(pseudo_labels()),
+}
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_the_same_rows_train_alike(tmp_path, form):
+    """Loss by loss, from the reader to the model."""
+
+    def losses(rows):
+        options = {"per_device_train_batch_size": 2, "max_steps": 2, "train_sampling_strategy": "sequential"}
+        trainer = make_trainer(tmp_path, train_dataset=rows, **options)
+        trainer.train()
+        names = ("loss/nll", "loss/contrastive")
+        return [log[name] for log in trainer.state.log_history if "loss/nll" in log for name in names]
+
+    theirs, first = OTHERS[form](tmp_path), pseudo_labels()
+    one_each = first.map(lambda row: {"rejected": row["rejected"][:1]}, features=first.features)
+    ours = first if form in ("torch", "large lists", "transform") else one_each
+    assert losses(theirs) == pytest.approx(losses(ours), rel=1e-6)
+
+
+def test_a_stream_that_lacks_a_column(tmp_path):
+    def rows():
+        yield from ({"images": row["images"], "prompt": "a", "chosen": "b"} for row in pseudo_labels())
+
+    trainer = make_trainer(tmp_path, train_dataset=IterableDataset.from_generator(rows))
+    with pytest.raises(ValueError, match="rejected: there is no such column, only images, prompt, chosen"):
+        trainer.train()
+
+
+def test_control_tokens_as_letters(tmp_path):
+    rows = pseudo_labels().to_list()
+    rows[1]["chosen"][0]["content"] = text = "<s>two</s> <image>"
+    rows = Dataset.from_list(rows, features=pseudo_labels().features)
+    with pytest.raises(ValueError, match="row 1 .*chosen: the text contains the control token '<s>'"):
+        make_trainer(tmp_path, train_dataset=rows)
+    trainer = make_trainer(tmp_path, train_dataset=rows, control_tokens="escape")
+    batch, processor = trainer.data_collator([trainer.train_dataset[1]]), trainer.processing_class
+    ids = batch["input_ids"][batch["line"][0]][batch["answer_mask"][0]].tolist()
+    assert ids == as_letters(processor, f" {text}")
+    trainer.train()
+    with pytest.raises(ValueError, match="control_tokens is 'keep'; it must be one of refuse, escape"):
+        config(tmp_path, control_tokens="keep")
 
 
 def test_another_collator_is_left_alone(tmp_path):

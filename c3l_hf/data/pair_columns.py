@@ -65,15 +65,15 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, one_answer: b
     if they are paths, the same path, and numbered in the order in which the images appear; `pair_id`, numbered within
     the image; `type` and `template`, `NO_TYPE` and `NO_TEMPLATE` of all rows.
 
-    A row of one answer has as its question the last message of the user. A row of several has all questions as one, and
-    all answers: near-duplicates and lengths then mean the conversation. Answers that cannot be read are passed over.
+    A conversation has all its questions as one, and all its answers: near-duplicates and lengths then mean the whole of
+    it. Answers that cannot be read are passed over.
 
     Args:
         dataset: In any layout of `data.layouts`; beside an `image_id` it needs no images. They are not decoded, and of
             datasets with an `image_id` not read.
         columns: `prompt`, `completion`, those above, and any others that the dataset has.
-        one_answer: Whether rows of several answers cannot be used, nor questions without text, or with an image between
-            their texts: `UNREAD` has the reason.
+        one_answer: Whether rows of several answers cannot be used, nor questions that follow earlier turns, have no
+            text, or an image between their texts: `UNREAD` has the reason.
 
     Raises:
         TypeError: If the dataset is streamed, or a `DatasetDict`.
@@ -154,7 +154,7 @@ def _with_kinds(table: pa.Table) -> pa.Table:
 
 def _odd_rows(table: pa.Table, one_answer: bool) -> np.ndarray:
     """The rows whose plain messages are not simply a question and its answer: with image markers, without content, with
-    several answers, or, if `one_answer`, with blank texts."""
+    several messages, or, if `one_answer`, with blank texts."""
     odd = [np.empty(0, np.int64)]
     start = 0
     for batch in table.select(_TEXTS).to_batches():
@@ -167,9 +167,7 @@ def _odd_rows(table: pa.Table, one_answer: bool) -> np.ndarray:
                     strange = pc.or_(strange, pc.equal(pc.utf8_trim_whitespace(contents), ""))
                 strange = strange.fill_null(True).to_numpy(zero_copy_only=False)
                 is_odd[pc.list_parent_indices(messages).to_numpy()[strange]] = True
-        if not pa.types.is_null(batch.columns[1].type):
-            lengths = pc.list_value_length(batch.columns[1]).fill_null(1)
-            is_odd |= lengths.to_numpy() != 1
+                is_odd |= pc.list_value_length(messages).fill_null(1).to_numpy() != 1
         odd.append(start + np.flatnonzero(is_odd))
         start += len(batch)
     return np.concatenate(odd)

@@ -15,6 +15,8 @@ from c3l_hf.data.turns import Pair, to_turns
 __all__ = ["SEVERAL_ANSWERS", "RowTexts", "question_and_answer"]
 
 SEVERAL_ANSWERS = "a conversation of several answers, not a pair"
+# Alone, as a pseudo-label has it, the question would mean something else.
+EARLIER_TURNS = "the question follows earlier turns"
 
 _MESSAGES = PAIR_FEATURES.arrow_schema.field("prompt").type
 # Rows whose texts are Python strings at a time.
@@ -24,16 +26,15 @@ _BLOCK = 1 << 16
 def question_and_answer(row: Mapping[str, Any], layout: Layout, one_answer: bool = False) -> tuple[str, str] | None:
     """The texts that stand for a row.
 
-    Of a row of one answer the question is the last message of the user. Of a row of several it is all messages of the
-    user, a line each, and the answer all answers: near-duplicates and lengths then mean the conversation. Answers that
-    cannot be read are passed over if there are others.
+    The question is all messages of the user, a line each, and the answer all answers: of a conversation near-duplicates
+    and lengths then mean the whole of it. Answers that cannot be read are passed over if there are others.
 
     Args:
         row: With the columns of the layout. If it has none of images, it is read as if all its images were there; those
             that it has may be anything that is not null.
         layout: Of the dataset.
-        one_answer: Whether rows of several answers cannot be used, nor questions without text, or with an image between
-            their texts.
+        one_answer: Whether rows of several answers cannot be used, nor questions that follow earlier turns, have no
+            text, or an image between their texts.
 
     Returns:
         Question and answer; None if the row has no pair: a text column is null.
@@ -52,8 +53,8 @@ def question_and_answer(row: Mapping[str, Any], layout: Layout, one_answer: bool
     if not pairs:
         raise next(turn for turn in turns if isinstance(turn, RowError))
     questions = [message["content"] for message in pairs[-1].prompt if message["role"] == "user"]
-    if len(turns) == 1:
-        questions = questions[-1:]
+    if one_answer and (len(questions) > 1 or any(message["role"] == "assistant" for message in pairs[-1].prompt)):
+        raise RowError(EARLIER_TURNS)
     runs = list(map(_runs, questions))
     if one_answer and any(len(texts) > 1 for texts in runs):
         # Without it, as in a pseudo-label, the question would have a gap.

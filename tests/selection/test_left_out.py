@@ -38,8 +38,8 @@ def test_conversations_are_one_row_for_curation_and_none_for_labels():
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_earlier_turns_in_the_prompt_are_not_the_question(plain):
-    """A prompt's own turns are given; the pair is its last question and the answer, in messages of any kind."""
+def test_a_question_after_earlier_turns_is_no_pair_by_itself(plain):
+    """Alone it would mean something else: it is another instruction, and no pseudo-label, in messages of any kind."""
     earlier = user("Is it day?") + assistant("Yes.")
     rows = [
         {"images": [stored(0)], "prompt": prompt + user("Who is there?"), "completion": assistant(answer)}
@@ -50,9 +50,16 @@ def test_earlier_turns_in_the_prompt_are_not_the_question(plain):
             row["completion"] = assistant(item(row["completion"][0]["content"]))
     dataset = scored(rows, [0.5, 0.9])
     kept, report = curate(dataset)
-    assert kept["number"][:] == [1] and report.dropped["same instruction about the same image"] == 1
-    labels, _ = select_pseudo_labels(dataset)
-    assert labels["chosen"][0] == assistant(format_pair("Who is there?", "A man with a dog."))
+    assert kept["number"][:] == [0, 1] and report.dropped["same instruction about the same image"] == 0
+    others = [{**row, "completion": assistant("Two dogs.")} for row in rows[:1]] if plain else []
+    dataset = scored(rows + others, [0.5, 0.9, 0.2][: len(rows + others)])
+    if not plain:
+        with pytest.raises(ValueError, match="the question follows earlier turns"):
+            select_pseudo_labels(dataset)
+        return
+    labels, report = select_pseudo_labels(dataset)
+    assert labels["chosen"][0] == assistant(format_pair("Who is there?", "Nobody is."))
+    assert report.pairs_left_out["the question follows earlier turns"] == 1
 
 
 def test_turns_without_a_score_leave_the_others():

@@ -344,7 +344,7 @@ def test_huge_pictures_that_look_alike_have_one_key(small_bound):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jpg", "png"])
 def test_memory_of_a_batch_of_huge_pictures(kind, tmp_path):
-    """Pictures of 9,000 × 9,000 in one batch; as they are, a single one takes 324 MB, and three times that to convert."""
+    """Pictures of 9,000 × 9,000 in one batch; as they are, a single one takes 324 MB, and thrice that to convert."""
     code = (
         "import resource, sys; from PIL import Image; from tiny_models import tiny_llava; "
         "from c3l_hf.scoring.scorer import I2CScorer\n"

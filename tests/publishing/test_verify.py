@@ -506,10 +506,10 @@ def test_rescoring(tmp_path, llava):
     assert "a local model (a judge)" in failures(folder, rescore=1)["rescoring"]
 
 
-def test_rescoring_by_adapters(tmp_path, llava):
+def test_rescoring_by_adapters(tmp_path):
     """A model by their own folder, as long as it and the model that it names are those of the facts."""
     run = finished_run(tmp_path / "run")
-    for part in llava:
+    for part in tiny_llava():
         part.save_pretrained(tmp_path / "base")
     adapted = get_peft_model(tiny_llava()[0], LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False))
     adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")

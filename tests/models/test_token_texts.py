@@ -93,7 +93,7 @@ def by_definition(tokenizer, ids):
 def test_texts_are_those_of_the_definition(tokenizer):
     """On random texts and random ids, among them halves of characters and bytes that are none."""
     rng, compared = random.Random(0), 0
-    for number in range(100):
+    for number in range(300):
         length = rng.randrange(60)
         if number % 2:
             ids = [rng.randrange(len(tokenizer)) for _ in range(length)]

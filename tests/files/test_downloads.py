@@ -50,9 +50,11 @@ class Pictures(BaseHTTPRequestHandler):
         if path.endswith(".png"):
             return self.answer(200, png(len(path)), "image/png")
         if path == "/gzip":
-            return self.answer(200, gzip.compress(png(5)), "image/png", **{"Content-Encoding": "gzip"})
+            return self.answer(200, gzip.compress(png(5), mtime=0), "image/png", **{"Content-Encoding": "gzip"})
         if path == "/bomb":
-            return self.answer(200, gzip.compress(bytes(3_000_000)), "image/png", **{"Content-Encoding": "gzip"})
+            return self.answer(
+                200, gzip.compress(bytes(3_000_000), mtime=0), "image/png", **{"Content-Encoding": "gzip"}
+            )
         if path == "/page":
             return self.answer(200, b"<!DOCTYPE html><html>not here</html>", "text/html")
         if path == "/text":

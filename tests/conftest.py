@@ -33,7 +33,7 @@ def fresh_checks(monkeypatch):
     monkeypatch.setattr(checks, "_OUTCOMES", {})
 
 
-@pytest.fixture(scope="module")  # built in a hundredth of a second: what a module does to it is its own affair
+@pytest.fixture(scope="session")
 def llava():
     """(model, processor) of a tiny random LLaVA-1.5; do not change its weights (`tiny_llava()` builds a fresh one)."""
     return tiny_llava()

@@ -88,7 +88,7 @@ def test_score(models, pairs, tmp_path, cache):
 def test_evaluate(models, tmp_path, cache):
     answers = {}
     for name in ("adapters", "merged", "base"):
-        words = ["--world", "scenes", "--benchmarks", "pope", "--limit", 6, "--dtype", "float32"]
+        words = ["--world", "scenes", "--num_images", 6, "--benchmarks", "pope", "--limit", 6, "--dtype", "float32"]
         assert call("evaluate", "--model", models / name, *words, "--output_dir", tmp_path / name) == 0
         file = tmp_path / name / "pope" / "predictions.parquet"
         answers[name] = load_dataset("parquet", data_files=str(file), split="train").to_list()
@@ -187,7 +187,7 @@ def test_a_base_that_is_not_there(models, pairs, tmp_path, command, capsys, cach
     words = {
         "score": [*rows, "--output", tmp_path / "x.parquet"],
         "generate": [*IMAGES, "--output", tmp_path / "x.parquet"],
-        "evaluate": ["--world", "scenes", "--limit", 1, "--output_dir", out],
+        "evaluate": ["--world", "scenes", "--num_images", 2, "--limit", 1, "--output_dir", out],
         "train": [*TRAINING, *rows, "--output_dir", out],
         "sft": [*TRAINING, *rows, "--output_dir", out],
         "run": ["--config", "scenes", "--output_dir", out],

@@ -78,10 +78,10 @@ def assert_same(a, b):
 
 
 @pytest.fixture(scope="module")
-def base():
-    """One row at a time, by a model that no other test has touched."""
+def base(llava):
+    """One row at a time."""
     config = PredictionConfig(max_new_tokens=6, part_size=1, batch_size=1)
-    return list(predict(dataset(), *tiny_llava(), config, progress=False))
+    return list(predict(dataset(), *llava, config, progress=False))
 
 
 def test_written_answers_are_those_of_generate(llava, base):

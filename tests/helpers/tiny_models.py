@@ -1,5 +1,6 @@
 """Tiny random vision-language models with their real processor classes, built from configs in no time."""
 
+import copy
 from functools import cache
 
 import torch
@@ -71,8 +72,13 @@ def _tokenizer(special_tokens: list[str], **kwargs) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **kwargs)
 
 
-@cache
 def _llava_tokenizer() -> PreTrainedTokenizerFast:
+    """Each model's own: what a test adds to it would be in all others, and the sizes of their vocabularies too."""
+    return copy.deepcopy(_trained_llava_tokenizer())
+
+
+@cache
+def _trained_llava_tokenizer() -> PreTrainedTokenizerFast:
     return _tokenizer(
         ["<pad>", "<s>", "</s>", "<image>"],
         pad_token="<pad>",

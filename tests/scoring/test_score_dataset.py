@@ -199,7 +199,7 @@ def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):
     result = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("PROCESSES 2") == 2
-    hashes = Hasher.hash(I2CScorer(*tiny_llava())), Hasher.hash(I2CScorer.from_pretrained(folder))
+    hashes = Hasher.hash(I2CScorer(*llava)), Hasher.hash(I2CScorer.from_pretrained(folder))
     assert result.stdout.count("HASHES {} {}".format(*hashes)) == 2
     for number in (0, 1):
         lines = (tmp_path / f"out{number}.jsonl").read_text().splitlines()

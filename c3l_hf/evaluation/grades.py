@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from c3l_hf.evaluation.endpoint import short
+from c3l_hf.common.endpoint import short
 from c3l_hf.metrics.plain_text import without_marks, without_thoughts
 
 __all__ = ["read_scores"]

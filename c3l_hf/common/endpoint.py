@@ -105,15 +105,15 @@ class Completion:
     completion_tokens: int | None
 
 
-Kind = Literal["gone", "lost", "status", "garbled", "ended"]
+Kind = Literal["gone", "silent", "lost", "status", "garbled", "ended"]
 
 
 class NoReply(Exception):
     """Why a request brought no reply of the endpoint.
 
     Attributes:
-        kind: What happened: nobody was there ("gone"), it was too slow or broke off ("lost"), it answered with an
-            error ("status"), or with what is no reply ("garbled"); or the run has ended ("ended").
+        kind: What happened: nobody was there ("gone"), nothing came in time ("silent"), the connection broke off
+            ("lost"), an error came ("status"), or what is no reply ("garbled"); or the run has ended ("ended").
         status: The HTTP status, of the kind "status".
     """
 
@@ -197,6 +197,13 @@ class EndpointClient:
             )
         return names
 
+    def pause(self, attempt: int) -> None:
+        """Wait before a repetition, the longer the more there were; not once the run has ended."""
+        _pause(self.stop, min(self._wait(attempt), _LONGEST_WAIT))
+
+    def _wait(self, attempt: int) -> float:
+        return self.endpoint.retry_wait * 2**attempt * (1 - 0.25 * random.random())
+
     def _only_what_is_needed(self, request: httpx2.Request) -> None:
         for name in set(request.headers) - set(_SENT):
             del request.headers[name]
@@ -212,7 +219,7 @@ class EndpointClient:
                 raise NoReply("the run has ended", "ended")
             kind: Kind
             status: int | None = None
-            wait = self.endpoint.retry_wait * 2**attempt * (1 - 0.25 * random.random())
+            wait = self._wait(attempt)
             response = self._sent(method, path, body)
             if isinstance(response, httpx2.Response):
                 status, kind = response.status_code, "status"
@@ -232,7 +239,7 @@ class EndpointClient:
                     if not self._reached:
                         raise self._end(f"{reason}; check the address, and that a server runs there")
                 elif isinstance(response, httpx2.TimeoutException):
-                    reason = f"timed out: {self.endpoint.timeout:g} s without a byte"
+                    kind, reason = "silent", f"timed out: {self.endpoint.timeout:g} s without a byte"
                 elif isinstance(response, httpx2.TransportError):
                     reason = f"lost the connection: {says}"
                 else:
@@ -251,9 +258,9 @@ class EndpointClient:
             if method == "get":
                 return self._client.get(path, cast_to=httpx2.Response)
             # Lone surrogates, which JSON may have and UTF-8 not, stay escaped.
-            options: openai.types.RequestOptions = {"headers": {"Content-Type": "application/json"}}
+            headers = {"Content-Type": "application/json"}
             content = json.dumps(body).encode()
-            return self._client.post(path, cast_to=httpx2.Response, content=content, options=options)
+            return self._client.post(path, cast_to=httpx2.Response, content=content, options={"headers": headers})
         except openai.APIStatusError as error:
             return error.response
         except openai.APIConnectionError as error:

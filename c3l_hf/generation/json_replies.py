@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 import regex
-from jsonschema import Validator
 from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from referencing import Registry
 

@@ -30,6 +30,7 @@ __all__ = [
     "digest_weights",
     "fetched",
     "load",
+    "load_processor",
     "model_folder",
     "pick_dtype",
     "resolve_dtype",
@@ -241,6 +242,21 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
             "embeddings: those of the added tokens were not saved with the adapters"
         )
     return model, processor
+
+
+def load_processor(source: Source) -> ProcessorMixin:
+    """The processor of a model alone, as `load` has it; no weights are fetched.
+
+    Raises:
+        OSError: If there is no such model.
+        RunError: If it is adapters whose model cannot be found.
+    """
+    pinned = source.pinned()
+    folder = fetched(pinned, with_weights=False)
+    if pinned.base_model is None:
+        return AutoProcessor.from_pretrained(folder, trust_remote_code=source.trust_remote_code)
+    base = fetched(Source(pinned.base_model, pinned.base_revision), with_weights=False)
+    return processor_of_adapters(folder, base, source.trust_remote_code)[0]
 
 
 def _load_model(source: Source) -> PreTrainedModel:

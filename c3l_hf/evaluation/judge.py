@@ -2,20 +2,22 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
+from c3l_hf.common.endpoint import EndpointClient, NoReply, short
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
+from c3l_hf.common.replies_file import RepliesFile
 from c3l_hf.data.schema import STATUS_OK
-from c3l_hf.evaluation.endpoint import ChatClient, ChatEndpoint, NoReply, short
 from c3l_hf.evaluation.grades import read_scores
-from c3l_hf.evaluation.judge_replies import appending, read_replies
+from c3l_hf.evaluation.judge_endpoint import JudgeEndpoint
 
 __all__ = ["JUDGE_FEATURES", "PROMPT_VERSION", "format_judgements", "judge_answers"]
 
@@ -64,7 +66,7 @@ _ORDERS = ("reference first", "model first")
 
 def judge_answers(
     rows: Dataset,
-    judge: ChatEndpoint,
+    judge: JudgeEndpoint,
     file: str | Path,
     *,
     both_orders: bool = False,
@@ -115,29 +117,28 @@ def judge_answers(
         raise ValueError(f"the rows have the columns {', '.join(present)} already; remove or rename them first")
     if threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1")
-    file = Path(file)
-    replies = read_replies(file)
     orders = _ORDERS if both_orders else _ORDERS[:1]
-    plans: list[list[str] | str] = []
-    pending: dict[str, dict[str, Any]] = {}
-    for row in rows.select_columns(list(_NEEDED)):
-        try:
-            requests = [_request(judge, order, *_texts(row)) for order in orders]
-        except _NotAsked as reason:
-            plans.append(f"not judged: {reason}")
-            continue
-        keys = [_digest({"url": judge.url, **request}) for request in requests]
-        plans.append(keys)
-        for key, order, request in zip(keys, orders, requests):
-            if key not in replies:
-                pending[key] = {"question_id": row["question_id"], "order": order, "body": request}
+    with RepliesFile(file, ("text", "refusal", "finish_reason")) as replies:
+        plans: list[list[str] | str] = []
+        pending: dict[str, dict[str, Any]] = {}
+        for row in rows.select_columns(list(_NEEDED)):
+            try:
+                requests = [_request(judge, order, *_texts(row)) for order in orders]
+            except _NotAsked as reason:
+                plans.append(f"not judged: {reason}")
+                continue
+            keys = [_digest({"url": judge.endpoint.url, **request}) for request in requests]
+            plans.append(keys)
+            for key, order, request in zip(keys, orders, requests):
+                if key not in replies:
+                    pending[key] = {"question_id": row["question_id"], "order": order, "body": request}
 
-    failures: dict[str, str] = {}
-    if pending:
-        with ChatClient(judge) as client, appending(file) as append:
-            failures = _ask_all(client, pending, replies, append, threads, progress)
-    judged = _with_columns(rows, [_columns(plan, orders, replies, failures) for plan in plans])
-    _report(judged, max_errors, file)
+        failures: dict[str, str] = {}
+        if pending:
+            with EndpointClient(judge.endpoint, judge.model) as client:
+                failures = _ask_all(client, pending, replies, threads, progress)
+        judged = _with_columns(rows, [_columns(plan, orders, replies, failures) for plan in plans])
+    _report(judged, max_errors, replies.file)
     return judged
 
 
@@ -181,7 +182,7 @@ def _texts(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _request(
-    judge: ChatEndpoint, order: str, caption: str, question: str, reference: str, answer: str
+    judge: JudgeEndpoint, order: str, caption: str, question: str, reference: str, answer: str
 ) -> dict[str, Any]:
     first, second = (reference, answer) if order == _ORDERS[0] else (answer, reference)
     # No text can be made to contain a digest of itself and the others, so none can write a heading.
@@ -201,28 +202,27 @@ def _digest(content: Any) -> str:
 
 
 def _ask_all(
-    client: ChatClient,
+    client: EndpointClient,
     pending: Mapping[str, Mapping[str, Any]],
-    replies: dict[str, dict[str, Any]],
-    append: Callable[[Mapping[str, Any]], None],
+    replies: RepliesFile,
     threads: int,
     progress: bool,
 ) -> dict[str, str]:
-    """Adds the replies to the pending requests to `replies` and to the file; returns why the others have none."""
+    """Adds the replies to the pending requests to `replies`; returns why the others have none."""
     failures: dict[str, str] = {}
 
     def ask(key: str) -> None:
         body = pending[key]["body"]
         try:
-            reply = client.ask(body)
+            completion = client.chat(body)
         except NoReply as reason:
             failures[key] = str(reason)
             return
         options = {name: value for name, value in body.items() if name != "messages"}
         made = {name: pending[key][name] for name in ("question_id", "order")}
         made |= {"url": client.endpoint.url, "prompt_version": PROMPT_VERSION, "options": options}
-        append({"request": key, **made, **reply})
-        replies[key] = reply
+        reply = {**asdict(completion.choices[0]), "served_model": completion.served_model}
+        replies.add({key: {**made, **reply}})
 
     first, *others = pending
     with tqdm(total=len(pending), desc="Judging", unit="answer", disable=not progress) as bar:
@@ -245,7 +245,7 @@ def _ask_all(
 def _columns(
     plan: list[str] | str,
     orders: Sequence[str],
-    replies: Mapping[str, Mapping[str, Any]],
+    replies: RepliesFile,
     failures: Mapping[str, str],
 ) -> dict[str, Any]:
     """The judge's columns of a row: its requests' keys, or why it has none."""

@@ -11,14 +11,14 @@ from datasets import Dataset
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, read_json
 from c3l_hf.data.worlds import find_world
-from c3l_hf.evaluation.endpoint import ChatEndpoint
 from c3l_hf.evaluation.judge import PROMPT_VERSION, judge_answers
+from c3l_hf.evaluation.judge_endpoint import JudgeEndpoint
 from c3l_hf.evaluation.options import PUBLISHED, EvaluateOptions
 
 __all__ = ["check_judge", "describe_judge", "earlier_judge", "judge_endpoint", "judge_predictions", "judged_file"]
 
 
-def judge_endpoint(options: EvaluateOptions) -> ChatEndpoint | None:
+def judge_endpoint(options: EvaluateOptions) -> JudgeEndpoint | None:
     """The language model that grades LLaVA-Bench; None if none is named.
 
     Raises:
@@ -39,7 +39,7 @@ def judge_endpoint(options: EvaluateOptions) -> ChatEndpoint | None:
         extra = None
     if not isinstance(extra, dict):
         raise RunError(f"judge_extra_body is {options.judge_extra_body!r}; it must be an object in JSON")
-    return ChatEndpoint(
+    return JudgeEndpoint(
         options.judge_base_url,
         options.judge_model,
         temperature=options.judge_temperature if options.judge_temperature >= 0 else None,
@@ -49,7 +49,7 @@ def judge_endpoint(options: EvaluateOptions) -> ChatEndpoint | None:
     )
 
 
-def describe_judge(options: EvaluateOptions, endpoint: ChatEndpoint | None) -> dict[str, Any] | None:
+def describe_judge(options: EvaluateOptions, endpoint: JudgeEndpoint | None) -> dict[str, Any] | None:
     """What the results say of the judge; scores of judges that differ in it are not compared. None without a judge."""
     if world := find_world(options.world):
         return {"judge": world.JUDGE}
@@ -90,7 +90,7 @@ def check_judge(results_file: Path, judge: dict[str, Any] | None) -> None:
 
 
 def judge_predictions(
-    options: EvaluateOptions, endpoint: ChatEndpoint | None, predictions: Dataset, folder: Path
+    options: EvaluateOptions, endpoint: JudgeEndpoint | None, predictions: Dataset, folder: Path
 ) -> Dataset:
     """The predictions on LLaVA-Bench with the judge's columns; also in `judged_file(folder)`."""
     if world := find_world(options.world):

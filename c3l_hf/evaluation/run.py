@@ -16,9 +16,9 @@ from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.data.worlds import WORLDS, find_world
 from c3l_hf.evaluation.answerer import PredictionConfig
 from c3l_hf.evaluation.benchmarks import BENCHMARKS
-from c3l_hf.evaluation.endpoint import ChatEndpoint
 from c3l_hf.evaluation.figures import compare_runs, evaluate_predictions, format_results
 from c3l_hf.evaluation.judge import JUDGE_FEATURES
+from c3l_hf.evaluation.judge_endpoint import JudgeEndpoint
 from c3l_hf.evaluation.judge_setup import (
     check_judge,
     describe_judge,
@@ -191,7 +191,7 @@ def _report(
     benchmark: _Benchmark,
     predictions: Dataset,
     options: EvaluateOptions,
-    endpoint: ChatEndpoint | None,
+    endpoint: JudgeEndpoint | None,
     judge: dict[str, Any] | None,
     model: Mapping[str, str],
 ) -> str:

@@ -1,4 +1,4 @@
-"""What a generator is asked, and what it replies: the words that writers of texts share, in this process or on a server."""
+"""What a generator is asked and what it replies: what writers of replies share, in this process or on a server."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +9,9 @@ import numpy as np
 
 from c3l_hf.generation.templates import Template
 
-__all__ = ["Reply", "Request", "Writer", "derived", "seed_of", "uniforms_of"]
+__all__ = ["CUT_OFF", "Reply", "Request", "Writer", "derived", "seed_of", "uniforms_of"]
+
+CUT_OFF = "cut off at max_new_tokens"  # the problem of a reply that did not end
 
 
 @dataclass(frozen=True)

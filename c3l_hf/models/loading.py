@@ -223,14 +223,8 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
     if config is None:
         if source.base_model is not None:
             raise RunError(f"model {source.model_id} is a whole model; base_model is for adapters alone")
-        name = model_folder(source.model_id)
-        processor = AutoProcessor.from_pretrained(
-            name, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-        return _load_model(source), processor
-    adapters = Adapters.of(fetched(pinned), source.model_id)
-    assert adapters is not None  # it has the configuration
-    base = pinned.base(adapters.base_model, adapters.base_revision).pinned_as_base(source.model_id)
+        return _load_model(source), _whole_processor(source)
+    adapters, base = _adapters_and_base(source, pinned)
     processor, own_tokenizer = processor_of_adapters(
         adapters.folder, fetched(base, with_weights=False), source.trust_remote_code
     )
@@ -245,18 +239,23 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
 
 
 def load_processor(source: Source) -> ProcessorMixin:
-    """The processor of a model alone, as `load` has it; no weights are fetched.
+    """The processor alone, as `load` gives it."""
+    pinned, config = _adapters_or_not(source)
+    if config is None:
+        return _whole_processor(source)
+    adapters, base = _adapters_and_base(source, pinned)
+    return processor_of_adapters(adapters.folder, fetched(base, with_weights=False), source.trust_remote_code)[0]
 
-    Raises:
-        OSError: If there is no such model.
-        RunError: If it is adapters whose model cannot be found.
-    """
-    pinned = source.pinned()
-    folder = fetched(pinned, with_weights=False)
-    if pinned.base_model is None:
-        return AutoProcessor.from_pretrained(folder, trust_remote_code=source.trust_remote_code)
-    base = fetched(Source(pinned.base_model, pinned.base_revision), with_weights=False)
-    return processor_of_adapters(folder, base, source.trust_remote_code)[0]
+
+def _whole_processor(source: Source) -> ProcessorMixin:
+    name = model_folder(source.model_id)
+    return AutoProcessor.from_pretrained(name, revision=source.revision, trust_remote_code=source.trust_remote_code)
+
+
+def _adapters_and_base(source: Source, pinned: Source) -> tuple[Adapters, Source]:
+    adapters = Adapters.of(fetched(pinned), source.model_id)
+    assert adapters is not None  # it has the configuration
+    return adapters, pinned.base(adapters.base_model, adapters.base_revision).pinned_as_base(source.model_id)
 
 
 def _load_model(source: Source) -> PreTrainedModel:

@@ -46,8 +46,8 @@ from c3l_hf.data.worlds import find_world
 from c3l_hf.evaluation.answerer import PredictionConfig, stem
 from c3l_hf.evaluation.benchmarks import CIRCULAR_STEP, LETTERS
 from c3l_hf.evaluation.counts import count_answers
-from c3l_hf.evaluation.endpoint import ChatEndpoint
 from c3l_hf.evaluation.judge import judge_answers
+from c3l_hf.evaluation.judge_endpoint import JudgeEndpoint
 from c3l_hf.evaluation.judge_setup import judged_file
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES, predict, predictions_file
 from c3l_hf.evaluation.questions import load_questions
@@ -185,7 +185,7 @@ class Crosscheck:
             rows = [{name: row[name] for name in PREDICTION_FEATURES} for row in rows]
             predictions[name] = Dataset.from_list(rows, features=PREDICTION_FEATURES)
         with OpenAIServer(lambda body: grade(body, REPLIES)) as judge:
-            endpoint = ChatEndpoint(judge.url, "stand-in", retries=0)
+            endpoint = JudgeEndpoint(judge.url, "stand-in", retries=0)
             predictions["llava_w"] = judge_answers(
                 predictions["llava_w"], endpoint, folder / "judgements.jsonl", progress=False
             )

@@ -6,7 +6,7 @@ with OpenAIServer(lambda body: "8 7\\nBecause ...") as server:
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -23,9 +23,27 @@ class Response(NamedTuple):
 
 def completion(text: Any, finish_reason: str | None = "stop", **message: Any) -> Response:
     """A successful response with one choice."""
-    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text, **message}}
-    content = {"id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": "judge-1-2026", "usage": {}}
-    return Response(200, json.dumps({**content, "choices": [choice]}).encode(), {"Content-Type": "application/json"})
+    return completions([text], finish_reason, message)
+
+
+def completions(
+    texts: Sequence[Any],
+    finish_reason: str | None = "stop",
+    message: Mapping[str, Any] | None = None,
+    model: str = "judge-1-2026",
+    usage: Mapping[str, int] | None = None,
+) -> Response:
+    """A successful response with a choice for each text."""
+    choices = [
+        {
+            "index": number,
+            "finish_reason": finish_reason,
+            "message": {"role": "assistant", "content": text, **(message or {})},
+        }
+        for number, text in enumerate(texts)
+    ]
+    content = {"id": "chatcmpl-1", "object": "chat.completion", "created": 0, "model": model, "usage": usage or {}}
+    return Response(200, json.dumps({**content, "choices": choices}).encode(), {"Content-Type": "application/json"})
 
 
 def error(status: int, message: str, **headers: str) -> Response:
@@ -39,13 +57,17 @@ class OpenAIServer:
 
     Args:
         answer: From a request's body to a text (a completion), a `Response`, HANG, or DROP. Called in threads.
+        models: The models that it lists, or what it answers when it is asked for them.
 
     Attributes:
         url: The address for clients, ending in /v1.
         requests: (path, headers, body) of each request so far.
     """
 
-    def __init__(self, answer: Callable[[dict[str, Any]], str | Response]) -> None:
+    def __init__(
+        self, answer: Callable[[dict[str, Any]], str | Response], models: Sequence[str] | Response = ("judge-1",)
+    ) -> None:
+        self.models = models
         self.answer, self.requests, self.closing = answer, [], threading.Event()
 
     def __enter__(self) -> "OpenAIServer":
@@ -63,6 +85,11 @@ class OpenAIServer:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def do_GET(self) -> None:
+        models = self.server.owner.models
+        listed = {"object": "list", "data": [{"id": name, "object": "model"} for name in models]}
+        self._respond(models if isinstance(models, Response) else Response(200, json.dumps(listed).encode()))
+
     def do_POST(self) -> None:
         owner = self.server.owner
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -73,7 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
                 owner.closing.wait()
             self.close_connection = True
             return
-        response = completion(answer) if isinstance(answer, str) else answer
+        self._respond(completion(answer) if isinstance(answer, str) else answer)
+
+    def _respond(self, response: Response) -> None:
         self.send_response(response.status)
         for name, value in {**response.headers, "Content-Length": str(len(response.body))}.items():
             self.send_header(name, value)

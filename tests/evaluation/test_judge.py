@@ -10,12 +10,13 @@ import pytest
 from datasets import Dataset
 from openai_server import DROP, HANG, OpenAIServer, Response, completion, error
 
+from c3l_hf.common import endpoint as chat_endpoint
+from c3l_hf.common.endpoint import EndpointClient
 from c3l_hf.common.errors import RunError
-from c3l_hf.evaluation import endpoint as chat_endpoint
 from c3l_hf.evaluation import judge as judge_module
-from c3l_hf.evaluation.endpoint import ChatClient, ChatEndpoint
 from c3l_hf.evaluation.grades import read_scores
 from c3l_hf.evaluation.judge import JUDGE_FEATURES, PROMPT_VERSION, format_judgements, judge_answers
+from c3l_hf.evaluation.judge_endpoint import JudgeEndpoint
 
 KEY = "sk-judge-0123456789abcdef"
 
@@ -41,7 +42,7 @@ def rows(*predictions, **columns):
 
 
 def endpoint(server, **options):
-    return ChatEndpoint(server.url, "judge-1", **{"retry_wait": 0, "retries": 2, "timeout": 30, **options})
+    return JudgeEndpoint(server.url, "judge-1", **{"retry_wait": 0, "retries": 2, "timeout": 30, **options})
 
 
 def judge(server, dataset, folder, options=None, **arguments):
@@ -124,7 +125,7 @@ def test_a_caption_may_be_one_text(tmp_path):
     ],
 )
 def test_addresses(address, url):
-    assert ChatEndpoint(address, "m").url == url
+    assert JudgeEndpoint(address, "m").endpoint.url == url
 
 
 def test_an_answer_cannot_write_the_headings(tmp_path):
@@ -196,7 +197,7 @@ def test_rows_that_are_not_asked_about(tmp_path, caplog):
 
 
 def test_no_rows_need_no_endpoint(tmp_path):
-    judged = judge_answers(rows().cast(rows("x").features), ChatEndpoint("http://127.0.0.1:9", "m"), tmp_path / "f")
+    judged = judge_answers(rows().cast(rows("x").features), JudgeEndpoint("http://127.0.0.1:9", "m"), tmp_path / "f")
     assert len(judged) == 0 and set(JUDGE_FEATURES) < set(judged.column_names)
     assert not (tmp_path / "f").exists()
 
@@ -329,6 +330,7 @@ def test_a_passing_failure_is_repeated(tmp_path, passing):
 
 def test_waits_double_and_the_endpoints_wish_goes_first(tmp_path, monkeypatch):
     waits = []
+    monkeypatch.setattr(chat_endpoint.random, "random", lambda: 0.0)
     monkeypatch.setattr(chat_endpoint, "_pause", lambda stop, seconds: waits.append(seconds))
     answers = iter(
         [
@@ -391,7 +393,7 @@ def test_nobody_at_the_address_ends_the_run_at_once(tmp_path, monkeypatch):
         taken.bind(("127.0.0.1", 0))  # not listening
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         with pytest.raises(RunError, match=f"{address}/chat/completions cannot be reached: .*check the address"):
-            judge_answers(rows(*"abc"), ChatEndpoint(address, "m"), tmp_path / "replies.jsonl", progress=False)
+            judge_answers(rows(*"abc"), JudgeEndpoint(address, "m"), tmp_path / "replies.jsonl", progress=False)
 
 
 def test_an_endpoint_that_goes_away_later_fails_the_rows(tmp_path):
@@ -425,14 +427,14 @@ def test_an_endpoint_that_goes_away_later_fails_the_rows(tmp_path):
 )
 def test_an_address_that_cannot_be_one(address):
     with pytest.raises(ValueError, match=r"base_url must be http\(s\)://host.*JUDGE_API_KEY") as caught:
-        ChatEndpoint(address, "m")
+        JudgeEndpoint(address, "m")
     assert "hidden" not in str(caught.value)
 
 
 def test_a_password_in_the_address_is_refused_and_not_repeated():
     password = "hunter" * 3
     with pytest.raises(ValueError, match="without user, password") as caught:
-        ChatEndpoint(f"https://me:{password}@h/v1", "m")
+        JudgeEndpoint(f"https://me:{password}@h/v1", "m")
     assert password not in "".join(traceback.format_exception(caught.value))
 
 
@@ -447,7 +449,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated():
 )
 def test_impossible_options(options, says):
     with pytest.raises(ValueError, match=says):
-        ChatEndpoint(**{"base_url": "http://h", "model": "m", **options})
+        JudgeEndpoint(**{"base_url": "http://h", "model": "m", **options})
 
 
 def test_wrong_rows_are_refused_before_anything_is_asked(tmp_path):
@@ -506,7 +508,7 @@ def test_what_has_changed_is_judged_anew(tmp_path, change):
         dataset = change.pop("dataset", rows("a"))
         changed = {"base_url": server.url, "model": "judge-1", **change}
         changed["base_url"] = changed["base_url"].replace("/v2", server.url.replace("v1", "v2"))
-        judge_answers(dataset, ChatEndpoint(**changed), tmp_path / "replies.jsonl", progress=False)
+        judge_answers(dataset, JudgeEndpoint(**changed), tmp_path / "replies.jsonl", progress=False)
     assert len(server.requests) == 2
 
 
@@ -611,7 +613,7 @@ def test_an_interrupted_line_is_asked_again(tmp_path, caplog):
 def test_a_file_of_something_else_is_refused_and_kept(tmp_path, content):
     (tmp_path / "replies.jsonl").write_text(content)
     with OpenAIServer(lambda body: "8 7") as server:
-        with pytest.raises(ValueError, match="replies.jsonl: line 1 is not a judge's reply; give another file"):
+        with pytest.raises(ValueError, match="replies.jsonl: line 1 is not a reply of a model; give another file"):
             judge(server, rows("a"), tmp_path)
     assert not server.requests and (tmp_path / "replies.jsonl").read_text() == content
 
@@ -619,7 +621,7 @@ def test_a_file_of_something_else_is_refused_and_kept(tmp_path, content):
 def test_a_place_where_no_file_can_be(tmp_path):
     for file in (tmp_path, tmp_path / "missing" / "replies.jsonl"):
         with pytest.raises(ValueError, match="is a folder, or in a folder that does not exist"):
-            judge_answers(rows("a"), ChatEndpoint("http://127.0.0.1:9", "m"), file)
+            judge_answers(rows("a"), JudgeEndpoint("http://127.0.0.1:9", "m"), file)
 
 
 # --- several at once
@@ -668,8 +670,8 @@ def test_the_key_is_nowhere(tmp_path, caplog):
     with OpenAIServer(answers) as server:
         judged = judge(server, rows(*"abcd"), tmp_path)
         seen += [repr(judged.to_list()), format_judgements(judged), repr(endpoint(server))]
-        with ChatClient(endpoint(server)) as client:
-            seen += [repr(client), repr(client._client.headers)]
+        with EndpointClient(endpoint(server).endpoint) as client:
+            seen += [repr(client), repr(vars(client._client))]
         server.answer = lambda body: error(401, f"Incorrect API key provided: {KEY}")
         with pytest.raises(RunError, match=r"Incorrect API key provided: \[key\]") as caught:
             judge(server, rows("new"), tmp_path)
@@ -685,7 +687,7 @@ def test_the_key_is_nowhere(tmp_path, caplog):
 def test_a_key_that_cannot_be_one(tmp_path, monkeypatch, key):
     monkeypatch.setenv("JUDGE_API_KEY", key)
     with pytest.raises(RunError, match="the key in JUDGE_API_KEY has characters that no key has") as caught:
-        judge_answers(rows("a"), ChatEndpoint("http://127.0.0.1:9", "m"), tmp_path / "replies.jsonl")
+        judge_answers(rows("a"), JudgeEndpoint("http://127.0.0.1:9", "m"), tmp_path / "replies.jsonl")
     assert "01234" not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
 
 

@@ -29,8 +29,6 @@ from c3l_hf.pipeline.options import (
     RunOptions,
     ScoringOptions,
     SelectionOptions,
-    Settings,
-    check_options,
 )
 from c3l_hf.publishing.hub import verify
 from c3l_hf.scenes import GENERATOR, load_scenes

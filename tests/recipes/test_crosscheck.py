@@ -14,8 +14,8 @@ from datasets import Dataset, DatasetDict
 from openai_server import OpenAIServer
 
 from c3l_hf.evaluation.counts import count_answers
-from c3l_hf.evaluation.endpoint import ChatEndpoint
 from c3l_hf.evaluation.judge import judge_answers
+from c3l_hf.evaluation.judge_endpoint import JudgeEndpoint
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES
 from c3l_hf.evaluation.questions import load_questions
 from c3l_hf.metrics.choice import letter
@@ -230,7 +230,7 @@ def test_the_stand_in_grades_the_same_answer_alike_for_both(tmp_path):
     for row in predictions:
         row |= {"question": "Which colour?", "meta": json.dumps({"caption": "A square."})}
     with OpenAIServer(judge) as server:
-        endpoint = ChatEndpoint(server.url, "stand-in")
+        endpoint = JudgeEndpoint(server.url, "stand-in")
         data = Dataset.from_list(predictions, features=PREDICTION_FEATURES)
         judged = judge_answers(data, endpoint, tmp_path / "judged.jsonl", threads=1, progress=False)
     assert set(judged["judge_status"][:]) == {"ok"} and len(set(replies)) > 1

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 import regex
-from jsonschema import Validator
 from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from referencing import Registry
 
@@ -22,7 +22,7 @@ _VALUE = re.compile(r'\{(?=\s*+")|\[(?=\s*+[\[{])')
 _MOST_VALUES = 1_000
 _MOST_REFERENCES = 10_000
 # A pattern that is no good can take for ever on a text that somebody chose.
-PATTERN_SECONDS = 2.0
+PATTERN_SECONDS = 1.0
 
 NO_JSON = "no JSON"
 CUT_OFF = "the JSON is cut off"

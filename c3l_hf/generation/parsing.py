@@ -146,9 +146,8 @@ def parse_pairs(raw: str, labels: Labels = ENGLISH) -> list[tuple[str, str] | st
     ends = [_HEADING.search(answer or "") for _, answer in pieces[:-1]]
     if all(end and int(end["number"]) == number for number, end in enumerate(ends, 2)):
         pieces[:-1] = [(piece[0], (piece[1] or "")[: end.start()]) for piece, end in zip(pieces, ends) if end]
-    while pieces and not any(_CONTENT.search(part or "") for part in pieces[0]):
-        del pieces[0]
-    return list(map(as_pair, pieces))
+    without_form = itertools.dropwhile(lambda piece: not any(_CONTENT.search(part or "") for part in piece), pieces)
+    return list(map(as_pair, without_form))
 
 
 def as_pair(piece: Piece) -> tuple[str, str] | str:

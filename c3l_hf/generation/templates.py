@@ -91,9 +91,11 @@ class Template:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 1 <= self.turns[0] <= self.turns[1]:
-            raise ValueError(f"turns is {self._turns}; it must be a number, or a range as 2-4")
+            raise ValueError(f"turns is {self.turns_text}; it must be a number, or a range as 2-4")
         if self.pairs > 1 and self.turns != (1, 1):
-            raise ValueError(f"pairs is {self.pairs} and turns is {self._turns}; a reply has several of one of them")
+            raise ValueError(
+                f"pairs is {self.pairs} and turns is {self.turns_text}; a reply has several of one of them"
+            )
         for name, text in (("user", self.user), ("system", self.system)):
             try:
                 fields_of(text or "")
@@ -109,7 +111,9 @@ class Template:
         fewest, most = (self.pairs, self.pairs) if self.pairs > 1 else self.turns
         for number, example in enumerate(self.examples):
             if not fewest <= len(example.turns) <= most:
-                raise ValueError(f"examples[{number}] has {len(example.turns)} turns, and {self._turns} are asked for")
+                raise ValueError(
+                    f"examples[{number}] has {len(example.turns)} turns, and {self.turns_text} are asked for"
+                )
             try:
                 self._shown(example)
             except RowError as error:
@@ -200,12 +204,13 @@ class Template:
         }
 
     @property
-    def _turns(self) -> str:
+    def turns_text(self) -> str:
+        """`turns` as texts have it: "3", "2-4"."""
         return f"{self.turns[0]}" if self.turns[0] == self.turns[1] else f"{self.turns[0]}-{self.turns[1]}"
 
     def _rendered(self, text: str, values: Mapping[str, Any], pairs: int | None = None) -> str:
         try:
-            return render(text, values, turns=self._turns, pairs=self.pairs if pairs is None else pairs)
+            return render(text, values, turns=self.turns_text, pairs=self.pairs if pairs is None else pairs)
         except RowError as error:
             raise RowError(f"template {self.id!r}: {error}") from error
 

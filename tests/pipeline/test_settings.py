@@ -112,7 +112,7 @@ def test_types_that_are_not_asked_for_cannot_be_kept(tmp_path, mine):
         ({"backend": "server", "base_url": ["http://a/v1"], "server_concurrency": 0}, "^server_concurrency is 0"),
         (
             {"backend": "server", "base_url": ["http://a/v1", "http://a/v1/"]},
-            "^base_url has http://a/v1 more than once",
+            "^base_url has http://a/v1 more",
         ),
     ],
 )

@@ -41,6 +41,7 @@ from c3l_hf.publishing.export import example_pictures, write_dataset, write_gene
 from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs, choose_random
+from c3l_hf.selection.label_prompts import ASKED_COLUMNS
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
 from c3l_hf.training.run import train_generator
@@ -159,7 +160,7 @@ def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
             return None
-        pairs = scored.table([*LABEL_COLUMNS, "i2c", "image_row"])
+        pairs = scored.table([*LABEL_COLUMNS, *ASKED_COLUMNS, "i2c", "image_row"])
         labels, report = choose_labels(pairs, **vars(settings.selection))
         labels = labels.append_column("image_row", pairs["image_row"].take(labels["row"]))
         Shards(path, 1).write(0, [labels.select(list(_LABEL_TABLE))], _LABEL_TABLE.arrow_schema)

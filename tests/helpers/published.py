@@ -13,6 +13,7 @@ from datasets import Dataset, Features
 from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES, STATUS
+from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.publishing.cards import TRAINING_FACTS, RunFacts
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.publishing.figures import dataset_figures
@@ -42,10 +43,14 @@ def row(number: int, pair: int = 0) -> dict:
         "pair_id": f"{number}/{pair}",
         "template": "count-1",
         "type": ("count", "where")[number % 2],
+        "language": ("en", "de")[number % 2],
         "prompt": [{"role": "user", "content": question}],
         "completion": [{"role": "assistant", "content": "two" + " or three" * (number % 3)}],
         "raw": "Question: How many dogs are there?\nAnswer: two",
         "generation_status": "ok",
+        "generation_prompt": [{"role": "user", "content": f"Ask about picture {number}, and answer."}],
+        "reply_form": ReplyForm().to_json(),
+        "usage": {"served_model": "served", "prompt_tokens": None if pair else 90, "completion_tokens": 7 + number},
         **scores,
         "answer_tokens": ["t", "wo"],
         **dict(zip(("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token"), lists)),

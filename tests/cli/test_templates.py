@@ -81,13 +81,13 @@ def test_a_file_is_checked(call, mine, tmp_path):
     [
         (["check"], 2, "NAME is missing"),
         (["show"], 2, "NAME is missing"),
-        (["chek"], 2, "invalid choice: 'chek'"),
+        (["look"], 2, "invalid choice: 'look'"),
         (["check", "instruct", "--fields", "a=b"], 2, "--fields is for c3l templates show, not for check"),
         (["list", "instruct", "--model", "scenes"], 2, "--model is for c3l templates check, not for list"),
         (["show", "instruct", "--fields", "a"], 2, "--fields has 'a'; write NAME=VALUE"),
         (["show", "instruct", "--fields", "a=b"], 2, "--fields has 'a', which no template here uses"),
         (["show", "instruct", "conversation-3"], 1, "no template 'conversation-3'"),
-        (["show", "instuct"], 1, "did you mean 'instruct'?"),
+        (["show", "instruc"], 1, "did you mean 'instruct'?"),
         (["check", "instruct", "--model", "nowhere/at/all"], 1, "nowhere/at/all"),
     ],
 )

@@ -179,8 +179,8 @@ def test_sets():
     assert TemplateSet("s", tuple(templates[2:4])).types == (GENERAL,)
     assert [template.id for template in several.of_type("a")] == ["a-1", "a-2"]
     assert several.get("general-2") is templates[3]
-    with pytest.raises(ValueError, match="no template of type 'genral'; the types are b, general, a; did you mean"):
-        several.of_type("genral")
+    with pytest.raises(ValueError, match="no template of type 'generals'; the types are b, general, a; did you mean"):
+        several.of_type("generals")
     with pytest.raises(ValueError, match="no template 'a-3'; the templates are b-1, .*; did you mean"):
         several.get("a-3")
     with pytest.raises(ValueError, match="two templates have the id 'b-1'"):

@@ -49,8 +49,6 @@ def run(
     )
 
 
-_SHOWN_BACKEND = dict.fromkeys(("backend", "base_url", "served_model", "serve"), "")
-
 COMMAND = Command(
     description="The whole of C3L: images → pairs → scores → pseudo-labels → training → new pairs → scores → the "
     "compact dataset. Results: <output_dir>/dataset (load_dataset) and <output_dir>/generator (from_pretrained), with "
@@ -75,9 +73,9 @@ COMMAND = Command(
     ),
     call=run,
     shown={
-        C3LConfig: SHOWN_RUN,
         RunOptions: dict.fromkeys(("stages", "pairs", "restart_from", "dry_run"), ""),
-        BackendOptions: _SHOWN_BACKEND,
+        BackendOptions: dict.fromkeys(("backend", "base_url", "served_model", "serve"), ""),
+        C3LConfig: SHOWN_RUN,
     },
     plans=True,
     needs_config_name=True,

@@ -21,7 +21,7 @@ from c3l_hf.generation.requests import Reply, Request, Writer
 from c3l_hf.generation.template_files import check_fields, load_templates
 from c3l_hf.generation.templates import TemplateSet
 
-__all__ = ["PairGenerationConfig", "generate_pairs", "generate_tables", "with_images"]
+__all__ = ["PairGenerationConfig", "check_columns", "generate_pairs", "generate_tables", "with_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -189,9 +189,19 @@ def generate_tables(
     """
     if first_row and "image_id" not in images.column_names:
         raise ValueError(f"first_row is {first_row}, and the images have no column image_id: theirs would begin at 0")
-    others = set(images.column_names) - {image_column(images)}
-    check_fields(config.template_set, sorted(others))
+    check_columns(config, images)
     return _tables(images, writer, config, first_row, progress)
+
+
+def check_columns(config: PairGenerationConfig, images: Dataset) -> None:
+    """That images have the columns that the templates name.
+
+    Raises:
+        RunError: If one is missing; the message names the template and its place.
+        ValueError: If there is no column of images.
+    """
+    others = set(images.column_names) - {image_column(images)}
+    check_fields(config.template_set.templates, sorted(others))
 
 
 def _tables(

@@ -152,7 +152,7 @@ class ServerWriter:
         self._error: RunError | None = None  # the first: others follow from it
         self._replies = RepliesFile(file, REPLY_COLUMNS, others)
         self._servers = ServerPool(options.endpoints, self._stop)
-        self._summary = ServerSummary(options.prompt_price, options.completion_price)
+        self._summary = ServerSummary(options.prompt_price, options.completion_price, temperature > 0)
         self._exit = ExitStack()
 
     def __enter__(self) -> "ServerWriter":

@@ -1,5 +1,6 @@
 """What servers were asked, and what came of it: requests, replies, tokens, and their price."""
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -8,6 +9,10 @@ from c3l_hf.generation.requests import Reply
 
 __all__ = ["ServerSummary"]
 
+logger = logging.getLogger(__name__)
+
+_ALL_THE_SAME = 8  # requests, after which it is no chance
+
 
 class ServerSummary:
     """Counts of what a writer of a server's replies has given; from several threads.
@@ -15,10 +20,11 @@ class ServerSummary:
     Args:
         prompt_price: Of a million tokens of prompts; None if it is not known.
         completion_price: Of a million tokens of replies.
+        sampled: Whether the replies to a request ought to differ.
     """
 
-    def __init__(self, prompt_price: float | None, completion_price: float | None) -> None:
-        self._prices = prompt_price, completion_price
+    def __init__(self, prompt_price: float | None, completion_price: float | None, sampled: bool) -> None:
+        self._prices, self._sampled = (prompt_price, completion_price), sampled
         self._lock, self._counts, self._models = threading.Lock(), Counter[str](), Counter[str]()
 
     def counted(self, replies: list[Reply], kept: int = 0) -> list[Reply]:
@@ -36,6 +42,16 @@ class ServerSummary:
             self._counts["prompt tokens"] += sum(reply.prompt_tokens or 0 for reply in replies)
             self._counts["completion tokens"] += sum(reply.completion_tokens or 0 for reply in replies)
             self._models.update(reply.served_model for reply in replies if reply.served_model is not None)
+            texts = [reply.text for reply in replies if reply.text]
+            self._counts["several"] += len(texts) > 1
+            self._counts["the same"] += len(texts) > 1 == len(set(texts))
+            several, same = self._counts["several"], self._counts["the same"]
+        if self._sampled and len(texts) > 1 and several == same == _ALL_THE_SAME:
+            logger.warning(
+                "the replies to each of the first %d requests are all the same: the server seems to ignore temperature "
+                "or seed (`transformers serve` does, unless the model's generation_config.json has do_sample)",
+                same,
+            )
         return replies
 
     def rows(self, left_out: Mapping[str, str]) -> list[tuple[str, int | float | str]]:
@@ -52,5 +68,7 @@ class ServerSummary:
             if any(price is not None for price in self._prices):
                 cost = sum(count / 1e6 * (price or 0) for count, price in zip(tokens, self._prices))
                 rows.append(("cost, by the prices given", round(cost, 6)))
+            if self._sampled and self._counts["the same"]:
+                rows.append(("requests whose replies are all the same", self._counts["the same"]))
             rows += [(f"replies of {name}", count) for name, count in sorted(self._models.items())]
         return rows + [(f"left out: {root}", why) for root, why in left_out.items()]

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -185,18 +185,17 @@ def _stop(process: subprocess.Popen) -> None:
         logger.warning("the server has not ended by itself, and is killed")
     finally:
         _signal_group(process, signal.SIGKILL)  # also what it has left behind
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):  # all have ended
         os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass  # all have ended
 
 
 @contextmanager
-def _stopped_by_signals(stop: Any) -> Iterator[None]:
+def _stopped_by_signals(stop: Callable[[], object]) -> Iterator[None]:
     """Within, SIGTERM stops the server before it does what it did; SIGINT is an exception anyway."""
     if threading.current_thread() is not threading.main_thread():
         yield

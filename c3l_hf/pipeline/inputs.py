@@ -12,10 +12,12 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.reading import fetch_pictures, read_dataset
 from c3l_hf.data.sources import Images, columns_digest, load_images
+from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.settings import Settings
+from c3l_hf.pipeline.writers import check_written_tokens
 from c3l_hf.training.checkpoints import training_options
 
 __all__ = ["RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
@@ -74,6 +76,9 @@ def open_inputs(settings: Settings) -> Inputs:
             seed=settings.training.seed,
             inventory=inventory,
         )
+    asked = settings.generating(0)
+    check_columns(asked, images.dataset)
+    check_written_tokens(settings.backend, asked, generator)
     return Inputs(images, pairs, generator, identity, scorer, scorer_identity)
 
 

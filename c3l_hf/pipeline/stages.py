@@ -23,7 +23,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES, STATUS
-from c3l_hf.data.status import count_statuses, publishable
+from c3l_hf.data.status import count_repeated, count_statuses, publishable
 from c3l_hf.data.stored_images import AT_ONCE, WithImages, images_of_rows
 from c3l_hf.data.streams import RowStream
 from c3l_hf.generation.pairs import generate_tables
@@ -107,7 +107,8 @@ def generate(
             counts |= {f"left out, {reason}": count for reason, count in shown}
             others = sum(inputs.pairs.without_image.values()) - sum(count for _, count in shown)
             counts |= {"left out, without an image for other reasons": others} if others else {}
-        return {"counts": counts}
+        columns = ["image_id", "prompt", "completion"]
+        return {"counts": counts, "repeated": count_repeated(shards.batches(columns))}
 
     imported, writer = stage == "generate" and inputs.pairs is not None, None
     replies = folder.folder / "replies" / stage
@@ -257,7 +258,10 @@ def describe(folder: RunFolder, stage: str) -> str:
     report = folder.report(stage)
     if "log" in report:
         return format_training(report)
-    return report["table"] if "table" in report else format_counts(report["counts"])
+    if "table" in report:
+        return report["table"]
+    repeated = {"the same texts as another of the image": report["repeated"]} if report.get("repeated") else {}
+    return format_counts(report["counts"] | repeated)
 
 
 def _values(shards: Shards, column: str) -> Iterator[Any]:

@@ -17,10 +17,10 @@ from c3l_hf.generation.requests import Reply, Request, Writer
 from c3l_hf.generation.server import ServerOptions, ServerWriter
 from c3l_hf.generation.serving import serve
 from c3l_hf.generation.template_files import check_control_tokens
-from c3l_hf.models.loading import Source
+from c3l_hf.models.loading import Source, load_processor, model_folder
 from c3l_hf.pipeline.options import BackendOptions
 
-__all__ = ["check_backend", "open_writer"]
+__all__ = ["check_backend", "check_written_tokens", "open_writer"]
 
 
 def check_backend(options: BackendOptions) -> None:
@@ -67,7 +67,19 @@ def server_options(options: BackendOptions, base_urls: list[str]) -> ServerOptio
             completion_price=options.completion_price,
         )
     except ValueError as error:
-        raise RunError(str(error)) from None
+        name, _, rest = str(error).partition(" ")
+        ours = {"base_urls": "base_url", **{key: f"server_{key}" for key in _OF_SERVERS}}
+        raise RunError(f"{ours.get(name, name)} {rest}") from None
+
+
+def check_written_tokens(options: BackendOptions, config: PairGenerationConfig, generator: Source | None) -> None:
+    """That no template writes a control token out: of the generator, or of common models where only a server has it.
+
+    Raises:
+        RunError: The message names the template and its place.
+    """
+    processor = None if generator is None or options.backend == "server" else load_processor(generator)
+    check_control_tokens(config.template_set.templates, processor)
 
 
 @contextlib.contextmanager
@@ -103,16 +115,17 @@ def open_writer(
 
         yield write
         return
-    check_control_tokens(config.template_set, None)
     with contextlib.ExitStack() as stack:
         if not urls:
             assert generator is not None and options.serve is not None
-            options = dataclasses.replace(options, served_model=None)
             if generator.base_model is not None:
                 raise RunError("serve needs a whole model, and the generator is adapters: merge them first")
             log = folder / "server.log"
             log.parent.mkdir(parents=True, exist_ok=True)
-            urls = [stack.enter_context(serve(options.serve, generator.model_id, log, options.serve_timeout))]
+            served = stack.enter_context(
+                serve(options.serve, model_folder(generator.model_id), log, deadline=options.serve_timeout)
+            )
+            urls, options = [served.base_url], dataclasses.replace(options, served_model=served.model)
         state = process_state()
         names = [folder / f"replies-{number}.jsonl" for number in range(state.num_processes)]
         own = names.pop(state.process_index)
@@ -132,4 +145,6 @@ def open_writer(
             state.print(format_table(summary))
 
 
+# Options of `ServerOptions` that are called otherwise here.
+_OF_SERVERS = ("concurrency", "timeout", "retries", "extra_body")
 _DEFAULTS: dict[str, Any] = vars(BackendOptions())

@@ -27,6 +27,7 @@ COMMANDS = {
     "verify": ("check a published dataset or generator", "verify"),
     "evaluate": ("a model on POPE, SEED-Bench, MMBench and LLaVA-Bench", "evaluate"),
     "evaluate compare": ("paired tests between two evaluations", "compare"),
+    "templates": ("prompt templates: list, show, check one's own", "templates"),
     "sft": ("fine-tune a student on a dataset", "sft"),
 }
 _HELP = ("-h", "--help")

@@ -1,8 +1,9 @@
 """`c3l generate`: pairs about images."""
 
+import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,18 +20,31 @@ from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
 from c3l_hf.data.schema import PAIR_FEATURES
-from c3l_hf.data.sources import Images, load_images
-from c3l_hf.data.status import generation_counts
+from c3l_hf.data.sources import Images, columns_digest, load_images
+from c3l_hf.data.status import count_repeated, generation_counts
 from c3l_hf.data.stored_images import with_contents
 from c3l_hf.files.inventory import cached
-from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
+from c3l_hf.generation.pairs import PairGenerationConfig, check_columns, generate_tables, with_images
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
-from c3l_hf.pipeline.options import GenerationOptions, ImageOptions, UsedModelOptions
+from c3l_hf.pipeline.options import BackendOptions, GenerationOptions, ImageOptions, UsedModelOptions
+from c3l_hf.pipeline.writers import check_backend, check_written_tokens, open_writer
 
 __all__ = ["COMMAND"]
 
 _SHARD_IMAGES = 500
+
+
+@dataclass
+class GeneratorOptions(UsedModelOptions):
+    """The vision-language model that writes in this process, or that `serve` has served, and how it is loaded."""
+
+    model: str | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "A folder, a Hub id, or 'scenes' for the small generator that is shipped; not with base_url."
+        },
+    )
 
 
 @dataclass
@@ -43,8 +57,9 @@ class SeedOptions:
 
 def generate(
     images: ImageOptions,
-    model: UsedModelOptions,
+    model: GeneratorOptions,
     generation: GenerationOptions,
+    backend: BackendOptions,
     seed: SeedOptions,
     output: OutputOptions,
     _: CallOptions,
@@ -53,9 +68,18 @@ def generate(
     set_up_process()
     if images.images is None:
         raise UsageError("images is missing: name a folder of pictures, a dataset, or 'scenes'")
+    check_backend(backend)
+    elsewhere = backend.backend == "server" and backend.base_url is not None
+    if elsewhere and (backend.serve or model.model):
+        raise RunError(f"{'serve' if backend.serve else 'model'} is not used: the server at base_url has the generator")
+    if not elsewhere and model.model is None:
+        raise UsageError("model is missing: a folder or a Hub id; or backend server with base_url, which has the model")
     path = check_output(output)
-    config = generation.config(seed.seed)
-    how, identity = find_model(Source.of(model, trust_remote_code=model.trust_remote_code))
+    config = generation.config(seed.seed, images.images, model.model)
+    how, identity = None, {"server": backend.served_model, "extra_body": backend.server_extra_body}
+    if not elsewhere:
+        how, found = find_model(Source.of(model, trust_remote_code=model.trust_remote_code))
+        identity = {**found, "loading": str(how.loading())} | (identity if backend.serve else {})
     source = load_images(
         images.images,
         split=images.images_split,
@@ -63,47 +87,65 @@ def generate(
         seed=seed.seed,
         inventory=cached("images", os.path.abspath(images.images), images.images_split, images.num_images, seed.seed),
     )
-    pairs = _in_shards(source, how, config, identity)
+    check_columns(config, source.dataset)
+    check_written_tokens(backend, config, how)
+    pairs = _in_shards(source, how, config, backend, identity)
     counts = generation_counts(pairs)
     if process_state().is_main_process:
         write_rows(pairs, output)
         print(f"{format_table([('pairs', counts.pop('pairs')), *counts.items()])}\n\n{len(pairs):,} rows → {path}")
+        if repeated := count_repeated(pairs.with_format("arrow").iter(1000)):
+            print(f"{repeated:,} pairs have the same texts as another of their image")
     if not pairs.num_rows or "ok" not in pairs["generation_status"][:]:
         raise RunError(f"none of {len(pairs):,} texts is a pair; {path} has the reasons in generation_status")
 
 
-def _in_shards(images: Images, how: Source, config: PairGenerationConfig, identity: dict[str, str]) -> Dataset:
+def _in_shards(
+    images: Images, how: Source | None, config: PairGenerationConfig, backend: BackendOptions, identity: dict
+) -> Dataset:
     """All pairs. They are kept in the cache of `datasets` in shards, named by what they are made from, at which several
     processes take turns, and after which the same command goes on."""
-    # The size of a batch changes no pair.
-    settings = {name: value for name, value in asdict(config).items() if name != "batch_size"}
-    made_from = digest(images.digest, identity, settings, how.loading(), versions()["c3l-hf"])
+    fields = columns_digest(images.dataset, sorted(config.template_set.fields))
+    made_from = digest(images.digest, fields, identity, config.identity(), versions()["c3l-hf"])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pairs-{made_from}"
     size = max(1, min(_SHARD_IMAGES, -(-len(images) // process_state().num_processes)))
     starts = range(0, len(images), size)
     shards = Shards(folder / str(size), len(starts))
     schema = PAIR_FEATURES.arrow_schema
-    model, processor = load(how) if shards.missing else (None, None)
+    with contextlib.ExitStack() as stack:
+        if shards.missing:
+            loaded = load(how) if how is not None and backend.backend == "process" else None
+            writer = stack.enter_context(open_writer(backend, config, how, lambda: loaded, folder / "replies"))
 
-    def pairs_of(number: int) -> Iterator[pa.Table]:
-        end = min(starts[number] + size, len(images))
-        part = images.dataset.select(range(starts[number], end))
-        for table in generate_pairs(part, model, processor, config).with_format("arrow").iter(100):
-            # A picture in a file goes with its pairs.
-            yield with_contents(table.cast(schema), PAIR_FEATURES)
+        def pairs_of(number: int) -> Iterator[pa.Table]:
+            part = images.dataset.select(range(starts[number], min(starts[number] + size, len(images))))
+            pairs = with_images(part, pa.concat_tables(generate_tables(part, writer, config)))
+            for table in pairs.with_format("arrow").iter(100):
+                # A picture in a file goes with its pairs.
+                yield with_contents(table.cast(schema), PAIR_FEATURES)
 
-    shards.write_missing(pairs_of, schema)
+        shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")
 
 
 COMMAND = Command(
-    description="Lets a vision-language model write instruction/answer pairs about images. Texts that are no pair "
-    "stay, with the reason in generation_status. After an interruption the same command goes on.",
+    description="Lets a vision-language model write instruction/answer pairs about images: in this process, or on a "
+    "server that speaks OpenAI's API. Texts that are no pair stay, with the reason in generation_status. After an "
+    "interruption the same command goes on.",
     examples=(
         "c3l generate --images my_pictures/ --model llava-hf/llava-1.5-7b-hf --output pairs.parquet",
+        "c3l generate --images my_pictures/ --backend server --base_url http://host:8000/v1 --output pairs.parquet",
         "c3l generate --images scenes --num_images 20 --model scenes --output pairs.parquet",
     ),
-    groups=(ImageOptions, UsedModelOptions, GenerationOptions, SeedOptions, OutputOptions, CallOptions),
+    groups=(
+        ImageOptions,
+        GeneratorOptions,
+        GenerationOptions,
+        BackendOptions,
+        SeedOptions,
+        OutputOptions,
+        CallOptions,
+    ),
     call=generate,
     resumes=True,
 )

@@ -3,6 +3,7 @@
 from c3l_hf.cli.command import Command
 from c3l_hf.cli.training_help import SHOWN_RUN
 from c3l_hf.pipeline.options import (
+    BackendOptions,
     CurationOptions,
     GenerationOptions,
     ImageOptions,
@@ -22,6 +23,7 @@ def run(
     images: ImageOptions,
     model: ModelOptions,
     generation: GenerationOptions,
+    backend: BackendOptions,
     scoring: ScoringOptions,
     selection: SelectionOptions,
     curation: CurationOptions,
@@ -32,7 +34,19 @@ def run(
     """Runs the method; see `COMMAND`."""
     from c3l_hf.pipeline.method import run_c3l  # after the help, which does not need it
 
-    run_c3l(run, images, model, generation, scoring, selection, curation, publishing, training, config_name=config_name)
+    run_c3l(
+        run,
+        images,
+        model,
+        generation,
+        backend,
+        scoring,
+        selection,
+        curation,
+        publishing,
+        training,
+        config_name=config_name,
+    )
 
 
 COMMAND = Command(
@@ -50,6 +64,7 @@ COMMAND = Command(
         ImageOptions,
         ModelOptions,
         GenerationOptions,
+        BackendOptions,
         ScoringOptions,
         SelectionOptions,
         CurationOptions,
@@ -57,7 +72,11 @@ COMMAND = Command(
         C3LConfig,
     ),
     call=run,
-    shown={C3LConfig: SHOWN_RUN, RunOptions: dict.fromkeys(("stages", "pairs", "restart_from", "dry_run"), "")},
+    shown={
+        RunOptions: dict.fromkeys(("stages", "pairs", "restart_from", "dry_run"), ""),
+        BackendOptions: dict.fromkeys(("backend", "base_url", "served_model", "serve"), ""),
+        C3LConfig: SHOWN_RUN,
+    },
     plans=True,
     needs_config_name=True,
     resumes=True,

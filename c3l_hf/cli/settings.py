@@ -18,6 +18,8 @@ from c3l_hf.common.files import shipped
 __all__ = ["Settings", "find_config", "format_settings", "read_settings"]
 
 _NOT_GIVEN = object()
+# The configuration, which is read before; and the key of servers, which stands in no file and no list of settings.
+_NO_OPTIONS = (f"{PREFIX}CONFIG", f"{PREFIX}API_KEY")
 _SWITCH_WORDS = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 
 
@@ -82,7 +84,7 @@ def read_settings(
             take({name: _parsed(parser, options[name], value, file.name)}, lambda _: file.name)
     for variable, text in sorted(environment.items()):
         name = variable.removeprefix(PREFIX).lower()
-        if not variable.startswith(PREFIX) or variable == f"{PREFIX}CONFIG":
+        if not variable.startswith(PREFIX) or variable in _NO_OPTIONS:
             continue
         if name in options:
             # A list stands in one text.

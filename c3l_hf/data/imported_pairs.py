@@ -19,11 +19,12 @@ from c3l_hf.common.files import digest
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.pair_columns import NO_TEMPLATE, NO_TYPE
+from c3l_hf.data.places import places
 from c3l_hf.data.row_images import images_as_stored, pictures_of
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, number_id
 from c3l_hf.data.sources import Images, images_digest
 from c3l_hf.data.stored_rows import stored_rows
-from c3l_hf.data.turns import to_turns
+from c3l_hf.data.turns import to_turns, turn_reason
 from c3l_hf.files.image import image_key
 
 __all__ = ["ImportedPairs", "import_pairs"]
@@ -31,6 +32,7 @@ __all__ = ["ImportedPairs", "import_pairs"]
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
+_SAID = ("raw", "language", "generation_prompt", "reply_form", "usage")
 _ELSEWHERE = "the image's path does not lead into the folder of the images"
 
 
@@ -88,6 +90,8 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
             raise RunError(f"pairs: column {name!r} holds {kind}; it must hold images, paths, or lists of them")
     named = "image_id" in dataset.column_names
     extra = [name for name in ("image_id", "pair_id", "type", "template") if name in dataset.column_names]
+    # What generation writes beside its pairs; a column of the same name that holds something else is not it.
+    extra += [name for name in _SAID if dataset.features.get(name) == PAIR_TABLE_FEATURES[name]]
     numbers: dict[Any, int] = {}  # an image's id or content → its number
     contents: dict[Any, tuple] = {}  # an image's id → its content or path
     others: list[int] = []  # rows with another image than the first of their id
@@ -122,7 +126,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
             pair_id = values.get("pair_id")
             pair_id = f"{image_id}/{pairs_of[image]}" if pair_id is None else str(pair_id)
             place = {"image_row": image, "image_id": image_id, "pair_id": pair_id}
-            pair = {**place, **_kind(values), **_pair(values), "raw": None}
+            pair = {**place, **_kind(values), **_pair(values)}
             pairs_of[image] += 1
             image_of[row] = image
             sha.update(digest(*pair.items()).encode())
@@ -178,16 +182,23 @@ def _by_image(tables: list[pa.Table], image_of: np.ndarray) -> pa.Table:
 
 
 def _pair(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt and completion of a row with one answer, or why it has none."""
+    """The prompt and completion of a row, a pair or a conversation, or why it has none."""
     try:
         turns = to_turns(values)
-        if len(turns) > 1:
-            raise RowError(f"the conversation has {len(turns)} answers; a pair has one")
-        if isinstance(turns[0], RowError):
-            raise turns[0]
-        prompt = [{"role": message["role"], "content": _text(message["content"])} for message in turns[0].prompt]
-        completion = [{"role": "assistant", "content": turns[0].answer}]
-        return {"prompt": prompt, "completion": completion, "generation_status": "ok"}
+        pairs = []
+        for number, turn in enumerate(turns):
+            if isinstance(turn, RowError):
+                raise RowError(turn_reason(turn, number, len(turns)))
+            pairs.append(turn)
+        first = len(pairs[0].prompt)
+        messages = [*pairs[-1].prompt, {"role": "assistant", "content": pairs[-1].answer}]
+        if sum(message["role"] == "assistant" for message in messages[first:]) > len(pairs):
+            raise RowError("an answer between others is not asked for (weight 0 or loss false)")
+        asked = [number for number, message in enumerate(messages) if message["role"] == "user"]
+        if any(map(places, messages[asked[0] + 1 :])):
+            raise RowError("an image comes after the first question; a pair's images come first")
+        plain = [{"role": message["role"], "content": _text(message["content"])} for message in messages]
+        return {"prompt": plain[:first], "completion": plain[first:], "generation_status": "ok"}
     except RowError as error:
         return {"prompt": None, "completion": None, "generation_status": str(error)}
 
@@ -205,5 +216,7 @@ def _text(content: Any) -> str:
     return "".join(texts)
 
 
-def _kind(values: Mapping[str, Any]) -> dict[str, str]:
-    return {"type": str(values.get("type") or NO_TYPE), "template": str(values.get("template") or NO_TEMPLATE)}
+def _kind(values: Mapping[str, Any]) -> dict[str, Any]:
+    said = {name: values.get(name) for name in _SAID}
+    kind = {"type": str(values.get("type") or NO_TYPE), "template": str(values.get("template") or NO_TEMPLATE)}
+    return said | kind

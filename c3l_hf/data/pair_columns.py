@@ -5,7 +5,7 @@ have no column for is made: ids from the images' contents or paths, one type and
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import Layout, layout_of, text_layout
 from c3l_hf.data.places import MARKER
 from c3l_hf.data.row_images import pictures_of
-from c3l_hf.data.row_texts import RowTexts, question_and_answer
+from c3l_hf.data.row_texts import RowTexts, conversation_of, question_and_answer
 from c3l_hf.data.schema import number_id
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.files.image import image_key
@@ -58,7 +58,7 @@ class PairColumns:
     assumed: list[str]
 
 
-def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, one_answer: bool = False) -> PairColumns:
+def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, conversations: bool = False) -> PairColumns:
     """Some columns of the pairs of a dataset.
 
     What is made where the dataset has no such column: `image_id`, equal for rows whose images have the same content or,
@@ -66,14 +66,15 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, one_answer: b
     the image; `type` and `template`, `NO_TYPE` and `NO_TEMPLATE` of all rows.
 
     A conversation has all its questions as one, and all its answers: near-duplicates and lengths then mean the whole of
-    it. Answers that cannot be read are passed over.
+    it. Answers that cannot be read are passed over. With `conversations` it has its turns.
 
     Args:
         dataset: In any layout of `data.layouts`; beside an `image_id` it needs no images. They are not decoded, and of
             datasets with an `image_id` not read.
         columns: `prompt`, `completion`, those above, and any others that the dataset has.
-        one_answer: Whether rows of several answers cannot be used, nor questions that follow earlier turns, have no
-            text, or an image between their texts: `UNREAD` has the reason.
+        conversations: Read the turns of a conversation one by one, as a pseudo-label has them (`conversation_of`):
+            `completion` then has the answers and the further questions. A row of which a turn cannot be used has the
+            reason in `UNREAD`.
 
     Raises:
         TypeError: If the dataset is streamed, or a `DatasetDict`.
@@ -91,10 +92,10 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, one_answer: b
         )
     plain = is_plain(dataset)
     table = _with_kinds(_stored(dataset, [name for name in columns if name in names and (plain or name not in _TEXTS)]))
-    odd = _odd_rows(table, one_answer) if plain else np.arange(len(dataset))
+    odd = _odd_rows(table, conversations) if plain else np.arange(len(dataset))
     with_pictures = "image_id" in columns and "image_id" not in names
     if with_pictures or len(odd):
-        table = _with_readings(table, dataset, odd, with_pictures, one_answer)
+        table = _with_readings(table, dataset, odd, with_pictures, conversations)
     assumed = []
     if "image_id" in columns and "image_id" not in names:
         assumed.append("no column image_id: rows with the same image, by content or path, are about one image")
@@ -152,9 +153,9 @@ def _with_kinds(table: pa.Table) -> pa.Table:
     return table
 
 
-def _odd_rows(table: pa.Table, one_answer: bool) -> np.ndarray:
+def _odd_rows(table: pa.Table, conversations: bool) -> np.ndarray:
     """The rows whose plain messages are not simply a question and its answer: with image markers, without content, with
-    several messages, or, if `one_answer`, with blank texts."""
+    several messages, or, if `conversations`, with blank texts."""
     odd = [np.empty(0, np.int64)]
     start = 0
     for batch in table.select(_TEXTS).to_batches():
@@ -163,7 +164,7 @@ def _odd_rows(table: pa.Table, one_answer: bool) -> np.ndarray:
             if not pa.types.is_null(messages.type):
                 contents = pc.struct_field(messages.flatten(), "content")
                 strange = pc.match_substring(contents, MARKER)
-                if one_answer:
+                if conversations:
                     strange = pc.or_(strange, pc.equal(pc.utf8_trim_whitespace(contents), ""))
                 strange = strange.fill_null(True).to_numpy(zero_copy_only=False)
                 is_odd[pc.list_parent_indices(messages).to_numpy()[strange]] = True
@@ -174,7 +175,7 @@ def _odd_rows(table: pa.Table, one_answer: bool) -> np.ndarray:
 
 
 def _with_readings(
-    table: pa.Table, dataset: Dataset, odd: np.ndarray, with_pictures: bool, one_answer: bool
+    table: pa.Table, dataset: Dataset, odd: np.ndarray, with_pictures: bool, conversations: bool
 ) -> pa.Table:
     """The table with the texts of the odd rows as they are read, and the images' ids if these are to be made."""
     # Texts alone will do where ids say which images they are about.
@@ -189,17 +190,17 @@ def _with_readings(
     reasons: dict[int, str] = {}
     shown = tqdm(_rows(needed, layout, with_pictures), "Reading pairs", len(rows), unit="row", delay=5)
     for number, row in zip(rows.tolist(), shown):
-        text = None
+        turns = None
         try:
             if with_pictures:
                 key = tuple(map(image_key, pictures_of(row, layout)))
                 image_of[number] = numbers.setdefault(key, len(numbers))
             if is_odd[number]:
-                text = question_and_answer(row, layout, one_answer)
+                turns = conversation_of(row, layout) if conversations else _as_one(row, layout)
         except RowError as error:
             reasons[number] = str(error)
         if is_odd[number]:
-            texts.add(text)
+            texts.add(turns)
     if with_pictures:
         if len(dataset) and not numbers:
             raise ValueError(
@@ -222,6 +223,11 @@ def _with_readings(
         ]
         table = table.append_column(UNREAD, pa.chunked_array(chunks))
     return table
+
+
+def _as_one(row: Mapping[str, Any], layout: Layout) -> list[tuple[str, str]] | None:
+    text = question_and_answer(row, layout)
+    return None if text is None else [text]
 
 
 def _rows(dataset: Dataset, layout: Layout, with_pictures: bool) -> Iterator[dict[str, Any]]:

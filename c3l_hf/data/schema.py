@@ -9,6 +9,7 @@ from typing import Literal
 from datasets import Features, Image, List, Value
 
 __all__ = [
+    "LANGUAGE",
     "PAIR_FEATURES",
     "PAIR_TABLE_FEATURES",
     "PSEUDO_LABEL_FEATURES",
@@ -29,6 +30,7 @@ Ranking = Literal[SCORES]  # type: ignore[valid-type]
 TOKEN_COLUMNS = ("answer_tokens", "token_kl_per_token", "logprob_per_token", "logprob_blind_per_token")
 STATUS, STATUS_OK = "i2c_status", "ok"
 TURNS = "turns"
+LANGUAGE = "language"
 SCORE_COLUMNS = ("i2c", *SCORES, *TOKEN_COLUMNS, TURNS, STATUS)
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -53,7 +55,8 @@ SCORE_FEATURES = Features(
     }
 )
 
-# One generated pair; `prompt` and `completion` are null where `generation_status` is not "ok".
+# One generated pair; `prompt` and `completion` are null where `generation_status` is not "ok". Of a conversation the
+# first question is the prompt; the completion has the answers, and the further questions between them.
 PAIR_FEATURES = Features(
     {
         "images": List(Image()),
@@ -61,10 +64,22 @@ PAIR_FEATURES = Features(
         "pair_id": Value("string"),
         "template": Value("string"),
         "type": Value("string"),
+        LANGUAGE: Value("string"),  # that the template asks for; null if it asks for none
         "prompt": _MESSAGES,
         "completion": _MESSAGES,
         "raw": Value("string"),
         "generation_status": Value("string"),
+        # What the generator is asked for one such pair, and how its reply is written (`generation.reply_forms`): a
+        # pseudo-label is made of these.
+        "generation_prompt": _MESSAGES,
+        "reply_form": Value("string"),
+        # Tokens as the writer of the text counted them. Of several rows from one request the first has those that they
+        # share, so that sums are right. A model in this process has no served_model.
+        "usage": {
+            "served_model": Value("string"),
+            "prompt_tokens": Value("int64"),
+            "completion_tokens": Value("int64"),
+        },
     }
 )
 

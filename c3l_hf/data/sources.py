@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from c3l_hf.files.inventory import FileState, Inventory, list_files, sha256_of
 from c3l_hf.files.opening import is_saved, open_dataset
 from c3l_hf.files.picture_folder import data_files, metadata_columns, pictures_in
 
-__all__ = ["Images", "image_column", "image_ids", "images_digest", "load_images"]
+__all__ = ["Images", "columns_digest", "image_column", "image_ids", "images_digest", "load_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,15 @@ def images_digest(dataset: Dataset, inventory: Path | None = None) -> str:
 
     with first_on_each_machine():
         return Inventory(inventory).digests([_state_of(dataset, column)], content)[0].hex()
+
+
+def columns_digest(dataset: Dataset, columns: Sequence[str]) -> str:
+    """What identifies the values of some columns, none of them images."""
+    sha = hashlib.sha256()
+    for table in dataset.select_columns(list(columns)).with_format("arrow").iter(1000):
+        for row in table.select(list(columns)).to_pylist():
+            sha.update(digest(*(f"{type(value).__name__} {value!r}" for value in row.values())).encode())
+    return sha.hexdigest()[:16]
 
 
 def image_column(dataset: Dataset) -> str:

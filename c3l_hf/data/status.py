@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+import pyarrow as pa
 from datasets import Dataset
 
-__all__ = ["count_statuses", "generation_counts", "publishable"]
+__all__ = ["count_repeated", "count_statuses", "generation_counts", "publishable"]
 
 
 def generation_counts(dataset: Dataset) -> dict[str, int]:
@@ -24,6 +25,24 @@ def count_statuses(statuses: Iterable[str], rows: str) -> dict[str, int]:
     counts = Counter(statuses)
     total, ok = counts.total(), counts.pop("ok", 0)
     return {rows: total, "ok": ok, **dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
+
+
+def count_repeated(tables: Iterable[pa.Table | pa.RecordBatch]) -> int:
+    """How many pairs have the same texts as an earlier one of their image.
+
+    Args:
+        tables: With `image_id`, `prompt` and `completion`; the pairs of an image come one after the other.
+    """
+    image, seen, repeated = None, set[str](), 0
+    for table in tables:
+        for row in table.select(["image_id", "prompt", "completion"]).to_pylist():
+            if row["image_id"] != image:
+                image, seen = row["image_id"], set()
+            if row["prompt"] is not None:
+                texts = str((row["prompt"], row["completion"]))
+                repeated += texts in seen
+                seen.add(texts)
+    return repeated
 
 
 def publishable(status: str) -> str:

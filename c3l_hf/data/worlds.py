@@ -21,6 +21,7 @@ class World(Protocol):
         GENERATOR_NAME: What cards call that generator.
         IMAGES_LICENSE: Licence of its images.
         IMAGES_SOURCE: Where they come from, in words.
+        TEMPLATES: The set of prompt templates that its generator has learnt; of their pairs the truth can be told.
         JUDGE: What grades answers about them, in words.
     """
 
@@ -29,6 +30,7 @@ class World(Protocol):
     GENERATOR_NAME: str
     IMAGES_LICENSE: str
     IMAGES_SOURCE: str
+    TEMPLATES: str
     JUDGE: str
 
     def load_images(self, name: str, limit: int, seed: int, split: str) -> Dataset:

@@ -15,10 +15,10 @@ from datasets import Features, List, Value
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.thoughts import opened_thought
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.files.image import image_key, open_image
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
-from c3l_hf.metrics.plain_text import opened_thought
 from c3l_hf.models.encoding import encode_prompt, with_image_cache
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.scoring.self_check import check_prompts

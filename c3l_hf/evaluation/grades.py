@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from c3l_hf.common.endpoint import short
-from c3l_hf.metrics.plain_text import without_marks, without_thoughts
+from c3l_hf.common.thoughts import without_thoughts
+from c3l_hf.metrics.plain_text import without_marks
 
 __all__ = ["read_scores"]
 

@@ -1,36 +1,30 @@
-"""Images → instruction/answer pairs: sampling with one seed per pair, and the parsing of the raw text."""
+"""Images → instruction/answer pairs: what is asked about each image, the replies of a writer, and the pairs in them."""
 
-import contextlib
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf.common.ahead import ahead
-from c3l_hf.common.errors import RowError
+from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
-from c3l_hf.data.sources import image_column, image_ids
-from c3l_hf.data.status import generation_counts, publishable
+from c3l_hf.data.sources import image_column
+from c3l_hf.data.status import generation_counts
 from c3l_hf.data.stored_images import storable, stored_images
-from c3l_hf.files.image import open_image
-from c3l_hf.generation.parsing import PairParseError, parse_pair
-from c3l_hf.generation.sampling import NON_FINITE, TextSampler
-from c3l_hf.generation.templates import QUESTION_TYPES, Template, templates_for
-from c3l_hf.models.encoding import encode_prompt
+from c3l_hf.generation.asking import Asked, requests_of
+from c3l_hf.generation.in_process import ModelWriter
+from c3l_hf.generation.requests import Reply, Request, Writer
+from c3l_hf.generation.template_files import check_fields, load_templates
+from c3l_hf.generation.templates import TemplateSet
 
-__all__ = ["PairGenerationConfig", "generate_pairs", "generate_tables"]
+__all__ = ["PairGenerationConfig", "check_columns", "generate_pairs", "generate_tables", "with_images"]
 
 logger = logging.getLogger(__name__)
 
-_CUT_OFF = "cut off at max_new_tokens"
 _TABLE_ROWS = 1000
 
 
@@ -39,44 +33,88 @@ class PairGenerationConfig:
     """How pairs are generated.
 
     Attributes:
-        pairs_per_image: Pairs per image, k.
-        types: Question types to ask for, each one that `generation.templates.templates_for` knows ("general" lets the
-            model choose).
-        types_per_image: Over how many different types the pairs of one image are spread, as evenly as k allows. Which
-            ones is drawn from (seed, image_id), each type equally likely. 1 gives k candidates for one instruction.
+        templates: What is asked: a set of prompt templates, or the name of a shipped one or a YAML file.
+        pairs_per_image: Replies to each image, k. Each is one pair, one conversation, or several pairs, as its template
+            asks.
+        types: Types of templates to ask with; by default all of the set ("general" only if there is no other).
+        types_per_image: Over how many different types the replies to one image are spread, as evenly as k allows. Which
+            ones is drawn from (seed, image_id), by the weights of their templates. 1 gives k candidates for one
+            instruction.
         temperature: Sampling temperature; 0 takes the likeliest token.
         top_p: Samples from the smallest set of tokens with at least this probability; 1 samples from all.
-        max_new_tokens: Longest text; a text that does not end before is malformed.
-        seed: With image_id and the pair's number it determines types, templates and samples.
-        batch_size: Pairs generated at once. Up to floating-point noise, it does not change the result.
+        max_new_tokens: Longest reply, in tokens; by default that of its template. A reply that does not end before is
+            malformed.
+        seed: With image_id and the reply's number it determines types, templates and samples.
+        batch_size: Replies written at once. Up to floating-point noise, it does not change the result.
+
+    Raises:
+        RunError: If the templates cannot be read.
+        ValueError: If a value is impossible.
     """
 
+    templates: TemplateSet | str = "instruct"
     pairs_per_image: int = 5
-    types: tuple[str, ...] = QUESTION_TYPES
+    types: tuple[str, ...] | None = None
     types_per_image: int = 1
     temperature: float = 1.0
     top_p: float = 1.0
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     seed: int = 0
     batch_size: int = 32
+    # The templates, read, and the types that are asked for.
+    template_set: TemplateSet = field(init=False, repr=False)
+    asked_types: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("pairs_per_image", "types_per_image", "max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if len(set(self.types)) < len(self.types) or not self.types:
-            raise ValueError(f"types must name at least one type, each once, not {self.types}")
-        for type in self.types:
-            templates_for(type)
-        if self.types_per_image > min(len(self.types), self.pairs_per_image):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        templates = self.templates if isinstance(self.templates, TemplateSet) else load_templates(self.templates)
+        types = templates.types if self.types is None else self.types
+        if len(set(types)) < len(types) or not types:
+            raise ValueError(f"types must name at least one type, each once, not {types}")
+        for type in types:
+            templates.of_type(type)
+        if self.types_per_image > min(len(types), self.pairs_per_image):
             raise ValueError(
-                f"types_per_image is {self.types_per_image}, but there are {len(self.types)} types and "
+                f"types_per_image is {self.types_per_image}, but there are {len(types)} types and "
                 f"{self.pairs_per_image} pairs per image"
             )
         if not self.temperature >= 0:
             raise ValueError(f"temperature must be at least 0, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], not {self.top_p}")
+        object.__setattr__(self, "template_set", templates)
+        object.__setattr__(self, "asked_types", tuple(types))
+
+    def asked(self, images: Dataset) -> Iterator[Asked]:
+        """What the generator is asked about images; see `asking.requests_of`."""
+        return requests_of(
+            images,
+            self.template_set,
+            self.asked_types,
+            pairs_per_image=self.pairs_per_image,
+            types_per_image=self.types_per_image,
+            seed=self.seed,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """All that determines what is asked and how replies are read and drawn, for digests: JSON."""
+        return {
+            "templates": self.template_set.identity(),
+            "pairs_per_image": self.pairs_per_image,
+            "types": list(self.asked_types),
+            "types_per_image": self.types_per_image,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+
+    def writer(self, model: PreTrainedModel, processor: ProcessorMixin) -> ModelWriter:
+        """A model that replies in this process."""
+        return ModelWriter(model, processor, self.temperature, self.top_p, self.seed, self.batch_size)
 
 
 def generate_pairs(
@@ -86,10 +124,11 @@ def generate_pairs(
     config: PairGenerationConfig,
     progress: bool = True,
 ) -> Dataset:
-    """Let a vision-language model write `pairs_per_image` instruction/answer pairs about each image.
+    """Let a vision-language model write instruction/answer pairs about each image, `pairs_per_image` replies.
 
     Args:
-        dataset: Images in a column `images` (list of images) or `image`; without `image_id`, row numbers are used.
+        dataset: Images in a column `images` (list of images) or `image`, and the columns that the templates name;
+            without `image_id`, row numbers are used.
         model: Any image-text-to-text model with `generate`. Its own generation settings (repetition penalty, …) are not
             used, except for the ids of its special tokens.
         processor: The model's processor; it must have a chat template.
@@ -97,16 +136,23 @@ def generate_pairs(
         progress: Show a progress bar.
 
     Returns:
-        One row per pair, in the order of the images: `images` (as they were encoded, without those whose file is
-        missing), `image_id`, `pair_id` ("<image_id>/<k>"), `template`, `type`, `prompt` and `completion` (messages),
-        `raw` (the model's text) and `generation_status` ("ok", or the reason why there is no pair; `prompt` and
-        `completion` are null then). The rows are written to the cache of `datasets`, not held in memory.
+        One row per pair or conversation, in the order of the images: `images` (as they were encoded, without those
+        whose file is missing), `image_id`, `pair_id` ("<image_id>/<k>", or "<image_id>/<k>.<n>" where a template asks
+        for several pairs in a reply), and the other columns of `data.schema.PAIR_FEATURES`: `prompt` and `completion`
+        (messages), `raw` (the model's text) and `generation_status` ("ok", or the reason why there is no pair; `prompt`
+        and `completion` are null then). The rows are written to the cache of `datasets`, not held in memory.
 
     Raises:
+        RunError: If a template names a column that is not there, or contains control tokens of the model.
         ValueError: If the columns are wrong, an image_id is missing or occurs twice, or the processor has no chat
             template.
     """
-    pairs = pa.concat_tables(generate_tables(dataset, model, processor, config, progress=progress))
+    pairs = pa.concat_tables(generate_tables(dataset, config.writer(model, processor), config, progress=progress))
+    return with_images(dataset, pairs)
+
+
+def with_images(dataset: Dataset, pairs: pa.Table) -> Dataset:
+    """Rows of `generate_tables` with their images, as `generate_pairs` returns them."""
     images = dataset.select_columns([image_column(dataset)])
     result = Dataset.from_generator(_with_images, features=PAIR_FEATURES, gen_kwargs={"images": images, "pairs": pairs})
     for status, count in generation_counts(result).items():
@@ -116,8 +162,7 @@ def generate_pairs(
 
 def generate_tables(
     images: Dataset,
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
+    writer: Writer,
     config: PairGenerationConfig,
     *,
     first_row: int = 0,
@@ -125,15 +170,14 @@ def generate_tables(
 ) -> Iterator[pa.Table]:
     """The pairs of `generate_pairs` without the pixels: `image_row` says which row of the images they are about.
 
-    All texts are written before the first table comes, as pairs of one template go to the model together, whichever
-    images they are about. They are in memory until then, and an interruption loses them: give it some hundred images at
-    a time. Of pictures two batches are in memory, as the model takes them.
+    All texts are written before the first table comes, as requests of one template go to the writer together, whichever
+    images they are about. They are in memory until then: give it some hundred images at a time. Of pictures a few are
+    in memory, as the model takes them.
 
     Args:
         images: As for `generate_pairs`: some of the images, or all.
-        model: As for `generate_pairs`.
-        processor: As for `generate_pairs`.
-        config: Options.
+        writer: What replies.
+        config: Options; those of sampling are the writer's.
         first_row: The row of the first one among all images.
         progress: Show a progress bar.
 
@@ -143,167 +187,92 @@ def generate_tables(
     Raises:
         ValueError: As for `generate_pairs`; or if these are not the first images and have no `image_id`.
     """
-    column = image_column(images)
     if first_row and "image_id" not in images.column_names:
         raise ValueError(f"first_row is {first_row}, and the images have no column image_id: theirs would begin at 0")
-    ids = image_ids(images)
-    if not processor.chat_template:
-        raise ValueError(
-            f"{type(processor).__name__} has no chat template, so instructions cannot be put to the model: "
-            "set processor.chat_template"
-        )
-    pairs = [
-        _Pair(row, image_id, k, template)
-        for row, image_id in enumerate(ids)
-        for k, template in enumerate(_templates(config, image_id))
-    ]
-    # Rows as arrow hold the encoded image; pixels are decoded only while a prompt is encoded.
-    return _tables(
-        images.select_columns([column]).with_format("arrow"), pairs, model, processor, config, first_row, progress
-    )
+    check_columns(config, images)
+    return _tables(images, writer, config, first_row, progress)
 
 
-@dataclass
-class _Pair:
-    """A pair that is to be written.
+def check_columns(config: PairGenerationConfig, images: Dataset) -> None:
+    """That images have the columns that the templates name.
 
-    Attributes:
-        row: The row of its image.
-        image_id: The image's id.
-        k: Its number among the image's pairs.
-        template: What the model is asked.
-        raw: The model's text, once it is written.
-        status: Why there is no text, or no whole one; None if there is.
+    Raises:
+        RunError: If one is missing; the message names the template and its place.
+        ValueError: If there is no column of images.
     """
-
-    row: int
-    image_id: str
-    k: int
-    template: Template
-    raw: str = ""
-    status: str | None = None
+    others = set(images.column_names) - {image_column(images)}
+    check_fields(config.template_set.templates, sorted(others))
 
 
 def _tables(
-    images: Dataset,
-    pairs: Sequence[_Pair],
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    config: PairGenerationConfig,
-    first_row: int,
-    progress: bool,
+    images: Dataset, writer: Writer, config: PairGenerationConfig, first_row: int, progress: bool
 ) -> Iterator[pa.Table]:
-    # Batches of one template have prompts of one length and answers of similar length.
-    order = sorted(pairs, key=lambda pair: pair.template.id)
-    batches = (order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size))
-    sampler = TextSampler(
-        model, processor, temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens
-    )
-    # Prompts are encoded ahead of the model. It leaves the tokenizer to them, but for the decoding of its texts.
-    encoded = contextlib.closing(ahead(_with_prompts(batch, images, processor) for batch in batches))
-    with tqdm(total=len(pairs), desc="Generating pairs", unit="pair", disable=not progress) as bar:
-        with encoded as prompted, sampler:
-            for batch, prompts, which in prompted:
-                written = [pair for pair in batch if pair.status is None]
-                if written:
-                    uniforms = _uniforms(config, [(pair.image_id, pair.k) for pair in written])
-                    for pair, (raw, ended) in zip(written, sampler(prompts, which, uniforms), strict=True):
-                        pair.raw, pair.status = raw, {True: None, False: _CUT_OFF, None: NON_FINITE}[ended]
-                bar.update(len(batch))
-    # The sampler's settings of model and torch end here: between two tables others run.
-    for start in range(0, len(pairs), _TABLE_ROWS):
-        rows = [_finished(pair, first_row) for pair in pairs[start : start + _TABLE_ROWS]]
-        yield pa.Table.from_pylist(rows, schema=PAIR_TABLE_FEATURES.arrow_schema)
+    asked_of: dict[tuple[int, tuple[int, ...]], Asked] = {}
+    rows: dict[tuple[int, int], list[dict[str, Any]]] = {}
+
+    def requests() -> Iterator[Request]:
+        for asked in config.asked(images):
+            if asked.request is None:
+                problem = [Reply("", asked.problem)] * len(asked.ks)
+                rows.update(_rows(asked, problem, first_row))
+                bar.update(len(asked.ks))
+            else:
+                asked_of[asked.row, asked.ks] = asked
+                yield asked.request
+
+    total = len(images) * config.pairs_per_image
+    with tqdm(total=total, desc="Generating pairs", unit="pair", disable=not progress) as bar:
+        for request, replies in writer(requests()):
+            rows.update(_rows(asked_of.pop((request.row, request.ks)), replies, first_row))
+            bar.update(len(replies))
+    # The writer's settings of model and torch end here: between two tables others run.
+    yield from _in_tables(row for key in sorted(rows) for row in rows.pop(key))
 
 
-def _with_prompts(
-    batch: Sequence[_Pair], images: Dataset, processor: ProcessorMixin
-) -> tuple[Sequence[_Pair], list[dict[str, torch.Tensor]], list[int]]:
-    """A batch with its prompts, each once, and for each pair that has one its number; the others get their status."""
-    prompts: list[dict[str, torch.Tensor]] = []
-    which: list[int] = []
-    numbers: dict[tuple[int, str], int | str] = {}  # or why there is no prompt
-    for pair in batch:
-        key = pair.row, pair.template.id
-        if key not in numbers:
-            inputs = _encode(processor, images[pair.row].column(0)[0].as_py(), pair.template)
-            numbers[key] = inputs if isinstance(inputs, str) else len(prompts)
-            if not isinstance(inputs, str):
-                prompts.append(inputs)
-        number = numbers[key]
-        if isinstance(number, str):
-            pair.status = number
-        else:
-            which.append(number)
-    return batch, prompts, which
+def _rows(
+    asked: Asked, replies: Sequence[Reply], first_row: int
+) -> Iterator[tuple[tuple[int, int], list[dict[str, Any]]]]:
+    """The rows of `PAIR_TABLE_FEATURES` of each reply, by the image's row and the reply's number."""
+    template = asked.template
+    for k, reply in zip(asked.ks, replies, strict=True):
+        pairs = template.read(reply.text) if reply.problem is None else [reply.problem]
+        rows = []
+        for number, pair in enumerate(pairs):
+            prompt, completion = (None, None) if isinstance(pair, str) else messages_of_turns(pair)
+            usage = {
+                "served_model": reply.served_model,
+                "prompt_tokens": None if number else reply.prompt_tokens,
+                "completion_tokens": None if number else reply.completion_tokens,
+            }
+            rows.append(
+                {
+                    "image_row": first_row + asked.row,
+                    "image_id": asked.image_id,
+                    "pair_id": f"{asked.image_id}/{k}" + (f".{number}" if template.pairs > 1 else ""),
+                    "template": template.id,
+                    "type": template.type,
+                    "language": template.language,
+                    "prompt": prompt,
+                    "completion": completion,
+                    "raw": reply.text,
+                    "generation_status": pair if isinstance(pair, str) else "ok",
+                    "generation_prompt": asked.instruction,
+                    "reply_form": template.reply.to_json(),
+                    "usage": usage,
+                }
+            )
+        yield (asked.row, k), rows
 
 
-def _digest(*parts: object) -> bytes:
-    # Every random choice comes from here; lengths keep ("a", "bc") apart from ("ab", "c").
-    text = "".join(f"{len(str(part))}:{part}" for part in parts)
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _templates(config: PairGenerationConfig, image_id: str) -> list[Template]:
-    """The template of each of the image's pairs: one per type, so that pairs of a type answer the same instruction."""
-    drawn = sorted(config.types, key=lambda type: _digest(config.seed, "type", image_id, type))[
-        : config.types_per_image
-    ]
-    templates = []
-    for type in drawn:
-        choice = int.from_bytes(_digest(config.seed, "template", image_id, type), "big")
-        templates.append(templates_for(type)[choice % len(templates_for(type))])
-    return [templates[k % len(templates)] for k in range(config.pairs_per_image)]
-
-
-def _uniforms(config: PairGenerationConfig, drawn: Sequence[tuple[str, int]]) -> torch.Tensor:
-    """Numbers in [0, 1) of shape (rows, max_new_tokens), each row from the seed and its own (image_id, k)."""
-    keys = [np.frombuffer(_digest(config.seed, "sample", image_id, k), dtype="<u8") for image_id, k in drawn]
-    raw = np.stack([np.random.Philox(key=key).random_raw(config.max_new_tokens) for key in keys])
-    return torch.from_numpy((raw >> np.uint64(11)) * 2.0**-53)
-
-
-def _encode(processor: ProcessorMixin, images: list | dict | None, template: Template) -> dict[str, torch.Tensor] | str:
-    """The model's inputs for one image and template, or the reason why there are none."""
-    images = images if isinstance(images, list) else [images]
-    if not any(images):
-        return "no image"
-    if None in images:
-        return f"images[{images.index(None)}] is null"
-    opened = []
-    try:
-        for image in images:
-            opened.append(open_image(image))
-        return encode_prompt(processor, [{"role": "user", "content": template.text}], opened)
-    except RowError as error:
-        # Decoders name objects and places in their messages; equal reasons have to be equal strings to be counted.
-        cause = error.__cause__
-        which = f"images[{len(opened)}]" if 1 < len(images) > len(opened) else "the image"
-        return publishable(str(error)) if cause is None else f"{which} cannot be read ({type(cause).__name__})"
-
-
-def _finished(pair: _Pair, first_row: int) -> dict[str, Any]:
-    """A row of `PAIR_TABLE_FEATURES`, with the raw text parsed."""
-    question = answer = None
-    status = pair.status
-    if status is None:
-        try:
-            question, answer = parse_pair(pair.raw)
-            status = "ok"
-        except PairParseError as error:
-            status = error.reason
-    ok = status == "ok"
-    return {
-        "image_row": first_row + pair.row,
-        "image_id": pair.image_id,
-        "pair_id": f"{pair.image_id}/{pair.k}",
-        "template": pair.template.id,
-        "type": pair.template.type,
-        "prompt": [{"role": "user", "content": question}] if ok else None,
-        "completion": [{"role": "assistant", "content": answer}] if ok else None,
-        "raw": pair.raw,
-        "generation_status": status,
-    }
+def _in_tables(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
+    waiting: list[dict[str, Any]] = []
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == _TABLE_ROWS:
+            yield pa.Table.from_pylist(waiting, schema=PAIR_TABLE_FEATURES.arrow_schema)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_pylist(waiting, schema=PAIR_TABLE_FEATURES.arrow_schema)
 
 
 def _with_images(images: Dataset, pairs: pa.Table) -> Iterator[dict[str, Any]]:

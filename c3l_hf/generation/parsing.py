@@ -1,38 +1,96 @@
-"""A generator's raw text → one instruction/answer pair, or the reason why there is none."""
+"""A raw text → instruction/answer pairs, found by their labels or as JSON objects, or the reason why there are none."""
 
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
-__all__ = ["IMAGE_MARKER", "PairParseError", "parse_pair"]
+__all__ = [
+    "ENGLISH",
+    "IMAGE_MARKER",
+    "Labels",
+    "PairParseError",
+    "Piece",
+    "as_pair",
+    "has_content",
+    "json_values",
+    "labelled_pieces",
+    "pair_in",
+    "parse_pair",
+    "parse_pairs",
+]
 
-# The two parts of a pair as models label them. At the start of a line (after list numbers and markdown) a label may
-# have any case, and a long one may stand alone as a heading. Within a line it needs a capital, and a single letter the
-# end of a sentence before it, so that "what is the answer: yes or no?" and "vitamin A: good" are text.
-# What could be matched in two ways is matched as far as it goes, once (`*+`), so that no text takes long.
-_LABEL = re.compile(
-    r"^[ \t>#*_•-]*+(?:\(?\d{1,3}[.):][ \t]*+)?[*_]*+"
-    r"(?i:(?P<line>question|instruction|answer|response|output)[ \t]*+\d{0,3}[*_]*+(?:[ \t]*+[:：][*_]*+|[ \t]*+$)"
-    r"|(?P<letter>[qa])[ \t]*+\d{0,3}[*_]*+[ \t]*+[:：][*_]*+)"
-    r"|(?<=[\s*_(])(?P<within>Question|QUESTION|Instruction|INSTRUCTION|Answer|ANSWER|Response|RESPONSE)"
-    r"[ \t]*+\d{0,3}[*_]*+[ \t]*+[:：][*_]*+"
-    r"|(?<=[.?!。？！\"')*])\s++[*_]*+(?P<within_letter>[QA])\d{0,3}[*_]*+[ \t]*+[:：][*_]*+",
-    re.MULTILINE,
-)
-_QUESTION_LABELS = ("question", "instruction", "q")
-_ANSWER_LABELS = ("answer", "response", "output", "a")
+# Question and answer as they stand in a text; None for what is not there.
+Piece = tuple[str | None, str | None]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The words before the two parts of a pair; the first of each is what is written, all are read."""
+
+    question: tuple[str, ...]
+    answer: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Both as they are compared."""
+        return tuple(map(str.casefold, self.question)), tuple(map(str.casefold, self.answer))
+
+
+ENGLISH = Labels(("Question", "Instruction", "Q"), ("Answer", "Response", "Output", "A"))
+
+
+@lru_cache(maxsize=64)
+def _label_pattern(labels: Labels) -> re.Pattern[str]:
+    """Finds the labels as models write them.
+
+    At the start of a line (after list numbers and markdown) a label may have any case, and a long one may stand alone
+    as a heading. Within a line it needs a capital, and a single letter the end of a sentence before it, so that "what
+    is the answer: yes or no?" and "vitamin A: good" are text. What could be matched in two ways is matched as far as it
+    goes, once (`*+`), so that no text takes long.
+    """
+    words = sorted({*labels.question, *labels.answer}, key=lambda word: (-len(word), word))
+    letters = [word for word in words if len(word) == 1]
+    # "Output:" is a word of programs, too. Labels of scripts without capitals need no blank before them.
+    within = [word for word in words if len(word) > 1 and not (labels == ENGLISH and word == "Output")]
+    cased = [form for word in within if word.upper() != word.lower() for form in (word, word.upper())]
+    uncased = [word for word in words if word.upper() == word.lower()]
+    ends = r"[ \t]*+\d{0,3}[*_]*+[ \t]*+[:：][*_]*+"
+    return re.compile(
+        r"^[ \t>#*_•-]*+(?:\(?\d{1,3}[.):][ \t]*+)?[*_]*+"
+        rf"(?i:(?P<line>{_any_of(word for word in words if len(word) > 1)})"
+        r"[ \t]*+\d{0,3}[*_]*+(?:[ \t]*+[:：][*_]*+|[ \t]*+$)"
+        rf"|(?P<letter>{_any_of(letters)})[ \t]*+\d{{0,3}}[*_]*+[ \t]*+[:：][*_]*+)"
+        rf"|(?<=[\s*_(])(?P<within>{_any_of(cased)}){ends}"
+        rf"|(?<=[\s*_(.?!…。？！」』）)])(?P<uncased>{_any_of(uncased)}){ends}"
+        r"|(?<=[.?!。？！\"')*])\s++[*_]*+(?P<within_letter>"
+        rf"{_any_of(map(str.upper, letters))})\d{{0,3}}[*_]*+[ \t]*+[:：][*_]*+",
+        re.MULTILINE,
+    )
+
+
+def _any_of(words: Iterable[str]) -> str:
+    return "|".join(map(re.escape, words)) or r"(?!)"
+
+
 # Image tokens of any model family, written out in the text.
 IMAGE_MARKER = re.compile(r"<[^<>\s]{0,30}(?:image|img|vision)[^<>\s]{0,30}>|\[/?IMG\w*\]", re.IGNORECASE)
 _RULE_LINE = re.compile(r"^[^\S\n]*+(?:```\w*+|-{3,}+|\*{3,}+|_{3,}+)[^\S\n]*+$", re.MULTILINE)
 _WHITE = re.compile(r"\s*")
 # The number of the next pair, if that stands at the end of an answer's last line.
 _NEXT_NUMBER = re.compile(r"(?<=[.?!])\s++\(?\d{1,3}[.)]\s*+\Z")
+# A line that counts what follows it: "Turn 2", "**Runde 2:**".
+_HEADING = re.compile(r"(?:\A|\n)[ \t#*_>-]*+[^\W\d]{1,15}+[ \t]*+(?P<number>\d{1,3})[ \t.:)*_]*+\s*+\Z")
 # Letters that the reader of JSON may go through before it is given up, for each letter of the text: objects within
 # objects are each tried, and a text of nothing else would take for ever.
 _MOST_JSON = 20
 # What a try counts for that ended by too many objects within objects.
 _TOO_DEEP = 10_000
+_OBJECT = re.compile(r'\{(?=\s*+")')
+# A letter or digit of any script, or a sign that says something.
 _CONTENT = re.compile(r"[^\s.…_*`~#?!,:;\"'“”()\[\]<>{}/\\|-]")
 
 
@@ -44,13 +102,17 @@ class PairParseError(ValueError):
         self.reason = reason
 
 
-def parse_pair(raw: str) -> tuple[str, str]:
+def parse_pair(raw: str, labels: Labels = ENGLISH) -> tuple[str, str]:
     """Find the first complete instruction/answer pair in a model's text.
 
     Understood are "Question: … Answer: …" on one line or several, "Q:/A:", "Instruction:/Response:", the same numbered,
     as headings or with markdown emphasis, and JSON objects with such keys, each with other text before it. What follows
     the first complete pair as a further pair is cut off. The time grows as the text does, whatever is in it: of a text
     with thousands of objects within objects that are never closed, the last may not be tried.
+
+    Args:
+        raw: The text.
+        labels: The words to read by.
 
     Returns:
         The question, on one line, and the answer.
@@ -63,58 +125,103 @@ def parse_pair(raw: str) -> tuple[str, str]:
         raise PairParseError("empty output")
     if IMAGE_MARKER.search(raw):
         raise PairParseError("image token in the text")
+    objects = (content for content, _ in json_values(raw, _OBJECT) if isinstance(content, dict))
+    found = (pair_in(content, *labels.names) for content in objects)
     reason = None
-    for parts in itertools.chain(_json_pairs(raw), _labelled_pairs(raw)):
-        question, answer = (part if part is None else _clean(part) for part in parts)
-        if question is None or answer is None:
-            failure = "no question" if question is None else "no answer"
-        elif not _CONTENT.search(question):
-            failure = "empty question"
-        elif not _CONTENT.search(answer):
-            failure = "empty answer"
-        else:
-            return " ".join(question.split()), answer
-        reason = reason or failure
+    for piece in itertools.chain(filter(None, found), labelled_pieces(raw, labels)):
+        pair = as_pair(piece)
+        if not isinstance(pair, str):
+            return pair
+        reason = reason or pair
     raise PairParseError(reason or "no question")
 
 
-def _json_pairs(raw: str) -> Iterator[tuple[str | None, str | None]]:
-    decoder, left = json.JSONDecoder(), _MOST_JSON * len(raw) + 10 * _TOO_DEEP
-    for brace in re.finditer(r'\{(?=\s*+")', raw):
+def parse_pairs(raw: str, labels: Labels = ENGLISH) -> list[tuple[str, str] | str]:
+    """All labelled pairs of a text, in their order, each as `parse_pair` reads it; or the reason why one is none.
+
+    The form that is asked for ("Question: ... Answer: ..."), repeated before the first pair, is none of them. Lines as
+    "Turn 2" between two pairs belong to neither, if they are between all and count.
+    """
+    pieces = list(labelled_pieces(raw, labels))
+    ends = [_HEADING.search(answer or "") for _, answer in pieces[:-1]]
+    if all(end and int(end["number"]) == number for number, end in enumerate(ends, 2)):
+        pieces[:-1] = [(piece[0], (piece[1] or "")[: end.start()]) for piece, end in zip(pieces, ends) if end]
+    without_form = itertools.dropwhile(lambda piece: not any(_CONTENT.search(part or "") for part in piece), pieces)
+    return list(map(as_pair, without_form))
+
+
+def as_pair(piece: Piece) -> tuple[str, str] | str:
+    """Question, on one line, and answer of a labelled text, without the marks around them; or why it is no pair."""
+    question, answer = (part if part is None else _clean(part) for part in piece)
+    if question is None:
+        return "no question"
+    if answer is None:
+        return "no answer"
+    if not _CONTENT.search(question):
+        return "empty question"
+    return (" ".join(question.split()), answer) if _CONTENT.search(answer) else "empty answer"
+
+
+def has_content(text: str) -> bool:
+    """Whether a text has more than dots and marks."""
+    return _CONTENT.search(text) is not None
+
+
+def json_values(raw: str, opening: re.Pattern[str], strict: bool = True) -> Iterator[tuple[Any, bool]]:
+    """The JSON values in a text that begin where a pattern is found, the outer ones first; those within them, too.
+
+    Args:
+        raw: The text.
+        opening: Finds where a value may begin.
+        strict: Whether a line break within a text makes it none.
+
+    Yields:
+        The value, and False; or None, and True where the text ends within one.
+    """
+    decoder, left = json.JSONDecoder(strict=strict), _MOST_JSON * len(raw) + 10 * _TOO_DEEP
+    end_of_text = len(raw.rstrip())
+    for bracket in opening.finditer(raw):
         if left < 0:
             return
         try:
-            content, end = decoder.raw_decode(raw, brace.start())
+            content, end = decoder.raw_decode(raw, bracket.start())
         except json.JSONDecodeError as error:
-            left -= error.pos - brace.start() + error.pos // 32  # the error counts the lines before it
+            left -= error.pos - bracket.start() + error.pos // 32  # the error counts the lines before it
+            if error.pos >= end_of_text or error.msg.startswith("Unterminated string"):
+                yield None, True
             continue
         except (ValueError, RecursionError):
             left -= _TOO_DEEP
             continue
-        left -= end - brace.start()
-        # Numbers are answers ("answer": 3); true, false, lists and objects are not text.
-        values = {key.casefold(): str(value) for key, value in content.items() if type(value) in (str, int, float)}
-        parts = [
-            next((values[key] for key in keys if key in values), None) for keys in (_QUESTION_LABELS, _ANSWER_LABELS)
-        ]
-        if parts != [None, None]:
-            yield parts[0], parts[1]
+        left -= end - bracket.start()
+        yield content, False
 
 
-def _labelled_pairs(raw: str) -> Iterator[tuple[str | None, str | None]]:
-    labels = [
-        (next(filter(None, match.groups())).casefold(), match.start(), match.end()) for match in _LABEL.finditer(raw)
+def pair_in(content: dict[str, Any], question: tuple[str, ...], answer: tuple[str, ...]) -> Piece | None:
+    """The texts of a JSON object under the first of these keys (in any case); None if it has neither."""
+    # Numbers are answers ("answer": 3); true, false, lists and objects are not text.
+    values = {key.casefold(): str(value) for key, value in content.items() if type(value) in (str, int, float)}
+    found = [next((values[key] for key in keys if key in values), None) for keys in (question, answer)]
+    return None if found == [None, None] else (found[0], found[1])
+
+
+def labelled_pieces(raw: str, labels: Labels = ENGLISH) -> Iterator[Piece]:
+    """What stands behind each label of a question, and behind the label of its answer; as it is written."""
+    question_names, _ = labels.names
+    found = [
+        (next(filter(None, match.groups())).casefold(), match.start(), match.end())
+        for match in _label_pattern(labels).finditer(raw)
     ]
-    questions = [number for number, label in enumerate(labels) if label[0] in _QUESTION_LABELS]
-    for number, end in zip(questions, [*questions[1:], len(labels)]):
-        name, _, start = labels[number]
-        following = labels[number + 1 : end]
+    questions = [number for number, label in enumerate(found) if label[0] in question_names]
+    for number, end in zip(questions, [*questions[1:], len(found)]):
+        name, _, start = found[number]
+        following = found[number + 1 : end]
         # "A:" may be the first of several choices within a "Question:", whose "Answer:" follows.
         answers = [label for label in following if (len(label[0]) == 1) == (len(name) == 1)] or following
         if not answers:
             yield "", None
             continue
-        stops = [label[1] for label in (*answers[1:2], *labels[end : end + 1])]
+        stops = [label[1] for label in (*answers[1:2], *found[end : end + 1])]
         answer = raw[answers[0][2] : stops[0] if stops else len(raw)]
         if stops:  # the number of the next pair, if that stands on the same line
             answer = _NEXT_NUMBER.sub("", answer)

@@ -3,15 +3,10 @@
 import re
 import unicodedata
 
-__all__ = ["answer_text", "opened_thought", "plain", "without_marks", "without_thoughts"]
+from c3l_hf.common.thoughts import without_thoughts
 
-# DeepSeek, Qwen and most others; Kimi-VL; Magistral; gpt-oss, where what is not in the channel "final" is thought.
-_THOUGHTS = r"(?:think|thinking|thought|thoughts|reasoning|analysis|reflection)"
-_THINK_END = re.compile(
-    rf"</{_THOUGHTS}>|◁/think▷|\[/THINK\]|<\|channel\|>\s*final\s*(?:<\|message\|>|$)", re.IGNORECASE
-)
-_THINK_START = re.compile(rf"<{_THOUGHTS}>|◁think▷|\[THINK\]|<\|channel\|>\s*(?:analysis|commentary)\b", re.IGNORECASE)
-_OPENED = re.compile(rf"(?:{_THINK_START.pattern})\s*$", re.IGNORECASE)
+__all__ = ["answer_text", "plain", "without_marks"]
+
 _WITHIN_WORDS = re.compile(r"</?(?:b|i|u|em|strong|code|span|sub|sup|mark|font|small|big|tt)(?:\s[^<>]{0,60})?>", re.I)
 _TAG = re.compile(r"</?[a-zA-Z|][^<>]{0,60}>")
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<(del|strike)>[^<>]{0,200}</\1>", re.IGNORECASE)
@@ -50,24 +45,9 @@ def answer_text(text: str) -> str:
     return _plain(_first_turn(without_thoughts(text)))
 
 
-def without_thoughts(text: str) -> str:
-    """A text without all up to the last `</think>` (thinking, thought, reasoning, and what stands for it in other
-    templates: `[/THINK]`, `◁/think▷`, the channels of gpt-oss), and after an unclosed `<think>`."""
-    return _THINK_START.split(_THINK_END.split(text)[-1])[0]
-
-
 def without_marks(text: str) -> str:
     """A text without markdown emphasis, invisible characters and blanks around it; in usual width."""
     return _EMPHASIS.sub("", _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))).strip()
-
-
-def opened_thought(prompt: str) -> str:
-    """The tag that opens reasoning at the end of a prompt, with the blanks after it; "" if there is none.
-
-    What a model writes after such a prompt is to be read with it: else reasoning that was cut off is no reasoning.
-    """
-    found = _OPENED.search(prompt)
-    return found[0] if found else ""
 
 
 def _first_turn(text: str) -> str:

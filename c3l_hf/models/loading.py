@@ -30,6 +30,7 @@ __all__ = [
     "digest_weights",
     "fetched",
     "load",
+    "load_processor",
     "model_folder",
     "pick_dtype",
     "resolve_dtype",
@@ -222,14 +223,8 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
     if config is None:
         if source.base_model is not None:
             raise RunError(f"model {source.model_id} is a whole model; base_model is for adapters alone")
-        name = model_folder(source.model_id)
-        processor = AutoProcessor.from_pretrained(
-            name, revision=source.revision, trust_remote_code=source.trust_remote_code
-        )
-        return _load_model(source), processor
-    adapters = Adapters.of(fetched(pinned), source.model_id)
-    assert adapters is not None  # it has the configuration
-    base = pinned.base(adapters.base_model, adapters.base_revision).pinned_as_base(source.model_id)
+        return _load_model(source), _whole_processor(source)
+    adapters, base = _adapters_and_base(source, pinned)
     processor, own_tokenizer = processor_of_adapters(
         adapters.folder, fetched(base, with_weights=False), source.trust_remote_code
     )
@@ -241,6 +236,26 @@ def load(source: Source) -> tuple[PreTrainedModel, ProcessorMixin]:
             "embeddings: those of the added tokens were not saved with the adapters"
         )
     return model, processor
+
+
+def load_processor(source: Source) -> ProcessorMixin:
+    """The processor alone, as `load` gives it."""
+    pinned, config = _adapters_or_not(source)
+    if config is None:
+        return _whole_processor(source)
+    adapters, base = _adapters_and_base(source, pinned)
+    return processor_of_adapters(adapters.folder, fetched(base, with_weights=False), source.trust_remote_code)[0]
+
+
+def _whole_processor(source: Source) -> ProcessorMixin:
+    name = model_folder(source.model_id)
+    return AutoProcessor.from_pretrained(name, revision=source.revision, trust_remote_code=source.trust_remote_code)
+
+
+def _adapters_and_base(source: Source, pinned: Source) -> tuple[Adapters, Source]:
+    adapters = Adapters.of(fetched(pinned), source.model_id)
+    assert adapters is not None  # it has the configuration
+    return adapters, pinned.base(adapters.base_model, adapters.base_revision).pinned_as_base(source.model_id)
 
 
 def _load_model(source: Source) -> PreTrainedModel:

@@ -8,10 +8,11 @@ from datasets import Dataset
 from c3l_hf.common.plain import plain
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
+from c3l_hf.data.schema import LANGUAGE
 from c3l_hf.models.loading import resolve_dtype
 from c3l_hf.pipeline.inputs import Inputs
-from c3l_hf.pipeline.options import Settings
 from c3l_hf.pipeline.pair_tables import ScoredPairs
+from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import Pool
 from c3l_hf.publishing.cards import TRAINING_FACTS, RunFacts
 from c3l_hf.publishing.figures import dataset_figures
@@ -65,7 +66,9 @@ def run_facts(
         truth=[(pool.name.strip(), pool.pairs, *pool.true) for pool in pools if pool.true] or None,
         training={name: getattr(settings.training, name) for name in TRAINING_FACTS},
         near_duplicate_scope=settings.curation.near_duplicate_scope,
-        **dataset_figures(Dataset(curated.table([*CURATION_COLUMNS, "i2c"])), second.table(["i2c"])["i2c"].to_numpy()),
+        **dataset_figures(
+            Dataset(curated.table([*CURATION_COLUMNS, "i2c", LANGUAGE])), second.table(["i2c"])["i2c"].to_numpy()
+        ),
     )
 
 

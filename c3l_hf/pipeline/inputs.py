@@ -11,10 +11,13 @@ from c3l_hf.common.run_folder import INVENTORY, RunFolder
 from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.reading import fetch_pictures, read_dataset
-from c3l_hf.data.sources import Images, load_images
+from c3l_hf.data.sources import Images, columns_digest, load_images
+from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
-from c3l_hf.pipeline.options import STAGES, Settings
+from c3l_hf.pipeline.options import STAGES
+from c3l_hf.pipeline.settings import Settings
+from c3l_hf.pipeline.writers import check_written_tokens
 from c3l_hf.training.checkpoints import training_options
 
 __all__ = ["RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
@@ -73,6 +76,9 @@ def open_inputs(settings: Settings) -> Inputs:
             seed=settings.training.seed,
             inventory=inventory,
         )
+    asked = settings.generating(0)
+    check_columns(asked, images.dataset)
+    check_written_tokens(settings.backend, asked, generator)
     return Inputs(images, pairs, generator, identity, scorer, scorer_identity)
 
 
@@ -88,7 +94,10 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
         identity["pairs"] = inputs.pairs.digest
     folder = RunFolder(Path(settings.training.output_dir), identity | {"c3l_hf": versions()["c3l-hf"]})
     loading = Source.of(settings.model, trust_remote_code=settings.training.trust_remote_code).loading()
-    generate, words = settings.generation_identity() | loading, settings.words()
+    generate, regenerate = (settings.generation_identity(trained) | loading for trained in (False, True))
+    # What the templates say of each image is a part of what is asked.
+    if fields := sorted(settings.generating(0).template_set.fields):
+        generate["fields"] = regenerate["fields"] = columns_digest(inputs.images.dataset, fields)
     score: dict[str, Any] = {"ranking": settings.scoring.ranking, **loading}
     if inputs.scorer_identity is not None:
         score["scorer"] = dict(inputs.scorer_identity)
@@ -98,10 +107,10 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "score": score,
             "select": vars(settings.selection),
             "train": training_options(settings.training),
-            "regenerate": generate,
+            "regenerate": regenerate,
             "rescore": score,
             "curate": vars(settings.curation),
-            "write": words,
+            "write": settings.words(),
         },
         settings.run.stages,
         settings.run.restart_from,

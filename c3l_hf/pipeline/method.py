@@ -17,6 +17,7 @@ from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside
 from c3l_hf.pipeline.options import (
     STAGES,
+    BackendOptions,
     CurationOptions,
     GenerationOptions,
     ImageOptions,
@@ -25,11 +26,12 @@ from c3l_hf.pipeline.options import (
     RunOptions,
     ScoringOptions,
     SelectionOptions,
-    Settings,
 )
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import quiet_libraries
 from c3l_hf.pipeline.publication import check_publication
+from c3l_hf.pipeline.settings import Settings
+from c3l_hf.pipeline.writers import check_backend
 from c3l_hf.publishing.hub import push
 from c3l_hf.publishing.repository import HubError
 from c3l_hf.training.config import C3LConfig
@@ -42,6 +44,7 @@ def run_c3l(
     images: ImageOptions,
     model: ModelOptions,
     generation: GenerationOptions,
+    backend: BackendOptions,
     scoring: ScoringOptions,
     selection: SelectionOptions,
     curation: CurationOptions,
@@ -55,7 +58,8 @@ def run_c3l(
     `<output_dir>/generator` (`from_pretrained`), with their cards, and `config.yaml`.
 
     Args:
-        run, images, model, generation, scoring, selection, curation, publishing: The options, see `pipeline.options`.
+        run, images, model, generation, backend, scoring, selection, curation, publishing: The options, see
+            `pipeline.options`.
         training: Those of the training; `output_dir` is the run's folder, `seed` the seed of everything, and
             `push_to_hub` says whether the results are published.
         config_name: Name of the configuration file, for the cards.
@@ -64,8 +68,11 @@ def run_c3l(
         RunError: If something about the call is wrong, which is found before any work, or a stage has no result.
         HubError: If the results cannot be published; what was made stays.
     """
-    settings = Settings(run, images, model, generation, scoring, selection, curation, publishing, training, config_name)
+    settings = Settings(
+        run, images, model, generation, backend, scoring, selection, curation, publishing, training, config_name
+    )
     settings.check()
+    check_backend(backend)
     limit_threads()
     quiet_libraries()
     datasets.disable_caching()  # stages keep their results themselves

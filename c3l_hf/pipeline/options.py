@@ -1,23 +1,18 @@
 """What can be set for the method beside the training, in groups; `C3LConfig` has the options of the training."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
 from c3l_hf.data.schema import SCORES, Ranking
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
-from c3l_hf.generation.templates import QUESTION_TYPES
-from c3l_hf.training.checkpoints import training_options
-from c3l_hf.training.config import C3LConfig
 
 __all__ = [
     "OF_PAIRS",
     "STAGES",
+    "BackendOptions",
     "CurationOptions",
     "GenerationOptions",
     "ImageOptions",
@@ -27,9 +22,7 @@ __all__ = [
     "RunOptions",
     "ScoringOptions",
     "SelectionOptions",
-    "Settings",
     "UsedModelOptions",
-    "check_options",
 ]
 
 # The options of `RunOptions` that say how pairs are read.
@@ -103,21 +96,33 @@ class GenerationOptions:
     """How pairs are written."""
 
     _argument_group_name: ClassVar[str] = "Generation"
-    pairs_per_image: int = field(default=5, metadata={"help": "Pairs per image, k."})
-    types: list[str] = field(
-        default_factory=lambda: list(QUESTION_TYPES),
-        metadata={"help": "Question types; general: any."},
+    pairs_per_image: int = field(default=5, metadata={"help": "Replies per image, k: pairs or conversations."})
+    templates: str | None = field(
+        default=None,
+        metadata={
+            "help": "What is asked: a YAML file of prompt templates, or a shipped set (c3l templates list); by default "
+            "instruct, for an embedded world its own."
+        },
+    )
+    types: list[str] | None = field(
+        default=None, metadata={"help": "Types of templates to ask with; by default all, but general."}
     )
     types_per_image: int = field(
-        default=1, metadata={"help": "Question types over which the pairs of an image are spread."}
+        default=1, metadata={"help": "Types of templates over which the pairs of an image are spread."}
     )
     sampling_temperature: float = field(default=1.0, metadata={"help": "Temperature of generation; 0 is greedy."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus of generation."})
-    max_new_tokens: int = field(default=128, metadata={"help": "Longest generated text, in tokens."})
+    max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest reply, in tokens; by default that of its template."}
+    )
     generation_batch_size: int = field(default=32, metadata={"help": "Pairs generated at once."})
 
-    def config(self, seed: int) -> PairGenerationConfig:
+    def config(self, seed: int, *sources: str | None) -> PairGenerationConfig:
         """The same for `generate_pairs`.
+
+        Args:
+            seed: Of the stage.
+            sources: The names of images and model: an embedded world has templates of its own.
 
         Raises:
             RunError: If an option is impossible; the message names it as it is called here.
@@ -125,14 +130,50 @@ class GenerationOptions:
         names = {"temperature": "sampling_temperature", "batch_size": "generation_batch_size"}
         values = {
             name: getattr(self, names.get(name, name))
-            for name in PairGenerationConfig.__dataclass_fields__
-            if name != "seed"
+            for name, one in PairGenerationConfig.__dataclass_fields__.items()
+            if one.init and name != "seed"
         }
+        if self.templates is None:
+            worlds = [world for name in sources if (world := find_world(name or ""))]
+            values["templates"] = worlds[0].TEMPLATES if worlds else "instruct"
+        if self.types is not None:
+            values["types"] = tuple(self.types)
         try:
-            return PairGenerationConfig(**values | {"types": tuple(self.types), "seed": seed})
+            return PairGenerationConfig(**values | {"seed": seed})
         except ValueError as error:
             name, _, rest = str(error).partition(" ")
             raise RunError(f"{names.get(name, name)} {rest}") from None
+
+
+@dataclass
+class BackendOptions:
+    """Where replies are written: in this process, or by servers that speak OpenAI's chat API.
+
+    The key comes from the environment variable C3L_API_KEY."""
+
+    _argument_group_name: ClassVar[str] = "Server"
+    backend: Literal["process", "server"] = field(
+        default="process", metadata={"help": "Generate in this process, or ask a server."}
+    )
+    base_url: list[str] | None = field(
+        default=None, metadata={"help": "Address of a server, http://host:8000/v1; several are asked side by side."}
+    )
+    served_model: str | None = field(
+        default=None, metadata={"help": "The generator's name on the server; by default the only one that it has."}
+    )
+    serve: str | None = field(
+        default=None,
+        metadata={"help": "Command that serves a generator, with {model} and {port}; started and stopped as needed."},
+    )
+    serve_timeout: float = field(default=1800.0, metadata={"help": "Seconds until what serve starts must answer."})
+    server_concurrency: int = field(default=16, metadata={"help": "Requests under way at once, at each address."})
+    server_timeout: float = field(default=300.0, metadata={"help": "Seconds without an answer until a request fails."})
+    server_retries: int = field(default=4, metadata={"help": "How often a request is repeated that failed."})
+    server_extra_body: str | None = field(
+        default=None, metadata={"help": "Further fields of each request, an object in JSON."}
+    )
+    prompt_price: float | None = field(default=None, metadata={"help": "Price of a million tokens of prompts."})
+    completion_price: float | None = field(default=None, metadata={"help": "Price of a million tokens of replies."})
 
 
 @dataclass
@@ -185,6 +226,12 @@ class CurationOptions:
     max_per_image: int | None = field(
         default=None, metadata={"help": "Most pairs about one image in the compact dataset; by default any number."}
     )
+    keep_types: list[str] | None = field(
+        default=None, metadata={"help": "Only pairs of these types of question; by default of all."}
+    )
+    keep_languages: list[str] | None = field(
+        default=None, metadata={"help": "Only pairs of these languages (en, de, ...); by default of all."}
+    )
 
 
 @dataclass
@@ -210,127 +257,3 @@ class PublishingOptions:
     overwrite: bool = field(
         default=False, metadata={"help": "Replace files of the same name in repositories that hold something else."}
     )
-
-
-def check_options(
-    run: RunOptions,
-    generation: GenerationOptions,
-    scoring: ScoringOptions,
-    selection: SelectionOptions,
-    curation: CurationOptions,
-) -> None:
-    """What the stages would refuse, before the first of them has worked for hours.
-
-    Raises:
-        RunError: The message names the option, what it is and what it may be.
-    """
-    for name in run.stages if not run.restart_from else [*run.stages, run.restart_from]:
-        if name not in STAGES:
-            raise RunError(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}")
-    generation.config(seed=0)
-    if not run.stages:
-        raise RunError(f"stages has nothing; the stages are {', '.join(STAGES)}")
-    at_least_one: Sequence[tuple[object, str]] = [
-        (scoring, "scoring_batch_size"),
-        (scoring, "scoring_max_tokens"),
-        (selection, "max_rejected"),
-        (curation, "target_size"),
-        (curation, "max_per_image"),
-    ]
-    for options, name in at_least_one:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise RunError(f"{name} is {value}; it must be at least 1")
-    if not 0 < curation.near_duplicate_threshold <= 1:
-        raise RunError(f"near_duplicate_threshold is {curation.near_duplicate_threshold}; it must be in (0, 1]")
-    if selection.min_margin < 0:
-        raise RunError(f"min_margin is {selection.min_margin}; it must not be negative")
-    if run.pairs is None and any(STAGES.index(stage) >= STAGES.index("select") for stage in run.stages):
-        of_type = math.ceil(generation.pairs_per_image / max(1, generation.types_per_image))
-        if generation.sampling_temperature == 0:
-            of_type = 1  # one instruction, to which greedy generation gives one text again and again
-        types = 1 if selection.within == "type" else min(generation.types_per_image, generation.pairs_per_image)
-        if min(of_type * types, generation.pairs_per_image) < 2:
-            raise RunError(
-                f"with pairs_per_image {generation.pairs_per_image}, types_per_image {generation.types_per_image}, "
-                f"within {selection.within} and sampling_temperature {generation.sampling_temperature:g} no image has "
-                "two different pairs to compare, and so no pseudo-label"
-            )
-
-
-# What the cards say and no stage reads.
-_WORDS = ("license", "images_license", "images_source")
-# What does not change the results, and so is not part of their configuration.
-_HOW = ("stages", "restart_from", "dry_run", "hub_namespace", "hub_dataset_name", "hub_generator_name", "public")
-_WHERE = ("image_folder", "download_images")
-_HOW_FAST = ("generation_batch_size",)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All options of a run, see the groups."""
-
-    run: RunOptions
-    images: ImageOptions
-    model: ModelOptions
-    generation: GenerationOptions
-    scoring: ScoringOptions
-    selection: SelectionOptions
-    curation: CurationOptions
-    publishing: PublishingOptions
-    training: C3LConfig
-    config_name: str | None = None
-
-    def check(self) -> None:
-        """Raises a RunError for what the stages would refuse, before the first of them has worked for hours."""
-        try:
-            for options in (self.model, self.scoring, self.selection, self.curation):
-                check_choices(options)
-        except ValueError as error:
-            raise RunError(str(error)) from None
-        check_options(self.run, self.generation, self.scoring, self.selection, self.curation)
-        if self.training.control_tokens != "refuse":
-            # Half of a run would read them as letters: what is generated, scored and checked later refuses them.
-            raise RunError(
-                f"control_tokens={self.training.control_tokens!r} is not for a whole run; score and train one after "
-                "the other (c3l score, c3l select, c3l train), each with this option"
-            )
-        if self.scoring.scorer_revision is not None and self.scoring.scorer_model is None:
-            raise RunError("scorer_revision is of a scorer_model; the generator's is model_revision")
-        if (self.images.images is None) == (self.run.pairs is None):
-            raise RunError("a run needs either images, or pairs (which have their images)")
-        if self.run.pairs is None:
-            for name in OF_PAIRS:
-                if getattr(self.run, name):
-                    raise RunError(f"{name} says how pairs are read, and there are none; leave it out")
-
-    @property
-    def images_license(self) -> str | None:
-        """Licence of the images: as stated; that of an embedded world is known."""
-        world = find_world(self.images.images or "")
-        return self.publishing.images_license or (world.IMAGES_LICENSE if world else None)
-
-    def words(self) -> dict[str, Any]:
-        """What the cards are told."""
-        return {name: getattr(self.publishing, name) for name in _WORDS} | {"images_license": self.images_license}
-
-    def generation_identity(self) -> dict[str, Any]:
-        """The options that change what is generated, beside the model and how it is loaded."""
-        return {name: value for name, value in vars(self.generation).items() if name not in _HOW_FAST}
-
-    def configuration(self) -> dict[str, Any]:
-        """The run as a configuration file: what it was made by, without how and where."""
-        groups = (
-            self.images,
-            self.model,
-            self.run,
-            self.generation,
-            self.scoring,
-            self.selection,
-            self.curation,
-            self.publishing,
-        )
-        values = {name: value for group in groups for name, value in vars(group).items()}
-        values |= {"images_license": self.images_license}
-        kept = {name: value for name, value in values.items() if name not in (*_HOW, *_WHERE, "overwrite")}
-        return kept | training_options(self.training)

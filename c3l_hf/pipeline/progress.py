@@ -26,12 +26,13 @@ class StageBar:
         self.stage, self.unit = stage, unit
         self._bar: tqdm | None = None
 
-    def over(self, tables: Iterable[pa.Table], total: int) -> Iterator[pa.Table]:
+    def over(self, tables: Iterable[pa.Table], total: int, column: str | None = None) -> Iterator[pa.Table]:
         """The tables as they come, counted.
 
         Args:
             tables: Rows of the stage.
             total: Of all that the stage will make.
+            column: Count the different values of this column instead of rows.
         """
         if self._bar is None:
             shown = None if process_state().is_main_process else True
@@ -39,7 +40,7 @@ class StageBar:
             self._bar = tqdm(total=share, desc=self.stage, unit=self.unit, disable=shown, leave=False)
         for table in tables:
             yield table
-            self._bar.update(len(table))
+            self._bar.update(len(table if column is None else table[column].unique()))
 
     def close(self) -> None:
         if self._bar is not None:

@@ -1,6 +1,9 @@
 """The stages of the method in a run's folder: each a function from what others have made to its own result."""
 
+import contextlib
+import functools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -20,17 +23,19 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES, STATUS
-from c3l_hf.data.status import count_statuses, publishable
+from c3l_hf.data.status import count_repeated, count_statuses, publishable
 from c3l_hf.data.stored_images import AT_ONCE, WithImages, images_of_rows
 from c3l_hf.data.streams import RowStream
 from c3l_hf.generation.pairs import generate_tables
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
-from c3l_hf.pipeline.options import STAGES, ModelOptions, Settings
+from c3l_hf.pipeline.options import STAGES, ModelOptions
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import StageBar, format_counts, format_training
+from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
+from c3l_hf.pipeline.writers import open_writer
 from c3l_hf.publishing.cards import GENERATED_AGAIN
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.scoring.dataset import score_tables
@@ -64,11 +69,15 @@ class ModelInUse:
     def load(self, model: Source | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
         """A model, or the one of a folder, loaded in the same way as the others."""
         if isinstance(model, Path):
-            model = Source.of(self._options, model_id=model, trust_remote_code=self._trust_remote_code)
+            model = self.source_of(model)
         if self._loaded is None or self._source != model:
             self._loaded = None  # the one before leaves the memory first
             self._source, self._loaded = model, load(model)
         return self._loaded
+
+    def source_of(self, folder: Path) -> Source:
+        """A model in a folder, to be loaded in the same way as the others."""
+        return Source.of(self._options, model_id=folder, trust_remote_code=self._trust_remote_code)
 
     def release(self) -> None:
         """Forget the model: from here on it is another one."""
@@ -79,16 +88,17 @@ def generate(
     stage: str, folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, generator: Source | Path
 ) -> Shards:
     """Pairs about all images, a shard for every 500 images; in the first round those that somebody has, if given."""
-    options, images, bar = settings.generation, inputs.images.dataset, StageBar(stage, "pair")
+    images, bar = inputs.images.dataset, StageBar(stage, "image")
     # Every random choice depends on (seed, stage, row).
-    config = options.config(settings.training.seed + 1_000_003 * STAGES.index(stage))
+    config = settings.generating(settings.training.seed + 1_000_003 * STAGES.index(stage))
 
     def make(first: int, last: int) -> Iterator[pa.Table]:
-        if stage == "generate" and inputs.pairs is not None:
+        if writer is None:
+            assert inputs.pairs is not None
             return inputs.pairs.tables(first, last)
         part = images.select(range(first, last))
-        tables = generate_tables(part, *models.load(generator), config, first_row=first, progress=False)
-        return bar.over(tables, len(images) * options.pairs_per_image)
+        tables = generate_tables(part, writer, config, first_row=first, progress=False)
+        return bar.over(tables, len(images), "image_row")
 
     def report(shards: Shards) -> dict[str, Any]:
         counts = count_statuses(_values(shards, "generation_status"), "pairs")
@@ -97,10 +107,22 @@ def generate(
             counts |= {f"left out, {reason}": count for reason, count in shown}
             others = sum(inputs.pairs.without_image.values()) - sum(count for _, count in shown)
             counts |= {"left out, without an image for other reasons": others} if others else {}
-        return {"counts": counts}
+        columns = ["image_id", "prompt", "completion"]
+        return {"counts": counts, "repeated": count_repeated(shards.batches(columns))}
 
-    shards = folder.in_shards(stage, len(images), make, PAIR_TABLE_FEATURES.arrow_schema, report, _SHARD_SIZE)
+    imported, writer = stage == "generate" and inputs.pairs is not None, None
+    replies = folder.folder / "replies" / stage
+    with contextlib.ExitStack() as stack:
+        if not imported and not folder.is_done(stage):
+            source = generator if isinstance(generator, Source) else models.source_of(generator)
+            load, trained = functools.partial(models.load, generator), stage == "regenerate"
+            if settings.backend.backend == "server":
+                models.release()  # the memory is the server's
+            writer = stack.enter_context(open_writer(settings.backend, config, source, load, replies, trained))
+        shards = folder.in_shards(stage, len(images), make, PAIR_TABLE_FEATURES.arrow_schema, report, _SHARD_SIZE)
     bar.close()
+    if process_state().is_main_process and replies.is_dir():
+        shutil.rmtree(replies)  # all that is in it stands in the shards
     return shards
 
 
@@ -236,7 +258,10 @@ def describe(folder: RunFolder, stage: str) -> str:
     report = folder.report(stage)
     if "log" in report:
         return format_training(report)
-    return report["table"] if "table" in report else format_counts(report["counts"])
+    if "table" in report:
+        return report["table"]
+    repeated = {"the same texts as another of the image": report["repeated"]} if report.get("repeated") else {}
+    return format_counts(report["counts"] | repeated)
 
 
 def _values(shards: Shards, column: str) -> Iterator[Any]:

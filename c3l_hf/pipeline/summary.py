@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from c3l_hf.common.tables import format_table
+from c3l_hf.data.row_texts import as_one, turns_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.data.worlds import World
 from c3l_hf.generation.templates import split_pair
-from c3l_hf.selection.scored_pairs import message_text
 
 __all__ = ["POOL_COLUMNS", "Pool", "Truth", "format_summary", "pool_of_labels", "pool_of_pairs"]
 
@@ -66,7 +66,7 @@ def pool_of_pairs(name: str, pairs: pa.Table, truth: Truth | None) -> Pool:
     if truth is not None and len(pairs):
         columns = pairs.select(["prompt", "completion"]).to_pydict()
         texts = [
-            (message_text(prompt, "user"), message_text(completion, "assistant")) if prompt else None
+            as_one(turns_of(prompt, completion)) if prompt else None
             for prompt, completion in zip(columns["prompt"], columns["completion"])
         ]
         true = truth.share(pairs["type"].to_pylist(), texts, pairs["image_id"].to_pylist())
@@ -79,7 +79,7 @@ def pool_of_labels(name: str, labels: pa.Table, column: str, truth: Truth | None
     chosen = column == "chosen"
     answers = [[messages] for messages in rows["chosen"]] if chosen else rows["rejected"]
     scores = [[score] for score in rows["chosen_score"]] if chosen else rows["rejected_scores"]
-    flat = [(row, split_pair(message_text(messages, "assistant"))) for row, m in enumerate(answers) for messages in m]
+    flat = [(row, split_pair(messages[-1]["content"])) for row, m in enumerate(answers) for messages in m]
     true = None
     if truth is not None and flat:
         types, image_ids = ([rows[name][row] for row, _ in flat] for name in ("type", "image_id"))

@@ -96,6 +96,7 @@ class RunFacts:
         generator_repo: Name of the generator there.
         synthetic_images: The images are a small synthetic world, whose limits the card names.
         config_file: Name of the configuration file.
+        languages: Languages of the curated dataset (ISO 639-1), as far as its templates say.
         type_shares: Question type → its share of the curated dataset, in [0, 1].
         score_quantiles: Name of the quantile → `i2c` of the curated dataset.
         length_correlation: (Spearman's correlation of `i2c` with the answer's length in words, pairs it is taken over).
@@ -137,6 +138,7 @@ class RunFacts:
     generator_repo: str | None = None
     synthetic_images: bool = False
     config_file: str | None = None
+    languages: Sequence[str] | None = None
     type_shares: Mapping[str, float] | None = None
     score_quantiles: Mapping[str, float] | None = None
     length_correlation: tuple[float, int] | None = None
@@ -176,7 +178,7 @@ def dataset_card(
     metadata = DatasetCardData(
         pretty_name=_one_line(facts.title),
         license=facts.license,
-        language=["en"],
+        language=list(facts.languages) if facts.languages else None,
         task_categories=["image-text-to-text", "visual-question-answering"],
         size_categories=[next((name for limit, name in _SIZES if facts.rows < limit), "n>1M")],
         tags=_TAGS,
@@ -218,7 +220,7 @@ def model_card(facts: RunFacts) -> str:
         library_name="transformers",
         pipeline_tag="image-text-to-text",
         license=facts.license,
-        language=["en"],
+        language=list(facts.languages) if facts.languages else None,
         tags=[*_TAGS, "trl"],
         **({"model_name": name, "eval_results": measured} if measured else {}),
     )

@@ -11,8 +11,9 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 
 from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
+from c3l_hf.data.row_texts import as_one, turns_of
+from c3l_hf.data.schema import LANGUAGE
 from c3l_hf.selection.curation import CURATION_COLUMNS, length_correlation
-from c3l_hf.selection.scored_pairs import message_text
 
 __all__ = ["dataset_figures"]
 
@@ -26,13 +27,15 @@ def dataset_figures(curated: Dataset, pool_scores: ArrayLike) -> dict[str, Any]:
             are passed over.
 
     Returns:
-        `rows`, `type_shares`, `score_quantiles`, `length_correlation`, `histogram` and `examples`, the same for the
-        same rows.
+        `rows`, `languages`, `type_shares`, `score_quantiles`, `length_correlation`, `histogram` and `examples`, the
+        same for the same rows.
 
     Raises:
         ValueError: If columns are missing, or a pair cannot be read; the message names it.
     """
-    pairs = read_pair_columns(curated, [*CURATION_COLUMNS, "i2c"]).table
+    said = [LANGUAGE] if LANGUAGE in curated.column_names else []
+    pairs = read_pair_columns(curated, [*CURATION_COLUMNS, "i2c", *said]).table
+    languages = sorted(set(pc.unique(pairs[LANGUAGE]).drop_null().to_pylist())) if said else []
     if UNREAD in pairs.column_names:
         unread = pc.indices_nonzero(pairs[UNREAD].is_valid())[0].as_py()
         raise ValueError(f"row {unread}: {pairs[UNREAD][unread]}")
@@ -45,6 +48,7 @@ def dataset_figures(curated: Dataset, pool_scores: ArrayLike) -> dict[str, Any]:
     pool = np.asarray(pool_scores, dtype=float)
     return {
         "rows": len(curated),
+        "languages": languages or None,
         "type_shares": {type: count / len(curated) for type, count in sorted(types.items())},
         "score_quantiles": dict(
             zip(("least", "10 %", "50 %", "90 %", "most"), np.quantile(scores, [0, 0.1, 0.5, 0.9, 1]).tolist())
@@ -73,6 +77,6 @@ def _middle_examples(
         order = pc.sort_indices(table.take(members), [("i2c", "ascending"), ("pair_id", "ascending")])
         number = members[order[len(members) // 2].as_py()].as_py()
         row: Mapping[str, Any] = pairs.select_columns(["prompt", "completion", "i2c", "pair_id"])[number]
-        texts = message_text(row["prompt"], "user"), message_text(row["completion"], "assistant")
+        texts = as_one(turns_of(row["prompt"], row["completion"]))
         examples.append((*texts, type, row["i2c"], row["pair_id"]))
     return examples

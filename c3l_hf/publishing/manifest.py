@@ -15,7 +15,7 @@ MANIFEST = "manifest.json"
 _FORMAT = 2
 # What a card's facts are called and how the card words them: raised whenever a template, or what it is given, changes
 # what a reader sees. Cards of one schema can be rendered again and compared; of others the facts are looked for.
-CARD_SCHEMA = 2
+CARD_SCHEMA = 3
 
 
 class FolderError(ValueError):

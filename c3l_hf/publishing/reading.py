@@ -12,7 +12,7 @@ from datasets import Features
 from c3l_hf.data.schema import PAIR_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES
 from c3l_hf.publishing.manifest import DataConfig
 
-__all__ = ["COLUMNS", "Mismatch", "close", "columns_of", "read_batches", "read_rows"]
+__all__ = ["COLUMNS", "LATER_COLUMNS", "Mismatch", "close", "columns_of", "read_batches", "read_rows"]
 
 # Columns of each configuration. Where "images" is one of them, of the others only "default" has pictures.
 COLUMNS = {
@@ -21,6 +21,9 @@ COLUMNS = {
     "scored": Features({**PAIR_FEATURES, **SCORE_FEATURES}),
     "pseudo_labels": PSEUDO_LABEL_FEATURES,
 }
+
+# Those that the first versions did not write.
+LATER_COLUMNS = ("language", "generation_prompt", "reply_form", "usage")
 
 
 class Mismatch(Exception):

@@ -15,7 +15,7 @@ from datasets import Dataset, Features
 
 from c3l_hf.common.files import digest
 from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of, text_layout
-from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.schema import LANGUAGE, SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.publishing.cards import GENERATED_AGAIN
 from c3l_hf.publishing.figures import dataset_figures
@@ -164,6 +164,7 @@ def _without_images(folder: Path, config: DataConfig) -> Dataset:
     features = Features.from_arrow_schema(pq.read_schema(folder / config.files[0]))
     layout = text_layout(features)
     columns = list(dict.fromkeys([*layout.text, *layout.further, "image_id", "pair_id", "type", "i2c", STATUS]))
+    columns += [LANGUAGE] * (LANGUAGE in features)
     batches = [batch for *_, batch in read_batches(folder, config, columns)]
     # Of the metadata those of the columns that were read.
     kept = Features({name: features[name] for name in columns})

@@ -17,7 +17,7 @@ from c3l_hf.publishing.cards import RunFacts, stated_figures
 from c3l_hf.publishing.export import CARD, card_and_manifest
 from c3l_hf.publishing.image_checks import check_images
 from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, DataConfig, FileRecord, FolderError, Manifest
-from c3l_hf.publishing.reading import COLUMNS, Mismatch, close
+from c3l_hf.publishing.reading import COLUMNS, LATER_COLUMNS, Mismatch, close
 from c3l_hf.publishing.row_checks import check_figures, check_rescored, check_scores, check_selection
 
 __all__ = ["Check", "compare_facts", "verify_folder"]
@@ -138,6 +138,8 @@ def _check_schema(folder: Path, manifest: Manifest) -> str:
             for column in [column for column in expected if column in found or column not in elsewhere]:
                 if column in _TEXTS and name != "pseudo_labels":
                     continue  # texts may be in any layout that is read
+                if column in LATER_COLUMNS and column not in found:
+                    continue
                 if found.get(column) != expected[column]:
                     raise Mismatch(f"{path}: column {column} is {found.get(column)}, not {expected[column]}")
         if name in ("default", "scored"):

@@ -14,7 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from c3l_hf.generation.templates import TEMPLATES, format_pair
+from c3l_hf.generation.template_files import load_templates
+from c3l_hf.generation.templates import format_pair
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, PLURAL_GROUP, ask
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, SIZE, sample_scenes
 
@@ -55,7 +56,9 @@ def _corpus() -> list[str]:
     words = [*CATEGORIES, *PLURAL.values(), *PLURAL_GROUP, *PLURAL_GROUP.values(), *BACKGROUNDS, *NUMBERS]
     texts = [f" {word} {word}." for word in words for _ in range(200)]
     texts += [
-        f"USER: {template.text} ASSISTANT: {format_pair('Is', 'The')}" for template in TEMPLATES for _ in range(30)
+        f"USER: {template.text} ASSISTANT: {format_pair('Is', 'The')}"
+        for template in load_templates("scenes").templates
+        for _ in range(30)
     ]
     rng = np.random.default_rng(0)
     for scene in sample_scenes(300, 0, "train", shifted=True):

@@ -12,6 +12,7 @@ __all__ = [
     "IMAGES_LICENSE",
     "IMAGES_SOURCE",
     "JUDGE",
+    "TEMPLATES",
     "TITLE",
     "benchmark",
     "judge_answers",
@@ -24,6 +25,7 @@ TITLE = "C3L pairs about scenes"
 GENERATOR_NAME = "c3l_hf scenes generator"
 IMAGES_LICENSE = "apache-2.0"  # of the artwork, see NOTICE
 IMAGES_SOURCE = "the embedded world of c3l_hf"
+TEMPLATES = "scenes"
 JUDGE = "the scenes checker"
 
 

@@ -12,11 +12,11 @@ from scipy.stats import binomtest
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.intervals import bootstrap_interval
+from c3l_hf.data.row_texts import as_one, turns_of
 from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.checker import check_pair, described_objects
 from c3l_hf.scenes.questions import ask
 from c3l_hf.scenes.world import Scene, render, sample_scenes
-from c3l_hf.selection.scored_pairs import message_text
 
 __all__ = [
     "MAX_NEW_TOKENS",
@@ -164,7 +164,7 @@ def pair_texts(pairs: Dataset) -> list[tuple[str, str] | None]:
     """(question, answer) of each row of `generate_pairs`, None where there is no pair."""
     rows = pairs.select_columns(["prompt", "completion"])[:]
     return [
-        (message_text(prompt, "user"), message_text(completion, "assistant")) if prompt else None
+        as_one(turns_of(prompt, completion)) if prompt else None
         for prompt, completion in zip(rows["prompt"], rows["completion"])
     ]
 

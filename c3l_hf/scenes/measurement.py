@@ -48,7 +48,9 @@ def measure(
     figures: dict[str, Share | str] = {f"answer {type}": share for type, share in answers.items()}
     rows = load_scenes(options.pairs, options.seed, "test", shifted)
     for name, types in (("by type", QUESTION_TYPES), (GENERAL, (GENERAL,))):
-        config = PairGenerationConfig(types=types, temperature=options.temperature, seed=options.seed, batch_size=250)
+        config = PairGenerationConfig(
+            "scenes", types=types, temperature=options.temperature, seed=options.seed, batch_size=250
+        )
         pairs = generate_pairs(rows.select_columns(["images", "image_id"]), model, processor, config)
         figures |= _of_pairs(pairs, rows, name, types)
     return figures

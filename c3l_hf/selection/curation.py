@@ -5,7 +5,7 @@ images and with the texts of few pairs as Python objects at a time.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,8 +14,10 @@ from datasets import Dataset
 from scipy.stats import spearmanr
 
 from c3l_hf.common.choices import check_choice
+from c3l_hf.common.names import listed
 from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
-from c3l_hf.selection.columns import pieces, place_in_group, text_order
+from c3l_hf.data.schema import LANGUAGE
+from c3l_hf.selection.columns import check_columns, encode, pieces, place_in_group, text_order
 from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, NearDuplicates, compare_within_images
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.reports import CurationReport, LengthCorrelation
@@ -63,11 +65,14 @@ def curate(
     near_duplicate_scope: NearDuplicateScope = "image",
     near_duplicate_threshold: float = 0.8,
     max_per_image: int | None = None,
+    keep_types: Sequence[str] | None = None,
+    keep_languages: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[Dataset, CurationReport]:
     """Keep the best `target_size` pairs. Rules, in this order, each counted in the report:
 
-    1. rows without a pair, without a score, with a score that is not finite;
+    1. rows without a pair, without a score, with a score that is not finite; of other types or languages
+       than `keep_types` and `keep_languages`;
     2. below `min_score`, below `min_quantile`;
     3. the same instruction about the same image (words compared, not case or punctuation): the best one is kept;
     4. near-duplicates: the sets of neighbouring words of instruction and answer have a Jaccard similarity of at least
@@ -95,6 +100,8 @@ def curate(
         near_duplicate_threshold: In (0, 1].
         max_per_image: Most pairs about one image. The best pairs are often about the same images; with 1 the dataset
             has one image for each of its pairs, as far as there are enough.
+        keep_types: Only pairs of these types; by default of all.
+        keep_languages: Only pairs whose column `language` has one of these; by default all.
         seed: For ties and MinHash.
 
     Returns:
@@ -107,7 +114,7 @@ def curate(
             one image cannot be told, a `pair_id` occurs twice, `image_id`, `pair_id` or `type` of a pair is null, or an
             option is out of range. The message says what and where.
     """
-    columns = read_pair_columns(dataset, (*CURATION_COLUMNS, score))
+    columns = read_pair_columns(dataset, (*CURATION_COLUMNS, score, *[LANGUAGE] * (keep_languages is not None)))
     rows, report = choose_pairs(
         columns.table,
         target_size=target_size,
@@ -119,6 +126,8 @@ def curate(
         near_duplicate_scope=near_duplicate_scope,
         near_duplicate_threshold=near_duplicate_threshold,
         max_per_image=max_per_image,
+        keep_types=keep_types,
+        keep_languages=keep_languages,
         seed=seed,
     )
     report.assumed = columns.assumed
@@ -137,6 +146,8 @@ def choose_pairs(
     near_duplicate_scope: NearDuplicateScope = "image",
     near_duplicate_threshold: float = 0.8,
     max_per_image: int | None = None,
+    keep_types: Sequence[str] | None = None,
+    keep_languages: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, CurationReport]:
     """`curate` on a table: which rows it keeps.
@@ -147,7 +158,8 @@ def choose_pairs(
 
     Args:
         table: The columns `CURATION_COLUMNS` and `score` of scored pairs, messages being plain texts, and perhaps
-            `UNREAD`, as `data.pair_columns` reads them of other layouts; others are not looked at.
+            `UNREAD`, as `data.pair_columns` reads them of other layouts; with `keep_languages` also `language`. Others
+            are not looked at.
         target_size: This and the other options are those of `curate`.
 
     Returns:
@@ -177,6 +189,15 @@ def choose_pairs(
         dropped[rule] = int(len(best) - np.count_nonzero(keep))
         best = best[keep]
 
+    if keep_types is not None:
+        wanted = _among("keep_types", keep_types, pairs.types)
+        drop("type not among those to keep", wanted[pairs.type[best]])
+    if keep_languages is not None:
+        check_columns(table.column_names, [LANGUAGE])
+        language, names = encode(table[LANGUAGE])
+        # The last place is that of null, whose number is -1.
+        wanted = np.append(_among("keep_languages", keep_languages, names.to_pylist()), False)
+        drop("language not among those to keep", wanted[language[pairs.row[best]]])
     if min_score is not None:
         drop(f"score below {min_score:g}", scored.score[best] >= min_score)
     if min_quantile is not None and len(best):
@@ -316,6 +337,13 @@ def balanced_quotas(available: Mapping[str, int], target: int) -> dict[str, int]
         quotas[type] = min(available[type], left // (len(scarce_first) - position))
         left -= quotas[type]
     return dict(sorted(quotas.items()))
+
+
+def _among(option: str, wanted: Sequence[str], there: Sequence[str]) -> np.ndarray:
+    """Which of the values that are there are wanted; bool."""
+    if missing := [value for value in wanted if value not in there] or (not wanted and ["(nothing)"]):
+        raise ValueError(f"{option} has {listed(missing, 5)}; the pairs have {listed(there, 20) or 'none'}")
+    return np.isin(np.array(there, dtype=object), wanted) if len(there) else np.zeros(0, bool)
 
 
 def _quantile_floors(scored: ScoredPairs, quantile: float, within_type: bool) -> np.ndarray:

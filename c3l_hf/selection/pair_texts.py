@@ -1,9 +1,10 @@
-"""Question and answer of pairs, read from the columns `prompt` and `completion` by row."""
+"""Questions and answers of pairs, read from the columns `prompt` and `completion` by row."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from c3l_hf.data.row_texts import as_one, turns_of
 from c3l_hf.selection.columns import ChunkedColumn, pieces
 
 __all__ = ["PairTexts"]
@@ -26,20 +27,36 @@ class PairTexts:
         self._prompt = ChunkedColumn(table["prompt"])
         self._completion = ChunkedColumn(table["completion"])
 
-    def questions(self, rows: np.ndarray) -> list[str]:
-        """The content of the last message of the user, "" if there is none.
+    def conversations(self, rows: np.ndarray) -> list[list[tuple[str, str]]]:
+        """The turns of each row, as `turns_of` reads them; a row without an answer has one, with "" for it.
 
         Args:
             rows: Some 10^5 at most, all with a pair.
 
         Raises:
-            ValueError: If that message has no content; the text names the row.
+            ValueError: If one of these messages has no content; the text names the row.
         """
-        return _last_contents(self._prompt, rows, "prompt", "user")
+        questions = _last_contents(self._prompt, rows, "prompt", "user")
+        answers = _last_contents(self._completion, rows, "completion", "assistant")
+        conversations = [[turn] for turn in zip(questions, answers)]
+        if len(rows):
+            completions = self._completion.take(rows)
+            several = pc.greater(pc.list_value_length(completions), 1).fill_null(False).to_numpy(zero_copy_only=False)
+            for number in np.flatnonzero(several).tolist():
+                messages = completions[number].as_py()
+                if any(message["content"] is None for message in messages):
+                    raise ValueError(f"column 'completion', row {rows[number]}: a message has no content (null)")
+                prompt = [{"role": "user", "content": questions[number]}]
+                conversations[number] = turns_of(prompt, messages) or conversations[number]
+        return conversations
+
+    def questions(self, rows: np.ndarray) -> list[str]:
+        """The questions of each row, a line each; see `conversations`."""
+        return [as_one(turns)[0] for turns in self.conversations(rows)]
 
     def answers(self, rows: np.ndarray) -> list[str]:
-        """The same for the last message of the assistant."""
-        return _last_contents(self._completion, rows, "completion", "assistant")
+        """The answers of each row, a line each; see `conversations`."""
+        return [as_one(turns)[1] for turns in self.conversations(rows)]
 
     def answer_words(self, rows: np.ndarray) -> np.ndarray:
         """Lengths of the answers in words (separated by whitespace), int64; of any number of rows."""
@@ -62,6 +79,7 @@ def _check_messages(name: str, kind: pa.DataType) -> None:
 
 
 def _last_contents(column: ChunkedColumn, rows: np.ndarray, name: str, role: str) -> list[str]:
+    """The content of the last message of this role, "" if there is none."""
     if not len(rows):
         return []
     messages = column.take(rows)

@@ -4,18 +4,22 @@
 few pairs as Python objects at a time.
 """
 
+import functools
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, concatenate_datasets
 
 from c3l_hf.common.choices import check_choice
 from c3l_hf.data.pair_columns import read_pair_columns
+from c3l_hf.data.row_texts import as_one
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
-from c3l_hf.generation.templates import format_pair, get_template
+from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.generation.templates import get_template
 from c3l_hf.selection.columns import ChunkedColumn, blocks, check_columns, encode, pieces
 from c3l_hf.selection.label_images import label_images
 from c3l_hf.selection.pair_texts import PairTexts
@@ -28,11 +32,20 @@ from c3l_hf.selection.scored_pairs import (
     unread_rows,
 )
 
-__all__ = ["LABEL_COLUMNS", "LABEL_SCHEMA", "SelectionReport", "Within", "choose_labels", "select_pseudo_labels"]
+__all__ = [
+    "ASKED_COLUMNS",
+    "LABEL_COLUMNS",
+    "LABEL_SCHEMA",
+    "SelectionReport",
+    "Within",
+    "choose_labels",
+    "select_pseudo_labels",
+]
 
 Within = Literal["type", "all"]
-# What `choose_labels` reads besides the score column.
+# What `choose_labels` reads besides the score column, and what it reads if it is there.
 LABEL_COLUMNS = ("template", *SCORED_PAIR_COLUMNS)
+ASKED_COLUMNS = ("generation_prompt", "reply_form")
 
 _TEXT_FEATURES = Features({name: type for name, type in PSEUDO_LABEL_FEATURES.items() if name != "images"})
 LABEL_SCHEMA = _TEXT_FEATURES.arrow_schema.remove_metadata().append(pa.field("row", pa.int64()))
@@ -62,7 +75,8 @@ def select_pseudo_labels(
         dataset: Scored rows in any layout of `data.layouts`, as `score_dataset` gives them: with `i2c_status` and
             `score`. `image_id`, `pair_id`, `type` and `template` count where they are there; else rows with the same
             image, by its content or path, are about one image, all are of one type, and the instruction is that of
-            "general-1", which the report says. A conversation of several answers takes no part. Pixels are not decoded.
+            "general-1", which the report says. `generation_prompt` and `reply_form` of rows that have them say what the
+            generator was asked, and how it replies. Conversations take part as a whole. Pixels are not decoded.
         score: Column to rank by; higher is better.
         within: "type" ranks pairs of one question type only, because scores differ more between types than within them:
             of an image with several types that type is used whose best pair stands highest among all pairs of its type
@@ -72,19 +86,20 @@ def select_pseudo_labels(
         image_folder: Where images are that the rows name by a relative path; by default the working folder.
 
     Returns:
-        The rows (`images`, `image_id`, `prompt`: the instruction of the chosen pair's generation template, `chosen`,
-        `rejected`, `chosen_score`, `rejected_scores`, `weight`, `type`, `template`), in the order in which the images
-        first appear, and the report. `images` (lists, in whatever form the pairs have them) and `image_row` are there
-        if the pairs have them. `weight` is for those who want pairs of high score to count more in training
-        (`C3LConfig.weight_column`): twice the quantile of the chosen score among those of its type, so that it is in
-        (0, 2), with mean 1, whatever the scale of the scores.
+        The rows (`images`, `image_id`, `prompt`: what the generator is asked for a pair like the chosen one, `chosen`
+        and `rejected`: replies to it, in its form, `chosen_score`, `rejected_scores`, `weight`, `type`, `template`), in
+        the order in which the images first appear, and the report. `images` (lists, in whatever form the pairs have
+        them) and `image_row` are there if the pairs have them. `weight` is for those who want pairs of high score to
+        count more in training (`C3LConfig.weight_column`): twice the quantile of the chosen score among those of its
+        type, so that it is in (0, 2), with mean 1, whatever the scale of the scores.
 
     Raises:
         TypeError: If the dataset is streamed, or a `DatasetDict`.
         ValueError: If the pairs are not as for `curate`, a template is not known, an option is out of range, no image
             is left, or one that a row names by its path is not there.
     """
-    columns = read_pair_columns(dataset, (*LABEL_COLUMNS, score), one_answer=True)
+    asked = [name for name in ASKED_COLUMNS if name in dataset.column_names]
+    columns = read_pair_columns(dataset, (*LABEL_COLUMNS, score, *asked), conversations=True)
     table, report = choose_labels(
         columns.table,
         score=score,
@@ -132,6 +147,7 @@ def choose_labels(
     check_columns(table.column_names, (*LABEL_COLUMNS, score))
 
     scored, texts = read_scored_pairs(table, score), PairTexts(table)
+    forms = ChunkedColumn(table["reply_form"]) if "reply_form" in table.column_names else None
     rank = quantile_ranks(scored.score, scored.pairs.type)
     by_image = np.argsort(scored.pairs.image, kind="stable")
     dropped = dict.fromkeys((_TOO_FEW, _IDENTICAL, _MARGIN), 0)
@@ -139,7 +155,7 @@ def choose_labels(
     parts, images_with_scores = [], 0
     for block, bounds in blocks(scored.pairs.image[by_image]):
         positions = by_image[block]
-        candidates = _read_candidates(scored, rank, texts, positions, one_group=within == "all")
+        candidates = _read_candidates(scored, rank, texts, forms, positions, one_group=within == "all")
         outcomes = [
             _choose(candidates[first:end], max_rejected, min_margin) for first, end in pairwise(bounds.tolist())
         ]
@@ -182,13 +198,18 @@ class _Candidate(NamedTuple):
     # Pairs of equal group compete within an image.
     group: int
     position: int
-    content: str
-    answer: str
+    turns: list[tuple[str, str]]
+    # How its generator writes replies, see `ReplyForm.to_json`; None where the rows do not say.
+    form: str | None
 
     @property
     def text(self) -> str:
-        """What is compared with others: the content with single spaces."""
-        return " ".join(self.content.split())
+        """What is compared with others: the texts with single spaces."""
+        return "\n".join(" ".join(text.split()) for turn in self.turns for text in turn)
+
+    @property
+    def answer(self) -> str:
+        return as_one(self.turns)[1]
 
 
 class _Choice(NamedTuple):
@@ -211,18 +232,23 @@ class _Part(NamedTuple):
 
 
 def _read_candidates(
-    scored: ScoredPairs, rank: np.ndarray, texts: PairTexts, positions: np.ndarray, one_group: bool
+    scored: ScoredPairs,
+    rank: np.ndarray,
+    texts: PairTexts,
+    forms: ChunkedColumn | None,
+    positions: np.ndarray,
+    one_group: bool,
 ) -> list[_Candidate]:
     pairs = scored.pairs
-    questions, answers = texts.questions(pairs.row[positions]), texts.answers(pairs.row[positions])
+    rows = pairs.row[positions]
     columns = (
         scored.score[positions].tolist(),
         pairs.ids(positions).to_pylist(),
         rank[positions].tolist(),
         [0] * len(positions) if one_group else pairs.type[positions].tolist(),
         positions.tolist(),
-        map(format_pair, questions, answers),
-        answers,
+        texts.conversations(rows),
+        [None] * len(rows) if forms is None else forms.take(rows).to_pylist(),
     )
     return [_Candidate(*values) for values in zip(*columns)]
 
@@ -267,15 +293,26 @@ def _part(choices: list[_Choice]) -> _Part:
     chosen = [choice.chosen for choice in choices]
     rejected = [pair for choice in choices for pair in choice.rejected]
     counts = np.array([len(choice.rejected) for choice in choices], np.int64)
+    replies = [_reply(pair, choice.chosen) for choice in choices for pair in choice.rejected]
     return _Part(
         chosen=np.array([pair.position for pair in chosen], np.int64),
         rejected=np.array([pair.position for pair in rejected], np.int64),
         rejected_counts=counts,
         chosen_words=np.array([len(pair.answer.split()) for pair in chosen], np.int64),
         rejected_words=np.array([len(pair.answer.split()) for pair in rejected], np.int64),
-        chosen_messages=_messages("assistant", [pair.content for pair in chosen]),
-        rejected_messages=_lists(counts, _messages("assistant", [pair.content for pair in rejected]), _REJECTED),
+        chosen_messages=_messages("assistant", [_reply(pair, pair) for pair in chosen]),
+        rejected_messages=_lists(counts, _messages("assistant", replies), _REJECTED),
     )
+
+
+def _reply(pair: _Candidate, chosen: _Candidate) -> str:
+    """A pair as the generator writes it to what it is asked for the chosen one."""
+    return _form(chosen.form).write(pair.turns)
+
+
+@functools.lru_cache
+def _form(text: str | None) -> ReplyForm:
+    return ReplyForm() if text is None else ReplyForm.from_json(text)
 
 
 def _messages(role: str, contents: list[str]) -> pa.Array:
@@ -301,10 +338,9 @@ def _label_table(table: pa.Table, scored: ScoredPairs, chosen: np.ndarray, parts
     template, templates = encode(pa.chunked_array([ChunkedColumn(table["template"]).take(rows)]))
     if (template < 0).any():
         raise ValueError(f"column 'template' is null in row {rows[(template < 0).argmax()]}")
-    prompts = [get_template(id).text for id in templates.to_pylist()]
     columns = {
         "image_id": _by_number(pairs.image[chosen], pairs.image_ids.cast(pa.string())),
-        "prompt": _by_number(template, _messages("user", prompts)),
+        "prompt": _prompts(table, rows, template, templates),
         "chosen": pa.chunked_array([part.chosen_messages for part in parts], _MESSAGES),
         "rejected": pa.chunked_array([part.rejected_messages for part in parts], _REJECTED),
         "chosen_score": scored.score[chosen].astype(np.float32),
@@ -315,6 +351,27 @@ def _label_table(table: pa.Table, scored: ScoredPairs, chosen: np.ndarray, parts
         "row": rows,
     }
     return pa.table([columns[name] for name in LABEL_SCHEMA.names], schema=LABEL_SCHEMA)
+
+
+def _prompts(table: pa.Table, rows: np.ndarray, template: np.ndarray, templates: pa.Array) -> pa.ChunkedArray:
+    """What the generator is asked for each of these pairs: as the row says, or the text of its template."""
+    said = np.zeros(len(rows), bool)
+    chunks: list[pa.Array] = []
+    if "generation_prompt" in table.column_names:
+        column = ChunkedColumn(table["generation_prompt"])
+        chunks = [column.take(rows[piece]).cast(_MESSAGES) for piece in pieces(len(rows))]
+        said = np.concatenate([said[:0], *(chunk.is_valid().to_numpy(zero_copy_only=False) for chunk in chunks)])
+    if said.all() and len(rows):
+        return pa.chunked_array(chunks, _MESSAGES)
+    # Only the templates of the others have to be known.
+    unsaid = set(np.unique(template[~said]).tolist())
+    texts = [get_template(id).text if n in unsaid else "" for n, id in enumerate(templates.to_pylist())]
+    known = _by_number(template, _messages("user", texts))
+    if not said.any():
+        return known
+    return pa.chunked_array(
+        [pc.if_else(pa.array(said[p]), c, k) for p, c, k in zip(pieces(len(rows)), chunks, known.chunks)]
+    )
 
 
 def _by_number(numbers: np.ndarray, values: pa.Array) -> pa.ChunkedArray:

@@ -21,7 +21,6 @@ __all__ = [
     "Pairs",
     "ScoredPairs",
     "hash_of",
-    "message_text",
     "quantile_ranks",
     "read_pairs",
     "read_scored_pairs",
@@ -142,11 +141,6 @@ def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs
     ties = tie_breaks(pairs, seed)
     _check_unique(pairs, ties)
     return ScoredPairs(pairs, scores[pairs.row], ties, left_out)
-
-
-def message_text(messages: Sequence[dict], role: str) -> str:
-    """The content of the last message of this role, "" if there is none."""
-    return next((message["content"] for message in reversed(messages) if message["role"] == role), "")
 
 
 def quantile_ranks(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def main(args: PublishArguments) -> None:
     )
     processor = AutoProcessor.from_pretrained(generator_repo.repo_id, revision=generator_repo.commit)
     image = load_dataset(name, split="train[:1]", revision=revision).select_columns(["images", "image_id"])
-    config = PairGenerationConfig(pairs_per_image=1, types=(row["type"],), temperature=0, max_new_tokens=96)
+    config = PairGenerationConfig("scenes", pairs_per_image=1, types=(row["type"],), temperature=0, max_new_tokens=96)
     (pair,) = generate_pairs(image, model, processor, config)
     print(f'from_pretrained("{generator_repo.repo_id}") about the same image: {" ".join(pair["raw"].split())}')
 

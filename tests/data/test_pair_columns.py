@@ -59,16 +59,19 @@ def test_odd_rows_are_replaced_in_their_places(seed, message, small_blocks):
     dataset = Dataset.from_list(rows, features=features)
     order = generator.sample(range(len(rows)), generator.randint(1, len(rows)))
     assert is_plain(dataset)
-    for one_answer in (False, True):
-        table = read_pair_columns(dataset.select(order), COLUMNS, one_answer=one_answer).table.to_pydict()
+    for conversations in (False, True):
+        table = read_pair_columns(dataset.select(order), COLUMNS, conversations=conversations).table.to_pydict()
         assert table["pair_id"] == [f"p{n}" for n in order]
         reasons = table.get(UNREAD, [None] * len(order))
         for n, prompt, completion, reason in zip(order, table["prompt"], table["completion"], reasons):
-            expected = None if one_answer and kinds[n] == "several" else odd[kinds[n]][1](n)
+            if conversations and kinds[n] == "several":
+                assert (prompt, completion) == odd["several"][0](n) and reason is None
+                continue
+            expected = odd[kinds[n]][1](n)
             assert (prompt and prompt[-1]["content"], completion and completion[-1]["content"]) == (
                 expected or (None, None)
             )
-            assert bool(reason) == (kinds[n] == "null content" or (one_answer and kinds[n] == "several"))
+            assert bool(reason) == (kinds[n] == "null content")
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from c3l_hf.common.thoughts import opened_thought, without_thoughts
 from c3l_hf.metrics.choice import letter
-from c3l_hf.metrics.plain_text import answer_text, opened_thought, without_thoughts
+from c3l_hf.metrics.plain_text import answer_text
 from c3l_hf.metrics.reading import yes_no
 
 QUESTION = "Is there a dog in the image?\nAnswer the question using a single word or phrase."

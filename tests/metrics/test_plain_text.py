@@ -2,7 +2,8 @@
 
 import pytest
 
-from c3l_hf.metrics.plain_text import answer_text, plain, without_marks, without_thoughts
+from c3l_hf.common.thoughts import without_thoughts
+from c3l_hf.metrics.plain_text import answer_text, plain, without_marks
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from c3l_hf.common.thoughts import opened_thought
 from c3l_hf.metrics.choice import letter
-from c3l_hf.metrics.plain_text import opened_thought
 from c3l_hf.metrics.reading import yes_no
 
 YES = [

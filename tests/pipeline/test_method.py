@@ -21,6 +21,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.shards import Shards
 from c3l_hf.pipeline import inputs, stages
 from c3l_hf.pipeline.options import (
+    BackendOptions,
     CurationOptions,
     GenerationOptions,
     ImageOptions,
@@ -29,9 +30,8 @@ from c3l_hf.pipeline.options import (
     RunOptions,
     ScoringOptions,
     SelectionOptions,
-    Settings,
-    check_options,
 )
+from c3l_hf.pipeline.settings import Settings, check_options
 from c3l_hf.publishing.hub import verify
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
@@ -389,8 +389,8 @@ def test_a_restart_can_be_looked_at_first(finished, capsys):
 
 def test_a_value_that_an_option_does_not_have(tmp_path):
     """Also where no command line has read it."""
-    groups = [RunOptions(), ImageOptions("scenes"), ModelOptions("scenes"), GenerationOptions(), ScoringOptions()]
-    groups += [SelectionOptions(within="image"), CurationOptions(), PublishingOptions()]
+    groups = [RunOptions(), ImageOptions("scenes"), ModelOptions("scenes"), GenerationOptions(), BackendOptions()]
+    groups += [ScoringOptions(), SelectionOptions(within="image"), CurationOptions(), PublishingOptions()]
     with pytest.raises(RunError, match="within is 'image'; it must be one of type, all"):
         Settings(*groups, C3LConfig(str(tmp_path), report_to="none", bf16=False)).check()
 

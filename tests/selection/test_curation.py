@@ -305,3 +305,27 @@ def test_wrong_input():
     }.items():
         with pytest.raises(ValueError, match=name):
             curate(data, **{name: value})
+
+
+def test_types_and_languages_that_are_not_kept_are_counted():
+    rows = [pair("a", number, number / 10, type=type) for number, type in enumerate(("x", "y", "x", "z"))]
+    languages = ("en", "de", None, "en")
+    dataset = Dataset.from_list([{**row, "language": one} for row, one in zip(rows, languages)], features=FEATURES)
+
+    def kept(**options):
+        chosen, report = curate(dataset, **options)
+        return [int(pair_id[-1]) for pair_id in chosen["pair_id"]], report.dropped
+
+    assert kept(keep_types=["x", "z"])[0] == [0, 2, 3]
+    assert kept(keep_types=["x", "z"])[1]["type not among those to keep"] == 1
+    assert kept(keep_languages=["en"])[0] == [0, 3]
+    assert kept(keep_languages=["en"])[1]["language not among those to keep"] == 2
+    for options, message in (
+        ({"keep_types": ["x", "w"]}, "keep_types has w; the pairs have x, y, z"),
+        ({"keep_languages": ["fr"]}, "keep_languages has fr; the pairs have en, de"),
+        ({"keep_types": []}, "keep_types has .nothing."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            curate(dataset, **options)
+    with pytest.raises(ValueError, match="columns missing: language"):
+        curate(dataset.remove_columns("language"), keep_languages=["en"])

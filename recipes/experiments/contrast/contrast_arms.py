@@ -19,7 +19,6 @@ from c3l_hf.scenes import GENERATOR, Scene
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, judge_pairs, pair_texts
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
-from c3l_hf.selection.scored_pairs import message_text
 
 # Added to the seed where a trained generator writes: another draw than the first round's, as in `c3l.py`.
 SECOND_DRAW = 1_000_003
@@ -156,7 +155,7 @@ def make_pool(
     if name == "answers":
         candidates = sample_answers(pairs, *(writer or (model, processor)), draw)
     else:
-        config = PairGenerationConfig(**POOLS[name], max_new_tokens=MAX_NEW_TOKENS, seed=draw, batch_size=250)
+        config = PairGenerationConfig("scenes", **POOLS[name], max_new_tokens=MAX_NEW_TOKENS, seed=draw, batch_size=250)
         images = rows.select_columns(["images", "image_id"])
         candidates = generate_pairs(images, *(writer or (model, processor)), config)
     scenes = scenes_by_id(rows)
@@ -256,7 +255,7 @@ def describe(labels: Dataset, scenes: Mapping[str, Scene]) -> dict:
         flat = [(row, messages) for row, several in enumerate(answers) for messages in several]
         _, true = judge_pairs(
             [rows["type"][row] for row, _ in flat],
-            [split_pair(message_text(messages, "assistant")) for _, messages in flat],
+            [split_pair(messages[-1]["content"]) for _, messages in flat],
             [scenes[scene_id(rows["image_id"][row])] for row, _ in flat],
         )
         found[name] = [sum(true), len(true)]

@@ -189,7 +189,9 @@ def measure(model: PreTrainedModel, processor: ProcessorMixin, args: ExperimentA
             ("pairs", QUESTION_TYPES, images),
             (GENERAL, (GENERAL,), images.select(range(min(args.general_images, len(images))))),
         ):
-            config = PairGenerationConfig(types=types, max_new_tokens=MAX_NEW_TOKENS, seed=seed, batch_size=250)
+            config = PairGenerationConfig(
+                "scenes", types=types, max_new_tokens=MAX_NEW_TOKENS, seed=seed, batch_size=250
+            )
             pairs = generate_pairs(part, model, processor, config, progress=False)
             of_name[kind] = count(pairs["image_id"], pairs["type"], pair_texts(pairs), scenes)
         answers = answer_accuracy(model, processor, args.questions, seed, shifted=shifted)

@@ -89,7 +89,7 @@ def scenes_of(pool: Pool) -> Dataset:
 
 def _make(pool: Pool) -> Dataset:
     model, processor = load_generator(pool.generator)
-    config = PairGenerationConfig(max_new_tokens=MAX_NEW_TOKENS, seed=pool.seed, batch_size=250)
+    config = PairGenerationConfig("scenes", max_new_tokens=MAX_NEW_TOKENS, seed=pool.seed, batch_size=250)
     images = scenes_of(pool).select_columns(["images", "image_id"])
     pairs = generate_pairs(images, model, processor, config, progress=False)
     texts = pair_texts(pairs)

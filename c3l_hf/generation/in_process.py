@@ -1,0 +1,100 @@
+"""A writer of replies in this process: a vision-language model of transformers, with one seed for each reply."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, ProcessorMixin
+
+from c3l_hf.common.ahead import ahead
+from c3l_hf.common.errors import RowError
+from c3l_hf.data.status import publishable
+from c3l_hf.files.image import open_image
+from c3l_hf.generation.requests import CUT_OFF, Reply, Request, uniforms_of
+from c3l_hf.generation.sampling import NON_FINITE, TextSampler
+from c3l_hf.models.encoding import encode_prompt
+
+__all__ = ["ModelWriter"]
+
+
+@dataclass(frozen=True)
+class ModelWriter:
+    """Replies of a model in this process; see `requests.Writer`.
+
+    Args:
+        model: Any image-text-to-text model with `generate`. Its own generation settings (repetition penalty, …) are not
+            used, except for the ids of its special tokens.
+        processor: The model's processor; it must have a chat template.
+        temperature: Sampling temperature; 0 takes the likeliest token.
+        top_p: Samples from the smallest set of tokens with at least this probability; 1 samples from all.
+        seed: With the image's id and the reply's number it determines each reply.
+        batch_size: Replies written at once. Up to floating-point noise, it does not change them.
+
+    Raises:
+        ValueError: If the processor has no chat template.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.processor.chat_template:
+            raise ValueError(
+                f"{type(self.processor).__name__} has no chat template, so instructions cannot be put to the model: "
+                "set processor.chat_template"
+            )
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Reply]]]:
+        sampler = TextSampler(
+            self.model, self.processor, temperature=self.temperature, top_p=self.top_p, batch_size=self.batch_size
+        )
+        unread: list[tuple[Request, str]] = []
+
+        def prompts() -> Iterator[tuple[tuple[Request, int], dict[str, torch.Tensor], np.ndarray]]:
+            # Encoded ahead of the model, which leaves the tokenizer to them, but for the decoding of its texts.
+            with contextlib.closing(ahead((request, self._encode(request)) for request in requests)) as encoded:
+                for request, inputs in encoded:
+                    if isinstance(inputs, str):
+                        unread.append((request, inputs))
+                    else:
+                        yield (request, inputs["input_ids"].shape[1]), inputs, uniforms_of(self.seed, request)
+
+        with sampler:
+            for (request, length), texts in sampler.write(prompts()):
+                problems = [{True: None, False: CUT_OFF, None: NON_FINITE}[text.ended] for text in texts]
+                yield (
+                    request,
+                    [
+                        Reply(text.text, problem, None, None if number else length, text.tokens)
+                        for number, (text, problem) in enumerate(zip(texts, problems))
+                    ],
+                )
+                yield from _without_text(unread)
+            yield from _without_text(unread)
+
+    def _encode(self, request: Request) -> dict[str, torch.Tensor] | str:
+        """The model's inputs for a request, or the reason why there are none."""
+        opened = []
+        try:
+            for image in request.images:
+                opened.append(open_image(image))
+            return encode_prompt(self.processor, request.messages, opened)
+        except RowError as error:
+            # Decoders name objects and places in their messages; equal reasons have to be equal strings to be counted.
+            cause = error.__cause__
+            own = sum(item["type"] == "image" for item in request.messages[-1]["content"])
+            number = len(opened) - (len(request.images) - own)  # the images of the template's examples come first
+            which = f"images[{number}]" if own > 1 else "the image"
+            return publishable(str(error)) if cause is None else f"{which} cannot be read ({type(cause).__name__})"
+
+
+def _without_text(unread: list[tuple[Request, str]]) -> Iterator[tuple[Request, list[Reply]]]:
+    while unread:
+        request, problem = unread.pop()
+        yield request, [Reply("", problem) for _ in request.ks]

@@ -3,17 +3,26 @@
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.data.worlds import find_world
 from c3l_hf.generation import serving
+from c3l_hf.generation.asking import requests_of
+from c3l_hf.generation.in_process import ModelWriter
+from c3l_hf.generation.server import ServerOptions, ServerWriter
 from c3l_hf.generation.serving import Served, serve
+from c3l_hf.generation.template_files import load_templates
+from c3l_hf.models.loading import Source, load
+from c3l_hf.scenes import GENERATOR
 
 ROOT = Path(__file__).parents[2]
 # A server of one model that it does not have: port, name, seconds until it listens, how it begins.
@@ -60,8 +69,6 @@ def command(tmp_path):
 
 
 def listens(served):
-    import socket
-
     try:
         socket.create_connection(("127.0.0.1", int(served.base_url.split(":")[2].split("/")[0])), timeout=5).close()
     except OSError:
@@ -205,3 +212,49 @@ def test_a_signal_stops_it(command, tmp_path, number):
         process.send_signal(number)
         assert process.wait(60) in (-number, 1, 130)
     assert not listens(served)
+
+
+@pytest.mark.slow
+def test_transformers_serve_with_the_small_generator(tmp_path):
+    """For real: pictures as data URLs, several turns, seeds; greedy texts are those made in this process."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    words = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
+    command = f"{shlex.join(words)} {{model}} --port {{port}} --host 127.0.0.1 --device cpu --dtype float32"
+    images = find_world("scenes").load_images("scenes", 4, 0, "train")
+    asked = requests_of(
+        images, load_templates("scenes"), ["count", "colour"], pairs_per_image=2, types_per_image=2, seed=0
+    )
+    requests = [one.request for one in asked]
+    # Several turns: what was said before is read too.
+    first = requests[0]
+    said = [{"role": "assistant", "content": [{"type": "text", "text": "Question: What is it?\nAnswer: A cat."}]}]
+    requests.append(replace(first, image_id="turns", messages=[*first.messages, *said, *first.messages[-1:]]))
+    requests[-1].messages[-1] = {"role": "user", "content": [{"type": "text", "text": "Ask another question."}]}
+    model, processor = load(Source(GENERATOR, dtype="float32", device="cpu"))
+    expected = dict(pairs_of(ModelWriter(model, processor, temperature=0.0), requests))
+    with serve(command, GENERATOR, tmp_path / "log", deadline=120) as served:
+        assert served.model == GENERATOR
+        options = ServerOptions([served.base_url], served.model, concurrency=1)
+        with ServerWriter(options, tmp_path / "greedy.jsonl", temperature=0.0) as writer:
+            greedy = dict(pairs_of(writer, requests))
+        # It is asked to sample in its own way: it heeds temperatures only of models that sample by default.
+        extra = {"generation_config": '{"do_sample": true, "max_new_tokens": 60, "eos_token_id": 1, "pad_token_id": 2}'}
+        several = [replace(first, ks=(0, 1, 2))]
+        runs = []
+        for name in ("one", "two"):
+            options = replace(options, extra_body=extra)
+            with ServerWriter(options, tmp_path / f"{name}.jsonl", seed=3) as writer:
+                runs.append(dict(pairs_of(writer, several)))
+    assert len(expected) == 9 and {text.strip() for text, _ in expected.values()}
+    assert {key: text.strip() for key, (text, _) in greedy.items()} == {
+        key: text.strip() for key, (text, _) in expected.items()
+    }
+    assert {problem for _, problem in greedy.values()} == {None}
+    assert runs[0] == runs[1] and len({text for text, _ in runs[0].values()}) > 1  # n by three requests, each seeded
+
+
+def pairs_of(writer, requests):
+    for asked, replies in writer(requests):
+        for k, reply in zip(asked.ks, replies, strict=True):
+            yield (asked.image_id, asked.template.id, k), (reply.text, reply.problem)

@@ -137,14 +137,14 @@ def _check(options: TemplateOptions, name: str) -> str:
 
         set_up_process()
         processor = load_processor(Source(options.model, options.model_revision).pinned())
-    check_control_tokens(templates, processor)
+    check_control_tokens(templates.templates, processor)
     told.append(f"no control tokens of {options.model or 'common families'}")
     if options.images is not None:
         from c3l_hf.data.sources import load_images
 
         set_up_process()
         columns = load_images(options.images, split=options.images_split, limit=1).dataset.column_names
-        check_fields(templates, columns)
+        check_fields(templates.templates, columns)
         told.append(f"{options.images} has all fields")
     elif templates.fields:
         told.append(f"fields {', '.join(sorted(templates.fields))} (--images looks for their columns)")

@@ -58,7 +58,6 @@ _GROUP = re.compile(r"\(\?P<\w+>")
 _PROBES = ("a" * 3000, " " * 3000, "\n" * 3000, "a " * 1500, '"a": ' * 600, "{" * 3000, "Question: a\n" * 250)
 _LINE = r"[^\n]+"
 
-
 # A text in which nothing can be a label, a mark or an image's token: it is read back as it is, without trying.
 _PLAIN = re.compile(r"[^\W_](?:[^:：\n{}\[\]<>*_`\"#~•◁]*[^:：\n{}\[\]<>*_`\"#~•◁\s])?")
 
@@ -171,7 +170,8 @@ class ReplyForm:
         else:
             text = "\n".join(_filled(self.written or "", turn) for turn in conversation)
         if (
-            self.form == "labelled"
+            len(conversation) == 1
+            and self.form == "labelled"
             and self.labels == ENGLISH
             and all(_is_plain(one) for turn in conversation for one in turn)
         ):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -78,10 +78,10 @@ def shipped_sets() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _FOLDER.glob("*.yaml")))
 
 
-def check_fields(templates: TemplateSet, columns: Sequence[str]) -> None:
+def check_fields(templates: Iterable[Template], columns: Sequence[str]) -> None:
     """Raises a RunError if a template uses a field that is no column of the images' rows; it names the template's file
     and line."""
-    for template in templates.templates:
+    for template in templates:
         for name in sorted(template.fields - set(columns)):
             raise RunError(
                 f"{_where(template)} uses the field {name!r}, and the rows of the images have no such column; they "
@@ -89,7 +89,7 @@ def check_fields(templates: TemplateSet, columns: Sequence[str]) -> None:
             )
 
 
-def check_control_tokens(templates: TemplateSet, processor: "ProcessorMixin | None") -> None:
+def check_control_tokens(templates: Iterable[Template], processor: "ProcessorMixin | None") -> None:
     """Raises a RunError if a text of a template has a control token written out; it names the template's file and line.
 
     Args:
@@ -101,7 +101,7 @@ def check_control_tokens(templates: TemplateSet, processor: "ProcessorMixin | No
         from c3l_hf.models.control_tokens import control_of  # loads transformers, which reading a file does not need
 
         known = control_of(processor).pattern
-    for template in templates.templates:
+    for template in templates:
         for what, text in _texts(template):
             hit = known.search(text) if known else None
             token = hit[0] if hit else None if known else written_control_token(text)

@@ -94,13 +94,16 @@ def test_any_text_is_written_so_that_it_is_read_or_refused(form):
         except RowError:
             continue
         written += 1
-        assert form.read(text, (len(turns), len(turns))) == [turns]
+        (read,) = form.read(text, (len(turns), len(turns)))
+        assert [[one.split() for one in turn] for turn in read] == [[one.split() for one in turn] for turn in turns]
     assert written > 60
 
 
 def test_what_cannot_be_written_says_why():
     with pytest.raises(RowError, match=r"the form of the reply \(labelled\) the conversation would be read otherwise"):
         ReplyForm().write([("a?", "b\nQuestion: c?\nAnswer: d")])
+    with pytest.raises(RowError, match="would be read otherwise"):
+        ReplyForm().write([("a?", "Line 5. 2."), ("c?", "d")])
     with pytest.raises(RowError, match="read otherwise: empty answer"):
         JSON.write([("a?", "...")])
     with pytest.raises(RowError, match="image token"):
@@ -163,6 +166,11 @@ READ = {
         ReplyForm(),
         "### Turn 1\nQuestion: a?\nAnswer: b\n\n### Turn 2\nQuestion: c?\nAnswer: d, No. 3",
         [("a?", "b"), ("c?", "d, No. 3")],
+    ),
+    "an answer as a heading": (
+        ReplyForm(),
+        "Question: a?\nAnswer: Platform 2\nQuestion: c?\nAnswer: 5. 2.",
+        [("a?", "Platform 2"), ("c?", "5. 2.")],
     ),
     "a last line that does not count": (
         ReplyForm(),

@@ -15,7 +15,7 @@ from c3l_hf.generation.template_files import (
     shipped_sets,
     written_control_token,
 )
-from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES, Template, TemplateSet
+from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES, Template
 
 WHOLE = """\
 description: Everything that a file can say.
@@ -189,13 +189,13 @@ def test_a_set_or_file_that_is_not_there(tmp_path):
 
 
 def test_fields_are_columns(write, tmp_path):
-    templates = load_templates(write(WHOLE))
+    templates = load_templates(write(WHOLE)).templates
     check_fields(templates, ["image", "caption"])
     message = f"{tmp_path}/my.yaml:8: template 'gespräch-1' uses the field 'caption', .* captions, image; did you mean"
     with pytest.raises(RunError, match=message):
         check_fields(templates, ["image", "captions"])
     with pytest.raises(RunError, match="^template 'a' uses the field 'x', .*; they have none"):
-        check_fields(TemplateSet("s", (Template("a", "b", "{{ x }}"),)), [])
+        check_fields([Template("a", "b", "{{ x }}")], [])
 
 
 def test_control_tokens_of_a_model(llava):
@@ -204,19 +204,19 @@ def test_control_tokens_of_a_model(llava):
         for key in ("user", "system"):
             template = Template(**{"id": "a", "type": "b", "user": "c"} | {key: text}, place="my.yaml:2")
             with pytest.raises(RunError, match=f"^my.yaml:2: template 'a' has the control token .* in {key}"):
-                check_control_tokens(TemplateSet("s", (template,)), processor)
-    check_control_tokens(TemplateSet("s", (Template("a", "b", "</s> <image>"),)), gemma)  # letters, for this model
+                check_control_tokens([template], processor)
+    check_control_tokens([Template("a", "b", "</s> <image>")], gemma)  # letters, for this model
     with pytest.raises(RunError, match="'</s>' in the form of its reply"):
-        check_control_tokens(TemplateSet("s", (Template("a", "b", "c", reply=ReplyForm(question=("</s>",))),)), None)
+        check_control_tokens([Template("a", "b", "c", reply=ReplyForm(question=("</s>",)))], None)
 
 
 def test_control_tokens_in_examples(write, llava):
     content = WHOLE.replace("Ist es rot", '"<s> rot"').replace("eine Katze", "</s>")
     with pytest.raises(RunError, match=r"control token '<s>' in examples\[0\]"):
-        check_control_tokens(load_templates(write(content)), llava[1])
+        check_control_tokens(load_templates(write(content)).templates, llava[1])
     with pytest.raises(RunError, match=r"control token '</s>' in examples\[0\]"):
-        check_control_tokens(load_templates(write(content.replace("<s> rot", "rot"))), llava[1])
-    check_control_tokens(load_templates(write(WHOLE)), llava[1])
+        check_control_tokens(load_templates(write(content.replace("<s> rot", "rot"))).templates, llava[1])
+    check_control_tokens(load_templates(write(WHOLE)).templates, llava[1])
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_no_control_tokens(text):
 def test_shipped_sets(name, llava):
     templates = load_templates(name)
     assert templates.name == name and templates.description
-    check_control_tokens(templates, None)
-    check_control_tokens(templates, llava[1])
+    check_control_tokens(templates.templates, None)
+    check_control_tokens(templates.templates, llava[1])
     for template in templates.templates:
         assert not template.fields and len(templates.of_type(template.type)) >= 1
         labels = template.reply.labels

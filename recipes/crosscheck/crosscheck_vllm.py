@@ -114,6 +114,8 @@ def command(environment: Path, folder: Path) -> str:
     }
     words = ["env", *(f"{name}={value}" for name, value in variables.items() if value), str(environment / "bin/vllm")]
     words += "serve {model} --host 127.0.0.1 --port {port} --dtype float32 --enforce-eager --max-model-len 1024".split()
+    # A prompt in two steps sets a seeded generator back, which those of a CPU refuse, and the server ends.
+    words += ["--max-num-batched-tokens", "32768"]
     # Not the model's own generation settings: in this process they are not used either.
     return shlex.join([*words, "--generation-config", "vllm"])
 

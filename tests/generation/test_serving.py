@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +29,7 @@ SERVER = """
 import os, sys, time
 sys.path.insert(0, {folder!r})
 from http.server import ThreadingHTTPServer
-from openai_server import OpenAIServer, _Handler, completion
+from openai_server import OpenAIServer, Response, _Handler, completion
 port, model, delay, how = sys.argv[1:5]
 print("loading", model, {{name for name in os.environ if name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")}}, flush=True)
 if how == "broken":
@@ -44,6 +43,12 @@ if how == "parent":
         os.waitpid(child, 0)
 time.sleep(float(delay))
 owner = OpenAIServer(lambda body: completion("hello"), models=[model])
+if how == "loading":
+    class _Handler(_Handler):
+        times = iter((503, 503))
+        def do_GET(self):
+            status = next(self.times, None)
+            self._respond(Response(status)) if status else super().do_GET()
 server = ThreadingHTTPServer(("127.0.0.1", int(port)), _Handler)
 server.owner = owner
 server.serve_forever()
@@ -76,14 +81,6 @@ def listens(served):
     return True
 
 
-def wait_until(condition):
-    for _ in range(600):
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_it_is_there_and_then_gone(command, tmp_path, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.setenv(name, "1")
@@ -93,6 +90,11 @@ def test_it_is_there_and_then_gone(command, tmp_path, monkeypatch):
         assert served.model == str(tmp_path / "my model") and listens(served)
     assert not listens(served) and signal.getsignal(signal.SIGTERM) == before
     assert (tmp_path / "log").read_text() == f"loading {tmp_path / 'my model'} set()\n"
+
+
+def test_one_that_answers_before_it_has_the_model(command, tmp_path):
+    with serve(command("loading"), "m", tmp_path / "log") as served:
+        assert served.model == "m"
 
 
 def test_an_error_within_stops_it(command, tmp_path):

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,23 +193,21 @@ def _tables(
     first_row: int,
     progress: bool,
 ) -> Iterator[pa.Table]:
-    # Batches of one template have prompts of one length and answers of similar length.
-    order = sorted(pairs, key=lambda pair: pair.template.id)
-    batches = (order[start : start + config.batch_size] for start in range(0, len(order), config.batch_size))
+    # Pairs of one template one after the other: prompts of one length and answers of similar length.
+    prompts: dict[tuple[int, str], list[_Pair]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.template.id):
+        prompts.setdefault((pair.row, pair.template.id), []).append(pair)
     sampler = TextSampler(
-        model, processor, temperature=config.temperature, top_p=config.top_p, max_new_tokens=config.max_new_tokens
+        model, processor, temperature=config.temperature, top_p=config.top_p, batch_size=config.batch_size
     )
     # Prompts are encoded ahead of the model. It leaves the tokenizer to them, but for the decoding of its texts.
-    encoded = contextlib.closing(ahead(_with_prompts(batch, images, processor) for batch in batches))
+    encoded = contextlib.closing(ahead(_with_prompts(prompts.values(), images, processor, config), depth=64))
     with tqdm(total=len(pairs), desc="Generating pairs", unit="pair", disable=not progress) as bar:
         with encoded as prompted, sampler:
-            for batch, prompts, which in prompted:
-                written = [pair for pair in batch if pair.status is None]
-                if written:
-                    uniforms = _uniforms(config, [(pair.image_id, pair.k) for pair in written])
-                    for pair, (raw, ended) in zip(written, sampler(prompts, which, uniforms), strict=True):
-                        pair.raw, pair.status = raw, {True: None, False: _CUT_OFF, None: NON_FINITE}[ended]
-                bar.update(len(batch))
+            for written, texts in sampler.write(prompted):
+                for pair, text in zip(written, texts, strict=True):
+                    pair.raw, pair.status = text.text, {True: None, False: _CUT_OFF, None: NON_FINITE}[text.ended]
+                bar.update(len(written))
     # The sampler's settings of model and torch end here: between two tables others run.
     for start in range(0, len(pairs), _TABLE_ROWS):
         rows = [_finished(pair, first_row) for pair in pairs[start : start + _TABLE_ROWS]]
@@ -217,25 +215,16 @@ def _tables(
 
 
 def _with_prompts(
-    batch: Sequence[_Pair], images: Dataset, processor: ProcessorMixin
-) -> tuple[Sequence[_Pair], list[dict[str, torch.Tensor]], list[int]]:
-    """A batch with its prompts, each once, and for each pair that has one its number; the others get their status."""
-    prompts: list[dict[str, torch.Tensor]] = []
-    which: list[int] = []
-    numbers: dict[tuple[int, str], int | str] = {}  # or why there is no prompt
-    for pair in batch:
-        key = pair.row, pair.template.id
-        if key not in numbers:
-            inputs = _encode(processor, images[pair.row].column(0)[0].as_py(), pair.template)
-            numbers[key] = inputs if isinstance(inputs, str) else len(prompts)
-            if not isinstance(inputs, str):
-                prompts.append(inputs)
-        number = numbers[key]
-        if isinstance(number, str):
-            pair.status = number
+    groups: Iterable[Sequence[_Pair]], images: Dataset, processor: ProcessorMixin, config: PairGenerationConfig
+) -> Iterator[tuple[Sequence[_Pair], dict[str, torch.Tensor], np.ndarray]]:
+    """The pairs of one prompt each with it and their random numbers; those without a prompt get their status."""
+    for group in groups:
+        inputs = _encode(processor, images[group[0].row].column(0)[0].as_py(), group[0].template)
+        if isinstance(inputs, str):
+            for pair in group:
+                pair.status = inputs
         else:
-            which.append(number)
-    return batch, prompts, which
+            yield group, inputs, _uniforms(config, [(pair.image_id, pair.k) for pair in group])
 
 
 def _digest(*parts: object) -> bytes:
@@ -256,11 +245,11 @@ def _templates(config: PairGenerationConfig, image_id: str) -> list[Template]:
     return [templates[k % len(templates)] for k in range(config.pairs_per_image)]
 
 
-def _uniforms(config: PairGenerationConfig, drawn: Sequence[tuple[str, int]]) -> torch.Tensor:
+def _uniforms(config: PairGenerationConfig, drawn: Sequence[tuple[str, int]]) -> np.ndarray:
     """Numbers in [0, 1) of shape (rows, max_new_tokens), each row from the seed and its own (image_id, k)."""
     keys = [np.frombuffer(_digest(config.seed, "sample", image_id, k), dtype="<u8") for image_id, k in drawn]
     raw = np.stack([np.random.Philox(key=key).random_raw(config.max_new_tokens) for key in keys])
-    return torch.from_numpy((raw >> np.uint64(11)) * 2.0**-53)
+    return (raw >> np.uint64(11)) * 2.0**-53
 
 
 def _encode(processor: ProcessorMixin, images: list | dict | None, template: Template) -> dict[str, torch.Tensor] | str:

@@ -202,7 +202,7 @@ def check_columns(config: PairGenerationConfig, images: Dataset) -> None:
         ValueError: If there is no column of images.
     """
     others = set(images.column_names) - {image_column(images)}
-    check_fields(config.template_set, sorted(others))
+    check_fields(config.template_set.templates, sorted(others))
 
 
 def _tables(

@@ -79,7 +79,7 @@ def check_written_tokens(options: BackendOptions, config: PairGenerationConfig, 
         RunError: The message names the template and its place.
     """
     processor = None if generator is None or options.backend == "server" else load_processor(generator)
-    check_control_tokens(config.template_set, processor)
+    check_control_tokens(config.template_set.templates, processor)
 
 
 @contextlib.contextmanager

@@ -52,12 +52,11 @@ UNREADABLE = ("no question", "no answer", NO_JSON, NO_MATCH)
 
 _LONGEST_WORD = 40
 # What a text of a regular expression has that the engines behind servers do not know, or read otherwise.
-_NOT_FOR_SERVERS = re.compile(r"\(\?(?!P<|:)|\\[1-9AbBGKpPRXzZ]|[*+?}]\+|[\^$]")
+_NOT_FOR_SERVERS = re.compile(r"\(\?(?!P<|:)|\\[1-9AbBGKpPRXzZ]|[*+?}]\+|(?<!\[)\^|\$")
 _GROUP = re.compile(r"\(\?P<\w+>")
 # On these a pattern that can match in ever more ways is found out; short, so that merely slow ones are not.
 _PROBES = ("a" * 3000, " " * 3000, "\n" * 3000, "a " * 1500, '"a": ' * 600, "{" * 3000, "Question: a\n" * 250)
 _LINE = r"[^\n]+"
-
 
 # A text in which nothing can be a label, a mark or an image's token: it is read back as it is, without trying.
 _PLAIN = re.compile(r"[^\W_](?:[^:：\n{}\[\]<>*_`\"#~•◁]*[^:：\n{}\[\]<>*_`\"#~•◁\s])?")
@@ -171,7 +170,8 @@ class ReplyForm:
         else:
             text = "\n".join(_filled(self.written or "", turn) for turn in conversation)
         if (
-            self.form == "labelled"
+            len(conversation) == 1
+            and self.form == "labelled"
             and self.labels == ENGLISH
             and all(_is_plain(one) for turn in conversation for one in turn)
         ):
@@ -320,7 +320,8 @@ def _check(form: ReplyForm, turns: tuple[int, int], pairs: int) -> None:
             raise ValueError(f"{key}: {what} cannot be written so that it is read back; {error}") from None
     if form.form == "regex":
         for probe in _PROBES:
-            if _matches(form.expression or "", probe) == SLOW_PATTERN:
+            # With the pattern's own letters behind it: a text that lacks one of them is given up at once.
+            if _matches(form.expression or "", f"{probe}{form.expression}") == SLOW_PATTERN:
                 raise ValueError(
                     f"pattern takes too long on a text like {probe[:12]!r}: write it so that each letter can be "
                     "matched in one way only (no repetition within a repetition)"

@@ -27,6 +27,7 @@ from c3l_hf.data.status import count_repeated, count_statuses, publishable
 from c3l_hf.data.stored_images import AT_ONCE, WithImages, images_of_rows
 from c3l_hf.data.streams import RowStream
 from c3l_hf.generation.pairs import generate_tables
+from c3l_hf.generation.template_files import load_templates
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
@@ -283,7 +284,10 @@ def _pools(
     curated: Shards,
 ) -> list[Pool]:
     """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
-    world = inputs.images.world
+    world, asked = inputs.images.world, settings.generating(0).template_set
+    # What a world can tell of is pairs that its own templates ask for.
+    if world is not None and asked.identity() != load_templates(world.TEMPLATES).identity():
+        world = None
     truth = None if world is None else Truth(world, world.truth_of(inputs.images.dataset))
 
     def pools_of_round(name: str, scored: ScoredPairs) -> tuple[Pool, Pool, pa.Table]:

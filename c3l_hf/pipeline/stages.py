@@ -162,7 +162,8 @@ def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
         if not process_state().is_main_process:
             return None
         pairs = scored.table([*LABEL_COLUMNS, *ASKED_COLUMNS, "i2c", "image_row"])
-        labels, report = choose_labels(pairs, **vars(settings.selection))
+        asked = settings.generating(0).template_set  # where pairs that somebody has do not say what was asked
+        labels, report = choose_labels(pairs, **vars(settings.selection), templates=asked)
         labels = labels.append_column("image_row", pairs["image_row"].take(labels["row"]))
         Shards(path, 1).write(0, [labels.select(list(_LABEL_TABLE))], _LABEL_TABLE.arrow_schema)
         left_out = (report.images_dropped, report.pairs_left_out, report.rejected_left_out)
@@ -284,11 +285,7 @@ def _pools(
     curated: Shards,
 ) -> list[Pool]:
     """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
-    world, asked = inputs.images.world, settings.generating(0).template_set
-    # What a world can tell of is pairs that its own templates ask for.
-    if world is not None and asked.identity() != load_templates(world.TEMPLATES).identity():
-        world = None
-    truth = None if world is None else Truth(world, world.truth_of(inputs.images.dataset))
+    truth = _truth(settings, inputs)
 
     def pools_of_round(name: str, scored: ScoredPairs) -> tuple[Pool, Pool, pa.Table]:
         """Of all its pairs, and of as many at random as were kept; the texts of one round at a time are in memory."""
@@ -315,6 +312,16 @@ def _pools(
         pool_of_pairs("  curated: the dataset", curated.table(POOL_COLUMNS), truth),
         at_random_again,
     ]
+
+
+def _truth(settings: Settings, inputs: Inputs) -> Truth | None:
+    """The truth about the images of an embedded world, if it is the world's own templates that ask about them: of other
+    pairs it cannot tell whether they are true."""
+    world = inputs.images.world
+    if world is None:
+        return None
+    asked, own = settings.generating(0).template_set, load_templates(world.TEMPLATES)
+    return Truth(world, world.truth_of(inputs.images.dataset)) if asked.identity() == own.identity() else None
 
 
 def _some(table: pa.Table, numbers: np.ndarray) -> pa.Table:

@@ -15,6 +15,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from c3l_hf.common.choices import check_choice
 from c3l_hf.data.pair_columns import read_pair_columns
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
+from c3l_hf.generation.templates import TemplateSet
 from c3l_hf.selection.columns import blocks, check_columns, encode
 from c3l_hf.selection.label_choice import LEFT_OUT, RULES, TOO_FEW, Candidate, Choice, choose
 from c3l_hf.selection.label_images import label_images
@@ -54,6 +55,7 @@ def select_pseudo_labels(
     within: Within = "type",
     max_rejected: int = 4,
     min_margin: float = 0.0,
+    templates: TemplateSet | None = None,
     image_folder: str | Path | None = None,
 ) -> tuple[Dataset, SelectionReport]:
     """Make one pseudo-label row per image from its scored pairs: the best pair is chosen, the others are rejected.
@@ -66,15 +68,17 @@ def select_pseudo_labels(
             `score`. `image_id`, `pair_id` and `type` count where they are there; else rows with the same image, by its
             content or path, are about one image, and all are of one type, which the report says. Conversations take
             part as a whole. `generation_prompt` and `reply_form` say what the generator was asked for each row, and how
-            it replies. A row without them asks as the template of the set "scenes" that it names in `template`; if it
-            names none, or has several turns, as the set "instruct" does for a pair of any kind or a conversation: the
-            report says so, too. Pixels are not decoded.
+            it replies; for rows without them a template is taken, and the report says which: that of the set "scenes"
+            which the row names in `template`, as the rows of earlier versions do, else one of `templates`. Pixels are
+            not decoded.
         score: Column to rank by; higher is better.
         within: "type" ranks pairs of one question type only, because scores differ more between types than within them:
             of an image with several types that type is used whose best pair stands highest among all pairs of its type
             in the dataset. "all" lets all pairs of an image compete by raw score.
         max_rejected: How many of the others are kept at most, lowest score first.
         min_margin: Images whose best minus worst score (after the other rules) is smaller are dropped.
+        templates: What rows are asked for by that do not say it, see `label_prompts.Asked`; by default those of the set
+            "instruct" for a pair of any kind, and for a conversation.
         image_folder: Where images are that the rows name by a relative path; by default the working folder.
 
     Returns:
@@ -87,9 +91,8 @@ def select_pseudo_labels(
 
     Raises:
         TypeError: If the dataset is streamed, or a `DatasetDict`.
-        ValueError: If the pairs are not as for `curate`, a template is not known, `generation_prompt` or `reply_form`
-            are something else, an option is out of range, no image is left, or one that a row names by its path is not
-            there.
+        ValueError: If the pairs are not as for `curate`, `generation_prompt` or `reply_form` are something else, an
+            option is out of range, no image is left, or one that a row names by its path is not there.
     """
     asked = [name for name in ASKED_COLUMNS if name in dataset.column_names]
     columns = read_pair_columns(dataset, (*LABEL_COLUMNS, score, *asked), conversations=True)
@@ -99,6 +102,7 @@ def select_pseudo_labels(
         within=within,
         max_rejected=max_rejected,
         min_margin=min_margin,
+        templates=templates,
     )
     report.assumed = [*columns.assumed, *report.assumed]
     labels = Dataset(table.drop_columns("row"))
@@ -114,6 +118,7 @@ def choose_labels(
     within: Within = "type",
     max_rejected: int = 4,
     min_margin: float = 0.0,
+    templates: TemplateSet | None = None,
 ) -> tuple[pa.Table, SelectionReport]:
     """`select_pseudo_labels` on a table.
 
@@ -139,9 +144,9 @@ def choose_labels(
         raise ValueError(f"min_margin must be at least 0, not {min_margin}")
     check_columns(table.column_names, (*LABEL_COLUMNS, score))
 
+    texts, asked = PairTexts(table), Asked(table, templates)
     # Alone, as in a label, a question that follows earlier turns would mean something else.
-    table = with_earlier_turns_unread(table)
-    scored, texts, asked = read_scored_pairs(table, score), PairTexts(table), Asked(table)
+    scored = read_scored_pairs(with_earlier_turns_unread(table), score)
     rank = quantile_ranks(scored.score, scored.pairs.type)
     by_image = np.argsort(scored.pairs.image, kind="stable")
     dropped, rejected_left_out = dict.fromkeys(RULES, 0), dict.fromkeys(LEFT_OUT, 0)
@@ -205,14 +210,15 @@ def _read_candidates(
 ) -> list[Candidate]:
     pairs = scored.pairs
     rows = pairs.row[positions]
+    conversations = texts.conversations(rows)
     columns = (
         scored.score[positions].tolist(),
         pairs.ids(positions).to_pylist(),
         rank[positions].tolist(),
         [0] * len(positions) if one_group else pairs.type[positions].tolist(),
         positions.tolist(),
-        texts.conversations(rows),
-        asked.forms(rows),
+        conversations,
+        asked.forms(rows, list(map(len, conversations))),
     )
     return [Candidate(*values) for values in zip(*columns)]
 

@@ -147,8 +147,8 @@ def test_ids_and_kinds_that_are_there_count():
     labels, _ = select_pseudo_labels(with_ids, within="all")
     assert labels["image_id"][:] == ["y", "x"] and labels["type"][:] == ["1", "2"]
     unknown = with_ids.add_column("template", ["mine"] * 7)
-    with pytest.raises(ValueError, match="no template 'mine'; the templates are"):
-        select_pseudo_labels(unknown, within="all")
+    labels, report = select_pseudo_labels(unknown, within="all")
+    assert labels["template"][:] == ["general-1"] * 2 and report.assumed[-1].endswith("that is not known: mine")
     assert len(curate(unknown)[0]) == 7
     with pytest.raises(ValueError, match="column 'type' has values of type list.*; it must have texts or numbers"):
         curate(dataset.add_column("type", [["a"]] * 7))

@@ -12,6 +12,7 @@ from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.generation.template_files import load_templates
+from c3l_hf.generation.templates import Template, TemplateSet
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 
 SCENES = load_templates("scenes")
@@ -213,15 +214,52 @@ def test_rows_that_do_not_say_what_was_asked_ask_as_a_shipped_template():
     assert all(line in str(report) for line in report.assumed)
 
 
-def test_templates_of_unknown_names_are_refused_where_they_have_to_be_known():
+def test_templates_of_unknown_names_are_told():
     rows = [said("a", k, float(k), TALK[: k + 1], asked=asked) for k, asked in ((0, None), (1, ASKED))]
-    labels, _ = select(*rows)
-    assert labels[0]["template"] == "mine"  # of the rejected one it does not matter
-    rows = [said("a", k, float(k), TALK[k : k + 1], asked=None) for k in (0, 1)]
-    with pytest.raises(
-        ValueError, match="column 'template': no template 'mine'.* in a column generation_prompt, or leave"
-    ):
-        select(*rows)
+    [label], report = select(*rows)
+    assert label["template"] == "mine" and report.assumed == []  # of the rejected one it does not matter
+    [label], report = select(*[said("a", k, float(k), TALK[k : k + 1], asked=None) for k in (0, 1)])
+    assert label["template"] == "general-1"
+    assert report.assumed == [
+        "no generation_prompt: 1 pseudo-labels ask with general-1 of the set instruct",
+        "1 of them name a template that is not known: mine",
+    ]
+
+
+def test_templates_of_ones_own_for_rows_that_do_not_say_what_was_asked():
+    """The first that asks for as many turns, a general one before others; without fields, which nobody fills in."""
+    templates = TemplateSet(
+        "own",
+        (
+            Template("captioned", "a", "{{ caption }}?"),
+            Template("first", "a", "Ask."),
+            Template("any", "general", "Ask anything.", system="Be brief.", reply=ReplyForm("json")),
+            Template("talk", "b", "Talk, {{ turns }} turns.", turns=(2, 3), reply=GERMAN),
+        ),
+    )
+    rows = []
+    for image, turns, template in (("a", TALK[:1], None), ("b", TALK[:2], None), ("c", TALK[:1], "count-1")):
+        for k in (0, 1):
+            turns = [(question, f"{answer} {k}") for question, answer in turns]
+            rows.append(said(image, k, float(k), turns, asked=None) | {"template": template})
+    four = [said("d", k, float(k), [*TALK, ("Mehr?", str(k))], asked=None) for k in (0, 1)]
+    labels, report = select(*rows, *four, templates=templates)
+    assert [label["template"] for label in labels] == ["any", "talk", "count-1", "conversation-1"]
+    assert labels[0]["prompt"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Ask anything."},
+    ]
+    assert labels[1]["prompt"][0]["content"] == "Talk, 2-3 turns."
+    starts = [label["chosen"][0]["content"][:8] for label in labels]
+    assert starts == ['{"questi', "Frage: W", "Question", "Question"]
+    assert sorted(report.assumed)[1:] == [
+        "no generation_prompt: 1 pseudo-labels ask with conversation-1 of the set instruct",
+        "no generation_prompt: 1 pseudo-labels ask with count-1 of the set scenes",
+        "no generation_prompt: 2 pseudo-labels ask with any, talk of the set own",
+    ]
+    # Without a general one the first that has no fields.
+    fewer = TemplateSet("own", templates.templates[:2])
+    assert select(*rows[:2], templates=fewer)[0][0]["prompt"] == [{"role": "user", "content": "Ask."}]
 
 
 def test_texts_that_would_be_read_otherwise_take_no_part():

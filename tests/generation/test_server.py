@@ -415,6 +415,14 @@ def test_a_model_that_is_not_listed_but_there(tmp_path):
         assert texts(write(server, [request(ks=[0])], tmp_path, {"served_model": "/a"})[0]) == {("image-0", 0): "hi"}
 
 
+@pytest.mark.parametrize("status", [404, 405, 500, 501])
+def test_a_server_without_a_list_is_asked_for_the_model(tmp_path, status):
+    with serving(lambda body: completions(["hi"], model="a"), models=Response(status)) as server:
+        assert texts(write(server, [request(ks=[0])], tmp_path, {"served_model": "a"})[0]) == {("image-0", 0): "hi"}
+        with pytest.raises(RunError, match="has no model 'b'; it lists none; asked for it, it replied as 'a'"):
+            write(server, [request()], tmp_path, {"served_model": "b"})
+
+
 def test_a_reply_of_another_model_is_told_and_kept_with_its_name(tmp_path, caplog):
     with serving(lambda body: several({**body, "model": "fallback"})) as server:
         replies, writer = write(server, [request(number) for number in range(3)], tmp_path)
@@ -430,6 +438,7 @@ def test_a_reply_of_another_model_is_told_and_kept_with_its_name(tmp_path, caplo
         (Response(401), "the variable C3L_API_KEY has no key"),
         (Response(302, headers={"Location": "http://elsewhere"}), "it sends requests elsewhere"),
         (Response(500), "no model can be asked for: .*HTTP 500"),
+        (Response(404), "lists no models; give the served_model"),
     ],
 )
 def test_something_else_at_the_address(tmp_path, models, says):
@@ -599,7 +608,9 @@ def test_a_server_that_only_fails_is_left_out_too(tmp_path, bad):
     with serving(lambda body: bad) as failing, serving() as other:
         options = {"retries": 0, "concurrency": 1}
         replies, _ = write([failing.url, other.url], [request(number) for number in range(20)], tmp_path, options)
-    assert problems(replies) == {None: 60} and len(failing.requests) == 3
+    assert problems(replies) == {None: 60}
+    # No request went there twice.
+    assert len(failing.requests) == len({body["seed"] for *_, body in failing.requests}) == 3
 
 
 def test_when_the_last_server_is_gone_the_run_ends_and_goes_on_later(tmp_path):

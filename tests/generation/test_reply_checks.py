@@ -24,8 +24,8 @@ GOOD = {
         ),
         (
             "Which cities are on the map?",
-            "Berlin, Hamburg, München, Köln, Frankfurt am Main, Stuttgart, Düsseldorf, Leipzig, Dortmund, Essen, Bremen, "
-            "Dresden, Hannover, Nürnberg.",
+            "Berlin, Hamburg, München, Köln, Frankfurt am Main, Stuttgart, Düsseldorf, Leipzig, Dortmund, Essen, "
+            "Bremen, Dresden, Hannover, Nürnberg.",
         ),
         (
             "What is on the label?",

@@ -136,7 +136,7 @@ def _check(options: TemplateOptions, name: str) -> str:
         from c3l_hf.models.loading import Source, load_processor
 
         set_up_process()
-        processor = load_processor(Source(options.model, options.model_revision))
+        processor = load_processor(Source(options.model, options.model_revision).pinned())
     check_control_tokens(templates.templates, processor)
     told.append(f"no control tokens of {options.model or 'common families'}")
     if options.images is not None:

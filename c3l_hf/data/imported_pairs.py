@@ -194,7 +194,10 @@ def _pair(values: Mapping[str, Any]) -> dict[str, Any]:
         messages = [*pairs[-1].prompt, {"role": "assistant", "content": pairs[-1].answer}]
         if sum(message["role"] == "assistant" for message in messages[first:]) > len(pairs):
             raise RowError("an answer between others is not asked for (weight 0 or loss false)")
-        asked = [number for number, message in enumerate(messages) if message["role"] == "user"]
+        roles = [message["role"] for message in messages]
+        if any(roles[number - 1 : number + 1] == ["assistant"] * 2 for number in range(first + 1, len(roles))):
+            raise RowError("two answers follow each other without a question between them")
+        asked = [number for number, role in enumerate(roles) if role == "user"]
         if any(map(places, messages[asked[0] + 1 :])):
             raise RowError("an image comes after the first question; a pair's images come first")
         plain = [{"role": message["role"], "content": _text(message["content"])} for message in messages]

@@ -10,6 +10,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common.plain import plain
 from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column
@@ -240,7 +241,8 @@ def _rows(
         for number, pair in enumerate(pairs):
             prompt, completion = (None, None) if isinstance(pair, str) else messages_of_turns(pair)
             usage = {
-                "served_model": reply.served_model,
+                # A server may call a model by its folder, which is nobody's business.
+                "served_model": reply.served_model and plain(reply.served_model),
                 "prompt_tokens": None if number else reply.prompt_tokens,
                 "completion_tokens": None if number else reply.completion_tokens,
             }

@@ -83,7 +83,7 @@ _WHITE = re.compile(r"\s*")
 # The number of the next pair, if that stands at the end of an answer's last line.
 _NEXT_NUMBER = re.compile(r"(?<=[.?!])\s++\(?\d{1,3}[.)]\s*+\Z")
 # A line that counts what follows it: "Turn 2", "**Runde 2:**".
-_HEADING = re.compile(r"(?:\A|\n)[ \t#*_>-]*+[^\W\d]{1,15}+[ \t]*+(?P<number>\d{1,3})[ \t.:)*_]*+\s*+\Z")
+_HEADING = re.compile(r"(?:\A|\n)[ \t#*_>-]*+(?P<word>[^\W\d_]{1,15}+)[ \t]*+(?P<number>\d{1,3})[ \t.:)*_]*+\s*+\Z")
 # Letters that the reader of JSON may go through before it is given up, for each letter of the text: objects within
 # objects are each tried, and a text of nothing else would take for ever.
 _MOST_JSON = 20
@@ -140,12 +140,18 @@ def parse_pairs(raw: str, labels: Labels = ENGLISH) -> list[tuple[str, str] | st
     """All labelled pairs of a text, in their order, each as `parse_pair` reads it; or the reason why one is none.
 
     The form that is asked for ("Question: ... Answer: ..."), repeated before the first pair, is none of them. Lines as
-    "Turn 2" between two pairs belong to neither, if they are between all and count.
+    "Turn 1", "Turn 2" before each pair belong to none.
     """
     pieces = list(labelled_pieces(raw, labels))
-    ends = [_HEADING.search(answer or "") for _, answer in pieces[:-1]]
-    if all(end and int(end["number"]) == number for number, end in enumerate(ends, 2)):
-        pieces[:-1] = [(piece[0], (piece[1] or "")[: end.start()]) for piece, end in zip(pieces, ends) if end]
+    first = _label_pattern(labels).search(raw)
+    before = [raw[: first.start()] if first else "", *(answer or "" for _, answer in pieces[:-1])]
+    headings = [_HEADING.search(text) for text in before]
+    counted = {
+        (heading["word"].casefold(), int(heading["number"]) - n) for n, heading in enumerate(headings) if heading
+    }
+    if all(headings) and len(counted) == 1:
+        ends = [heading.start() for heading in headings[1:] if heading]
+        pieces[:-1] = [(question, (answer or "")[:end]) for (question, answer), end in zip(pieces, ends)]
     without_form = itertools.dropwhile(lambda piece: not any(_CONTENT.search(part or "") for part in piece), pieces)
     return list(map(as_pair, without_form))
 

@@ -1,7 +1,7 @@
 """What is wrong with a conversation that could be read: refusals, repetition, control characters, another language."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -110,8 +110,9 @@ def repeats_to_its_end(text: str) -> bool:
         matched += tail[matched] == letter
         border[length] = matched
         period = length - matched
+        # The blank behind the last one is gone.
         times = _LONG_TIMES if period >= _LONG else _TIMES
-        if length >= max(_SHORTEST, times * period) and any(map(str.isalnum, tail[:period])):
+        if length >= max(_SHORTEST, times * period - 1) and any(map(str.isalnum, tail[:period])):
             return True
     return False
 
@@ -121,8 +122,14 @@ def _is_foreign(text: str, language: str) -> bool:
     if sum(map(str.isalpha, text)) + (_WORTH - 1) * len(_DENSE.findall(text)) < _ENOUGH_LETTERS:
         return False
     likely = dict(_identifier().rank(text))
+    other = max(likely, key=likely.__getitem__)
+    return _probability(other, likely) >= _SURE and _probability(language, likely) < _UNLIKELY
+
+
+def _probability(language: str, likely: Mapping[str, float]) -> float:
+    """Of a language or one that is taken for it."""
     alike = {language}.union(*(group for group in _ALIKE if language in group))
-    return max(likely.values()) >= _SURE and sum(likely.get(name, 0.0) for name in alike) < _UNLIKELY
+    return sum(likely.get(name, 0.0) for name in alike)
 
 
 @lru_cache(maxsize=1)

@@ -93,9 +93,7 @@ class Template:
         if not 1 <= self.turns[0] <= self.turns[1]:
             raise ValueError(f"turns is {self.turns_text}; it must be a number, or a range as 2-4")
         if self.pairs > 1 and self.turns != (1, 1):
-            raise ValueError(
-                f"pairs is {self.pairs} and turns is {self.turns_text}; a reply has several of one of them"
-            )
+            raise ValueError(f"pairs is {self.pairs} and turns {self.turns_text}; a reply has several of one of them")
         for name, text in (("user", self.user), ("system", self.system)):
             try:
                 fields_of(text or "")
@@ -111,9 +109,8 @@ class Template:
         fewest, most = (self.pairs, self.pairs) if self.pairs > 1 else self.turns
         for number, example in enumerate(self.examples):
             if not fewest <= len(example.turns) <= most:
-                raise ValueError(
-                    f"examples[{number}] has {len(example.turns)} turns, and {self.turns_text} are asked for"
-                )
+                asked = self.pairs if self.pairs > 1 else self.turns_text
+                raise ValueError(f"examples[{number}] has {len(example.turns)} turns, and {asked} are asked for")
             try:
                 self._shown(example)
             except RowError as error:

@@ -67,7 +67,9 @@ def server_options(options: BackendOptions, base_urls: list[str]) -> ServerOptio
             completion_price=options.completion_price,
         )
     except ValueError as error:
-        raise RunError(str(error)) from None
+        name, _, rest = str(error).partition(" ")
+        ours = {"base_urls": "base_url", **{key: f"server_{key}" for key in _OF_SERVERS}}
+        raise RunError(f"{ours.get(name, name)} {rest}") from None
 
 
 def check_written_tokens(options: BackendOptions, config: PairGenerationConfig, generator: Source | None) -> None:
@@ -143,4 +145,6 @@ def open_writer(
             state.print(format_table(summary))
 
 
+# Options of `ServerOptions` that are called otherwise here.
+_OF_SERVERS = ("concurrency", "timeout", "retries", "extra_body")
 _DEFAULTS: dict[str, Any] = vars(BackendOptions())

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, concatenate_datasets
 
 from c3l_hf.common.choices import check_choice
+from c3l_hf.common.errors import RowError
 from c3l_hf.data.pair_columns import read_pair_columns
 from c3l_hf.data.row_texts import as_one
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
@@ -55,6 +56,14 @@ _MESSAGES, _REJECTED, _SCORES = (LABEL_SCHEMA.field(name).type for name in ("cho
 _TOO_FEW = "fewer than two scored pairs"
 _IDENTICAL = "all texts identical to the chosen one"
 _MARGIN = "margin too small"
+# Why other pairs of an image are not among its rejected ones. The last is so of a text that would be read as another
+# one in a reply, as an answer with "Question:" in it.
+_LEFT_OUT = (
+    "same text as the chosen one",
+    "same text as another",
+    "above max_rejected",
+    "does not fit the form of the reply",
+)
 
 
 def select_pseudo_labels(
@@ -151,7 +160,7 @@ def choose_labels(
     rank = quantile_ranks(scored.score, scored.pairs.type)
     by_image = np.argsort(scored.pairs.image, kind="stable")
     dropped = dict.fromkeys((_TOO_FEW, _IDENTICAL, _MARGIN), 0)
-    rejected_left_out = dict.fromkeys(("same text as the chosen one", "same text as another", "above max_rejected"), 0)
+    rejected_left_out = dict.fromkeys(_LEFT_OUT, 0)
     parts, images_with_scores = [], 0
     for block, bounds in blocks(scored.pairs.image[by_image]):
         positions = by_image[block]
@@ -215,8 +224,10 @@ class _Candidate(NamedTuple):
 class _Choice(NamedTuple):
     chosen: _Candidate
     rejected: list[_Candidate]
-    # How many others are not among the rejected: same text as the chosen one, same text as another, above max_rejected.
-    left_out: tuple[int, int, int]
+    # Of the chosen one and of the rejected, in the form of the chosen one's generator.
+    replies: list[str]
+    # How many others are not among the rejected, by the reasons of `_LEFT_OUT`.
+    left_out: tuple[int, int, int, int]
 
 
 class _Part(NamedTuple):
@@ -267,9 +278,17 @@ def _choose(pairs: list[_Candidate], max_rejected: int, min_margin: float) -> _C
 
 
 def _choose_in_group(pairs: list[_Candidate], max_rejected: int, min_margin: float) -> _Choice | str:
-    if len(pairs) < 2:
+    ranked = sorted(pairs, key=lambda pair: (-pair.score, pair.pair_id))
+    replies, unfit = [], 0
+    while len(ranked) > 1 and not replies:
+        if (reply := _reply(ranked[0], ranked[0])) is None:
+            unfit += 1
+            del ranked[0]
+        else:
+            replies.append(reply)
+    if len(ranked) < 2:
         return _TOO_FEW
-    chosen, *others = sorted(pairs, key=lambda pair: (-pair.score, pair.pair_id))
+    chosen, *others = ranked
     chosen_text = chosen.text
     # Of equal texts the lowest score stays; a dict keeps the order.
     by_text: dict[str, _Candidate] = {}
@@ -280,39 +299,53 @@ def _choose_in_group(pairs: list[_Candidate], max_rejected: int, min_margin: flo
             same_as_chosen += 1
         else:
             by_text.setdefault(text, pair)
-    rejected = list(by_text.values())[:max_rejected]
+    rejected: list[_Candidate] = []
+    looked_at = 0
+    for pair in by_text.values():
+        if len(rejected) == max_rejected:
+            break
+        looked_at += 1
+        if (reply := _reply(pair, chosen)) is None:
+            unfit += 1
+        else:
+            rejected.append(pair)
+            replies.append(reply)
     if not rejected:
-        return _IDENTICAL
+        return _IDENTICAL if not by_text else _TOO_FEW
     if chosen.score - rejected[0].score < min_margin:
         return _MARGIN
     same_as_another = len(others) - same_as_chosen - len(by_text)
-    return _Choice(chosen, rejected, (same_as_chosen, same_as_another, len(by_text) - len(rejected)))
+    return _Choice(chosen, rejected, replies, (same_as_chosen, same_as_another, len(by_text) - looked_at, unfit))
+
+
+def _reply(pair: _Candidate, chosen: _Candidate) -> str | None:
+    """A pair as the generator of the chosen one writes it; None if it would be read as something else then."""
+    try:
+        return _form(chosen.form).write(pair.turns)
+    except RowError:
+        return None
+
+
+@functools.lru_cache
+def _form(text: str | None) -> ReplyForm:
+    return ReplyForm() if text is None else ReplyForm.from_json(text)
 
 
 def _part(choices: list[_Choice]) -> _Part:
     chosen = [choice.chosen for choice in choices]
     rejected = [pair for choice in choices for pair in choice.rejected]
     counts = np.array([len(choice.rejected) for choice in choices], np.int64)
-    replies = [_reply(pair, choice.chosen) for choice in choices for pair in choice.rejected]
     return _Part(
         chosen=np.array([pair.position for pair in chosen], np.int64),
         rejected=np.array([pair.position for pair in rejected], np.int64),
         rejected_counts=counts,
         chosen_words=np.array([len(pair.answer.split()) for pair in chosen], np.int64),
         rejected_words=np.array([len(pair.answer.split()) for pair in rejected], np.int64),
-        chosen_messages=_messages("assistant", [_reply(pair, pair) for pair in chosen]),
-        rejected_messages=_lists(counts, _messages("assistant", replies), _REJECTED),
+        chosen_messages=_messages("assistant", [choice.replies[0] for choice in choices]),
+        rejected_messages=_lists(
+            counts, _messages("assistant", [reply for choice in choices for reply in choice.replies[1:]]), _REJECTED
+        ),
     )
-
-
-def _reply(pair: _Candidate, chosen: _Candidate) -> str:
-    """A pair as the generator writes it to what it is asked for the chosen one."""
-    return _form(chosen.form).write(pair.turns)
-
-
-@functools.lru_cache
-def _form(text: str | None) -> ReplyForm:
-    return ReplyForm() if text is None else ReplyForm.from_json(text)
 
 
 def _messages(role: str, contents: list[str]) -> pa.Array:

@@ -17,7 +17,9 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from scipy.stats import rankdata, spearmanr
 
-from c3l_hf.generation.templates import format_pair, get_template
+from c3l_hf.common.errors import RowError
+from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.generation.templates import get_template
 
 __all__ = ["plain_labels", "plain_pairs", "plain_random"]
 
@@ -28,6 +30,12 @@ _TOO_FEW, _IDENTICAL, _MARGIN = (
     "all texts identical to the chosen one",
     "margin too small",
 )
+_LEFT_OUT = (
+    "same text as the chosen one",
+    "same text as another",
+    "above max_rejected",
+    "does not fit the form of the reply",
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,16 @@ class _Pair:
     image_id: str
     pair_id: str
     type: str
-    question: str
-    answer: str
+    turns: tuple[tuple[str, str], ...]
     score: float
+
+    @property
+    def question(self) -> str:
+        return "\n".join(question for question, _ in self.turns)
+
+    @property
+    def answer(self) -> str:
+        return "\n".join(answer for _, answer in self.turns)
 
 
 def plain_pairs(
@@ -137,7 +152,7 @@ def plain_labels(
     rank = _ranks(scored)
 
     candidates, dropped = [], dict.fromkeys((_TOO_FEW, _IDENTICAL, _MARGIN), 0)
-    rejected_left_out = dict.fromkeys(("same text as the chosen one", "same text as another", "above max_rejected"), 0)
+    rejected_left_out = dict.fromkeys(_LEFT_OUT, 0)
     for by_type in groups.values():
         outcomes = [_candidates(pairs, max_rejected, min_margin) for pairs in by_type.values()]
         kept = [outcome for outcome in outcomes if not isinstance(outcome, str)]
@@ -181,16 +196,26 @@ def _read(rows: Sequence[dict], score: str) -> tuple[list[_Pair], dict[str, int]
                 _Pair(
                     row,
                     *(values[name] for name in ("image_id", "pair_id", "type")),
-                    _last(values["prompt"], "user"),
-                    _last(values["completion"], "assistant"),
+                    _turns(values["prompt"], values["completion"]),
                     values[score],
                 )
             )
     return pairs, left_out
 
 
-def _last(messages: Sequence[dict], role: str) -> str:
-    return next((message["content"] for message in reversed(messages) if message["role"] == role), "")
+def _turns(prompt: Sequence[dict], completion: Sequence[dict]) -> tuple[tuple[str, str], ...]:
+    """Question and answer of each answer of the completion; the first question is the prompt's last."""
+    turns, asked = [], ""
+    for message in prompt:
+        if message["role"] == "user":
+            asked = message["content"]
+    for message in completion:
+        if message["role"] == "assistant":
+            turns.append((asked, message["content"]))
+            asked = ""
+        elif message["role"] == "user":
+            asked = asked + "\n" + message["content"] if asked else message["content"]
+    return tuple(turns) or ((asked, ""),)
 
 
 def _ranks(pairs: Sequence[_Pair]) -> dict[str, float]:
@@ -309,27 +334,45 @@ class _NearDuplicates:
 
 
 def _candidates(pairs: list[_Pair], max_rejected: int, min_margin: float) -> tuple | str:
-    if len(pairs) < 2:
+    ranked = sorted(pairs, key=lambda pair: (-pair.score, pair.pair_id))
+    # The best of those that fit into a reply is chosen; the last one is not tried, as nothing would be left.
+    unfit = next((n for n, pair in enumerate(ranked[:-1]) if _reply(pair)), max(len(ranked) - 1, 0))
+    if len(ranked) - unfit < 2:
         return _TOO_FEW
-    chosen, *others = sorted(pairs, key=lambda pair: (-pair.score, pair.pair_id))
+    chosen, *others = ranked[unfit:]
     different = [pair for pair in others if _text(pair) != _text(chosen)]
     by_text: dict[str, _Pair] = {}
     for pair in sorted(different, key=lambda pair: (pair.score, pair.pair_id)):
         by_text.setdefault(_text(pair), pair)
-    rejected = list(by_text.values())[:max_rejected]
+    rejected: list[_Pair] = []
+    left = list(by_text.values())
+    while left and len(rejected) < max_rejected:
+        pair = left.pop(0)
+        if _reply(pair):
+            rejected.append(pair)
+        else:
+            unfit += 1
     if not rejected:
-        return _IDENTICAL
+        return _TOO_FEW if by_text else _IDENTICAL
     if chosen.score - rejected[0].score < min_margin:
         return _MARGIN
-    return chosen, rejected, (len(others) - len(different), len(different) - len(by_text), len(by_text) - len(rejected))
+    return chosen, rejected, (len(others) - len(different), len(different) - len(by_text), len(left), unfit)
 
 
 def _text(pair: _Pair) -> str:
-    return " ".join(format_pair(pair.question, pair.answer).split())
+    return "\n".join(" ".join(text.split()) for turn in pair.turns for text in turn)
 
 
-def _assistant(pair: _Pair) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": format_pair(pair.question, pair.answer)}]
+def _reply(pair: _Pair) -> str | None:
+    """As the generator writes it; None if it would be read as something else."""
+    try:
+        return ReplyForm().write(pair.turns)
+    except RowError:
+        return None
+
+
+def _assistant(pair: _Pair) -> list[dict[str, str | None]]:
+    return [{"role": "assistant", "content": _reply(pair)}]
 
 
 def _label(chosen: _Pair, rejected: list[_Pair], template: str, weight: float) -> dict:

@@ -51,7 +51,7 @@ class BenchmarkArguments:
     plot: str | None = field(default=None, metadata={"help": "File for a plot of the ratios against k."})
 
 
-def build(seed: int):
+def build(seed: int, heads_of_keys: int = 10):
     processor = build_processor()
     processor.image_processor.size = processor.image_processor.crop_size = {"height": SIDE, "width": SIDE}
     processor.patch_size = PATCH
@@ -71,7 +71,7 @@ def build(seed: int):
             intermediate_size=1728,
             num_hidden_layers=8,
             num_attention_heads=10,
-            num_key_value_heads=10,
+            num_key_value_heads=heads_of_keys,
         ),
         image_token_index=processor.tokenizer.convert_tokens_to_ids(processor.image_token),
         vision_feature_layer=-1,

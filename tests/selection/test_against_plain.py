@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 from plain_selection import plain_labels, plain_pairs, plain_random
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES
-from c3l_hf.generation.templates import TEMPLATES
+from c3l_hf.generation.template_files import load_templates
 from c3l_hf.selection import columns
 from c3l_hf.selection.curation import CURATION_COLUMNS, RANDOM_COLUMNS, choose_pairs, choose_random, curate
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, LABEL_SCHEMA, choose_labels, select_pseudo_labels
@@ -68,7 +68,7 @@ def sample(seed):
                 {
                     "image_id": image_id,
                     "pair_id": f"{image_id}/{k}",
-                    "template": generator.choice(TEMPLATES).id,
+                    "template": generator.choice(load_templates("scenes").templates).id,
                     "type": generator.choice(types),
                     "prompt": messages(generator, "user", "assistant", question) if has_pair else None,
                     "completion": messages(generator, "assistant", "user", answer) if has_pair else None,

@@ -1,0 +1,98 @@
+"""What goes in and out of the ways of writing: prompts, and texts as tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from c3l_hf.models.checks import TOLERANCE
+from c3l_hf.models.encoding import PER_TOKEN
+
+__all__ = ["Prompt", "Written", "alike", "kind", "to_model"]
+
+_LOGITS = 10.0  # the size of logits that `TOLERANCE` is meant for
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What some texts are to continue.
+
+    Attributes:
+        key: Whatever the caller knows it by.
+        inputs: The encoded prompt, batch dimension 1.
+        uniforms: Random numbers, float64, (texts, most new tokens).
+    """
+
+    key: Any
+    inputs: dict[str, torch.Tensor]
+    uniforms: np.ndarray
+
+    @property
+    def length(self) -> int:
+        return self.inputs["input_ids"].shape[1]
+
+    @property
+    def texts(self) -> int:
+        return self.uniforms.shape[0]
+
+    @property
+    def longest(self) -> int:
+        return self.uniforms.shape[1]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text as tokens.
+
+    Attributes:
+        ids: Without the token that ended it.
+        ended: Whether it ended by itself; None if it breaks off because predictions were no numbers.
+        tops: Of each step, if somebody watches: see `drawing.tops`.
+    """
+
+    ids: list[int]
+    ended: bool | None
+    tops: list[torch.Tensor] = field(default_factory=list, compare=False)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids) + (self.ended is True)
+
+
+def kind(inputs: Mapping[str, torch.Tensor]) -> tuple:
+    """Equal for prompts whose tensors can be put together as they are, with nothing but pad tokens to fill up."""
+    return tuple((name, tensor.shape[1:]) for name, tensor in sorted(inputs.items()) if name not in PER_TOKEN)
+
+
+def to_model(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs where the model wants them, in its precision."""
+    return {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in inputs.items()
+    }
+
+
+def alike(one: Sequence[Written], other: Sequence[Written], dtype: torch.dtype) -> bool:
+    """Whether texts are the same, or part only where the same predictions were rounded in another way: up to there, and
+    there, their `tops` are alike. A draw near the border between two tokens may fall on either side.
+
+    What rounding explains grows with the logits, which have the model's precision: the tolerance, meant for logits of
+    the order of ten, is scaled with them where they are larger.
+    """
+    tolerance = TOLERANCE.get(dtype, max(TOLERANCE.values()))
+    return all(_by_rounding(*texts, tolerance) for texts in zip(one, other, strict=True))
+
+
+def _by_rounding(one: Written, other: Written, tolerance: float) -> bool:
+    if one == other:
+        return True
+    parted = next((t for t, pair in enumerate(zip(one.ids, other.ids)) if pair[0] != pair[1]), None)
+    steps = 1 + (min(len(one.ids), len(other.ids)) if parted is None else parted)
+    for top, other_top in zip(one.tops[:steps], other.tops[:steps]):
+        allowed = tolerance * max(1.0, float(top[-1]) / _LOGITS)
+        if not (top[:-1] - other_top[:-1]).abs().amax() < allowed:
+            return False
+    return True

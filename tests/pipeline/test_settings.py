@@ -1,0 +1,139 @@
+"""Options of a run together: what identifies what is generated, and what is refused before any work."""
+
+import json
+
+import pytest
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.pipeline.options import (
+    BackendOptions,
+    CurationOptions,
+    GenerationOptions,
+    ImageOptions,
+    ModelOptions,
+    PublishingOptions,
+    RunOptions,
+    ScoringOptions,
+    SelectionOptions,
+)
+from c3l_hf.pipeline.settings import Settings
+from c3l_hf.pipeline.writers import check_backend, server_options
+from c3l_hf.training.config import C3LConfig
+
+MINE = """
+templates:
+  - {id: one, type: short, user: "Ask.", language: de}
+  - {id: two, type: long, user: "Ask more."}
+"""
+
+
+def settings(tmp_path, *, images="photos/", model="user/model", backend=None, keep_types=None, **generation):
+    return Settings(
+        RunOptions(),
+        ImageOptions(images),
+        ModelOptions(model),
+        GenerationOptions(**generation),
+        backend or BackendOptions(),
+        ScoringOptions(),
+        SelectionOptions(),
+        CurationOptions(keep_types=keep_types),
+        PublishingOptions(),
+        C3LConfig(str(tmp_path / "run"), report_to="none", bf16=False),
+    )
+
+
+@pytest.fixture
+def mine(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(MINE)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("images", "model", "expected"),
+    [("photos/", "user/model", "instruct"), ("scenes", "user/model", "scenes"), ("photos/", "scenes", "scenes")],
+)
+def test_an_embedded_world_has_templates_of_its_own(tmp_path, images, model, expected):
+    assert settings(tmp_path, images=images, model=model).generating(0).template_set.name == expected
+    named = settings(tmp_path, images=images, model=model, templates="instruct-de")
+    assert named.generating(0).template_set.name == "instruct-de"
+
+
+def test_a_templates_text_identifies_what_is_generated_and_its_place_does_not(tmp_path, mine):
+    before = settings(tmp_path, templates=str(mine)).generation_identity(trained=False)
+    json.dumps(before)
+    elsewhere = tmp_path / "elsewhere.yaml"
+    elsewhere.write_text("# mine\n" + MINE)
+    assert settings(tmp_path, templates=str(elsewhere)).generation_identity(trained=False) == before
+    for old, new in (("Ask.", "Ask!"), ("language: de", "language: en"), ("id: two", "id: three")):
+        elsewhere.write_text(MINE.replace(old, new))
+        after = settings(tmp_path, templates=str(elsewhere)).generation_identity(trained=False)
+        assert after["templates"] != before["templates"]
+    assert settings(tmp_path, templates=str(mine), generation_batch_size=3).generation_identity(False) == before
+    for changed in ({"top_p": 0.5}, {"types": ["short"]}, {"max_new_tokens": 9}, {"pairs_per_image": 4}):
+        assert settings(tmp_path, templates=str(mine), **changed).generation_identity(False) != before
+
+
+def test_the_backend_of_each_round_identifies_it(tmp_path, mine):
+    def identities(**backend):
+        made = settings(tmp_path, templates=str(mine), backend=BackendOptions(**backend))
+        return [made.generation_identity(trained) for trained in (False, True)]
+
+    first, second = identities()
+    assert first == second and "backend" not in first
+    by_url, in_process = identities(backend="server", base_url=["http://a/v1"], served_model="m")
+    assert by_url == {**first, "backend": "server", "server_extra_body": None, "served_model": "m"}
+    assert in_process == second  # the trained generator writes in this process, as nothing serves it
+    assert identities(backend="server", base_url=["http://b/v1"], served_model="m") == [by_url, in_process]
+    served = identities(backend="server", serve="serve {model} --port {port}")
+    assert served[0] == served[1] == {**first, "backend": "server", "server_extra_body": None}
+    both = identities(backend="server", serve="serve {model} {port}", base_url=["http://a/v1"], served_model="m")
+    assert both == [by_url, served[1]]
+
+
+def test_types_that_are_not_asked_for_cannot_be_kept(tmp_path, mine):
+    settings(tmp_path, templates=str(mine), keep_types=["short"]).check()
+    with pytest.raises(RunError, match="keep_types has short, which is not asked for; the types are long"):
+        settings(tmp_path, templates=str(mine), types=["long"], keep_types=["short"]).check()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": ["http://a/v1"]}, "base_url is of a server; set backend: server"),
+        ({"served_model": "m"}, "served_model is of a server"),
+        ({"backend": "server"}, "needs base_url, .* or serve"),
+        ({"backend": "server", "serve": "vllm serve --port {port}"}, "serve must have {model} and {port}"),
+        ({"backend": "server", "serve": "s {model} {port}", "served_model": "m"}, "served_model is of a server that"),
+        ({"backend": "server", "base_url": ["a"]}, "base_url must be http"),
+        ({"backend": "server", "base_url": ["http://user:pass@a/v1"]}, "without user, password or query"),
+        ({"backend": "server", "base_url": ["http://a/v1"], "server_extra_body": "[]"}, "must be an object in JSON"),
+        ({"backend": "server", "base_url": ["http://a/v1"], "server_extra_body": "{"}, "must be an object in JSON"),
+        ({"backend": "server", "base_url": ["http://a/v1"], "server_concurrency": 0}, "^server_concurrency is 0"),
+        (
+            {"backend": "server", "base_url": ["http://a/v1", "http://a/v1/"]},
+            "^base_url has http://a/v1 more",
+        ),
+    ],
+)
+def test_options_of_a_server_that_do_not_go_together(options, message):
+    with pytest.raises(RunError, match=message) as error:
+        check_backend(BackendOptions(**options))
+    assert "pass" not in str(error.value).replace("password", "")
+
+
+def test_options_of_a_server_reach_it():
+    options = BackendOptions(
+        "server",
+        ["http://a/v1"],
+        "m",
+        server_concurrency=3,
+        server_timeout=4.0,
+        server_retries=5,
+        server_extra_body='{"min_p": 0.1}',
+        prompt_price=0.5,
+        completion_price=1.5,
+    )
+    made = server_options(options, options.base_url)
+    assert (made.served_model, made.concurrency, made.timeout, made.retries) == ("m", 3, 4.0, 5)
+    assert (made.extra_body, made.prompt_price, made.completion_price) == ({"min_p": 0.1}, 0.5, 1.5)

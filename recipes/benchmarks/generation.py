@@ -133,7 +133,11 @@ def main(args: BenchmarkArguments) -> None:
             for way, (seconds, written, beyond, whole) in found.items():
                 if written < args.images * k:
                     raise RuntimeError(f"{way}: {written} texts instead of {args.images * k}")
-                row = f"{written / seconds:.2f}", f"{seconds / found[OURS][0]:.2f}", f"{beyond / 1e9:.2f} GB ({whole / 1e9:.2f} GB)"
+                row = (
+                    f"{written / seconds:.2f}",
+                    f"{seconds / found[OURS][0]:.2f}",
+                    f"{beyond / 1e9:.2f} GB ({whole / 1e9:.2f} GB)",
+                )
                 table.append((dtype, str(k), way, *row))
     print(format_table(table))
     print(f"{torch.get_num_threads()} threads; ratio: how often ours is as fast")

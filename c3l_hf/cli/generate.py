@@ -1,11 +1,12 @@
 """`c3l generate`: pairs about images."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import datasets
 import pyarrow as pa
@@ -76,10 +77,14 @@ def generate(
         raise UsageError("model is missing: a folder or a Hub id; or backend server with base_url, which has the model")
     path = check_output(output)
     config = generation.config(seed.seed, images.images, model.model)
-    how, identity = None, {"server": backend.served_model, "extra_body": backend.server_extra_body}
-    if not elsewhere:
-        how, found = find_model(Source.of(model, trust_remote_code=model.trust_remote_code))
-        identity = {**found, "loading": str(how.loading())} | (identity if backend.serve else {})
+    how: Source | None = None
+    identity: dict[str, Any] = {}
+    if backend.backend == "server":
+        identity = {"server": backend.served_model, "extra_body": backend.server_extra_body}
+    if model.model is not None:
+        options: Any = model  # whose model may be None
+        how, found = find_model(Source.of(options, trust_remote_code=model.trust_remote_code))
+        identity |= {**found, "loading": how.loading()}
     source = load_images(
         images.images,
         split=images.images_split,
@@ -101,7 +106,7 @@ def generate(
 
 
 def _in_shards(
-    images: Images, how: Source | None, config: PairGenerationConfig, backend: BackendOptions, identity: dict
+    images: Images, how: Any, config: PairGenerationConfig, backend: BackendOptions, identity: dict[str, Any]
 ) -> Dataset:
     """All pairs. They are kept in the cache of `datasets` in shards, named by what they are made from, at which several
     processes take turns, and after which the same command goes on."""
@@ -114,8 +119,8 @@ def _in_shards(
     schema = PAIR_FEATURES.arrow_schema
     with contextlib.ExitStack() as stack:
         if shards.missing:
-            loaded = load(how) if how is not None and backend.backend == "process" else None
-            writer = stack.enter_context(open_writer(backend, config, how, lambda: loaded, folder / "replies"))
+            loading = functools.cache(lambda: load(how))
+            writer = stack.enter_context(open_writer(backend, config, how, loading, folder / "replies"))
 
         def pairs_of(number: int) -> Iterator[pa.Table]:
             part = images.dataset.select(range(starts[number], min(starts[number] + size, len(images))))

@@ -229,7 +229,8 @@ class EndpointClient:
                 reason = f"answered HTTP {status}: {self._what_it_says(response)}"
                 self._end_if_hopeless(status, reason)
                 self._reached = True
-                if status not in _REPEATED and status < 500:
+                # A list of models that cannot be made now is none: see `check_served_model`.
+                if (status not in _REPEATED and status < 500) or (optional and status == 500):
                     raise NoReply(f"the endpoint {reason}", kind, status)
                 wait = _wanted_wait(response.headers.get("retry-after", "")) or wait
             else:

@@ -27,7 +27,7 @@ from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.files import addresses, image, unreadable
-from c3l_hf.generation import sampling
+from c3l_hf.generation import column_attention, decoding, drawing, prefix_cache, rows, sampling, written
 from c3l_hf.generation.sampling import end_tokens
 from c3l_hf.metrics import plain_text
 from c3l_hf.models import adapters, batching, checks, control_tokens, encoding, packing, processors, token_texts
@@ -308,7 +308,10 @@ _MODULES = (
     batching,
     blind,
     checks,
+    column_attention,
     control_tokens,
+    decoding,
+    drawing,
     encoding,
     formulas,
     image,
@@ -319,7 +322,9 @@ _MODULES = (
     packing,
     places,
     plain_text,
+    prefix_cache,
     processors,
+    rows,
     sampling,
     schema,
     scorer,
@@ -328,6 +333,7 @@ _MODULES = (
     token_texts,
     turns,
     unreadable,
+    written,
 )
 
 

@@ -18,6 +18,8 @@ from c3l_hf.models.encoding import encode_prompt
 
 __all__ = ["ModelWriter"]
 
+_AHEAD = 8  # prompts that are encoded while the model works: about as many as come in at once
+
 
 @dataclass(frozen=True)
 class ModelWriter:
@@ -58,7 +60,8 @@ class ModelWriter:
 
         def prompts() -> Iterator[tuple[tuple[Request, int], dict[str, torch.Tensor], np.ndarray]]:
             # Encoded ahead of the model, which leaves the tokenizer to them, but for the decoding of its texts.
-            with contextlib.closing(ahead((request, self._encode(request)) for request in requests)) as encoded:
+            made = ((request, self._encode(request)) for request in requests)
+            with contextlib.closing(ahead(made, _AHEAD)) as encoded:
                 for request, inputs in encoded:
                     if isinstance(inputs, str):
                         unread.append((request, inputs))

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import regex
+
 from c3l_hf.generation.refusals import is_refusal
 
 __all__ = ["LANGUAGES", "REFUSAL", "problem_of", "repeats_to_its_end", "unfit_characters"]
@@ -26,7 +28,7 @@ _LONG, _LONG_TIMES = 40, 3
 
 # Letters from which on a language is told, so that short answers and names are never accused; a character of scripts
 # that write words with few stands for several.
-_ENOUGH_LETTERS = 60
+_ENOUGH_LETTERS = 40
 _DENSE = re.compile("[\u0e00-\u0e7f\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _WORTH = 4
 _SURE = 0.95
@@ -35,6 +37,8 @@ _UNLIKELY = 0.01
 _QUOTED = re.compile(
     "\"[^\"]{0,500}\"|“[^”]{0,500}”|„[^“”]{0,500}[“”]|«[^»]{0,500}»|「[^」]{0,500}」|'[^'\\n]{0,200}'(?!\\w)"
 )
+# Names, brands and places are of any language; what tells it are the small words.
+_CAPITALISED = regex.compile(r"\b\p{Lu}\w*")
 # The languages that can be told (ISO 639).
 LANGUAGES = frozenset(
     (
@@ -118,7 +122,7 @@ def repeats_to_its_end(text: str) -> bool:
 
 
 def _is_foreign(text: str, language: str) -> bool:
-    text = _QUOTED.sub(" ", text[:4000])
+    text = _CAPITALISED.sub(" ", _QUOTED.sub(" ", text[:4000]))
     if sum(map(str.isalpha, text)) + (_WORTH - 1) * len(_DENSE.findall(text)) < _ENOUGH_LETTERS:
         return False
     likely = dict(_identifier().rank(text))

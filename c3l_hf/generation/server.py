@@ -245,7 +245,8 @@ class ServerWriter:
         with self._counting:
             self._in_a_row = 0
             served = completion.served_model
-            if served in (None, self.served_model) or f"model {served}" in self._told:
+            known = served is None or f"{served}@".startswith(f"{self.served_model}@")  # also with a revision
+            if known or f"model {served}" in self._told:
                 return
             self._told.add(f"model {served}")
         logger.warning("asked for %s, a server replied as %s; each reply has the name", self.served_model, served)

@@ -127,9 +127,10 @@ def open_writer(
             )
             urls, options = [served.base_url], dataclasses.replace(options, served_model=served.model)
         state = process_state()
-        names = [folder / f"replies-{number}.jsonl" for number in range(state.num_processes)]
-        own = names.pop(state.process_index)
-        own.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / f"replies-{state.process_index}.jsonl"
+        # Also those of an earlier run with more processes.
+        others = sorted(set(folder.glob("replies-*.jsonl")) - {own})
         writer = stack.enter_context(
             ServerWriter(
                 server_options(options, urls),
@@ -137,7 +138,7 @@ def open_writer(
                 temperature=config.temperature,
                 top_p=config.top_p,
                 seed=config.seed,
-                others=names,
+                others=others,
             )
         )
         yield writer

@@ -248,13 +248,14 @@ def test_sampled_answers_depend_on_seed_and_question_alone(llava, monkeypatch):
     assert first == texts(part_size=2, batch_size=1) == texts(ROWS[::-1])
     assert first != texts(seed=1)
 
-    numbers, sample = [], answering.TextSampler.__call__
+    numbers, write = [], answering.TextSampler.write
 
-    def recorded(self, prompts, which, uniforms):
-        numbers.extend(map(tuple, uniforms.tolist()))
-        return sample(self, prompts, which, uniforms)
+    def recorded(self, prompts):
+        prompts = list(prompts)
+        numbers.extend(tuple(uniforms[0].tolist()) for _, _, uniforms in prompts)
+        return write(self, prompts)
 
-    monkeypatch.setattr(answering.TextSampler, "__call__", recorded)
+    monkeypatch.setattr(answering.TextSampler, "write", recorded)
     texts()
     assert len(set(numbers)) == len(numbers) == 6  # no two questions have the same
 
@@ -276,19 +277,18 @@ def test_wrong_calls(llava):
 
 
 def test_a_model_that_is_not_exact_in_batches_answers_one_at_a_time(llava, base, monkeypatch, caplog):
-    sizes, sample = [], answering.TextSampler.__call__
+    sizes, made = [], answering.TextSampler
 
-    def counted(self, prompts, which, uniforms):
-        sizes.append(len(prompts))
-        return sample(self, prompts, which, uniforms)
+    def sampler(*args, batch_size, **options):
+        sizes.append(batch_size)
+        return made(*args, batch_size=batch_size, **options)
 
-    monkeypatch.setattr(answering.TextSampler, "__call__", counted)
+    monkeypatch.setattr(answering, "TextSampler", sampler)
     assert_same(predict(dataset(), *llava, SMALL), base)
-    assert max(sizes) == 2 and not caplog.records
-    sizes.clear()
+    assert sizes == [SMALL.batch_size] and SMALL.batch_size > 1 and not caplog.records
     monkeypatch.setattr(answering, "check_prompts", lambda *_: "it mixes rows")
     assert_same(predict(dataset(), *llava, SMALL), base)
-    assert set(sizes) == {1} and "answers one question at a time: it mixes rows" in caplog.text
+    assert sizes[-1] == 1 and "answers one question at a time: it mixes rows" in caplog.text
 
 
 def test_a_prompt_that_opens_a_thought(llava, caplog):

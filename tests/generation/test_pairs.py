@@ -2,12 +2,12 @@
 
 import copy
 import io
-import logging
 import threading
-from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
@@ -21,14 +21,16 @@ from tiny_families import (
     tiny_smolvlm,
 )
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
-from transformers import TopPLogitsWarper
 
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.data.status import generation_counts
-from c3l_hf.generation import pairs as generation
-from c3l_hf.generation.pairs import PairGenerationConfig, _uniforms, generate_pairs, generate_tables
-from c3l_hf.generation.sampling import SeededSampling, TextSampler
-from c3l_hf.generation.templates import get_template, templates_for
+from c3l_hf.data.turns import to_turns
+from c3l_hf.generation.in_process import ModelWriter
+from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs, generate_tables
+from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.generation.requests import Reply, Request, uniforms_of
+from c3l_hf.generation.sampling import TextSampler
+from c3l_hf.generation.templates import Template, TemplateSet, get_template, templates_for
 from c3l_hf.models.encoding import collate, encode_prompt, encode_row
 
 TYPES = ("presence", "count", "colour")
@@ -107,11 +109,13 @@ def speaker():
 
 @pytest.fixture(scope="module")
 def config():
-    return PairGenerationConfig(types=TYPES, pairs_per_image=4, types_per_image=2, max_new_tokens=40, batch_size=16)
+    return PairGenerationConfig(
+        "scenes", types=TYPES, pairs_per_image=4, types_per_image=2, max_new_tokens=40, batch_size=16
+    )
 
 
 def changed(config, **options):
-    return PairGenerationConfig(**{**vars(config), **options})
+    return replace(config, **options)
 
 
 def test_rows_have_pairs_in_image_order_and_counts_add_up(speaker, config):
@@ -133,8 +137,9 @@ def test_rows_have_pairs_in_image_order_and_counts_add_up(speaker, config):
 
 def test_batches_order_and_other_images_do_not_matter(speaker, config):
     contents, image_ids = [png(i) for i in range(5)], list("abcde")
-    expected = by_pair(generate_pairs(dataset_of(contents, image_ids), *speaker, config, progress=False))
-    assert len({row[-2] for row in expected.values()}) > 3, "all texts alike: nothing would be tested"
+    pairs = generate_pairs(dataset_of(contents, image_ids), *speaker, config, progress=False)
+    expected = by_pair(pairs)
+    assert len(set(pairs["raw"])) > 3, "all texts alike: nothing would be tested"
     for batch_size in (1, 3, 100):
         options = changed(config, batch_size=batch_size)
         assert by_pair(generate_pairs(dataset_of(contents, image_ids), *speaker, options, progress=False)) == expected
@@ -149,8 +154,8 @@ def test_seed_changes_the_texts(speaker, config):
         generate_pairs(images, *speaker, changed(config, seed=seed), progress=False)["raw"][:] for seed in (0, 0, 1)
     )
     assert first == again != other
-    rows = [("a", 0)]
-    assert not torch.equal(_uniforms(config, rows), _uniforms(changed(config, seed=1), rows))
+    request = next(config.asked(images)).request
+    assert not np.array_equal(uniforms_of(0, request), uniforms_of(1, request))
 
 
 @pytest.mark.parametrize("column", ["image", "images"])
@@ -161,7 +166,7 @@ def test_tables_are_the_pairs_without_their_images(speaker, config, column):
         lists = [[image] for image in images.cast_column("image", Image(decode=False))["image"]]
         images = images.remove_columns("image").add_column("images", lists, feature=List(Image()))
     expected = generate_pairs(images, *speaker, config, progress=False).remove_columns("images")
-    tables = list(generate_tables(images, *speaker, config, progress=False))
+    tables = list(generate_tables(images, config.writer(*speaker), config, progress=False))
     assert all(table.schema.equals(PAIR_TABLE_FEATURES.arrow_schema) for table in tables)
     rows = [row for table in tables for row in table.to_pylist()]
     assert [row["image_row"] for row in rows] == [number for number in range(5) for _ in range(4)]
@@ -171,7 +176,7 @@ def test_tables_are_the_pairs_without_their_images(speaker, config, column):
         row
         for first, last in ((0, 2), (2, 5))
         for table in generate_tables(
-            images.select(range(first, last)), *speaker, config, first_row=first, progress=False
+            images.select(range(first, last)), config.writer(*speaker), config, first_row=first, progress=False
         )
         for row in table.to_pylist()
     ]
@@ -180,48 +185,54 @@ def test_tables_are_the_pairs_without_their_images(speaker, config, column):
 
 def test_row_numbers_are_no_ids_of_a_part(speaker, config):
     with pytest.raises(ValueError, match="first_row is 5, and the images have no column image_id"):
-        generate_tables(dataset_of([png(0)]), *speaker, config, first_row=5)
+        generate_tables(dataset_of([png(0)]), config.writer(*speaker), config, first_row=5)
 
 
 def test_model_and_torch_are_as_they_were_between_two_tables(speaker, config):
     model, processor = speaker
     own = model.generation_config
-    for _ in generate_tables(dataset_of([png(0)]), model, processor, config, progress=False):
+    for _ in generate_tables(dataset_of([png(0)]), config.writer(model, processor), config, progress=False):
         assert model.generation_config is own and not torch.is_inference_mode_enabled()
         assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 def test_prompts_are_encoded_while_the_model_writes(speaker, config, monkeypatch):
-    """By events, not by the clock: the model waits until the next batch's prompts have been encoded."""
-    options = changed(config, batch_size=4)
+    """By events, not by the clock: the model waits until the next prompt has been encoded."""
     images = dataset_of([png(i) for i in range(6)])
-    batches = [threading.Event() for _ in range(6)]
+    total = 12  # of two types about each image
+    ready = [threading.Event() for _ in range(total)]
     encoded, written = [], []
-    real_encode, real_call = generation._with_prompts, TextSampler.__call__
+    real_encode, real_write = ModelWriter._encode, TextSampler.write
 
-    def encode(*args):
-        result = real_encode(*args)
-        assert len(encoded) <= len(written) + 2  # the one that is written, and the next
-        batches[len(encoded)].set()
+    def encode(self, request):
+        result = real_encode(self, request)
+        assert len(encoded) <= len(written) + 9  # no more than some are ready
+        ready[len(encoded)].set()
         encoded.append(threading.current_thread().name)
         return result
 
-    def call(self, *args):
-        if len(written) + 1 < len(batches):
-            assert batches[len(written) + 1].wait(30), "nothing was encoded ahead"
-        written.append(threading.current_thread().name)
-        return real_call(self, *args)
+    def write(self, prompts):
+        for prompt in prompts:
+            if len(written) + 1 < total:
+                assert ready[len(written) + 1].wait(30), "nothing was encoded ahead"
+            written.append(threading.current_thread().name)
+            yield from real_write(self, [prompt])
 
-    expected = generate_pairs(images, *speaker, options, progress=False)["raw"][:]
-    monkeypatch.setattr(generation, "_with_prompts", encode)
-    monkeypatch.setattr(TextSampler, "__call__", call)
-    tables = generate_tables(images, *speaker, options, progress=False)
+    expected = generate_pairs(images, *speaker, config, progress=False)["raw"][:]
+    monkeypatch.setattr(ModelWriter, "_encode", encode)
+    monkeypatch.setattr(TextSampler, "write", write)
+    tables = generate_tables(images, config.writer(*speaker), config, progress=False)
     assert [row["raw"] for table in tables for row in table.to_pylist()] == expected
-    assert set(encoded) == {"ahead"} and len(set(written)) == 1 and len(encoded) == len(written) == 6
+    assert set(encoded) == {"ahead"} and len(set(written)) == 1 and len(encoded) == len(written) == total
 
 
 def test_an_error_of_the_model_leaves_no_thread(speaker, config, monkeypatch):
-    monkeypatch.setattr(TextSampler, "__call__", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
+    def write(self, prompts):
+        next(iter(prompts))
+        raise MemoryError("full")
+        yield
+
+    monkeypatch.setattr(TextSampler, "write", write)
     with pytest.raises(MemoryError, match="full"):
         generate_pairs(dataset_of([png(i) for i in range(6)]), *speaker, config, progress=False)
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
@@ -235,7 +246,8 @@ def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size
     for k, row in enumerate(pairs):
         prompt = [{"role": "user", "content": get_template(row["template"]).text}]
         inputs = encode_prompt(processor, prompt, [picture(3)])
-        uniforms, ids, written = _uniforms(options, [("x", k)])[0], inputs["input_ids"], []
+        request = Request(0, "x", get_template(row["template"]), (k,), [], [], options.max_new_tokens)
+        uniforms, ids, written = uniforms_of(options.seed, request)[0], inputs["input_ids"], []
         for step in range(options.max_new_tokens):
             with torch.no_grad():
                 logits = model(
@@ -249,96 +261,6 @@ def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size
             written.append(token)
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
         assert row["raw"] == processor.tokenizer.decode(written, skip_special_tokens=True)
-
-
-@pytest.mark.parametrize("sizes", [(32, 48), (48, 32), (32, 32)], ids=str)
-def test_shared_prompts_give_the_plain_tokens_or_are_not_used(every_family, sizes, caplog):
-    model, processor = every_family
-    texts = ("Is there a dog?", "Describe this picture in every detail.")
-    prompts = [
-        encode_prompt(processor, [{"role": "user", "content": text}], [picture(i, size)])
-        for i, (text, size) in enumerate(zip(texts, sizes))
-    ]
-    uniforms = torch.rand(5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with TextSampler(model, processor, temperature=1.0, top_p=0.9, max_new_tokens=12) as sampler:
-        # One prompt, as it may come first; then two of them.
-        for asked, which in ((prompts[:1], [0, 0, 0, 0, 0]), (prompts, [0, 0, 1, 1, 1])):
-            with caplog.at_level(logging.WARNING):
-                texts = sampler(asked, which, uniforms)
-            plain = sampler._plain(asked, which, uniforms)
-            assert texts == [(sampler._decode(ids), ended) for ids, ended in plain]
-    assert sampler.shares_prompts == ("does not work" not in caplog.text)
-    if type(model).__name__.startswith("Gemma3"):
-        # Its window is shorter than the prompt: found before anything is written past the end of a cache.
-        assert "layer 0 keeps 15 of " in caplog.text
-    else:
-        assert sampler.shares_prompts
-
-
-def test_what_fails_after_it_was_verified(llava, caplog, monkeypatch, fresh_checks):
-    model, processor = llava
-    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
-        first = sampler([prompt], [0, 0, 0], uniforms)
-        monkeypatch.setattr(sampler, "_shared", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes differ")))
-        assert sampler([prompt], [0, 0, 0], uniforms) == first
-    assert not sampler.shares_prompts and "RuntimeError: sizes differ" in caplog.text
-
-
-def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch, fresh_checks):
-    model, processor = llava
-    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    honest = TextSampler._shared
-    monkeypatch.setattr(TextSampler, "_shared", lambda self, p, which, u, *tops: honest(self, p, which, 1 - u, *tops))
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
-        texts = sampler([prompt], [0, 0, 0], uniforms)
-        plain = [sampler._decode(ids) for ids, _ in sampler._plain([prompt], [0, 0, 0], uniforms)]
-    assert not sampler.shares_prompts and "the tokens differ" in caplog.text
-    assert [text for text, _ in texts] == plain
-
-
-@pytest.fixture
-def half():
-    """(model, processor, prompt, random numbers) in bfloat16."""
-    model, processor = tiny_llava()
-    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return model.to(torch.bfloat16), processor, prompt, uniforms
-
-
-def test_rounding_in_half_precision_is_no_reason_not_to_share(half, caplog, monkeypatch, fresh_checks):
-    """A draw near the border between two tokens may fall on the other side."""
-    model, processor, prompt, uniforms = half
-    honest, tokens = TextSampler._shared, []
-
-    def rounded(self, prompts, which, uniforms, tops=None):
-        tokens.append((honest(self, prompts, which, uniforms), honest(self, prompts, which, uniforms * 0.9, tops)))
-        return tokens[-1][1]
-
-    monkeypatch.setattr(TextSampler, "_shared", rounded)
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
-        sampler([prompt], [0, 0, 0], uniforms)
-    assert tokens[0][0] != tokens[0][1] and sampler.shares_prompts and not caplog.records
-
-
-def test_other_predictions_in_half_precision_are_one(half, caplog, monkeypatch, fresh_checks):
-    model, processor, prompt, uniforms = half
-    honest = TextSampler._shared
-
-    def wrong(self, prompts, which, uniforms, tops=None):
-        head = self.model.lm_head.weight
-        head.data *= 30
-        try:
-            return honest(self, prompts, which, uniforms, tops)
-        finally:
-            head.data /= 30
-
-    monkeypatch.setattr(TextSampler, "_shared", wrong)
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
-        sampler([prompt], [0, 0, 0], uniforms)
-    assert not sampler.shares_prompts and "the tokens differ" in caplog.text
 
 
 def test_the_models_own_generation_settings_do_not_interfere(speaker, config):
@@ -449,20 +371,14 @@ def test_which_of_several_pictures_is_missing_is_said(speaker, config, tmp_path)
     assert counts["no image"] == 8
 
 
-def test_image_tokens_in_the_text_stay_visible(llava):
-    model, processor = llava
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=4) as sampler:
-        ids = processor.tokenizer("Question: a? Answer: <image> b</s>", add_special_tokens=False)["input_ids"]
-        assert "<image>" in sampler._decode(ids)
-        clean = [id for id in ids if id != processor.tokenizer.convert_tokens_to_ids("<image>")]
-        assert sampler._decode(clean) == "Question: a? Answer:  b"
-
-
-def test_types_are_balanced_and_each_has_one_template(llava, monkeypatch):
-    monkeypatch.setattr(TextSampler, "__call__", lambda self, prompts, which, uniforms: [("", True)] * len(which))
+def test_types_are_balanced_and_each_has_one_template():
     images = dataset_of([png(0)] * 210)
-    options = PairGenerationConfig(types_per_image=3, pairs_per_image=7, max_new_tokens=1, batch_size=1000)
-    pairs = generate_pairs(images, *llava, options, progress=False).to_pandas()
+    options = PairGenerationConfig("scenes", types_per_image=3, pairs_per_image=7)
+
+    def silent(requests):
+        return ((request, [Reply("") for _ in request.ks]) for request in requests)
+
+    pairs = pa.concat_tables(generate_tables(images, silent, options, progress=False)).to_pandas()
     per_image = pairs.groupby("image_id")
     assert set(per_image["type"].nunique()) == set(per_image["template"].nunique()) == {3}
     assert pairs.groupby(["image_id", "type"]).size().isin([2, 3]).all()
@@ -471,53 +387,58 @@ def test_types_are_balanced_and_each_has_one_template(llava, monkeypatch):
     assert pairs["template"].nunique() == 14
 
 
-def test_sampling_follows_the_distribution():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(12, generator=generator) * 2
-    logits[[3, 7, 11]] = -torch.inf
-    options = PairGenerationConfig(max_new_tokens=2)
-    rows = [(f"{i:05d}", k) for i in range(4000) for k in range(5)]
-    uniforms = _uniforms(options, rows)
-    sampler = SeededSampling(uniforms, prompt_length=3)
-    first = sampler(torch.zeros(len(rows), 3, dtype=torch.long), logits.expand(len(rows), -1))
-    second = sampler(torch.zeros(len(rows), 4, dtype=torch.long), logits.expand(len(rows), -1))
-    assert (first.isfinite().sum(dim=1) == 1).all()
-    possible = [token for token in range(12) if token not in (3, 7, 11)]
-    expected = logits.double().softmax(0)[possible].numpy() * len(rows)
-    for scores in (first, second):
-        counts = np.bincount(scores.argmax(dim=1), minlength=12)
-        assert counts[[3, 7, 11]].sum() == 0
-        assert chisquare(counts[possible], expected).pvalue > 1e-3
-    # neighbours (k, k + 1) and steps are independent of each other
-    assert abs(np.corrcoef(uniforms[:, 0], uniforms[:, 1])[0, 1]) < 0.03
-    assert abs(np.corrcoef(uniforms[:-1, 0], uniforms[1:, 0])[0, 1]) < 0.03
+def written(images, templates, *texts, **options):
+    """The rows where every request has these replies."""
+
+    def writer(requests):
+        for request in requests:
+            yield request, [Reply(text, None, "m", None if n else 9, n) for n, text in enumerate(texts)]
+
+    options = PairGenerationConfig(templates, pairs_per_image=len(texts), **options)
+    tables = generate_tables(images, writer, options, progress=False)
+    return [row for table in tables for row in table.to_pylist()]
 
 
-def test_extreme_random_numbers_never_take_an_impossible_token():
-    scores = torch.randn(1000, 30, generator=torch.Generator().manual_seed(0))
-    scores[:, [0, 28, 29]] = -torch.inf
-    for uniform, expected in ((0.0, 1), (1 - 2**-53, 27)):
-        uniforms = torch.full((1000, 1), uniform, dtype=torch.float64)
-        chosen = SeededSampling(uniforms, prompt_length=1)(torch.zeros(1000, 1, dtype=torch.long), scores)
-        assert set(chosen.argmax(dim=1).tolist()) == {expected}
+def test_several_pairs_of_a_reply_are_rows_of_their_own():
+    template = Template("three", "x", "Write {{ pairs }} questions.", pairs=3, language="en", system="Look.")
+    texts = ("Question: A cat? Answer: Yes. Question: B cat? Answer: No. Question: C cat? Answer: ?", "nothing")
+    rows = written(dataset_of([png(0), png(1)], ["a", "b"]), TemplateSet("mine", (template,)), *texts)
+    assert [row["pair_id"] for row in rows[:6]] == ["a/0.0", "a/0.1", "a/0.2", "a/1.0", "a/1.1", "a/1.2"]
+    assert [row["generation_status"] for row in rows[:3]] == ["ok", "ok", "empty answer"]
+    assert all(row["generation_status"] != "ok" for row in rows[3:6])
+    assert [row["prompt"] and row["prompt"][0]["content"] for row in rows[:3]] == ["A cat?", "B cat?", None]
+    assert [row["raw"] for row in rows[:6]] == [texts[0]] * 3 + [texts[1]] * 3
+    # What is asked of the generator for one pair, and tokens that add up.
+    asked = [{"role": "system", "content": "Look."}, {"role": "user", "content": "Write 1 questions."}]
+    assert all(row["generation_prompt"] == asked and row["language"] == "en" for row in rows)
+    assert sum(row["usage"]["prompt_tokens"] or 0 for row in rows) == 18
+    assert sum(row["usage"]["completion_tokens"] or 0 for row in rows) == 2
+    assert {row["usage"]["served_model"] for row in rows} == {"m"}
 
 
-def test_top_p_keeps_to_the_smallest_set(llava):
-    model, processor = llava
-    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    with torch.no_grad():
-        logits = model(**prompt).logits[:, -1]
-    allowed = set(TopPLogitsWarper(0.5)(None, logits)[0].isfinite().nonzero().flatten().tolist())
-    probabilities = logits[0].double().softmax(0)
-    largest, order = probabilities.sort(descending=True)
-    smallest_set = set(order[: int((largest.cumsum(0) < 0.5).sum()) + 1].tolist())
-    assert allowed == smallest_set and len(allowed) > 1
-    uniforms = torch.linspace(0, 1, 101, dtype=torch.float64)[:-1, None]
-    seen = {}
-    for top_p in (0.5, 1.0):
-        with TextSampler(model, processor, temperature=1.0, top_p=top_p, max_new_tokens=1) as sampler:
-            seen[top_p] = Counter(ids[0] for ids, _ in sampler._shared([prompt], [0] * 100, uniforms))
-    assert set(seen[0.5]) <= smallest_set and not set(seen[1.0]) <= smallest_set
+def test_a_conversation_is_one_row():
+    template = Template("talk", "x", "Talk.", turns=(2, 3), reply=ReplyForm(question=("Frage",), answer=("Antwort",)))
+    texts = ("Frage: Wer? Antwort: Ein Hund.\nFrage: Wo? Antwort: Im Gras.", "Frage: Wer? Antwort: Ein Hund.")
+    first, second = written(dataset_of([png(0)], ["a"]), TemplateSet("mine", (template,)), *texts)
+    assert first["prompt"] == [{"role": "user", "content": "Wer?"}] and first["pair_id"] == "a/0"
+    assert [(m["role"], m["content"]) for m in first["completion"]] == [
+        ("assistant", "Ein Hund."),
+        ("user", "Wo?"),
+        ("assistant", "Im Gras."),
+    ]
+    assert [pair.answer for pair in to_turns({**first, "images": [0]})] == ["Ein Hund.", "Im Gras."]
+    assert second["prompt"] is None and "turns" in second["generation_status"]
+    assert ReplyForm.from_json(first["reply_form"]).write([("Wer?", "Da.")]) == "Frage: Wer?\nAntwort: Da."
+
+
+def test_a_servers_own_paths_stay_here():
+    rows = written(dataset_of([png(0)]), "instruct", "x", types=("short",))
+    assert rows[0]["usage"]["served_model"] == "m"
+    reply = Reply("x", served_model="/home/somebody/models/mine@main")
+    config = PairGenerationConfig("instruct", pairs_per_image=1, types=("short",))
+    images = dataset_of([png(0)])
+    (table,) = generate_tables(images, lambda requests: ((r, [reply]) for r in requests), config, progress=False)
+    assert table["usage"][0]["served_model"].as_py() == "mine@main"
 
 
 @pytest.mark.parametrize(
@@ -528,6 +449,8 @@ def test_top_p_keeps_to_the_smallest_set(llava):
         ({"types": ()}, "at least one type"),
         ({"types": ("count", "count")}, "each once"),
         ({"types_per_image": 6}, "types_per_image is 6"),
+        ({"types_per_image": 9, "pairs_per_image": 20}, "types_per_image is 9, but there are 7 types"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"temperature": -1.0}, "temperature must be at least 0"),
         ({"temperature": float("nan")}, "temperature must be at least 0"),
         ({"top_p": 0.0}, "top_p must be in"),
@@ -536,7 +459,7 @@ def test_top_p_keeps_to_the_smallest_set(llava):
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
-        PairGenerationConfig(**options)
+        PairGenerationConfig("scenes", **options)
 
 
 def test_wrong_input_is_refused_before_any_work(llava, config):

@@ -24,7 +24,8 @@ GOOD = {
         ),
         (
             "Which cities are on the map?",
-            "Berlin, Hamburg, München, Köln, Frankfurt, Stuttgart, Düsseldorf, Leipzig, Essen.",
+            "Berlin, Hamburg, München, Köln, Frankfurt am Main, Stuttgart, Düsseldorf, Leipzig, Dortmund, Essen, "
+            "Bremen, Dresden, Hannover, Nürnberg.",
         ),
         (
             "What is on the label?",

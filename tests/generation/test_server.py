@@ -409,10 +409,11 @@ def test_a_model_that_the_server_has_not(tmp_path):
     assert not (tmp_path / "replies.jsonl").exists()
 
 
-def test_a_model_that_is_not_listed_but_there(tmp_path):
-    """As by `transformers serve`."""
+def test_a_model_that_is_not_listed_but_there(tmp_path, caplog):
+    """As by `transformers serve`, which adds the revision."""
     with serving(lambda body: completions(["hi"], model=f"{body['model']}@main"), models=["other"]) as server:
         assert texts(write(server, [request(ks=[0])], tmp_path, {"served_model": "/a"})[0]) == {("image-0", 0): "hi"}
+    assert "replied as" not in caplog.text
 
 
 @pytest.mark.parametrize("status", [404, 405, 500, 501])

@@ -63,6 +63,21 @@ def test_labels_are_those_of_trl(llava):
     assert torch.equal(ours["pixel_values"], theirs["pixel_values"])
 
 
+def test_trl_also_learns_the_further_questions_of_a_conversation(llava):
+    """As docs/layouts.md and the card say: its loss is on all of the completion, ours on the answers."""
+    processor = llava[1]
+    row = list(layouts())[-1]
+    ours = batch_of(encode_examples(Dataset.from_list([row]), processor))
+    theirs = DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True)([row])
+    learned = processor.decode(theirs["labels"][theirs["labels"] != -100])
+    assert PAIRS[0][1] in learned and f"USER: {PAIRS[1][0]}" in learned and PAIRS[1][1] in learned
+    assert PAIRS[0][0] not in learned
+    assert all("USER" not in processor.decode(labels[labels != -100]) for labels in ours["labels"])
+    # The same tokens, but for the newline that this template writes at the end.
+    whole = ours["input_ids"][1]
+    assert torch.equal(theirs["input_ids"][0, : len(whole)], whole)
+
+
 def test_a_template_without_end_token_gets_the_tokenizers():
     """LLaVA-1.5's on the Hub writes a space after an answer and nothing else: with it alone nobody learns to stop."""
     _, processor = tiny_llava()
@@ -84,6 +99,7 @@ def layouts():
     roles = {"human": "user", "gpt": "assistant"}
     turns = [{"role": roles[role], "content": text.replace("<image>\n", "")} for role, text in turns]
     yield {"images": [picture(0)], "messages": turns}
+    yield {"images": [picture(0)], "prompt": turns[:1], "completion": turns[1:]}
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "encoded again"])
@@ -97,9 +113,10 @@ def test_every_layout_gives_the_same_examples(llava, keep):
         assert examples.index["length"][:] == batch["attention_mask"].sum(dim=1).tolist()
         return texts, batch
 
-    first, second, conversations, messages = layouts()
+    first, second, *conversations = layouts()
     answers = [f"{answer}</s>" for _, answer in PAIRS[:2]]
-    for row in (conversations, messages):
+    assert len(conversations) == 3
+    for row in conversations:
         texts, batch = trained(Dataset.from_list([row]))
         assert texts == answers
         # The second answer follows the first turn, the image is there for both.

@@ -55,7 +55,10 @@ def pair(image_row, k, ok=True):
     prompt, completion = messages if ok else (None, None)
     names = {"image_id": str(image_row), "pair_id": f"{image_row}/{k}", "template": "count-1", "type": "count"}
     status = "ok" if ok else "no answer"
+    if ok and k == 2:  # a conversation, as generation writes it
+        completion = [*completion, {"role": "user", "content": "Sure?"}, *completion]
     return {
+        **dict.fromkeys(PAIR_TABLE_FEATURES),
         "image_row": image_row,
         **names,
         "prompt": prompt,
@@ -103,6 +106,7 @@ def test_scores_equal_those_of_rows_with_images(llava_scorer, column, batch_size
     found = scores_of(score_tables(tables, images, llava_scorer, batch_size))
     expected = scores_of(score_stream(with_images(PAIRS, images), llava_scorer))
     assert_same(found, expected)
+    assert [len(row["turns"] or ()) for row in found[:3]] == [1, 1, 2]
     statuses = [row["i2c_status"] for row in found]
     assert statuses[:3] == ["ok"] * 3
     assert all("cannot be read" in status for status in statuses[3:6])

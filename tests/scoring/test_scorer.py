@@ -133,6 +133,8 @@ def test_every_turn_has_its_own_scores(family):
     ]
     messages = [{"role": role, "content": text} for role, text in said]
     result = scorer({"messages": messages, "image": picture(0)})
+    generated = {"images": [picture(0)], "prompt": messages[:1], "completion": messages[1:]}
+    assert_same([scorer(generated)], [result])  # as generation writes a conversation
     turns = [scorer({"messages": messages[: 2 * n + 2], "image": picture(0)})["turns"][-1] for n in range(3)]
     for found, expected in zip(result["turns"], turns, strict=True):
         assert_same_turn(found, expected)

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from datasets import Dataset, Features, Image, IterableDataset, IterableDatasetDict, Json, LargeList, Value
+from datasets import Dataset, Features, Image, IterableDataset, IterableDatasetDict, Json, LargeList, List, Value
 from scored_rows import assert_same, picture, png
 
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES
@@ -66,6 +66,20 @@ def test_score_columns_beside_the_others(scorer, dataset, expected, batch_size):
         assert rows[3]["images"][0]["bytes"] == png(3)[:60]
     assert {name: stream.features[name] for name in SCORE_FEATURES} == dict(SCORE_FEATURES)
     assert stream.features["thumb"] == Image(decode=False) and stream.features["note"] == Json()
+
+
+def test_conversations_as_generation_writes_them(scorer):
+    """Streamed, and by `map`: the same scores of each turn as of the messages in one column."""
+    messages = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd")]
+    rows = [{"images": [picture(0)], "prompt": messages[:1], "completion": messages[1:end]} for end in (4, 2)]
+    kind = List({"role": Value("string"), "content": Value("string")})
+    features = Features({"images": List(Image()), "prompt": kind, "completion": kind})
+    dataset = Dataset.from_list(rows, features=features)
+    expected = scorer.score([{"images": [picture(0)], "messages": messages[:end]} for end in (4, 2)])
+    assert [len(row["turns"]) for row in expected] == [2, 1]
+    assert_same(of(score_dataset(dataset.to_iterable_dataset(), scorer)), expected)
+    mapped = dataset.map(scorer, batched=True, features=Features({**features, **SCORE_FEATURES}))
+    assert_same(of(mapped), expected)
 
 
 def test_nothing_is_read_before_it_is_needed(scorer, expected):

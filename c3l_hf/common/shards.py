@@ -94,7 +94,14 @@ class Shards:
             with pq.ParquetFile(self.files[number]) as file:
                 yield from file.iter_batches(size, columns=None if columns is None else list(columns))
 
-    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of some columns, in memory."""
+    def table(self, columns: Sequence[str] | None = None, repeated: Sequence[str] = ()) -> pa.Table:
+        """All rows of some columns, in memory.
+
+        Args:
+            columns: Those to read; by default all.
+            repeated: Texts, by their paths in Parquet ("reply.list.element.content"), of which few are different: they
+                come as dictionaries, in which each is once.
+        """
         names = None if columns is None else list(columns)
-        return pa.concat_tables([pq.read_table(file, columns=names) for file in self.files])
+        read = [pq.read_table(file, columns=names, read_dictionary=list(repeated)) for file in self.files]
+        return pa.concat_tables(read)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, List, Value
 
 from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.pair_columns import NO_TEMPLATE, NO_TYPE
+from c3l_hf.data.pair_columns import NO_TYPE
 from c3l_hf.data.places import places
 from c3l_hf.data.row_images import images_as_stored, pictures_of
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, number_id
@@ -32,7 +32,8 @@ __all__ = ["ImportedPairs", "import_pairs"]
 logger = logging.getLogger(__name__)
 
 _BATCH = 1000
-_SAID = ("raw", "language", "generation_prompt", "reply_form", "usage")
+# What generation writes beside its pairs.
+_SAID = ("raw", "language", "generation_status", "generation_prompt", "reply_form", "usage")
 _ELSEWHERE = "the image's path does not lead into the folder of the images"
 
 
@@ -68,10 +69,10 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
 
     Args:
         dataset: Rows in one of the layouts of `data.layouts`. The columns `image_id`, `pair_id`, `type` and
-            `template` are used where they are there. Rows about one image are those of one `image_id`, or, without this
-            column, those whose image has the same content or path. Of several images of one `image_id`, as of
-            copies, the first is taken, with a warning. Images may be stored by `datasets`, or be paths
-            (see `image_folder`) or structs of "bytes" and "path", as other tools write them.
+            `template` are used where they are there, and what generation writes beside its pairs. Rows about one image
+            are those of one `image_id`, or, without this column, those whose image has the same content or path. Of
+            several images of one `image_id`, as of copies, the first is taken, with a warning. Images may be stored by
+            `datasets`, or be paths (see `image_folder`) or structs of "bytes" and "path", as other tools write them.
         inventory: See `data.sources.images_digest`.
         image_folder: Where images are that the rows name by a relative path; by default the working folder. A row with
             a path that leaves it is left out, and counted.
@@ -90,11 +91,13 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
             raise RunError(f"pairs: column {name!r} holds {kind}; it must hold images, paths, or lists of them")
     named = "image_id" in dataset.column_names
     extra = [name for name in ("image_id", "pair_id", "type", "template") if name in dataset.column_names]
-    # What generation writes beside its pairs; a column of the same name that holds something else is not it.
-    extra += [name for name in _SAID if dataset.features.get(name) == PAIR_TABLE_FEATURES[name]]
+    said = [name for name in _SAID if name in dataset.column_names]
+    if others := [name for name in said if not _fits(dataset.features[name], PAIR_TABLE_FEATURES[name])]:
+        logger.warning("pairs: %s not read: what c3l generate writes there is of another type", ", ".join(others))
+    extra += [name for name in said if name not in others]
     numbers: dict[Any, int] = {}  # an image's id or content → its number
     contents: dict[Any, tuple] = {}  # an image's id → its content or path
-    others: list[int] = []  # rows with another image than the first of their id
+    differing: list[int] = []  # rows with another image than the first of their id
     first_rows: list[int] = []  # the first row about each image
     pairs_of: list[int] = []  # how many rows there are about each image
     image_of = np.full(len(dataset), -1)
@@ -117,7 +120,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
             content = tuple(map(image_key, images))
             key = str(values["image_id"]) if named else content
             if contents.setdefault(key, content) != content:
-                others.append(row)
+                differing.append(row)
             image = numbers.setdefault(key, len(numbers))
             if image == len(first_rows):
                 first_rows.append(row)
@@ -126,7 +129,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
             pair_id = values.get("pair_id")
             pair_id = f"{image_id}/{pairs_of[image]}" if pair_id is None else str(pair_id)
             place = {"image_row": image, "image_id": image_id, "pair_id": pair_id}
-            pair = {**place, **_kind(values), **_pair(values)}
+            pair = {**_said(values), **place, **_kind(values), **_pair(values)}
             pairs_of[image] += 1
             image_of[row] = image
             sha.update(digest(*pair.items()).encode())
@@ -135,12 +138,12 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
     if not numbers:
         reason = without_image.most_common(1)[0][0]
         raise RunError(f"pairs: none of the {len(dataset):,} rows has an image; most often {reason}")
-    if others:
+    if differing:
         logger.warning(
             "pairs: %d rows have another image than the first row of their image_id (row %d is the first of them): all "
             "are taken for copies of that row's. If image_id names something else than the image, rename it",
-            len(others),
-            others[0],
+            len(differing),
+            differing[0],
         )
     ids = list(numbers) if named else list(map(number_id, range(len(numbers))))
     images = images_as_stored(dataset, layout, first_rows, ids, image_folder)
@@ -183,6 +186,9 @@ def _by_image(tables: list[pa.Table], image_of: np.ndarray) -> pa.Table:
 
 def _pair(values: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt and completion of a row, a pair or a conversation, or why it has none."""
+    said = values.get("generation_status")
+    if said not in (None, "ok") and values.get("prompt") is None and values.get("completion") is None:
+        return {"prompt": None, "completion": None, "generation_status": str(RowError(said))}
     try:
         turns = to_turns(values)
         pairs = []
@@ -220,6 +226,18 @@ def _text(content: Any) -> str:
 
 
 def _kind(values: Mapping[str, Any]) -> dict[str, Any]:
-    said = {name: values.get(name) for name in _SAID}
-    kind = {"type": str(values.get("type") or NO_TYPE), "template": str(values.get("template") or NO_TEMPLATE)}
-    return said | kind
+    template = values.get("template")
+    return {"type": str(values.get("type") or NO_TYPE), "template": None if template is None else str(template)}
+
+
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values.get(name) for name in _SAID}
+
+
+def _fits(found: Any, expected: Any) -> bool:
+    """Whether a column is of a type; nulls, of which a file may have nothing else, are of any."""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        return found.keys() == expected.keys() and all(_fits(found[name], expected[name]) for name in expected)
+    if isinstance(found, List) and isinstance(expected, List):
+        return _fits(found.feature, expected.feature)
+    return found == expected or found == Value("null")

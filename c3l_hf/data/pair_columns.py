@@ -26,7 +26,6 @@ from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.files.image import image_key
 
 __all__ = [
-    "NO_TEMPLATE",
     "NO_TYPE",
     "UNREAD",
     "PairColumns",
@@ -34,8 +33,8 @@ __all__ = [
     "read_pair_columns",
 ]
 
-# The kind of pairs for which no kind is given.
-NO_TYPE, NO_TEMPLATE = "general", "general-1"
+# The type of pairs for which none is given.
+NO_TYPE = "general"
 # Why the texts of a row cannot be used; a column that is there only if that is so of a row.
 UNREAD = "unread"
 
@@ -63,7 +62,7 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, conversations
 
     What is made where the dataset has no such column: `image_id`, equal for rows whose images have the same content or,
     if they are paths, the same path, and numbered in the order in which the images appear; `pair_id`, numbered within
-    the image; `type` and `template`, `NO_TYPE` and `NO_TEMPLATE` of all rows.
+    the image; `type`, `NO_TYPE` of all rows; `template`, null.
 
     A conversation has all its questions as one, and all its answers: near-duplicates and lengths then mean the whole of
     it. Answers that cannot be read are passed over. With `conversations` it has its turns.
@@ -101,13 +100,11 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, conversations
         assumed.append("no column image_id: rows with the same image, by content or path, are about one image")
     if "pair_id" in columns and "pair_id" not in names:
         table = table.append_column("pair_id", _pair_ids(table["image_id"]))
-    for name, value, meaning in (
-        ("type", NO_TYPE, "all pairs count as one type"),
-        ("template", NO_TEMPLATE, f"the instruction is that of {NO_TEMPLATE}"),
-    ):
-        if name in columns and name not in names:
-            table = table.append_column(name, _repeated(value, len(dataset)))
-            assumed.append(f"no column {name}: {meaning}")
+    if "type" in columns and "type" not in names:
+        table = table.append_column("type", _repeated(NO_TYPE, len(dataset)))
+        assumed.append("no column type: all pairs count as one type")
+    if "template" in columns and "template" not in names:
+        table = table.append_column("template", _repeated(None, len(dataset)))
     kept = [*columns, *[UNREAD] * (UNREAD in table.column_names)]
     return PairColumns(table.select(kept), assumed)
 
@@ -291,9 +288,9 @@ def _pair_ids(image_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, pa.string())
 
 
-def _repeated(value: str, count: int) -> pa.ChunkedArray:
+def _repeated(value: str | None, count: int) -> pa.ChunkedArray:
     pieces = (piece.stop - piece.start for piece in _pieces(count))
-    return pa.chunked_array([pa.repeat(value, length) for length in pieces], pa.string())
+    return pa.chunked_array([pa.repeat(pa.scalar(value, pa.string()), length) for length in pieces], pa.string())
 
 
 def _pieces(length: int) -> Iterator[slice]:

@@ -12,7 +12,15 @@ from c3l_hf.data.places import image_count, places
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.turns import Pair, to_turns, turn_reason
 
-__all__ = ["RowTexts", "as_one", "conversation_of", "messages_of_turns", "question_and_answer", "turns_of"]
+__all__ = [
+    "EARLIER_TURNS",
+    "RowTexts",
+    "as_one",
+    "conversation_of",
+    "messages_of_turns",
+    "question_and_answer",
+    "turns_of",
+]
 
 # Without them, as in a pseudo-label, the question would mean something else.
 EARLIER_TURNS = "the question follows earlier turns"

@@ -11,11 +11,12 @@ import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import PIL.Image
 import torch
 from torch import nn
-from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.models.batching import PER_TOKEN, collate, collate_images
@@ -37,6 +38,10 @@ __all__ = [
     "with_end",
     "with_image_cache",
 ]
+
+
+# Tokenizer → chat template → whether it writes system messages.
+_WRITES_SYSTEM: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ def encode_row(
     processor, prompt, answer = settle_control_tokens(processor, prompt, answer, control_tokens)
     processor = with_image_cache(processor)  # the images go through it several times below
     conversation = _conversation(prompt, images)
+    _check_system(processor, conversation)
     conversation_with_answer = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     start = _tokenize(processor, conversation, add_generation_prompt=True)["input_ids"]
     inputs = _tokenize(processor, conversation_with_answer, continue_final_message=True)
@@ -170,7 +176,9 @@ def encode_prompt(
         RowError: If the prompt cannot be encoded.
     """
     processor, prompt, _ = settle_control_tokens(processor, prompt, "", control_tokens)
-    return _tokenize(processor, _conversation(prompt, images), add_generation_prompt=True)
+    conversation = _conversation(prompt, images)
+    _check_system(processor, conversation)
+    return _tokenize(processor, conversation, add_generation_prompt=True)
 
 
 def position_ids(model: nn.Module, rows: Iterable[Mapping[str, torch.Tensor]]) -> list[torch.Tensor] | None:
@@ -236,6 +244,22 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
     if left:
         raise RowError(f"the messages have no place for {len(left)} of the row's {len(images)} images")
     return conversation
+
+
+def _check_system(processor: ProcessorMixin, conversation: list[dict[str, Any]]) -> None:
+    """That the chat template writes system messages: some leave them out without a word, others refuse them."""
+    if not any(message["role"] == "system" for message in conversation):
+        return
+    known, template = _WRITES_SYSTEM.setdefault(processor.tokenizer, {}), str(processor.chat_template)
+    if template not in known:
+        word, user = "Exactly.", {"role": "user", "content": [{"type": "text", "text": "a"}]}
+        system = {"role": "system", "content": [{"type": "text", "text": word}]}
+        try:
+            known[template] = word in processor.apply_chat_template([system, user], add_generation_prompt=True)
+        except Exception:  # it refuses them; the row says so when it is encoded
+            known[template] = True
+    if not known[template]:
+        raise RowError("the model's chat template leaves system messages out")
 
 
 def _tokenize(processor: ProcessorMixin, conversation: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import Pool
 from c3l_hf.publishing.cards import TRAINING_FACTS, RunFacts
-from c3l_hf.publishing.figures import dataset_figures
+from c3l_hf.publishing.figures import dataset_figures, token_sums
 from c3l_hf.selection.curation import CURATION_COLUMNS
 
 __all__ = ["run_facts"]
@@ -36,6 +36,9 @@ def run_facts(
     source = settings.images.images or settings.run.pairs
     publishing = settings.publishing
     generator, scorer = inputs.generator_identity, inputs.scorer_identity or {}
+    prices = (settings.backend.prompt_price, settings.backend.completion_price)
+    # Pairs that somebody has were not written by this run.
+    written = [stage for stage in ("generate", "regenerate") if stage == "regenerate" or inputs.pairs is None]
     return RunFacts(
         title="C3L pairs" if world is None else world.TITLE,
         generator=world.GENERATOR_NAME if world is not None and model == "scenes" else model,
@@ -64,12 +67,19 @@ def run_facts(
         config_file=Path(settings.config_name).name if settings.config_name else None,
         stages=[(stage, _counts(folder, stage)) for stage in _BEFORE_CURATION],
         truth=[(pool.name.strip(), pool.pairs, *pool.true) for pool in pools if pool.true] or None,
+        templates=settings.generating(0).template_set.name,
+        tokens=[(stage, *row) for stage in written for row in _tokens(folder.shards(stage))] or None,
+        token_prices=None if prices == (None, None) else prices,
         training={name: getattr(settings.training, name) for name in TRAINING_FACTS},
         near_duplicate_scope=settings.curation.near_duplicate_scope,
         **dataset_figures(
             Dataset(curated.table([*CURATION_COLUMNS, "i2c", LANGUAGE])), second.table(["i2c"])["i2c"].to_numpy()
         ),
     )
+
+
+def _tokens(pairs: Shards) -> list[tuple[str | None, int | None, int | None]]:
+    return token_sums(batch["usage"] for batch in pairs.batches(["usage"]))
 
 
 def _counts(folder: RunFolder, stage: str) -> list[tuple[str, int]]:

@@ -98,6 +98,9 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
     # What the templates say of each image is a part of what is asked.
     if fields := sorted(settings.generating(0).template_set.fields):
         generate["fields"] = regenerate["fields"] = columns_digest(inputs.images.dataset, fields)
+    select = dict(vars(settings.selection))
+    if inputs.pairs is not None:
+        select["templates"] = regenerate["templates"]  # which labels ask with where the pairs do not say what was asked
     score: dict[str, Any] = {"ranking": settings.scoring.ranking, **loading}
     if inputs.scorer_identity is not None:
         score["scorer"] = dict(inputs.scorer_identity)
@@ -105,7 +108,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
         {
             "generate": {} if inputs.pairs is not None else generate,
             "score": score,
-            "select": vars(settings.selection),
+            "select": select,
             "train": training_options(settings.training),
             "regenerate": regenerate,
             "rescore": score,

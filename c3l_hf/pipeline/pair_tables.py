@@ -13,7 +13,10 @@ from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, SCORE_FEATURES
 from c3l_hf.data.streams import RowStream
 
-__all__ = ["ScoredPairs"]
+__all__ = ["REPEATED", "ScoredPairs"]
+
+# Texts of pairs that are those of their template, by their paths in Parquet: millions of rows share some of them.
+REPEATED = ("reply_form", *(f"generation_prompt.list.element.{name}" for name in ("role", "content")))
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,11 @@ class ScoredPairs:
         return self.pairs.num_rows
 
     def table(self, columns: Sequence[str]) -> pa.Table:
-        """All rows of some columns, in memory."""
+        """All rows of some columns, in memory; the texts of `REPEATED` as dictionaries."""
         ours = [name for name in columns if name in PAIR_TABLE_FEATURES]
         theirs = [name for name in columns if name in SCORE_FEATURES]
-        parts = [shards.table(names) for shards, names in ((self.pairs, ours), (self.scores, theirs)) if names]
+        read = ((self.pairs, ours, REPEATED), (self.scores, theirs, ()))
+        parts = [shards.table(names, repeated) for shards, names, repeated in read if names]
         return pa.table({name: part[name] for part in parts for name in part.column_names})
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

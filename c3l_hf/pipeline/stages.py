@@ -27,6 +27,7 @@ from c3l_hf.data.status import count_repeated, count_statuses, publishable
 from c3l_hf.data.stored_images import AT_ONCE, WithImages, images_of_rows
 from c3l_hf.data.streams import RowStream
 from c3l_hf.generation.pairs import generate_tables
+from c3l_hf.generation.template_files import load_templates
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
@@ -41,6 +42,7 @@ from c3l_hf.publishing.export import example_pictures, write_dataset, write_gene
 from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs, choose_random
+from c3l_hf.selection.label_prompts import ASKED_COLUMNS
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
 from c3l_hf.training.run import train_generator
@@ -159,8 +161,9 @@ def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
             return None
-        pairs = scored.table([*LABEL_COLUMNS, "i2c", "image_row"])
-        labels, report = choose_labels(pairs, **vars(settings.selection))
+        pairs = scored.table([*LABEL_COLUMNS, *ASKED_COLUMNS, "i2c", "image_row"])
+        asked = settings.generating(0).template_set  # where pairs that somebody has do not say what was asked
+        labels, report = choose_labels(pairs, **vars(settings.selection), templates=asked)
         labels = labels.append_column("image_row", pairs["image_row"].take(labels["row"]))
         Shards(path, 1).write(0, [labels.select(list(_LABEL_TABLE))], _LABEL_TABLE.arrow_schema)
         left_out = (report.images_dropped, report.pairs_left_out, report.rejected_left_out)
@@ -282,8 +285,7 @@ def _pools(
     curated: Shards,
 ) -> list[Pool]:
     """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
-    world = inputs.images.world
-    truth = None if world is None else Truth(world, world.truth_of(inputs.images.dataset))
+    truth = _truth(settings, inputs)
 
     def pools_of_round(name: str, scored: ScoredPairs) -> tuple[Pool, Pool, pa.Table]:
         """Of all its pairs, and of as many at random as were kept; the texts of one round at a time are in memory."""
@@ -310,6 +312,16 @@ def _pools(
         pool_of_pairs("  curated: the dataset", curated.table(POOL_COLUMNS), truth),
         at_random_again,
     ]
+
+
+def _truth(settings: Settings, inputs: Inputs) -> Truth | None:
+    """The truth about the images of an embedded world, if it is the world's own templates that ask about them: of other
+    pairs it cannot tell whether they are true."""
+    world = inputs.images.world
+    if world is None:
+        return None
+    asked, own = settings.generating(0).template_set, load_templates(world.TEMPLATES)
+    return Truth(world, world.truth_of(inputs.images.dataset)) if asked.identity() == own.identity() else None
 
 
 def _some(table: pa.Table, numbers: np.ndarray) -> pa.Table:

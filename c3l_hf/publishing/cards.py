@@ -3,13 +3,10 @@
 import contextlib
 import json
 import math
-import numbers
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,14 +17,21 @@ from c3l_hf.common.plain import plain
 from c3l_hf.common.versions import versions
 from c3l_hf.data.schema import SCORES
 from c3l_hf.publishing.manifest import DataConfig, FileRecord, digest_of
+from c3l_hf.publishing.markdown import (
+    as_code,
+    as_examples,
+    as_histogram,
+    as_number,
+    as_percent,
+    as_table,
+    as_text,
+    as_tokens,
+    as_yaml,
+    one_line,
+)
 from c3l_hf.scoring.formulas import SCORE_DESCRIPTIONS
 
 __all__ = ["GENERATED_AGAIN", "TRAINING_FACTS", "RunFacts", "dataset_card", "model_card", "stated_figures"]
-
-_TEXT_LIMIT = 300
-# As numeric references these are text wherever they stand: no table, emphasis, link, code, mathematics, html, mention.
-# An underscore within a word is text anyhow.
-_MARKDOWN = re.compile(r"[&<>|\\`*\[\]~#$@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)")
 
 # The pool of pairs in `RunFacts.truth` that tells how good the trained generator is.
 GENERATED_AGAIN = "generated again"
@@ -96,6 +100,10 @@ class RunFacts:
         generator_repo: Name of the generator there.
         synthetic_images: The images are a small synthetic world, whose limits the card names.
         config_file: Name of the configuration file.
+        templates: What the generator was asked by: the name of a set of prompt templates, or of their file.
+        tokens: (stage, model as its server called it or None of one in the run's own process, tokens of prompts, tokens
+            of replies) of each stage that generated, as those who wrote the replies counted them; None if they did not.
+        token_prices: Price of a million tokens of prompts, and of replies, at the servers; either may be None.
         languages: Languages of the curated dataset (ISO 639-1), as far as its templates say.
         type_shares: Question type → its share of the curated dataset, in [0, 1].
         score_quantiles: Name of the quantile → `i2c` of the curated dataset.
@@ -138,6 +146,9 @@ class RunFacts:
     generator_repo: str | None = None
     synthetic_images: bool = False
     config_file: str | None = None
+    templates: str | None = None
+    tokens: Sequence[tuple[str, str | None, int | None, int | None]] | None = None
+    token_prices: tuple[float | None, float | None] | None = None
     languages: Sequence[str] | None = None
     type_shares: Mapping[str, float] | None = None
     score_quantiles: Mapping[str, float] | None = None
@@ -157,7 +168,7 @@ class RunFacts:
         if self.length_correlation is not None and math.isnan(self.length_correlation[0]):
             object.__setattr__(self, "length_correlation", None)
         told = ("generator", "generator_base", "scorer", "scorer_base", "pairs_source", "images", "images_source")
-        for name in (*told, "config_file", "options", "training", "stages"):
+        for name in (*told, "templates", "tokens", "config_file", "options", "training", "stages"):
             object.__setattr__(self, name, plain(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,7 +187,7 @@ def dataset_card(
         files: Records of their shards.
     """
     metadata = DatasetCardData(
-        pretty_name=_one_line(facts.title),
+        pretty_name=one_line(facts.title),
         license=facts.license,
         language=list(facts.languages) if facts.languages else None,
         task_categories=["image-text-to-text", "visual-question-answering"],
@@ -203,8 +214,8 @@ def model_card(facts: RunFacts) -> str:
         EvalResult(
             task_type="image-text-to-text",
             # For a dataset on the Hub its id, as the Hub wants it.
-            dataset_type=_one_line(facts.images).partition(",")[0],
-            dataset_name=_one_line(facts.images),
+            dataset_type=one_line(facts.images).partition(",")[0],
+            dataset_name=one_line(facts.images),
             metric_type="accuracy",
             metric_name="share of true pairs, each type of question counting the same",
             metric_value=round(share, 4),
@@ -251,21 +262,27 @@ def stated_figures(facts: Mapping[str, Any], kind: Literal["dataset", "generator
 
     def add(name: str, values: Any, of: Callable[[Any], Iterable[tuple[str, str]]]) -> None:
         with contextlib.suppress(TypeError, ValueError, AttributeError, LookupError):
-            figures.extend((f"{name}{label}", _text(label), figure) for label, figure in of(values))
+            figures.extend((f"{name}{label}", as_text(label), figure) for label, figure in of(values))
 
     add("", facts.get("seed"), lambda seed: [("seed", str(int(seed)))])
     add("length correlation", facts.get("length_correlation"), lambda pair: [("", f"{pair[0]:+.2f}")])
     for stage in facts.get("stages") or ():
         name = f"{stage[0]}, " if isinstance(stage, Sequence) and stage else ""
-        add(name, stage, lambda stage: [(label, _number(number)) for label, number in stage[1]])
+        add(name, stage, lambda stage: [(label, as_number(number)) for label, number in stage[1]])
     for judged in facts.get("truth") or ():
-        add("truth, ", judged, lambda row: [(row[0], _number(row[1])), *((row[0], _percent(x)) for x in row[2:5])])
+        add("truth, ", judged, lambda row: [(row[0], as_number(row[1])), *((row[0], as_percent(x)) for x in row[2:5])])
     if kind == "dataset":
-        add("rows", facts.get("rows"), lambda rows: [("", _number(rows))])
-        add("share of ", facts.get("type_shares"), lambda shares: [(t, _percent(share)) for t, share in shares.items()])
-        add("quantile ", facts.get("score_quantiles"), lambda values: [(q, _number(v)) for q, v in values.items()])
+        add("rows", facts.get("rows"), lambda rows: [("", as_number(rows))])
+        add(
+            "share of ",
+            facts.get("type_shares"),
+            lambda shares: [(t, as_percent(share)) for t, share in shares.items()],
+        )
+        add("quantile ", facts.get("score_quantiles"), lambda values: [(q, as_number(v)) for q, v in values.items()])
+        for row in facts.get("tokens") or ():
+            add("tokens, ", row, lambda row: [(row[0], as_number(count)) for count in row[2:4] if count is not None])
         for bin in facts.get("histogram") or ():
-            add("histogram", bin, lambda bin: [("", _number(bin[2])), ("", _number(bin[3]))])
+            add("histogram", bin, lambda bin: [("", as_number(bin[2])), ("", as_number(bin[3]))])
     return figures
 
 
@@ -277,69 +294,17 @@ def _render(template: str, facts: RunFacts, metadata: DatasetCardData | ModelCar
         lstrip_blocks=True,
         keep_trailing_newline=True,
         # Whatever a template prints is escaped, unless one of the functions below has made Markdown of it.
-        finalize=lambda value: value if isinstance(value, Markup) else _text(value),
+        finalize=lambda value: value if isinstance(value, Markup) else as_text(value),
     )
-    environment.globals |= {"table": _table, "yaml_block": _yaml_block, "histogram": _histogram, "examples": _examples}
-    environment.filters |= {"code": _code, "python": lambda text: Markup(json.dumps(_one_line(text)))}
+    environment.globals |= {
+        "table": as_table,
+        "yaml_block": as_yaml,
+        "histogram": as_histogram,
+        "examples": as_examples,
+    }
+    environment.globals |= {"tokens": as_tokens}
+    environment.filters |= {"code": as_code, "python": lambda text: Markup(json.dumps(one_line(text)))}
     # For words of the template itself.
-    environment.filters |= {"markdown": Markup, "percent": _percent}
+    environment.filters |= {"markdown": Markup, "percent": as_percent}
     values |= {"facts": facts, "scores": SCORE_DESCRIPTIONS, "training": facts.training}
     return environment.get_template(template).render(metadata=Markup(metadata.to_yaml()), **values)
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _number(value: numbers.Real) -> str:
-    return f"{value:,}" if isinstance(value, numbers.Integral) else f"{value:.4g}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _text(value: object) -> str:
-    """Any value as text on one line that Markdown and html leave alone; long texts end in "…"."""
-    if isinstance(value, numbers.Real):
-        return _number(value)
-    text = _one_line(str(value))
-    if len(text) > _TEXT_LIMIT:
-        text = text[: _TEXT_LIMIT - 1] + "…"
-    return _MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", text)
-
-
-def _code(value: object) -> Markup:
-    return Markup("`" + _one_line(str(value)).replace("`", "'") + "`")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
-    """A Markdown table: the first column to the left, the others to the right where they hold numbers."""
-    rules = ["---"] + [
-        "---:" if all(isinstance(row[i], numbers.Real) for row in rows) else "---" for i in range(1, len(header))
-    ]
-    cells = [header, rules, *([cell if isinstance(cell, Markup) else _text(cell) for cell in row] for row in rows)]
-    return Markup("\n".join(f"| {' | '.join(row)} |" for row in cells))
-
-
-def _histogram(bins: Sequence[tuple[float, float, int, int]], width: int = 30) -> Markup:
-    """The bins as a table with bars; the dark part of a bar is what was kept."""
-    most = max(pool for *_, pool, _ in bins)
-    rows = []
-    for low, high, pool, kept in bins:
-        full, dark = math.ceil(width * pool / most), math.ceil(width * min(kept, pool) / most)
-        rows.append((f"{low:.3f} to {high:.3f}", pool, kept, "█" * dark + "░" * (full - dark)))
-    return _table(["i2c", "scored", "kept", ""], rows)
-
-
-def _examples(examples: Sequence[tuple[str, str, str, float, str]]) -> Markup:
-    rows = [(Markup(f"![](examples/{number}.png)"), *example[:4]) for number, example in enumerate(examples)]
-    return _table(["", "question", "answer", "type", "i2c"], rows)
-
-
-def _yaml_block(values: Mapping[str, Any]) -> Markup:
-    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return Markup(f"{fence}yaml\n{text}{fence}")

@@ -1,7 +1,7 @@
 """Figures of a dataset that its card states, worked out from its rows."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from c3l_hf.data.row_texts import as_one, turns_of
 from c3l_hf.data.schema import LANGUAGE
 from c3l_hf.selection.curation import CURATION_COLUMNS, length_correlation
 
-__all__ = ["dataset_figures"]
+__all__ = ["dataset_figures", "token_sums"]
 
 
 def dataset_figures(curated: Dataset, pool_scores: ArrayLike) -> dict[str, Any]:
@@ -57,6 +57,34 @@ def dataset_figures(curated: Dataset, pool_scores: ArrayLike) -> dict[str, Any]:
         "histogram": _histogram(pool[np.isfinite(pool)], scores),
         "examples": _middle_examples(curated, table, sorted(types)),
     }
+
+
+def token_sums(usages: Iterable[pa.Array | pa.ChunkedArray]) -> list[tuple[str | None, int | None, int | None]]:
+    """What was written by whom, in tokens.
+
+    Args:
+        usages: The column `usage` of all pairs, in pieces.
+
+    Returns:
+        (model as its server called it, None of one in the run's own process; tokens of prompts; tokens of replies) of
+        each model by name. A number that nobody reported is None.
+    """
+    sums: dict[str | None, tuple[int | None, int | None]] = {}
+    for usage in usages:
+        names = ("served_model", "prompt_tokens", "completion_tokens")
+        table = pa.table([pc.struct_field(usage, name) for name in names], names=names).group_by("served_model")
+        found = table.aggregate([(name, "sum") for name in names[1:]])
+        for row in found.to_pylist():
+            prompt, completion = sums.get(row["served_model"], (None, None))
+            more = row["prompt_tokens_sum"], row["completion_tokens_sum"]
+            sums[row["served_model"]] = _added(prompt, more[0]), _added(completion, more[1])
+    # Rows without a reply have no model and no tokens.
+    written = [(model, *counts) for model, counts in sums.items() if model is not None or counts != (None, None)]
+    return sorted(written, key=lambda row: (row[0] is not None, row[0] or ""))
+
+
+def _added(total: int | None, more: int | None) -> int | None:
+    return total if more is None else (total or 0) + more
 
 
 def _histogram(pool: np.ndarray, kept: np.ndarray, bins: int = 12) -> list[tuple[float, float, int, int]]:

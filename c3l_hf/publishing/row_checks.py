@@ -18,7 +18,7 @@ from c3l_hf.data.layouts import IMAGE_COLUMNS, layout_of, text_layout
 from c3l_hf.data.schema import LANGUAGE, SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.publishing.cards import GENERATED_AGAIN
-from c3l_hf.publishing.figures import dataset_figures
+from c3l_hf.publishing.figures import dataset_figures, token_sums
 from c3l_hf.publishing.manifest import DataConfig, Manifest
 from c3l_hf.publishing.reading import Mismatch, close, columns_of, read_batches, read_rows
 from c3l_hf.scoring.formulas import scores_from_logprobs
@@ -122,7 +122,7 @@ def check_figures(folder: Path, manifest: Manifest) -> str:
         json.dumps(dataset_figures(_without_images(folder, manifest.configs["default"]), scores.to_numpy()))
     )
     found = [(name, manifest.facts.get(name), value) for name, value in figures.items()]
-    for name, stated, value in found + _counts(folder, manifest):
+    for name, stated, value in found + _counts(folder, manifest) + _tokens(folder, manifest):
         if not close(stated, value):
             raise Mismatch(f"{name}: {stated!r:.80} on the card, {value!r:.80} in the data")
     return ", ".join([*figures, "counts that follow from the rows"])
@@ -157,6 +157,16 @@ def _counts(folder: Path, manifest: Manifest) -> list[tuple[str, Any, Any]]:
             told |= {(name, label): number for label, number in whole[name].items()}
         counts += [(f"{name}, {label}", number, told.get((name, label), number)) for label, number in stated]
     return counts
+
+
+def _tokens(folder: Path, manifest: Manifest) -> list[tuple[str, Any, Any]]:
+    """The tokens of the second round, whose pairs are all there."""
+    pool = manifest.configs.get("scored")
+    if pool is None or "usage" not in columns_of(folder, pool):
+        return []
+    stated = [row for row in manifest.facts.get("tokens") or () if row[0] == "regenerate"]
+    sums = token_sums(batch["usage"] for *_, batch in read_batches(folder, pool, ["usage"]))
+    return [("tokens of regenerate", stated, [["regenerate", *row] for row in sums])]
 
 
 def _without_images(folder: Path, config: DataConfig) -> Dataset:

@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from c3l_hf.data.row_texts import as_one, turns_of
+from c3l_hf.data.pair_columns import UNREAD
+from c3l_hf.data.row_texts import EARLIER_TURNS, as_one, turns_of
 from c3l_hf.selection.columns import ChunkedColumn, pieces
 
-__all__ = ["PairTexts"]
+__all__ = ["PairTexts", "with_earlier_turns_unread"]
 
 
 class PairTexts:
@@ -64,6 +65,24 @@ class PairTexts:
         for piece in pieces(len(rows)):
             words.append(np.array([len(answer.split()) for answer in self.answers(rows[piece])], np.int64))
         return np.concatenate(words)
+
+
+def with_earlier_turns_unread(table: pa.Table) -> pa.Table:
+    """The table with `UNREAD` for rows whose prompt has an answer: their question follows earlier turns."""
+    reasons = []
+    for chunk in table["prompt"].chunks:
+        earlier = np.zeros(len(chunk), bool)
+        if not pa.types.is_null(chunk.type):
+            said = pc.equal(pc.struct_field(chunk.flatten(), "role"), "assistant").fill_null(False)
+            earlier[pc.list_parent_indices(chunk).filter(said).to_numpy()] = True
+        reasons.append(pc.if_else(pa.array(earlier), EARLIER_TURNS, pa.scalar(None, pa.string())))
+    column = pa.chunked_array(reasons, pa.string())
+    if column.null_count == len(table):
+        return table
+    if UNREAD not in table.column_names:
+        return table.append_column(UNREAD, column)
+    column = pc.coalesce(table[UNREAD].cast(pa.string()), column)
+    return table.set_column(table.column_names.index(UNREAD), UNREAD, column)
 
 
 def _check_messages(name: str, kind: pa.DataType) -> None:

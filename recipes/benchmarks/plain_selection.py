@@ -19,17 +19,19 @@ from scipy.stats import rankdata, spearmanr
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.templates import get_template
+from c3l_hf.generation.template_files import load_templates
 
 __all__ = ["plain_labels", "plain_pairs", "plain_random"]
 
 _PERMUTATIONS = 128
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_TOO_FEW, _IDENTICAL, _MARGIN = (
+_TOO_FEW, _UNFIT, _IDENTICAL, _MARGIN = (
     "fewer than two scored pairs",
+    "fewer than two that fit the form of the reply",
     "all texts identical to the chosen one",
     "margin too small",
 )
+_EARLIER = "the question follows earlier turns"
 _LEFT_OUT = (
     "same text as the chosen one",
     "same text as another",
@@ -46,6 +48,7 @@ class _Pair:
     type: str
     turns: tuple[tuple[str, str], ...]
     score: float
+    form: str | None
 
     @property
     def question(self) -> str:
@@ -145,13 +148,13 @@ def plain_labels(
     min_margin: float = 0.0,
 ) -> tuple[list[dict], dict]:
     """The rows of `select_pseudo_labels` with `row`, that of the chosen pair, and the fields of its report."""
-    scored, left_out = _read(rows, score)
+    scored, left_out = _read(rows, score, for_labels=True)
     groups: dict[str, dict[str, list[_Pair]]] = {values["image_id"]: {} for values in rows}
     for pair in scored:
         groups[pair.image_id].setdefault(pair.type if within == "type" else "", []).append(pair)
     rank = _ranks(scored)
 
-    candidates, dropped = [], dict.fromkeys((_TOO_FEW, _IDENTICAL, _MARGIN), 0)
+    candidates, dropped = [], dict.fromkeys((_TOO_FEW, _UNFIT, _IDENTICAL, _MARGIN), 0)
     rejected_left_out = dict.fromkeys(_LEFT_OUT, 0)
     for by_type in groups.values():
         outcomes = [_candidates(pairs, max_rejected, min_margin) for pairs in by_type.values()]
@@ -165,10 +168,19 @@ def plain_labels(
             dropped[max(outcomes, key=list(dropped).index, default=_TOO_FEW)] += 1
 
     weights = _ranks([chosen for chosen, _ in candidates])
+    asked = [_asked(rows[chosen.row], len(chosen.turns)) for chosen, _ in candidates]
     labels = [
-        _label(chosen, rejected, rows[chosen.row]["template"], 2 * weights[chosen.pair_id])
-        for chosen, rejected in candidates
+        _label(chosen, rejected, template, prompt, 2 * weights[chosen.pair_id])
+        for (chosen, rejected), (_, template, prompt) in zip(candidates, asked)
     ]
+    assumed = []
+    for name in ("instruct", "scenes"):
+        ids = [template for source, template, _ in asked if source == name]
+        if ids:
+            known = sorted(set(ids))
+            more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+            told = ", ".join(known[:10]) + more
+            assumed.append(f"no generation_prompt: {len(ids):,} pseudo-labels ask with {told} of the set {name}")
     return labels, {
         "images": len(groups),
         "labels": len(candidates),
@@ -178,17 +190,19 @@ def plain_labels(
         "images_dropped": dropped,
         "types": dict(sorted(Counter(chosen.type for chosen, _ in candidates).items())),
         "quantiles": _quantiles(candidates) if candidates else {},
-        "assumed": [],
+        "assumed": assumed,
     }
 
 
-def _read(rows: Sequence[dict], score: str) -> tuple[list[_Pair], dict[str, int]]:
+def _read(rows: Sequence[dict], score: str, for_labels: bool = False) -> tuple[list[_Pair], dict[str, int]]:
     pairs, left_out = [], dict.fromkeys(("no pair", "not scored", "score not finite"), 0)
     for row, values in enumerate(rows):
         if values["prompt"] is None or values["completion"] is None:
             left_out["no pair"] += 1
         elif values["i2c_status"] != "ok" or values[score] is None:
             left_out["not scored"] += 1
+        elif for_labels and any(message["role"] == "assistant" for message in values["prompt"]):
+            left_out[_EARLIER] = left_out.get(_EARLIER, 0) + 1
         elif not math.isfinite(values[score]):
             left_out["score not finite"] += 1
         else:
@@ -198,6 +212,7 @@ def _read(rows: Sequence[dict], score: str) -> tuple[list[_Pair], dict[str, int]
                     *(values[name] for name in ("image_id", "pair_id", "type")),
                     _turns(values["prompt"], values["completion"]),
                     values[score],
+                    values.get("reply_form") if values.get("generation_prompt") else None,
                 )
             )
     return pairs, left_out
@@ -336,9 +351,11 @@ class _NearDuplicates:
 def _candidates(pairs: list[_Pair], max_rejected: int, min_margin: float) -> tuple | str:
     ranked = sorted(pairs, key=lambda pair: (-pair.score, pair.pair_id))
     # The best of those that fit into a reply is chosen; the last one is not tried, as nothing would be left.
-    unfit = next((n for n, pair in enumerate(ranked[:-1]) if _reply(pair)), max(len(ranked) - 1, 0))
-    if len(ranked) - unfit < 2:
+    if len(ranked) < 2:
         return _TOO_FEW
+    unfit = next((n for n, pair in enumerate(ranked[:-1]) if _reply(pair, pair)), len(ranked) - 1)
+    if len(ranked) - unfit < 2:
+        return _UNFIT
     chosen, *others = ranked[unfit:]
     different = [pair for pair in others if _text(pair) != _text(chosen)]
     by_text: dict[str, _Pair] = {}
@@ -348,12 +365,12 @@ def _candidates(pairs: list[_Pair], max_rejected: int, min_margin: float) -> tup
     left = list(by_text.values())
     while left and len(rejected) < max_rejected:
         pair = left.pop(0)
-        if _reply(pair):
+        if _reply(pair, chosen):
             rejected.append(pair)
         else:
             unfit += 1
     if not rejected:
-        return _TOO_FEW if by_text else _IDENTICAL
+        return _UNFIT if by_text else _IDENTICAL
     if chosen.score - rejected[0].score < min_margin:
         return _MARGIN
     return chosen, rejected, (len(others) - len(different), len(different) - len(by_text), len(left), unfit)
@@ -363,24 +380,36 @@ def _text(pair: _Pair) -> str:
     return "\n".join(" ".join(text.split()) for turn in pair.turns for text in turn)
 
 
-def _reply(pair: _Pair) -> str | None:
-    """As the generator writes it; None if it would be read as something else."""
+def _reply(pair: _Pair, chosen: _Pair) -> str | None:
+    """As the generator of the chosen one writes it; None if it would be read as something else."""
+    form = ReplyForm() if chosen.form is None else ReplyForm.from_json(chosen.form)
     try:
-        return ReplyForm().write(pair.turns)
+        return form.write(pair.turns)
     except RowError:
         return None
 
 
-def _assistant(pair: _Pair) -> list[dict[str, str | None]]:
-    return [{"role": "assistant", "content": _reply(pair)}]
+def _asked(row: dict, turns: int) -> tuple[str | None, str | None, list[dict]]:
+    """The set and the template that a pair is asked for with, and the messages; no set if the row has them."""
+    if row.get("generation_prompt"):
+        return None, row["template"], row["generation_prompt"]
+    if row["template"] is not None and turns == 1:
+        source, template = "scenes", load_templates("scenes").get(row["template"])
+    else:
+        source, template = "instruct", load_templates("instruct").get("general-1" if turns == 1 else "conversation-1")
+    return source, template.id, [{"role": "user", "content": template.user.replace("{{ turns }}", str(turns))}]
 
 
-def _label(chosen: _Pair, rejected: list[_Pair], template: str, weight: float) -> dict:
+def _assistant(pair: _Pair, chosen: _Pair) -> list[dict[str, str | None]]:
+    return [{"role": "assistant", "content": _reply(pair, chosen)}]
+
+
+def _label(chosen: _Pair, rejected: list[_Pair], template: str | None, prompt: list[dict], weight: float) -> dict:
     return {
         "image_id": chosen.image_id,
-        "prompt": [{"role": "user", "content": get_template(template).text}],
-        "chosen": _assistant(chosen),
-        "rejected": [_assistant(pair) for pair in rejected],
+        "prompt": prompt,
+        "chosen": _assistant(chosen, chosen),
+        "rejected": [_assistant(pair, chosen) for pair in rejected],
         "chosen_score": float(np.float32(chosen.score)),
         "rejected_scores": [float(np.float32(pair.score)) for pair in rejected],
         "weight": float(np.float32(weight)),

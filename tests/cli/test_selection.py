@@ -8,7 +8,8 @@ from tiny_models import tiny_llava
 
 from c3l_hf.cli import main
 from c3l_hf.files.opening import open_dataset
-from c3l_hf.generation.templates import format_pair, get_template
+from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.generation.template_files import load_templates
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.row_checks import check_rows
 
@@ -78,15 +79,16 @@ def test_pseudo_labels_have_pictures_that_a_trainer_reads(scored, llava, tmp_pat
     assert not (tmp_path / "labels.parquet").exists()
     assert call(*words, "--image_folder", scored / "pictures") == 0
     printed = capsys.readouterr().out
-    assert "a conversation of several answers, not a pair" in printed
-    assert "no column template: the instruction is that of general-1" in printed
+    assert " of the set instruct" in printed
     labels = open_dataset(tmp_path / "labels.parquet")
     assert [row["images"][0].tobytes() for row in labels] == [picture(image).tobytes() for image in range(3)]
-    assert labels["prompt"][0][0]["content"] == get_template("general-1").text
-    texts = {format_pair(question, answer) for question, answer in zip(QUESTIONS, ANSWERS)}
-    for label, count in zip(labels, (3, 2, 3)):  # the second image has a row whose picture is missing
-        candidates = [label["chosen"], *label["rejected"]]
-        assert len(candidates) == count and {messages[0]["content"] for messages in candidates} <= texts
+    assert labels["prompt"][0][0]["content"] == load_templates("instruct").get("general-1").user
+    pairs = list(zip(QUESTIONS, ANSWERS))
+    talk = ReplyForm().write([pairs[0], (QUESTIONS[1], "three")])
+    texts = {ReplyForm().write([pair]) for pair in pairs} | {talk}
+    for number, label in enumerate(labels):  # the second image has a row whose picture is missing, and a conversation
+        candidates = [messages[0]["content"] for messages in (label["chosen"], *label["rejected"])]
+        assert len(candidates) == 3 and set(candidates) <= texts and (talk in candidates) == (number == 1)
     checked = check_rows("train_dataset", labels, DataCollatorForC3L(llava[1]), drop=False, num_proc=None)
     assert len(checked) == 3
 

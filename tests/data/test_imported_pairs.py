@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.imported_pairs import import_pairs
-from c3l_hf.data.schema import PAIR_TABLE_FEATURES
+from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column
 
 
@@ -92,10 +92,102 @@ def test_columns_that_are_there_are_used():
     pairs = import_pairs(Dataset.from_list(rows, features=features))
     columns = pairs.table.to_pydict()
     assert columns["image_id"] == ["x", "x", "y"] and columns["pair_id"] == ["p1", "p2", "p3"]
-    assert columns["type"] == ["count", "general", "where"] and columns["template"] == ["general-1"] * 3
+    assert columns["type"] == ["count", "general", "where"] and columns["template"] == [None] * 3
     assert columns["prompt"][0] == [{"role": "user", "content": "What?"}]
     assert columns["completion"][0] == [{"role": "assistant", "content": "A dog."}]
     assert columns["generation_status"][2].startswith("the conversation has 2 ")
+
+
+def plain(*turns, system=None):
+    """`prompt` and `completion` of a row as generation writes it; the turns are texts of user and assistant."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[place % 2], "content": content} for place, content in enumerate(turns)]
+    first = [{"role": "system", "content": system}] if system else []
+    return {"prompt": [*first, *messages[:1]], "completion": messages[1:]}
+
+
+def test_what_generation_wrote_is_carried(caplog):
+    """Its pairs, its conversations, several of one reply, and rows without a pair with their reason."""
+    said = {
+        "language": "de",
+        "raw": "Frage: …",
+        "generation_status": "ok",
+        "generation_prompt": plain("Frage etwas.", system="Sei kurz.")["prompt"],
+        "reply_form": '{"form": "labelled"}',
+        "usage": {"served_model": "vlm", "prompt_tokens": 90, "completion_tokens": 12},
+        "template": "mine",
+        "type": "talk",
+        "image_id": "a",
+    }
+    talk = plain("Was?", "Ein Hund.", "Und?", "Ein Ball.")
+    more = {"served_model": "vlm", "prompt_tokens": None, "completion_tokens": None}
+    rows = [
+        {**said, **talk, "pair_id": "a/0.0"},
+        {**said, **plain("Wo?", "Da."), "pair_id": "a/0.1", "usage": more},
+        {**said, "prompt": None, "completion": None, "pair_id": "a/1", "generation_status": "no answer\n in it"},
+    ]
+    dataset = Dataset.from_list([{**row, "images": [png("red")]} for row in rows], features=PAIR_FEATURES)
+    table = import_pairs(dataset).table.to_pylist()
+    for found, row in zip(table, rows):
+        expected = {**row, "image_row": 0, "generation_status": "no answer in it" if row["prompt"] is None else "ok"}
+        assert found == expected
+    assert import_pairs(dataset.remove_columns("usage")).table["usage"].null_count == 3 and not caplog.records
+    for name, other in (("generation_prompt", "Frage etwas."), ("usage", 102)):
+        wrong = dataset.remove_columns(name).add_column(name, [other] * 3)
+        table = import_pairs(wrong).table
+        assert table[name].null_count == 3 and table["raw"].null_count == 0
+        assert caplog.records.pop().getMessage().startswith(f"pairs: {name} not read: ")
+
+
+def test_columns_of_which_a_file_knows_no_type():
+    row = {"question": "Wo?", "answer": "Da.", "image": png("red"), "language": None, "reply_form": None}
+    usage = {"served_model": None, "prompt_tokens": 90, "completion_tokens": 3}
+    dataset = Dataset.from_list([{**row, "generation_prompt": plain("Frage.")["prompt"], "usage": usage}])
+    assert dataset.features["language"] == dataset.features["usage"]["served_model"] == Value("null")
+    [found] = import_pairs(dataset).table.to_pylist()
+    assert found["usage"] == usage and found["generation_prompt"] == plain("Frage.")["prompt"]
+
+
+def test_conversations():
+    features = Features({"images": List(Image()), "messages": List(text("role", "content"))})
+    talk = plain("<image><image>Which is red?", "The first.", "Sure?", "Yes.", system="Be brief.")
+    user, answer = {"role": "user", "content": "And?"}, {"role": "assistant", "content": "A cat."}
+    rows = [
+        [*talk["prompt"], *talk["completion"]],
+        [*talk["prompt"], *talk["completion"], answer],
+        [*talk["prompt"], talk["completion"][0], user, {"role": "user", "content": "What else?"}, answer],
+        [user, answer, {"role": "user", "content": "<image><image>Now?"}, answer],
+        [*talk["prompt"], {"role": "assistant", "content": " "}, user, answer],
+    ]
+    rows = [{"images": [png("red"), png("blue")], "messages": messages} for messages in rows]
+    table = import_pairs(Dataset.from_list(rows, features=features)).table.to_pydict()
+    assert table["prompt"][0] == [talk["prompt"][0], {"role": "user", "content": "Which is red?"}]
+    assert table["completion"][0] == talk["completion"]
+    assert [len(messages or ()) for messages in table["completion"]] == [3, 0, 4, 0, 0]
+    assert table["generation_status"] == [
+        "ok",
+        "two answers follow each other without a question between them",
+        "ok",
+        "an image comes after the first question; a pair's images come first",
+        "assistant turn 1: the answer is empty",
+    ]
+
+
+def test_answers_that_are_not_asked_for_are_given():
+    """Before the first one that is, they are earlier turns; between others they cannot be told apart."""
+    weighted = {**text("role", "content"), "weight": Value("int64")}
+    features = Features({"images": List(Image()), "messages": List(weighted)})
+    turns = ("What?", "A dog.", "Where?", "There.", "Why?", "So.")
+    rows = []
+    for skipped in ((1,), (3,), (1, 3)):
+        prompt = plain(*turns)
+        messages = [*prompt["prompt"], *prompt["completion"]]
+        rows.append([{**m, "weight": int(place not in skipped)} for place, m in enumerate(messages)])
+    rows = [{"images": [png("red")], "messages": messages} for messages in rows]
+    table = import_pairs(Dataset.from_list(rows, features=features)).table.to_pydict()
+    assert [len(messages or ()) for messages in table["prompt"]] == [3, 0, 5]
+    assert [len(messages or ()) for messages in table["completion"]] == [3, 0, 1]
+    assert table["generation_status"][1] == "an answer between others is not asked for (weight 0 or loss false)"
 
 
 def test_rows_without_image_are_counted():

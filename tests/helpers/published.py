@@ -13,9 +13,10 @@ from datasets import Dataset, Features
 from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES, STATUS
+from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.publishing.cards import TRAINING_FACTS, RunFacts
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
-from c3l_hf.publishing.figures import dataset_figures
+from c3l_hf.publishing.figures import dataset_figures, token_sums
 from c3l_hf.scoring.formulas import scores_from_logprobs
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 from c3l_hf.training.config import C3LConfig
@@ -42,10 +43,14 @@ def row(number: int, pair: int = 0) -> dict:
         "pair_id": f"{number}/{pair}",
         "template": "count-1",
         "type": ("count", "where")[number % 2],
+        "language": ("en", "de")[number % 2],
         "prompt": [{"role": "user", "content": question}],
         "completion": [{"role": "assistant", "content": "two" + " or three" * (number % 3)}],
         "raw": "Question: How many dogs are there?\nAnswer: two",
         "generation_status": "ok",
+        "generation_prompt": [{"role": "user", "content": f"Ask about picture {number}, and answer."}],
+        "reply_form": ReplyForm().to_json(),
+        "usage": {"served_model": "served", "prompt_tokens": None if pair else 90, "completion_tokens": 7 + number},
         **scores,
         "answer_tokens": ["t", "wo"],
         **dict(zip(("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token"), lists)),
@@ -96,6 +101,10 @@ def facts(**changes) -> RunFacts:
         stages=[("generate", [("pairs", 15_000), ("ok", 14_801)]), ("curate", [("kept", 5000)])],
         synthetic_images=True,
         config_file="recipes/configs/scenes.yaml",
+        templates="scenes",
+        tokens=[("generate", "served", 1_350_000, None), ("regenerate", None, 90_000, 12_345)],
+        token_prices=(0.5, None),
+        languages=["en"],
         type_shares={"count": 0.25, "where": 0.75},
         score_quantiles={"5 %": -0.5, "50 %": np.float32(1.25)},
         length_correlation=(0.118, 5000),
@@ -123,10 +132,16 @@ class _Saved:
         shutil.copytree(_generator(), folder, dirs_exist_ok=True)
 
 
+def tokens_of(pool: Dataset) -> list[tuple]:
+    """What is told of the tokens of a second round."""
+    return [("regenerate", *row) for row in token_sums([pool.data.table["usage"]])]
+
+
 def write_run(folder, n: int = 6, **changes):
     """A finished run's folder, with `dataset` and `generator`."""
     parts = configs(n)
-    told = facts(**{**dataset_figures(parts["default"], parts["scored"]["i2c"][:]), **changes})
+    figures = dataset_figures(parts["default"], parts["scored"]["i2c"][:])
+    told = facts(**{**figures, "tokens": tokens_of(parts["scored"]), **changes})
     pictures = example_pictures(parts["default"], told.examples)
     write_dataset(parts, folder / "dataset", told, pictures)
     write_generator(_Saved(), _Saved(), folder / "generator", told, pictures)

@@ -80,6 +80,43 @@ def test_system_message_comes_before_the_image(llava):
     assert text.startswith("<s>SYSTEM: Be brief.\nUSER: <image>")
 
 
+# What models' own templates do with a system message; those of LLaVA-1.5 and Qwen-VL write it.
+IF_SYSTEM = "{% if m['role'] == 'system' %}"
+LEFT_OUT = "{% for m in messages if m['role'] != 'system' %}"
+REFUSED = f"{{% for m in messages %}}{IF_SYSTEM}{{{{ raise_exception('System role not supported') }}}}{{% endif %}}"
+# As Gemma 3's: the text comes first in the user's turn.
+MERGED = (
+    "{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'][0]['text'] %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for m in messages %}"
+    "{% if loop.first and first %}{{ first }}: {% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("loop", "found"),
+    [
+        (LEFT_OUT, "the model's chat template leaves system messages out"),
+        (REFUSED, "the processor refuses the row: System role not supported"),
+        (MERGED, None),
+    ],
+    ids=["left out", "refused", "merged"],
+)
+def test_system_messages_are_never_lost(llava_copy, loop, found):
+    llava_copy.chat_template = llava_copy.chat_template.replace("{% for m in messages %}", loop)
+    assert loop in llava_copy.chat_template
+    prompt = [{"role": "system", "content": "Be brief."}, *QUESTION]
+    for encode in (
+        lambda prompt: encode_row(llava_copy, prompt, "No.", [picture()]).inputs,
+        lambda prompt: encode_prompt(llava_copy, prompt, [picture()]),
+    ):
+        assert encode(QUESTION)["input_ids"].shape[1] > 10
+        if found is None:
+            assert "Be brief.: USER: <image>" in llava_copy.tokenizer.decode(encode(prompt)["input_ids"][0])
+            continue
+        with pytest.raises(RowError, match=found):
+            encode(prompt)
+
+
 @pytest.mark.parametrize("token", ["<image>", "</s>", "<s>", "<pad>"])
 def test_control_tokens_in_a_text_are_refused(llava, token):
     _, processor = llava

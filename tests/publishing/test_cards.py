@@ -293,6 +293,8 @@ def test_hostile_text_breaks_nothing(render, reader):
             images_license=HOSTILE,
             options={"prompt": HOSTILE + "\n```\n"},
             stages=[(HOSTILE, [(HOSTILE, 1)])],
+            templates=HOSTILE,
+            tokens=[(HOSTILE, HOSTILE, 5, None)],
             type_shares={HOSTILE: 1.0},
             truth=[(HOSTILE, 1, 1.0, 1.0, 1.0), ("generated again", 5000, 0.9, 0.89, 0.91)],
             examples=[(HOSTILE, HOSTILE, HOSTILE, 1.0, HOSTILE), ("long " * 10_000, "x" * 100_000, "count", 2.0, "b")],
@@ -334,7 +336,9 @@ def test_hostile_text_breaks_nothing(render, reader):
         examples = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[2:-1]] for line in rows]
         assert [len(row) for row in examples] == [4] * 2
         assert len(examples[1][1]) == 300 and examples[1][1].endswith("…")
-        assert examples[0][0].startswith("a &#124; b --- license: evil &#35; heading &#60;/script&#62;&#60;img")
+        assert examples[0][0].startswith(
+            "a &#124; b<br>---<br>license: evil<br>&#35; heading &#60;/script&#62;&#60;img"
+        )
 
 
 def test_no_path_of_this_machine():
@@ -399,7 +403,30 @@ def test_a_card_whose_words_change_has_another_schema():
     files = {path: FileRecord("a" * 64, 1) for config in configs.values() for path in config.files}
     cards = dataset_card(told, configs, files), model_card(told)
     digests = [digest(card.split("\n---\n", 1)[1], size=4) for card in cards]
-    assert {CARD_SCHEMA: digests} == {2: ["a181895e", "404ce9ea"]}
+    assert {CARD_SCHEMA: digests} == {3: ["478b6e1b", "404ce9ea"]}
+
+
+def test_tokens_and_their_price():
+    card = dataset_card(facts())
+    assert "- **Prompt templates:** scenes" in card
+    assert table(card, "stage") == [
+        ["stage", "model", "tokens of prompts", "tokens of replies", "cost"],
+        ["---", "---", "---:", "---", "---"],
+        ["generate", "served", "1,350,000", "not reported", "0.6750"],
+        ["regenerate", "in the run's own process", "90,000", "12,345", ""],
+    ]
+    assert "and not checked: all other counts of the stages and of tokens, and" in card
+    assert table(dataset_card(facts(token_prices=None)), "stage")[2][-1] == "not reported"
+    without = dataset_card(facts(tokens=None))
+    assert "Tokens" not in without and "all other counts of the stages, and" in without
+    assert ("tokens, generate", "generate", "1,350,000") in stated_figures(facts().to_dict(), "dataset")
+
+
+def test_turns_of_an_example_stand_on_lines_of_their_own():
+    told = [("How many | dogs?\nWhere?", "two\n\nthere " + "so " * 200, "talk", 1.5, "0/0")]
+    row = table(dataset_card(facts(examples=told)).split("## Examples")[1], "")[2]
+    assert row[1] == "How many &#124; dogs?<br>Where?" and row[2].startswith("two<br>there so so ")
+    assert row[2].endswith("…") and len(row[2]) < 320
 
 
 def test_figures_are_written_as_the_cards_write_them():

@@ -389,7 +389,7 @@ def test_parts_of_two_runs(hub, finished, another, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished / "dataset", run / "dataset")
     shutil.copytree(another / "generator", run / "generator")
-    says = "dataset and generator are not of one run, they differ in rows, stages, score_quantiles"
+    says = "dataset and generator are not of one run, they differ in rows, stages, tokens, score_quantiles"
     assert not verify(str(run))
     printed = capsys.readouterr().out
     assert printed.count("all is as it should be") == 2 and f"FAIL  run        {says}" in printed

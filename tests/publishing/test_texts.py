@@ -4,7 +4,7 @@ import json
 
 import pytest
 from datasets import Dataset, concatenate_datasets, load_dataset
-from published import configs, facts, pairs
+from published import configs, facts, pairs, tokens_of
 from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import SCORE_FEATURES
@@ -71,7 +71,12 @@ def test_what_is_published_in_any_layout(form, tmp_path):
     figures = dataset_figures(theirs["default"], theirs["scored"]["i2c"][:])
     assert figures == expected and figures["examples"][0][0].startswith("How many dogs")
     pictures = example_pictures(theirs["default"], figures["examples"])
-    write_dataset(theirs, tmp_path / "dataset", facts(**figures, stages=[], truth=None), pictures)
+    write_dataset(
+        theirs,
+        tmp_path / "dataset",
+        facts(**figures, stages=[], truth=None, tokens=tokens_of(ours["scored"])),
+        pictures,
+    )
     checks = {check.name: check for check in verify_folder(tmp_path / "dataset")}
     assert list(checks) == "manifest files schema scores selection images figures card".split()
     assert all(check.ok for check in checks.values()), checks

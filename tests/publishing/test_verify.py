@@ -302,7 +302,8 @@ def test_checks_read_a_few_rows_at_a_time(tmp_path):
             yield rows.set_column(rows.column_names.index("pair_id"), "pair_id", ids)
 
     kept = Dataset.from_list([{**pair, "pair_id": "5"}], features=FEATURES)
-    told = facts(**dataset_figures(kept, [scores["i2c"]] * n), stages=[], truth=None)
+    tokens = [("regenerate", "served", 90 * n, 7 * n)]
+    told = facts(**dataset_figures(kept, [scores["i2c"]] * n), stages=[], truth=None, tokens=tokens)
     images = Dataset.from_list([{"image_id": "0", "images": [picture(0)]}], features=IMAGE_FEATURES)
     parts = {"default": kept, "images": images, "scored": RowStream(without_images, n, tables)}
     write_dataset(parts, tmp_path / "dataset", told, example_pictures(kept, told.examples))
@@ -375,13 +376,24 @@ def test_how_many_pairs_were_judged(dataset, pool):
     assert failures(dataset)["figures"].startswith(f"truth, {pool}: 999 on the card")
 
 
+@pytest.mark.parametrize("row", [0, None])
+def test_the_tokens_of_the_second_round(dataset, row):
+    tokens = Manifest.read(dataset).facts["tokens"]
+    assert tokens == [["regenerate", "served", 90 * 7, sum(2 * (7 + number) for number in range(6)) + 13]]
+    more = [["generate", "served", 5, None]]  # of the first round there is nothing to compare it with
+    sign(dataset, tokens=tokens + more)
+    assert failures(dataset) == {}
+    sign(dataset, tokens=more if row is None else [[*tokens[row][:2], 1, tokens[row][3]]])
+    assert failures(dataset)["figures"].startswith("tokens of regenerate: [")
+
+
 def test_the_cards_name_what_is_not_checked(dataset, generator):
     card = (dataset / "README.md").read_text()
     told = "Stated by the run, and not checked: "
-    assert f"{told}all other counts of the stages, and the shares of true pairs." in card
+    assert f"{told}all other counts of the stages and of tokens, and the shares of true pairs." in card
     assert f"{told}the figures themselves." in (generator / "README.md").read_text()
     sign(dataset, truth=None)
-    assert f"{told}all other counts of the stages. They" in (dataset / "README.md").read_text()
+    assert f"{told}all other counts of the stages and of tokens. They" in (dataset / "README.md").read_text()
 
 
 def test_the_card_says_what_the_manifest_says(dataset):

@@ -7,18 +7,39 @@ from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Value
 from plain_selection import plain_labels, plain_pairs, plain_random
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES
+from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.generation.template_files import load_templates
+from c3l_hf.pipeline.pair_tables import REPEATED
 from c3l_hf.selection import columns
 from c3l_hf.selection.curation import CURATION_COLUMNS, RANDOM_COLUMNS, choose_pairs, choose_random, curate
+from c3l_hf.selection.label_prompts import ASKED_COLUMNS
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, LABEL_SCHEMA, choose_labels, select_pseudo_labels
 
 SCHEMA = pa.schema([PAIR_FEATURES.arrow_schema.field(name) for name in LABEL_COLUMNS if name in PAIR_FEATURES])
 SCHEMA = SCHEMA.append(pa.field("i2c_status", pa.string()))
+ASKED_SCHEMA = pa.schema([PAIR_FEATURES.arrow_schema.field(name) for name in ASKED_COLUMNS])
+# What a generator is asked, and the forms that it replies in; also none, as earlier versions have it.
+PROMPTS = [
+    None,
+    [],
+    [{"role": "user", "content": "Ask about it."}],
+    [{"role": "system", "content": "Sei kurz."}, {"role": "user", "content": "Frage etwas."}],
+]
+FORMS = [
+    None,
+    ReplyForm().to_json(),
+    ReplyForm(question=("Frage",), answer=("Antwort",)).to_json(),
+    ReplyForm("json", list_key="turns").to_json(),
+    ReplyForm(
+        "regex", expression=r"(?P<question>[^\n|]+)\|(?P<answer>[^\n|]+)", written="{question}|{answer}"
+    ).to_json(),
+]
 # Words that differ by case, by composition, by what counts as a space, and texts without words.
 WORDS = [
     *"a b red Red blue dog cat two Straße STRASSE café cafe\u0301 犬 猫 🐕 it's".split(),
@@ -27,6 +48,7 @@ WORDS = [
     " ",
 ]
 NO_WORDS = ["", "?", "???", " … ", "!", "\u2003"]
+TEMPLATES = [None, *(template.id for template in load_templates("scenes").templates)]
 SEEDS = range(120)
 
 
@@ -38,6 +60,12 @@ def text(generator, longest):
 
 def messages(generator, role, other, text):
     turns = [{"role": role, "content": text}]
+    if role == "assistant" and generator.random() < 0.2:  # a conversation; now and then two answers in a row
+        for _ in range(generator.randint(1, 3)):
+            turns += [{"role": other, "content": "And then?"}] * (generator.random() < 0.9)
+            turns += [{"role": role, "content": text}]
+    if role == "user" and generator.random() < 0.1:
+        turns = [{"role": "system", "content": "Be brief."}, *turns]
     if generator.random() < 0.1:  # an earlier turn, and one that another role follows
         turns = [{"role": role, "content": "earlier"}, *turns, {"role": other, "content": "later"}]
     return [] if generator.random() < 0.02 else turns
@@ -46,6 +74,7 @@ def messages(generator, role, other, text):
 def sample(seed):
     """Rows of an awkward pool: ties, nulls, repeated texts, several types to an image, images in pieces."""
     generator = random.Random(seed)
+    prompts, forms = (generator.sample(several, generator.randint(1, len(several))) for several in (PROMPTS, FORMS))
     types = generator.sample(["count", "colour", "where", "größe", "犬"], generator.randint(1, 5))
     grid = [generator.gauss(0, 1) for _ in range(generator.randint(1, 12))] + [0.0, -0.0]
     questions = [text(generator, 5) for _ in range(8)]
@@ -68,12 +97,14 @@ def sample(seed):
                 {
                     "image_id": image_id,
                     "pair_id": f"{image_id}/{k}",
-                    "template": generator.choice(load_templates("scenes").templates).id,
+                    "template": generator.choice(TEMPLATES),
                     "type": generator.choice(types),
                     "prompt": messages(generator, "user", "assistant", question) if has_pair else None,
                     "completion": messages(generator, "assistant", "user", answer) if has_pair else None,
                     "i2c_status": generator.choices(["ok", "no image", None], [20, 1, 1])[0],
                     "i2c": None if score is None else float(np.float32(score)),
+                    "generation_prompt": generator.choice(prompts),
+                    "reply_form": generator.choice(forms),
                 }
             )
     if generator.random() < 0.7:
@@ -82,9 +113,16 @@ def sample(seed):
 
 
 def table_of(generator, rows):
-    """The rows in chunks of any size, some of them empty."""
+    """The rows in chunks of any size, some of them empty; what is asked as plain texts, or as dictionaries."""
     schema = SCHEMA.append(pa.field("i2c", generator.choice([pa.float32(), pa.float64()])))
-    table = pa.Table.from_pylist(rows, schema)
+    table = pa.Table.from_pylist(rows, pa.schema([*schema, *ASKED_SCHEMA]))
+    if generator.random() < 0.5:
+        file = pa.BufferOutputStream()
+        pq.write_table(table, file, row_group_size=generator.randint(1, 10))
+        table = pq.read_table(pa.BufferReader(file.getvalue()), read_dictionary=list(REPEATED))
+        assert pa.types.is_dictionary(table["reply_form"].type)
+    if all(not row["generation_prompt"] for row in rows):
+        table = table.drop_columns(ASKED_COLUMNS)
     cuts = sorted([0, len(rows), *(generator.randint(0, len(rows)) for _ in range(generator.randint(0, 5)))])
     return pa.concat_tables(table.slice(start, end - start) for start, end in zip(cuts[:-1], cuts[1:]))
 
@@ -160,7 +198,7 @@ def test_random_choice(seed, block):
 
 
 def test_the_samples_touch_every_rule():
-    reports = []
+    reports, assumed = [], []
     for seed in SEEDS:
         _, rows = sample(seed)
         options = {"target_size": 20, "min_score": -1, "min_quantile": 0.1, "max_per_image": 2}
@@ -168,12 +206,15 @@ def test_the_samples_touch_every_rule():
         curated = [plain_pairs(rows, **options, near_duplicate_scope=scope)[1] for scope in ("image", "dataset")]
         curated.append(plain_pairs(rows, target_size=20, balance_types=False)[1])
         labels = plain_labels(rows, min_margin=0.5, max_rejected=2)[1]
+        assumed += labels["assumed"]
         counts = [report["dropped"] for report in curated]
         counts += [labels[name] for name in ("pairs_left_out", "rejected_left_out", "images_dropped")]
         reports += [Counter(count) for count in counts]
     totals = sum(reports, Counter())
-    assert set(totals) == {rule for report in reports for rule in report} and len(totals) == 17
+    assert set(totals) == {rule for report in reports for rule in report} and len(totals) == 20
     assert min(totals.values()) > 20
+    for told in ("conversation-1, general-1 of the set instruct", "of the set scenes"):
+        assert any(told in line for line in assumed)
 
 
 @pytest.mark.parametrize("rows", ["whole", "selected"])
@@ -185,7 +226,7 @@ def test_datasets_give_the_rows_of_the_tables(rows, images):
             texts = [m for m in row[name] or () if m["role"] == role and m["content"].strip()]
             row[name] = texts[-1:] or None
     known = {**PAIR_FEATURES, **SCORE_FEATURES, "image_row": Value("int64")}
-    features = Features({name: known[name] for name in ("images", *SCHEMA.names, "i2c", "image_row")})
+    features = Features({name: known[name] for name in ("images", *SCHEMA.names, *ASKED_COLUMNS, "i2c", "image_row")})
     data = [
         # not an image at all: whoever decodes it fails
         {**row, "images": [{"bytes": row["image_id"].encode(), "path": None}], "image_row": number}

@@ -11,7 +11,8 @@ from scored_layouts import COLOURS, LAYOUTS, PAIRS, PNG, assistant, dataset_of, 
 
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.data.stored_rows import stored_rows
-from c3l_hf.generation.templates import format_pair, get_template
+from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.generation.template_files import load_templates
 from c3l_hf.selection.curation import curate, length_correlation, random_selection
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 
@@ -32,15 +33,15 @@ def check_choice(dataset, colour_of=lambda image: image.getpixel((0, 0)), **opti
 
     labels, report = select_pseudo_labels(dataset, **options)
     assert labels.features == PSEUDO_LABEL_FEATURES
-    texts = [format_pair(question, answer) for _, question, answer, _ in PAIRS]
+    texts = [ReplyForm().write([(question, answer)]) for _, question, answer, _ in PAIRS]
     assert [label[0]["content"] for label in labels["chosen"]] == [texts[2], texts[1]]
     rejected = [[messages[0]["content"] for messages in label] for label in labels["rejected"]]
     assert rejected == [[texts[3], texts[0]], [texts[4], texts[6]]]
-    assert labels["prompt"][:] == [user(get_template("general-1").text)] * 2
+    assert labels["prompt"][:] == [user(load_templates("instruct").get("general-1").user)] * 2
     assert labels["image_id"][:] == ["000000", "000001"] and labels["chosen_score"][:] == pytest.approx([0.7, 0.9])
     assert [[colour_of(image) for image in images] for images in labels["images"]] == [[(255, 0, 0)], [(0, 128, 0)]]
     assert report.images == 3 and report.images_dropped["fewer than two scored pairs"] == 1
-    assert report.assumed == [*ASSUMED, "no column template: the instruction is that of general-1"]
+    assert report.assumed == [*ASSUMED, "no generation_prompt: 2 pseudo-labels ask with general-1 of the set instruct"]
     assert report.assumed[-1] in str(report)
 
 
@@ -146,8 +147,8 @@ def test_ids_and_kinds_that_are_there_count():
     labels, _ = select_pseudo_labels(with_ids, within="all")
     assert labels["image_id"][:] == ["y", "x"] and labels["type"][:] == ["1", "2"]
     unknown = with_ids.add_column("template", ["mine"] * 7)
-    with pytest.raises(ValueError, match="no template 'mine'; the templates are"):
-        select_pseudo_labels(unknown, within="all")
+    labels, report = select_pseudo_labels(unknown, within="all")
+    assert labels["template"][:] == ["general-1"] * 2 and report.assumed[-1].endswith("that is not known: mine")
     assert len(curate(unknown)[0]) == 7
     with pytest.raises(ValueError, match="column 'type' has values of type list.*; it must have texts or numbers"):
         curate(dataset.add_column("type", [["a"]] * 7))
@@ -250,9 +251,10 @@ def test_any_rows_in_any_layout_are_chosen_as_the_plain_way_chooses(seed):
                 "image_id": name,
                 "pair_id": f"{name}/{pairs_of.setdefault(image, 0)}",
                 "type": "general",
-                "template": "general-1",
+                "template": None,
                 "prompt": user("\n".join(q for q, _ in read)) if read else None,
                 "completion": assistant("\n".join(a for _, a in read)) if read else None,
+                "talk": None if empty else talk,
                 "i2c_status": "no" if score is None else "ok",
                 "i2c": score,
                 "turns": turns,
@@ -269,15 +271,22 @@ def test_any_rows_in_any_layout_are_chosen_as_the_plain_way_chooses(seed):
     assert sum(report.dropped.values()) + report.kept == len(plain)
     if not np.isnan(report.length_before.spearman):
         assert report.length_before.spearman == pytest.approx(figures["length_before"][0])
-    single = [row if row["turns"] == 1 else {**row, "completion": None} for row in plain]
-    labels, _ = plain_labels(single)
+    whole = [
+        {
+            **row,
+            "prompt": row["talk"] and user(row["talk"][0][0]),
+            "completion": row["talk"] and [m for q, a in row["talk"] for m in user(q) + assistant(a)][1:],
+        }
+        for row in plain
+    ]
+    labels, _ = plain_labels(whole)
     if not labels:
         with pytest.raises(ValueError, match="no image has a pseudo-label"):
             select_pseudo_labels(dataset)
         return
     made, report = select_pseudo_labels(dataset)
-    assert [row["chosen"] for row in made] == [label["chosen"] for label in labels]
-    assert [row["rejected"] for row in made] == [label["rejected"] for label in labels]
-    assert report.pairs_left_out.get("a conversation of several answers, not a pair", 0) == sum(
-        row["turns"] > 1 and row["i2c"] is not None for row in plain
-    )
+    for name in ("prompt", "chosen", "rejected", "template"):
+        assert made[name][:] == [label[name] for label in labels]
+    unread = [row for row in plain if row["talk"] is None and row["i2c"] is not None]
+    reasons = {key: count for key, count in report.pairs_left_out.items() if "the answer is empty" in key}
+    assert sum(reasons.values()) == len(unread)

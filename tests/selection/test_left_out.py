@@ -1,14 +1,14 @@
-"""Scored rows that are no pairs: conversations, rows that cannot be read, each counted with its reason."""
+"""Scored rows that are no pairs, or conversations in part: each is counted with its reason."""
 
 import pytest
 from scored_layouts import LAYOUTS, PAIRS, assistant, dataset_of, item, llava, scored, stored, user
 
-from c3l_hf.generation.templates import format_pair
+from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.selection.curation import curate, random_selection
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 
 
-def test_conversations_are_one_row_for_curation_and_none_for_labels():
+def test_conversations_are_one_row():
     def talk(*turns):
         return [message for question, answer in turns for message in llava(question, answer)]
 
@@ -31,10 +31,11 @@ def test_conversations_are_one_row_for_curation_and_none_for_labels():
     words = [len(f"{a} {b}".split()) for a, b in ((first[1], second[1]), (other[1], second[1]))]
     assert words == [8, 15] and report.length_before.pairs == 5
     labels, report = select_pseudo_labels(dataset)
-    assert report.pairs_left_out["a conversation of several answers, not a pair"] == 3
-    assert "a conversation of several answers, not a pair" in str(report)
-    assert labels["chosen"][0][0]["content"] == format_pair(*first)
-    assert labels["rejected"][0] == [assistant(format_pair(*other))]
+    assert sum(report.pairs_left_out.values()) == 0
+    assert labels["chosen"][0] == assistant(ReplyForm().write([first, second]))
+    rejected = [[other], [first], [(first[0].upper(), first[1]), second], [other, second]]
+    assert labels["rejected"][0] == [assistant(ReplyForm().write(turns)) for turns in rejected]
+    assert "2 turns" in labels["prompt"][0][0]["content"]
 
 
 @pytest.mark.parametrize("plain", [True, False])
@@ -58,7 +59,7 @@ def test_a_question_after_earlier_turns_is_no_pair_by_itself(plain):
             select_pseudo_labels(dataset)
         return
     labels, report = select_pseudo_labels(dataset)
-    assert labels["chosen"][0] == assistant(format_pair("Who is there?", "Nobody is."))
+    assert labels["chosen"][0] == assistant("Question: Who is there?\nAnswer: Nobody is.")
     assert report.pairs_left_out["the question follows earlier turns"] == 1
 
 
@@ -75,6 +76,9 @@ def test_turns_without_a_score_leave_the_others():
     dataset = dataset.add_column("turns", [[turn, {"i2c": None, "status": "the answer is empty"}, turn]])
     kept, report = curate(dataset)
     assert kept["number"][:] == [0] and report.length_before.pairs == 1 and kept.features == dataset.features
+    # A pseudo-label would have a gap.
+    with pytest.raises(ValueError, match="left out: assistant turn N: the answer is empty +1"):
+        select_pseudo_labels(dataset)
 
 
 def test_rows_that_cannot_be_read_are_counted_with_their_reason():
@@ -118,7 +122,6 @@ def test_plain_messages_that_are_read_are_only_the_odd_ones():
         "no pair": 1,
         "not scored": 0,
         "score not finite": 0,
-        "a conversation of several answers, not a pair": 1,
         "the answer is not a text but NoneType": 1,
     }
     kept, report = curate(dataset)

@@ -5,12 +5,19 @@ import random
 from itertools import count
 
 import pytest
-from datasets import Dataset, Image, List
+from datasets import Dataset, Features, Image, List, Value
 from scored_rows import FEATURES, pair
 
+from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
-from c3l_hf.generation.templates import format_pair, get_template
+from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.generation.template_files import load_templates
+from c3l_hf.generation.templates import Template, TemplateSet
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
+
+SCENES = load_templates("scenes")
+GERMAN = ReplyForm(question=("Frage",), answer=("Antwort",))
+ASKED = [{"role": "system", "content": "Sei genau."}, {"role": "user", "content": "Frage etwas zum Bild."}]
 
 
 def dataset_of(*pairs):
@@ -35,8 +42,8 @@ def test_best_is_chosen_and_the_lowest_are_rejected_first():
     assert names(label) == (1, [2, 4, 0, 5])
     assert label["chosen_score"] == pytest.approx(0.9)
     assert label["rejected_scores"] == pytest.approx([-0.2, 0.1, 0.3, 0.4])
-    assert label["chosen"] == [{"role": "assistant", "content": format_pair("question 1 about a?", "answer 1")}]
-    assert label["prompt"] == [{"role": "user", "content": get_template("count-1").text}]
+    assert label["chosen"] == [{"role": "assistant", "content": "Question: question 1 about a?\nAnswer: answer 1"}]
+    assert label["prompt"] == [{"role": "user", "content": SCENES.get("count-1").text}]
     assert (label["type"], label["template"], label["image_id"]) == ("count", "count-1", "a")
     assert report.rejected_left_out["above max_rejected"] == 1
     [label], _ = select(*pairs, max_rejected=2)
@@ -98,7 +105,7 @@ def test_ties_are_broken_by_pair_id_whatever_the_order():
 def test_the_prompt_is_the_instruction_of_the_chosen_pair():
     [label], _ = select(pair("a", 0, 0.0, number=1), pair("a", 1, 1.0, number=2))
     assert label["template"] == "count-2"
-    assert label["prompt"][0]["content"] == get_template("count-2").text
+    assert label["prompt"][0]["content"] == SCENES.get("count-2").text
 
 
 def test_identical_texts_are_not_rejected():
@@ -132,6 +139,181 @@ def test_pairs_without_a_score_take_no_part():
         select(*bad, good[0])
 
 
+def said(image_id, k, score, turns=(("Was?", "Ein Hund."),), form=GERMAN, asked=ASKED, **options):
+    """A row as it is generated today: it says what was asked, and how the reply is written."""
+    prompt, completion = messages_of_turns(turns)
+    row = pair(image_id, k, score, **options) | {"prompt": prompt, "completion": completion, "template": "mine"}
+    return row | {"generation_prompt": asked, "reply_form": form and form.to_json()}
+
+
+TALK = [("Was ist da?", "Ein Hund."), ("Welche Farbe?", "Braun."), ("Was noch?", "Ein Ball.")]
+
+
+def test_conversations_take_part_as_a_whole():
+    rows = [said("a", 0, 0.9, TALK), said("a", 1, 0.1, TALK[:2]), said("a", 2, 0.5, [*TALK[:2], ("Sonst?", "Nein.")])]
+    [label], report = select(*rows)
+    written = [
+        "Frage: Was ist da?\nAntwort: Ein Hund.\nFrage: Welche Farbe?\nAntwort: Braun.",
+        "\nFrage: Was noch?\nAntwort: Ein Ball.",
+        "\nFrage: Sonst?\nAntwort: Nein.",
+    ]
+    assert label["chosen"] == [{"role": "assistant", "content": written[0] + written[1]}]
+    rejected = [messages[0]["content"] for messages in label["rejected"]]
+    assert rejected == [written[0], written[0] + written[2]]  # lowest score first
+    assert label["prompt"] == ASKED and label["template"] == "mine" and report.assumed == []
+    assert report.quantiles["chosen answer, words"] == (5.0,) * 5
+    # Alike in all turns but one is another conversation; alike in all is the same, whatever the spaces.
+    rows[2]["completion"][0] = {"role": "assistant", "content": " Ein  Hund.\n"}
+    rows[2]["completion"][-2:] = rows[0]["completion"][-2:]
+    [label], report = select(*rows)
+    assert len(label["rejected"]) == 1 and report.rejected_left_out["same text as the chosen one"] == 1
+
+
+def test_replies_are_in_the_form_of_the_chosen_ones_generator():
+    json = ReplyForm("json", question=("q",), answer=("a",), list_key="turns")
+    [label], _ = select(said("a", 0, 0.9, form=json), said("a", 1, 0.1, TALK[:2], form=GERMAN))
+    assert label["chosen"][0]["content"] == '{"turns": [{"q": "Was?", "a": "Ein Hund."}]}'
+    other = '{"turns": [{"q": "Was ist da?", "a": "Ein Hund."}, {"q": "Welche Farbe?", "a": "Braun."}]}'
+    assert label["rejected"][0][0]["content"] == other
+    [label], _ = select(said("a", 0, 0.9, form=GERMAN), said("a", 1, 0.1, TALK[:2], form=json))
+    assert label["rejected"][0][0]["content"].startswith("Frage: Was ist da?\nAntwort: Ein Hund.\nFrage:")
+    # What was asked is known, its form is not: the one that templates have if they name none.
+    [label], _ = select(said("a", 0, 0.9, form=None), said("a", 1, 0.1, TALK[:2]))
+    assert label["chosen"][0]["content"] == "Question: Was?\nAnswer: Ein Hund." and label["prompt"] == ASKED
+
+
+def test_rows_that_do_not_say_what_was_asked_ask_as_a_shipped_template():
+    """A form without its prompt does not count: another one is asked for."""
+    one, talk = load_templates("instruct").get("general-1"), load_templates("instruct").get("conversation-1")
+    rows = []
+    for image, turns, template, asked in (
+        ("a", TALK[:1], None, None),
+        ("b", TALK, None, []),
+        ("c", TALK[:1], "count-1", None),
+        ("d", TALK[:2], "count-1", None),
+        ("e", TALK, None, ASKED),
+    ):
+        for k in (0, 1):
+            turns = [(question, f"{answer} {k}") for question, answer in turns]
+            rows.append(said(image, k, float(k), turns, asked=asked) | {"template": template})
+    labels, report = select(*rows)
+    prompts = [label["prompt"] for label in labels]
+    assert [label["template"] for label in labels] == ["general-1", "conversation-1", "count-1", "conversation-1", None]
+    assert prompts[0] == [{"role": "user", "content": one.user}]
+    assert prompts[2] == [{"role": "user", "content": SCENES.get("count-1").user}]
+    for prompt, turns in ((prompts[1], 3), (prompts[3], 2)):
+        assert f"Write a conversation of {turns} turns between" in prompt[0]["content"]
+        assert prompt[0]["content"] == talk.user.replace("{{ turns }}", str(turns))
+    assert prompts[4] == ASKED
+    starts = [label["chosen"][0]["content"].split(":")[0] for label in labels]
+    assert starts == ["Question"] * 4 + ["Frage"]
+    assert report.assumed == [
+        "no generation_prompt: 3 pseudo-labels ask with conversation-1, general-1 of the set instruct",
+        "no generation_prompt: 1 pseudo-labels ask with count-1 of the set scenes",
+    ]
+    assert all(line in str(report) for line in report.assumed)
+
+
+def test_templates_of_unknown_names_are_told():
+    rows = [said("a", k, float(k), TALK[: k + 1], asked=asked) for k, asked in ((0, None), (1, ASKED))]
+    [label], report = select(*rows)
+    assert label["template"] == "mine" and report.assumed == []  # of the rejected one it does not matter
+    [label], report = select(*[said("a", k, float(k), TALK[k : k + 1], asked=None) for k in (0, 1)])
+    assert label["template"] == "general-1"
+    assert report.assumed == [
+        "no generation_prompt: 1 pseudo-labels ask with general-1 of the set instruct",
+        "1 of them name a template that is not known: mine",
+    ]
+
+
+def test_templates_of_ones_own_for_rows_that_do_not_say_what_was_asked():
+    """The first that asks for as many turns, a general one before others; without fields, which nobody fills in."""
+    templates = TemplateSet(
+        "own",
+        (
+            Template("captioned", "a", "{{ caption }}?"),
+            Template("first", "a", "Ask."),
+            Template("any", "general", "Ask anything.", system="Be brief.", reply=ReplyForm("json")),
+            Template("talk", "b", "Talk, {{ turns }} turns.", turns=(2, 3), reply=GERMAN),
+        ),
+    )
+    rows = []
+    for image, turns, template in (("a", TALK[:1], None), ("b", TALK[:2], None), ("c", TALK[:1], "count-1")):
+        for k in (0, 1):
+            turns = [(question, f"{answer} {k}") for question, answer in turns]
+            rows.append(said(image, k, float(k), turns, asked=None) | {"template": template})
+    four = [said("d", k, float(k), [*TALK, ("Mehr?", str(k))], asked=None) for k in (0, 1)]
+    labels, report = select(*rows, *four, templates=templates)
+    assert [label["template"] for label in labels] == ["any", "talk", "count-1", "conversation-1"]
+    assert labels[0]["prompt"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Ask anything."},
+    ]
+    assert labels[1]["prompt"][0]["content"] == "Talk, 2-3 turns."
+    starts = [label["chosen"][0]["content"][:8] for label in labels]
+    assert starts == ['{"questi', "Frage: W", "Question", "Question"]
+    assert sorted(report.assumed)[1:] == [
+        "no generation_prompt: 1 pseudo-labels ask with conversation-1 of the set instruct",
+        "no generation_prompt: 1 pseudo-labels ask with count-1 of the set scenes",
+        "no generation_prompt: 2 pseudo-labels ask with any, talk of the set own",
+    ]
+    # Without a general one the first that has no fields.
+    fewer = TemplateSet("own", templates.templates[:2])
+    assert select(*rows[:2], templates=fewer)[0][0]["prompt"] == [{"role": "user", "content": "Ask."}]
+
+
+def test_texts_that_would_be_read_otherwise_take_no_part():
+    """An answer with a label in it: as the best of its image, as another, and as one of two."""
+    odd, plain = [("Was?", "Ein Hund.\nFrage: Und?\nAntwort: Nichts.")], [("Was?", "Eine Katze.")]
+    rows = [said("a", 0, 0.9, odd), said("a", 1, 0.8, plain), said("a", 2, 0.1, odd), said("a", 3, 0.2)]
+    rows += [said("b", 0, 0.9, odd), said("b", 1, 0.5, plain)]
+    rows += [said("c", 0, 0.9, plain), said("c", 1, 0.5, odd)]
+    [label], report = select(*rows)
+    assert label["chosen_score"] == pytest.approx(0.8) and label["rejected_scores"] == pytest.approx([0.2])
+    assert report.rejected_left_out["does not fit the form of the reply"] == 2
+    assert report.images_dropped["fewer than two that fit the form of the reply"] == 2
+    # In another form the same text is one pair.
+    [label], report = select(*[row | {"reply_form": ReplyForm("json").to_json()} for row in rows[:4]])
+    assert label["chosen_score"] == pytest.approx(0.9) and report.rejected_left_out["same text as the chosen one"] == 1
+
+
+def test_a_question_that_follows_earlier_turns_takes_no_part():
+    rows = [said("a", k, k / 10) for k in range(3)]
+    rows[2]["prompt"] = [*rows[2]["prompt"], {"role": "assistant", "content": "Ja."}, *rows[2]["prompt"]]
+    rows[1]["completion"] = [{"role": "assistant", "content": "Eine Katze."}]
+    [label], report = select(*rows)
+    assert label["chosen_score"] == pytest.approx(0.1)
+    assert report.pairs_left_out["the question follows earlier turns"] == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind", "message"),
+    [
+        ("generation_prompt", ["Ask."] * 2, Value("string"), "'generation_prompt' has values of type string; it must"),
+        ("generation_prompt", [["Ask."]] * 2, List(Value("string")), "it must have lists of messages"),
+        ("reply_form", [1, 2], Value("int64"), "'reply_form' has values of type int64; it must have texts"),
+        ("reply_form", ["labelled"] * 2, Value("string"), "column 'reply_form': the form of a reply is 'labelled'"),
+        ("reply_form", ['{"form": "yaml"}'] * 2, Value("string"), "column 'reply_form': form"),
+    ],
+)
+def test_columns_that_are_no_prompts_or_forms_are_named(column, values, kind, message):
+    rows = [said("a", k, float(k)) | {column: value} for k, value in enumerate(values)]
+    dataset = Dataset.from_list(rows, features=Features({**FEATURES, column: kind}))
+    with pytest.raises(ValueError, match=message):
+        select_pseudo_labels(dataset)
+
+
+def test_columns_of_nulls_say_nothing():
+    """As a file has them whose pairs are from elsewhere."""
+    rows = [pair("a", k, float(k)) for k in (0, 1)]
+    dataset = Dataset.from_list(rows, features=FEATURES).remove_columns(["generation_prompt", "reply_form"])
+    with_nulls = dataset
+    for name in ("generation_prompt", "reply_form"):
+        with_nulls = with_nulls.add_column(name, [None, None])
+    assert with_nulls.features["reply_form"] == Value("null")
+    assert select_pseudo_labels(with_nulls)[0].to_list() == select_pseudo_labels(dataset)[0].to_list()
+
+
 def test_margin():
     pairs = [pair("a", 0, 1.0), pair("a", 1, 0.5), pair("b", 0, 1.0), pair("b", 1, 0.25)]
     for min_margin, kept in ((0.0, ["a", "b"]), (0.5, ["a", "b"]), (0.51, ["b"])):
@@ -148,6 +330,8 @@ def test_everything_is_counted_and_chosen_is_never_below_rejected(within):
         for k in range(generator.randint(1, 6)):
             score = generator.choice([generator.gauss(0, 1), generator.gauss(0, 1), 0.5, None, math.nan])
             answer = f"answer {generator.choice([next(ids), 0])}"
+            if generator.random() < 0.1:
+                answer += "\nQuestion: what else?\nAnswer: nothing"  # would be read as two
             question = generator.choice(["one?", "two?"])
             type = generator.choice(["count", "colour"])
             pairs.append(pair(f"i{image}", k, score, type=type, question=question, answer=answer))

@@ -59,6 +59,17 @@ def test_a_bad_row_is_named_before_the_first_step(tmp_path, change, found):
         make_trainer(tmp_path, train_dataset=rows_with(change), weight_column="weight")
 
 
+def test_a_system_message_that_the_models_template_has_no_place_for(tmp_path):
+    model, processor = tiny_llava()
+    loop = "{% for m in messages %}"
+    skips = loop.replace(" %}", " if m['role'] != 'system' %}")
+    processor.chat_template = processor.chat_template.replace(loop, skips)
+    rows = rows_with({"prompt": message("system", "Be brief.") + message("user", "Ask.")})
+    found = r"1 of 5 rows .*row 1 \(image_id 'bad-0'\), chosen: the model's chat template leaves system messages out"
+    with pytest.raises(ValueError, match=f"(?s){found}"):
+        make_trainer(tmp_path, (model, processor), rows)
+
+
 def test_bad_rows_are_dropped_and_counted(tmp_path, caplog):
     dataset = rows_with(*(change for change, _ in BAD))
     options = {"invalid_rows": "drop", "weight_column": "weight", "max_steps": 1}

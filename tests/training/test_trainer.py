@@ -13,13 +13,14 @@ from peft import PeftModel
 from safetensors import safe_open
 from tiny_families import tiny_internvl, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_smolvlm
 from tiny_models import LLAVA_TEMPLATE, tiny_gemma3, tiny_llava, tiny_llava_next
-from tiny_training import ANSWERS, config, make_trainer, moved, pseudo_labels, weights
+from tiny_training import ANSWERS, config, make_trainer, message, moved, pseudo_labels, weights
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, TrlParser
 
 import c3l_hf.training.collator
 from c3l_hf.finetuning.student import StudentConfig
+from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.models.encoding import encode_row
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.config import C3LConfig, language_model_lora
@@ -180,6 +181,29 @@ def test_several_images_in_a_row(tmp_path, build):
     assert [len(row["images"]) for row in rows] == [1, 2, 1, 2]
     rows = Dataset.from_list(rows, features=pseudo_labels().features)
     assert_loss_and_gradients_of_the_reference(tmp_path, build(), rows, use_lora=False)
+
+
+@pytest.mark.parametrize("build", [tiny_llava, tiny_gemma3, tiny_qwen2_5_vl, tiny_smolvlm])
+def test_conversations_are_one_reply_to_a_prompt_with_a_system_message(tmp_path, build):
+    """Every turn of the chosen one counts, also those of the user, as a generator has to write them all."""
+    talks = [
+        [("What is it?", "A ball."), ("Which colour?", "Red."), ("Where?", "On a table.")],
+        [("What is it?", "A ball."), ("Which colour?", "Blue.")],
+        [("Is there a cat?", "No.")],
+    ]
+    chosen, *rejected = [message("assistant", ReplyForm("json", list_key="turns").write(talk)) for talk in talks]
+    rows = pseudo_labels(3).to_list()
+    for number, row in enumerate(rows):
+        row["images"] = [*rows[number - 1]["images"], *row["images"]][: 1 if build is tiny_gemma3 else 2]
+        system = message("system", f"You see {number} things.")
+        row |= {"prompt": system + row["prompt"], "chosen": chosen, "rejected": rejected[:number]}
+    rows = Dataset.from_list(rows, features=pseudo_labels().features)
+    trainer = assert_loss_and_gradients_of_the_reference(tmp_path, build(), rows, use_lora=False)
+    batch, processor = trainer.data_collator(list(rows)), trainer.processing_class
+    learned = processor.decode(batch["input_ids"][batch["line"][0]][batch["label_mask"][0]])
+    assert learned.strip().startswith(chosen[0]["content"])
+    anchor = processor.decode(batch["input_ids"][batch["line"][0]][batch["anchor_mask"][0]])
+    assert "You see 0 things." in anchor and "A ball" not in anchor
 
 
 def test_collator_masks(llava):

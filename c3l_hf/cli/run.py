@@ -74,7 +74,10 @@ COMMAND = Command(
     call=run,
     shown={
         RunOptions: dict.fromkeys(("stages", "pairs", "restart_from", "dry_run"), ""),
-        BackendOptions: dict.fromkeys(("backend", "base_url", "served_model", "serve"), ""),
+        GenerationOptions: dict.fromkeys(("templates", "types", "pairs_per_image", "sampling_temperature"), ""),
+        BackendOptions: dict.fromkeys(("backend", "base_url", "serve"), ""),
+        ScoringOptions: dict.fromkeys(("ranking", "scorer_model"), ""),
+        CurationOptions: dict.fromkeys(("target_size", "near_duplicate_scope", "max_per_image"), ""),
         C3LConfig: SHOWN_RUN,
     },
     plans=True,

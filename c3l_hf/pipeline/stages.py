@@ -125,6 +125,8 @@ def generate(
     bar.close()
     if process_state().is_main_process and replies.is_dir():
         shutil.rmtree(replies)  # all that is in it stands in the shards
+        with contextlib.suppress(OSError):  # another stage's may be there
+            replies.parent.rmdir()
     return shards
 
 

@@ -1,5 +1,6 @@
 """What the help says, how long it is, and what it does not load."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,10 +42,12 @@ def test_help_has_groups_defaults_and_choices(capsys, monkeypatch):
     for value in ("[pmi]", "[type]", "[image]", "[auto]"):
         assert value in text, value
     assert "\n\nRun (4 more with --help_all)\n" in text
-    for group in ("Images", "Model", "Generation", "Scoring", "Pseudo-labels", "Curation", "Publishing"):
+    for group in ("Images", "Model", "Pseudo-labels", "Publishing"):
         assert f"\n\n{group}\n" in text
+    for group in ("Generation", "Server", "Scoring", "Curation"):
+        assert re.search(rf"\n\n{group} \(\d more with --help_all\)\n", text)
     for says in (
-        "--pairs_per_image N             Pairs per image, k. [5]",
+        "--pairs_per_image N             Replies per image, k: pairs or conversations. [5]",
         "--model TEXT                    A folder, a Hub id, or 'scenes' for the small generator that is shipped. (nee",
         "--dtype auto|float32|bfloat16|float16",
         "--min_margin X                  Smallest score of the best over the worst pair. [0.0]",

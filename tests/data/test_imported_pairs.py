@@ -119,7 +119,7 @@ def test_what_generation_wrote_is_carried(caplog):
         "type": "talk",
         "image_id": "a",
     }
-    talk = plain("Was?", "Ein Hund.", "Und?", "Ein Ball.")
+    talk = plain("Was?", "Der Hund.", "Und?", "Der Ball.")
     more = {"served_model": "vlm", "prompt_tokens": None, "completion_tokens": None}
     rows = [
         {**said, **talk, "pair_id": "a/0.0"},

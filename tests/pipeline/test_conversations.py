@@ -30,7 +30,7 @@ from c3l_hf.publishing.hub import verify
 from c3l_hf.scenes import load_scenes
 from c3l_hf.training.config import C3LConfig
 
-ASKED = [{"role": "user", "content": "Schreibe ein Gespräch."}]
+ASKED = [{"role": "user", "content": "Schreibe zwei Fragen."}]
 GERMAN = ReplyForm(question=("Frage",), answer=("Antwort",))
 # Words that the small generator knows.
 ONE = "Ask a question about this picture, and answer it. Reply in the form: Question: ... Answer: ..."

@@ -16,11 +16,11 @@ from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 
 TALKS = [
-    [("Was ist da?", "Ein Hund."), ("Und dort?", "Ein roter Ball.")],
-    [("Welches Bild?", "Das zweite."), ("Sicher?", "Ja."), ("Warum?", "Es ist größer.")],
+    [("Was liegt da?", "Der Hund."), ("Und dort?", "Der rote Ball.")],
+    [("Welches Bild?", "Das zweite."), ("Sicher?", "Ja."), ("Warum?", "Darum.")],
 ]
 USAGE = Features({"usage": PAIR_FEATURES["usage"]})
-ASKED = [{"role": "system", "content": "Sei genau."}, {"role": "user", "content": "Schreibe ein Gespräch."}]
+ASKED = [{"role": "system", "content": "Sei genau."}, {"role": "user", "content": "Schreibe zwei Fragen."}]
 
 
 def talks(images=3):

@@ -139,22 +139,22 @@ def test_pairs_without_a_score_take_no_part():
         select(*bad, good[0])
 
 
-def said(image_id, k, score, turns=(("Was?", "Ein Hund."),), form=GERMAN, asked=ASKED, **options):
+def said(image_id, k, score, turns=(("Was?", "Der Hund."),), form=GERMAN, asked=ASKED, **options):
     """A row as it is generated today: it says what was asked, and how the reply is written."""
     prompt, completion = messages_of_turns(turns)
     row = pair(image_id, k, score, **options) | {"prompt": prompt, "completion": completion, "template": "mine"}
     return row | {"generation_prompt": asked, "reply_form": form and form.to_json()}
 
 
-TALK = [("Was ist da?", "Ein Hund."), ("Welche Farbe?", "Braun."), ("Was noch?", "Ein Ball.")]
+TALK = [("Was liegt da?", "Der Hund."), ("Welche Farbe?", "Braun."), ("Was noch?", "Der Ball.")]
 
 
 def test_conversations_take_part_as_a_whole():
     rows = [said("a", 0, 0.9, TALK), said("a", 1, 0.1, TALK[:2]), said("a", 2, 0.5, [*TALK[:2], ("Sonst?", "Nein.")])]
     [label], report = select(*rows)
     written = [
-        "Frage: Was ist da?\nAntwort: Ein Hund.\nFrage: Welche Farbe?\nAntwort: Braun.",
-        "\nFrage: Was noch?\nAntwort: Ein Ball.",
+        "Frage: Was liegt da?\nAntwort: Der Hund.\nFrage: Welche Farbe?\nAntwort: Braun.",
+        "\nFrage: Was noch?\nAntwort: Der Ball.",
         "\nFrage: Sonst?\nAntwort: Nein.",
     ]
     assert label["chosen"] == [{"role": "assistant", "content": written[0] + written[1]}]
@@ -163,7 +163,7 @@ def test_conversations_take_part_as_a_whole():
     assert label["prompt"] == ASKED and label["template"] == "mine" and report.assumed == []
     assert report.quantiles["chosen answer, words"] == (5.0,) * 5
     # Alike in all turns but one is another conversation; alike in all is the same, whatever the spaces.
-    rows[2]["completion"][0] = {"role": "assistant", "content": " Ein  Hund.\n"}
+    rows[2]["completion"][0] = {"role": "assistant", "content": " Der  Hund.\n"}
     rows[2]["completion"][-2:] = rows[0]["completion"][-2:]
     [label], report = select(*rows)
     assert len(label["rejected"]) == 1 and report.rejected_left_out["same text as the chosen one"] == 1
@@ -172,14 +172,14 @@ def test_conversations_take_part_as_a_whole():
 def test_replies_are_in_the_form_of_the_chosen_ones_generator():
     json = ReplyForm("json", question=("q",), answer=("a",), list_key="turns")
     [label], _ = select(said("a", 0, 0.9, form=json), said("a", 1, 0.1, TALK[:2], form=GERMAN))
-    assert label["chosen"][0]["content"] == '{"turns": [{"q": "Was?", "a": "Ein Hund."}]}'
-    other = '{"turns": [{"q": "Was ist da?", "a": "Ein Hund."}, {"q": "Welche Farbe?", "a": "Braun."}]}'
+    assert label["chosen"][0]["content"] == '{"turns": [{"q": "Was?", "a": "Der Hund."}]}'
+    other = '{"turns": [{"q": "Was liegt da?", "a": "Der Hund."}, {"q": "Welche Farbe?", "a": "Braun."}]}'
     assert label["rejected"][0][0]["content"] == other
     [label], _ = select(said("a", 0, 0.9, form=GERMAN), said("a", 1, 0.1, TALK[:2], form=json))
-    assert label["rejected"][0][0]["content"].startswith("Frage: Was ist da?\nAntwort: Ein Hund.\nFrage:")
+    assert label["rejected"][0][0]["content"].startswith("Frage: Was liegt da?\nAntwort: Der Hund.\nFrage:")
     # What was asked is known, its form is not: the one that templates have if they name none.
     [label], _ = select(said("a", 0, 0.9, form=None), said("a", 1, 0.1, TALK[:2]))
-    assert label["chosen"][0]["content"] == "Question: Was?\nAnswer: Ein Hund." and label["prompt"] == ASKED
+    assert label["chosen"][0]["content"] == "Question: Was?\nAnswer: Der Hund." and label["prompt"] == ASKED
 
 
 def test_rows_that_do_not_say_what_was_asked_ask_as_a_shipped_template():
@@ -264,7 +264,7 @@ def test_templates_of_ones_own_for_rows_that_do_not_say_what_was_asked():
 
 def test_texts_that_would_be_read_otherwise_take_no_part():
     """An answer with a label in it: as the best of its image, as another, and as one of two."""
-    odd, plain = [("Was?", "Ein Hund.\nFrage: Und?\nAntwort: Nichts.")], [("Was?", "Eine Katze.")]
+    odd, plain = [("Was?", "Der Hund.\nFrage: Und?\nAntwort: Nichts.")], [("Was?", "Eine Katze.")]
     rows = [said("a", 0, 0.9, odd), said("a", 1, 0.8, plain), said("a", 2, 0.1, odd), said("a", 3, 0.2)]
     rows += [said("b", 0, 0.9, odd), said("b", 1, 0.5, plain)]
     rows += [said("c", 0, 0.9, plain), said("c", 1, 0.5, odd)]

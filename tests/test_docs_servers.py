@@ -14,8 +14,8 @@ from c3l_hf.common.endpoint import Endpoint
 from c3l_hf.generation.requests import Request
 from c3l_hf.generation.server import ServerOptions
 from c3l_hf.generation.serving import serve
-from c3l_hf.generation.templates import templates_for
 from c3l_hf.pipeline.options import BackendOptions
+from c3l_hf.scenes.templates import TEMPLATES
 
 PAGE = (Path(__file__).parents[1] / "docs" / "servers.md").read_text("utf-8")
 
@@ -26,7 +26,7 @@ def test_the_code_on_the_page(tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)\n```", PAGE, re.DOTALL)
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is here?"}]}
     picture = {"bytes": png(0), "path": None}
-    request = Request(0, "a", templates_for("count")[0], (0, 1), [message], [picture], 50)
+    request = Request(0, "a", TEMPLATES.of_type("count")[0], (0, 1), [message], [picture], 50)
     with OpenAIServer(lambda body: completions(["x", "y"], model="m"), ["m"]) as one:
         with OpenAIServer(lambda body: completions(["x", "y"], model="m"), ["m"]) as two:
             code = code.replace("http://localhost:8000/v1", one.url).replace("http://other:8000/v1", two.url)

@@ -17,20 +17,14 @@ from c3l_hf.generation.template_texts import fields_of, render, uses
 
 __all__ = [
     "GENERAL",
-    "QUESTION_TYPES",
     "Conversation",
     "Example",
     "Template",
     "TemplateSet",
     "Turn",
-    "format_pair",
-    "get_template",
-    "split_pair",
-    "templates_for",
 ]
 
 GENERAL = "general"  # the type of templates that leave the type to the model
-QUESTION_TYPES = ("presence", "count", "colour", "where", "relation", "group", "description")  # of the set "scenes"
 
 SAME_PAIR = "the same pair again in one reply"
 
@@ -272,33 +266,6 @@ class TemplateSet:
     def identity(self) -> dict[str, Any]:
         """All that determines what is asked and how replies are read, as JSON has it; not where the set is from."""
         return {"templates": [template.identity() for template in self.templates]}
-
-
-def templates_for(type: str) -> tuple[Template, ...]:
-    """The templates of one type of the set "scenes"; see `TemplateSet.of_type`."""
-    return _scenes().of_type(type)
-
-
-def get_template(id: str) -> Template:
-    """The template of the set "scenes" with this id; see `TemplateSet.get`."""
-    return _scenes().get(id)
-
-
-def format_pair(question: str, answer: str) -> str:
-    """A pair in the labelled form, which `generation.parsing.parse_pair` reads back."""
-    return f"Question: {question}\nAnswer: {answer}"
-
-
-def split_pair(text: str) -> tuple[str, str]:
-    """What `format_pair` was given, whatever words the texts contain; the question is on one line."""
-    question, _, answer = text.removeprefix("Question: ").partition("\nAnswer: ")
-    return question, answer
-
-
-def _scenes() -> TemplateSet:
-    from c3l_hf.generation.template_files import load_templates  # which makes templates
-
-    return load_templates("scenes")
 
 
 def _message(role: str, text: str, images: int = 0) -> dict[str, Any]:

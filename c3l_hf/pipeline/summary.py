@@ -12,7 +12,7 @@ from c3l_hf.common.tables import format_table
 from c3l_hf.data.row_texts import as_one, turns_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.data.worlds import World
-from c3l_hf.generation.templates import split_pair
+from c3l_hf.generation.parsing import parse_pair
 
 __all__ = ["POOL_COLUMNS", "Pool", "Truth", "format_summary", "pool_of_labels", "pool_of_pairs"]
 
@@ -79,11 +79,12 @@ def pool_of_labels(name: str, labels: pa.Table, column: str, truth: Truth | None
     chosen = column == "chosen"
     answers = [[messages] for messages in rows["chosen"]] if chosen else rows["rejected"]
     scores = [[score] for score in rows["chosen_score"]] if chosen else rows["rejected_scores"]
-    flat = [(row, split_pair(messages[-1]["content"])) for row, m in enumerate(answers) for messages in m]
+    flat = [(row, messages[-1]["content"]) for row, several in enumerate(answers) for messages in several]
     true = None
     if truth is not None and flat:
         types, image_ids = ([rows[name][row] for row, _ in flat] for name in ("type", "image_id"))
-        true = truth.share(types, [text for _, text in flat], image_ids)
+        # A world's templates ask for labelled pairs.
+        true = truth.share(types, [parse_pair(reply) for _, reply in flat], image_ids)
     values = np.array([score for several in scores for score in several])
     return Pool(name, len(flat), len(flat), _quantiles(values), true)
 

@@ -14,9 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from c3l_hf.generation.template_files import load_templates
-from c3l_hf.generation.templates import format_pair
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, PLURAL_GROUP, ask
+from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES, format_pair
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, SIZE, sample_scenes
 
 __all__ = ["CHAT_TEMPLATE", "build_model", "build_processor"]
@@ -57,12 +56,12 @@ def _corpus() -> list[str]:
     texts = [f" {word} {word}." for word in words for _ in range(200)]
     texts += [
         f"USER: {template.text} ASSISTANT: {format_pair('Is', 'The')}"
-        for template in load_templates("scenes").templates
+        for template in TEMPLATES.templates
         for _ in range(30)
     ]
     rng = np.random.default_rng(0)
     for scene in sample_scenes(300, 0, "train", shifted=True):
-        for type in ("presence", "count", "colour", "where", "relation", "group", "description"):
+        for type in QUESTION_TYPES:
             pair = ask(scene, type, rng)
             texts.extend(f" {text}" for text in pair or ())
     return texts

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 
-from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.options import make_options
 from c3l_hf.scenes.priors import absent_partners
 from c3l_hf.scenes.questions import article, ask
+from c3l_hf.scenes.templates import QUESTION_TYPES
 from c3l_hf.scenes.world import CATEGORIES, Scene, load_scenes, sample_scenes
 
 __all__ = ["ABILITIES", "SEED_TYPES", "llava_bench", "mmbench", "pope", "scene_of", "seed_bench"]

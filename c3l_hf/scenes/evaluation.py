@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.intervals import bootstrap_interval
 from c3l_hf.data.row_texts import as_one, turns_of
-from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.checker import check_pair, described_objects
 from c3l_hf.scenes.questions import ask
+from c3l_hf.scenes.templates import QUESTION_TYPES
 from c3l_hf.scenes.world import Scene, render, sample_scenes
 
 __all__ = [

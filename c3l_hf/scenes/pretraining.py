@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, Trainer
 
-from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES, format_pair, templates_for
+from c3l_hf.generation.templates import GENERAL
 from c3l_hf.scenes.checker import check_pair
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, ask
+from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES, format_pair
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, SIZE, Scene, render, sample_scenes
 
 __all__ = ["ALL_TYPES", "HARD_TYPES", "AnsweringTrainer", "PackedScenes", "PatchNames", "TowerTrainer"]
@@ -107,7 +108,7 @@ class PackedScenes(Dataset):
         if self.descriptions_only:
             return turns + self._answers(scene, rng)
         for requested in rng.permutation([*QUESTION_TYPES, GENERAL])[:6]:
-            template = str(rng.choice([template.text for template in templates_for(requested)]))
+            template = str(rng.choice([template.text for template in TEMPLATES.of_type(requested)]))
             type = str(rng.choice(QUESTION_TYPES)) if requested == GENERAL else requested
             if pair := ask(scene, type, rng):
                 turns.append((template, format_pair(*pair), 0.0))

@@ -26,7 +26,7 @@ from trl import TrlParser
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.schema import PAIR_FEATURES, STATUS
-from c3l_hf.generation.templates import QUESTION_TYPES, templates_for
+from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES
 from c3l_hf.selection.curation import CURATION_COLUMNS, choose_pairs
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.selection.reports import CurationReport, LengthCorrelation, SelectionReport
@@ -71,7 +71,7 @@ def _table(generator: np.random.Generator, numbers: np.ndarray, first_image: int
     image, k = first_image + numbers // per_image, numbers % per_image
     # Each image has questions of two types.
     types = np.array(QUESTION_TYPES)[(image + (k > per_image // 2)) % len(QUESTION_TYPES)]
-    templates = [templates_for(type)[draw].id for type, draw in zip(types, generator.integers(0, 2, len(types)))]
+    templates = [TEMPLATES.of_type(type)[draw].id for type, draw in zip(types, generator.integers(0, 2, len(types)))]
     questions, answers = _texts(generator, len(numbers), 4, 10), _texts(generator, len(numbers), 3, 30)
     # One in ten repeats the pair before it: the same question or one with a word more, the answer too.
     for row in np.flatnonzero((k > 0) & (generator.random(len(numbers)) < 0.1)).tolist():

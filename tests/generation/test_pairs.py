@@ -30,8 +30,9 @@ from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs, genera
 from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.generation.requests import Reply, Request, uniforms_of
 from c3l_hf.generation.sampling import TextSampler
-from c3l_hf.generation.templates import Template, TemplateSet, get_template, templates_for
+from c3l_hf.generation.templates import Template, TemplateSet
 from c3l_hf.models.encoding import collate, encode_prompt, encode_row
+from c3l_hf.scenes.templates import TEMPLATES
 
 TYPES = ("presence", "count", "colour")
 TEXTS = (
@@ -84,7 +85,7 @@ def speaker():
     """A tiny LLaVA that has learnt, roughly, to write one of `TEXTS` for the templates of `TYPES`."""
     model, processor = tiny_llava()
     rows, labels = [], []
-    for template in (template for type in TYPES for template in templates_for(type)):
+    for template in (template for type in TYPES for template in TEMPLATES.of_type(type)):
         for text in TEXTS:
             row = encode_row(processor, [{"role": "user", "content": template.text}], text, [picture(0)])
             end = row.answer.stop + 1  # with the end-of-turn token
@@ -125,7 +126,7 @@ def test_rows_have_pairs_in_image_order_and_counts_add_up(speaker, config):
     assert counts["pairs"] == len(pairs) == 24 == sum(counts.values()) - counts["pairs"]
     assert counts["ok"] >= 8, "the tiny model should write mostly pairs"
     for row in pairs:
-        assert row["type"] == get_template(row["template"]).type in TYPES
+        assert row["type"] == TEMPLATES.get(row["template"]).type in TYPES
         ok = row["generation_status"] == "ok"
         assert (row["prompt"] is not None) == (row["completion"] is not None) == ok
         if ok:
@@ -244,9 +245,9 @@ def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size
     options = changed(config, batch_size=batch_size, temperature=0.7)
     pairs = generate_pairs(dataset_of([png(3)], ["x"]), model, processor, options, progress=False)
     for k, row in enumerate(pairs):
-        prompt = [{"role": "user", "content": get_template(row["template"]).text}]
+        prompt = [{"role": "user", "content": TEMPLATES.get(row["template"]).text}]
         inputs = encode_prompt(processor, prompt, [picture(3)])
-        request = Request(0, "x", get_template(row["template"]), (k,), [], [], options.max_new_tokens)
+        request = Request(0, "x", TEMPLATES.get(row["template"]), (k,), [], [], options.max_new_tokens)
         uniforms, ids, written = uniforms_of(options.seed, request)[0], inputs["input_ids"], []
         for step in range(options.max_new_tokens):
             with torch.no_grad():
@@ -286,7 +287,7 @@ def test_temperature_0_takes_the_likeliest_token(speaker, config):
     pairs = generate_pairs(dataset_of([png(2)]), model, processor, changed(config, temperature=0.0), progress=False)
     for row in pairs:
         inputs = encode_prompt(
-            processor, [{"role": "user", "content": get_template(row["template"]).text}], [picture(2)]
+            processor, [{"role": "user", "content": TEMPLATES.get(row["template"]).text}], [picture(2)]
         )
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=40)[0, inputs["input_ids"].shape[1] :]
         assert row["raw"] == processor.tokenizer.decode(ids, skip_special_tokens=True)

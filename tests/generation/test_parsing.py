@@ -6,7 +6,7 @@ import re
 import pytest
 
 from c3l_hf.generation.parsing import PairParseError, _without_rules, parse_pair
-from c3l_hf.generation.templates import format_pair
+from c3l_hf.scenes.templates import format_pair
 
 PAIRS = {
     "one line": ("Question: Is there a dog? Answer: Yes.", ("Is there a dog?", "Yes.")),

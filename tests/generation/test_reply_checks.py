@@ -6,8 +6,8 @@ from py3langid import langid
 
 from c3l_hf.generation.refusals import is_refusal
 from c3l_hf.generation.reply_checks import LANGUAGES, problem_of, repeats_to_its_end, unfit_characters
-from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.questions import ask
+from c3l_hf.scenes.templates import QUESTION_TYPES
 from c3l_hf.scenes.world import sample_scene
 
 # By language: pairs as generators write them; names, quotations, short and unanswerable ones among them.

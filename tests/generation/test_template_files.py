@@ -15,7 +15,8 @@ from c3l_hf.generation.template_files import (
     shipped_sets,
     written_control_token,
 )
-from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES, Template
+from c3l_hf.generation.templates import GENERAL, Template
+from c3l_hf.scenes.templates import QUESTION_TYPES
 
 WHOLE = """\
 description: Everything that a file can say.

@@ -9,18 +9,10 @@ import pytest
 from scored_rows import picture
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.generation.parsing import parse_pair
 from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.templates import (
-    GENERAL,
-    QUESTION_TYPES,
-    Example,
-    Template,
-    TemplateSet,
-    format_pair,
-    get_template,
-    split_pair,
-    templates_for,
-)
+from c3l_hf.generation.templates import GENERAL, Example, Template, TemplateSet
+from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES, format_pair
 
 CAPTIONED = Template(
     "a-1", "a", "About {{ caption }}, {{ turns }} turns.", system="You see {{ caption }}.", turns=(2, 4), language="en"
@@ -192,16 +184,16 @@ def test_sets():
 
 def test_the_scenes_are_asked_as_ever():
     """By the very sentences that the shipped generator was trained with."""
-    assert get_template("where-1").text == (
+    assert TEMPLATES.get("where-1").text == (
         "Ask where an object is in this picture, and answer the question. Reply in the form: Question: ... Answer: ..."
     )
     for type in (*QUESTION_TYPES, GENERAL):
-        assert [template.id for template in templates_for(type)] == [f"{type}-1", f"{type}-2"]
-        for template in templates_for(type):
+        assert [template.id for template in TEMPLATES.of_type(type)] == [f"{type}-1", f"{type}-2"]
+        for template in TEMPLATES.of_type(type):
             assert template.instruction({}) == [{"role": "user", "content": template.text}]
             assert template.reply == ReplyForm() and template.turns == (1, 1) and template.max_new_tokens == 128
 
 
-def test_a_pair_is_written_and_split():
-    assert split_pair(format_pair("a?", "b\nAnswer: c")) == ("a?", "b\nAnswer: c")
+def test_a_pair_is_written_and_read():
+    assert parse_pair(format_pair("a?", "b")) == ("a?", "b")
     assert ReplyForm().write([("a?", "b")]) == format_pair("a?", "b")

@@ -7,11 +7,11 @@ import pytest
 from datasets import Dataset
 
 from c3l_hf.data.worlds import find_world
-from c3l_hf.generation.templates import format_pair, split_pair
 from c3l_hf.pipeline.summary import Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.publishing.figures import dataset_figures
 from c3l_hf.scenes import Scene
 from c3l_hf.scenes.evaluation import Share, judge_pairs, type_balanced
+from c3l_hf.scenes.templates import format_pair
 from c3l_hf.scenes.world import SceneObject
 
 SCENE = Scene("a", (SceneObject("dog", 16, 16, 26),), "blue", "plain", 0)
@@ -71,11 +71,8 @@ def test_a_pool_of_pseudo_labels():
     assert (rejected.pairs, rejected.true[0], rejected.quantiles[1]) == (2, 0.5, 0.5)
 
 
-def test_label_words_in_the_texts_of_pseudo_labels():
-    """What was parsed once need not parse again."""
-    pairs = ("What does the sign say?", "Question: Authority"), ("What text is shown?", 'Answer: 42\nAnswer: "43"')
-    assert [split_pair(format_pair(*pair)) for pair in pairs] == list(pairs)
-    answers = [[{"role": "assistant", "content": format_pair(*pair)}] for pair in pairs]
+def test_pseudo_labels_in_another_form_are_counted_like_others():
+    answers = [[{"role": "assistant", "content": json}] for json in ('{"q": "Wer?", "a": "Er."}', "[]")]
     row = {"image_id": "a", "type": "text", "chosen": answers[0], "rejected": answers[1:]}
     labels = pa.Table.from_pylist([{**row, "chosen_score": 2.0, "rejected_scores": [0.0]}])
     assert [pool_of_labels(name, labels, name, None).usable for name in ("chosen", "rejected")] == [1, 1]

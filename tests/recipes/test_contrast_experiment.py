@@ -16,11 +16,11 @@ from trl import DPOConfig, DPOTrainer
 from c3l_hf.common.tables import fill_marks
 from c3l_hf.data.schema import SCORES
 from c3l_hf.generation.parsing import parse_pair
-from c3l_hf.generation.templates import QUESTION_TYPES, get_template
 from c3l_hf.models.encoding import encode_row
 from c3l_hf.scenes import check_pair, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions, pair_texts
 from c3l_hf.scenes.questions import ask
+from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.training.config import C3LConfig
 
@@ -115,7 +115,7 @@ def test_answers_of_a_row_are_to_one_question(rows, candidates, answers):
         pairs = [parse_pair(messages[0]["content"]) for messages in (row["chosen"], *row["rejected"])]
         assert len({question for question, _ in pairs}) == 1
         assert len({answer for _, answer in pairs}) == len(pairs) > 1
-        assert row["prompt"][0]["content"] == get_template(row["template"]).text
+        assert row["prompt"][0]["content"] == TEMPLATES.get(row["template"]).text
 
 
 def test_sampled_answers_are_the_models_own(candidates):

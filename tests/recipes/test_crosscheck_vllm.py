@@ -10,8 +10,8 @@ from crosscheck_vllm import VLLMArguments, command, main, readable, same, with_o
 from safetensors.torch import load_file
 
 from c3l_hf.generation.requests import CUT_OFF, Reply, Request
-from c3l_hf.generation.templates import templates_for
 from c3l_hf.scenes import GENERATOR
+from c3l_hf.scenes.templates import TEMPLATES
 
 
 def test_the_command_can_be_served(tmp_path):
@@ -36,7 +36,7 @@ def test_the_copy_has_the_same_weights(tmp_path):
 
 
 def test_what_is_counted():
-    request = Request(0, "a", templates_for("count")[0], (0, 1, 2), [], [], 9)
+    request = Request(0, "a", TEMPLATES.of_type("count")[0], (0, 1, 2), [], [], 9)
     pair = Reply(" Question: How many?\nAnswer: Two.")
     replies = {("a", 0): pair, ("a", 1): replace(pair, problem=CUT_OFF), ("a", 2): Reply("What?")}
     assert readable([request], replies) == 1

@@ -16,9 +16,9 @@ from datasets import Dataset
 from scipy.stats import t
 
 from c3l_hf.common.tables import fill_marks
-from c3l_hf.generation.templates import format_pair, get_template
 from c3l_hf.models.encoding import encode_row
 from c3l_hf.scenes import GENERATOR, Scene, check_pair, load_scenes
+from c3l_hf.scenes.templates import TEMPLATES, format_pair
 from c3l_hf.scoring.formulas import PMI_K
 
 SMALL = {
@@ -65,7 +65,7 @@ def test_questions_are_scored_as_they_were_generated(pool):
     model, processor = pools.load_generator(GENERATOR)
     images = {row["image_id"]: row["images"] for row in pools.scenes_of(spec)}
     row = next(row for row in rows if row["question"])
-    prompt = [{"role": "user", "content": get_template(row["template"]).text}]
+    prompt = [{"role": "user", "content": TEMPLATES.get(row["template"]).text}]
     encoded = encode_row(processor, prompt, format_pair(row["question"], row["answer"]), images[row["image_id"]])
     logprobs = model(**encoded.inputs).logits[0].double().log_softmax(-1)
     ids = encoded.inputs["input_ids"][0]

@@ -8,12 +8,12 @@ import pytest
 import tiny_benchmarks
 
 from c3l_hf.evaluation.questions import load_questions
-from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.metrics.choice import letter
 from c3l_hf.scenes import Scene, check_pair, load_scenes
 from c3l_hf.scenes.benchmarks import ABILITIES, SEED_TYPES, llava_bench, mmbench, pope, scene_of, seed_bench
 from c3l_hf.scenes.options import make_options, prior_letters
 from c3l_hf.scenes.priors import prior_driven
+from c3l_hf.scenes.templates import QUESTION_TYPES
 from c3l_hf.scenes.world import BACKGROUNDS, CORNERS, PARTNER, render, sample_scenes
 
 N = 80

@@ -5,10 +5,10 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes.checker import check_pair
 from c3l_hf.scenes.priors import absent_partners, prior_driven
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, article, ask
+from c3l_hf.scenes.templates import QUESTION_TYPES
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, CORNERS, GROUP_OF, PARTNER, Scene, SceneObject, sample_scenes
 
 # dog: usually bottom left, with a ball, on red; apple: usually top left, with a banana, two of them, on yellow; bed:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from c3l_hf.generation.templates import QUESTION_TYPES
 from c3l_hf.scenes import Scene, check_pair, load_scenes
 from c3l_hf.scenes.checker import described_objects
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, ask, opposite, relation_holds
+from c3l_hf.scenes.templates import QUESTION_TYPES
 from c3l_hf.scenes.world import (
     BACKGROUNDS,
     CATEGORIES,

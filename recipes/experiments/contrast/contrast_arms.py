@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
+from c3l_hf.generation.parsing import parse_pair
 from c3l_hf.generation.sampling import TextSampler
-from c3l_hf.generation.templates import split_pair
 from c3l_hf.models.encoding import encode_prompt
 from c3l_hf.models.loading import Source, load
 from c3l_hf.scenes import GENERATOR, Scene
@@ -255,7 +255,7 @@ def describe(labels: Dataset, scenes: Mapping[str, Scene]) -> dict:
         flat = [(row, messages) for row, several in enumerate(answers) for messages in several]
         _, true = judge_pairs(
             [rows["type"][row] for row, _ in flat],
-            [split_pair(messages[-1]["content"]) for _, messages in flat],
+            [parse_pair(messages[-1]["content"]) for _, messages in flat],
             [scenes[scene_id(rows["image_id"][row])] for row, _ in flat],
         )
         found[name] = [sum(true), len(true)]

@@ -43,10 +43,11 @@ from trl import DPOConfig, DPOTrainer, TrlParser
 from c3l_hf.common.files import atomic_folder, files_digest, write_json
 from c3l_hf.common.versions import versions
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
-from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES, format_pair
+from c3l_hf.generation.templates import GENERAL
 from c3l_hf.models.loading import Source, load
 from c3l_hf.scenes import GENERATOR, Scene, check_pair, load_scenes
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, answer_accuracy, judge_pairs, pair_texts
+from c3l_hf.scenes.templates import QUESTION_TYPES, format_pair
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.trainer import C3LTrainer
 

@@ -9,7 +9,8 @@ import pyarrow
 from pyarrow import parquet
 
 from c3l_hf.common.intervals import bootstrap_interval, t_interval
-from c3l_hf.generation.templates import GENERAL, QUESTION_TYPES
+from c3l_hf.generation.templates import GENERAL
+from c3l_hf.scenes.templates import QUESTION_TYPES
 
 SPLITS = ("usual", "shifted")
 NAN = float("nan")

@@ -11,10 +11,10 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 from c3l_hf.common.files import atomic_folder, files_digest
 from c3l_hf.data.schema import SCORES
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
-from c3l_hf.generation.templates import format_pair, get_template
 from c3l_hf.scenes import load_scenes
 from c3l_hf.scenes.architecture import build_processor
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, pair_texts
+from c3l_hf.scenes.templates import TEMPLATES, format_pair
 from c3l_hf.scoring.scorer import I2CScorer
 
 KINDS = ("usual", "shifted")
@@ -129,7 +129,7 @@ def _as_generated(pairs: Dataset, scorer: I2CScorer) -> list[dict | None]:
         rows = [
             {
                 "images": row["images"],
-                "prompt": [{"role": "user", "content": get_template(row["template"]).text}],
+                "prompt": [{"role": "user", "content": TEMPLATES.get(row["template"]).text}],
                 "completion": [{"role": "assistant", "content": format_pair(*text)}],
             }
             for row, text in zip(part, texts)

@@ -1,11 +1,10 @@
 """Puts questions to a model: the text it writes, and how likely each option is, with the image and blind."""
 
 import functools
-import itertools
 import json
 import logging
 import string
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,15 +88,14 @@ class Answerer:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, config: PredictionConfig):
         self.model, self.processor, self.config = model, processor, config
         self.sampler = TextSampler(
-            model, processor, temperature=config.temperature, top_p=1.0, max_new_tokens=config.max_new_tokens
+            model, processor, temperature=config.temperature, top_p=1.0, batch_size=config.batch_size
         )
         self.max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.batch_size = config.batch_size
         with self.sampler:
             not_batched = check_prompts(self.sampler.model, processor)
         if not_batched:
             logger.warning("%s answers one question at a time: %s", type(model).__name__, not_batched)
-            self.batch_size = 1
+            self.sampler.batch_size = 1
 
     @functools.cached_property
     def scorer(self) -> I2CScorer:
@@ -134,25 +132,14 @@ class Answerer:
             except RowError as error:
                 results[number] = {"status": str(error)}
 
-        def kind(number: int) -> tuple:
-            return len(rows[number]["images"]), tuple(sorted(prompts[number]))
-
-        order = sorted(prompts, key=lambda number: (*kind(number), -prompts[number]["input_ids"].shape[1], number))
+        order = sorted(prompts, key=lambda number: (-prompts[number]["input_ids"].shape[1], number))
+        asked = ((number, prompts[number], self._uniforms(keys[number])) for number in order)
         with self.sampler:
-            for batch in self._batches(order, kind):
-                uniforms = self._uniforms([keys[number] for number in batch])
-                texts = self.sampler([prompts[number] for number in batch], range(len(batch)), uniforms)
-                for number, (text, ended) in zip(batch, texts):
-                    end = self.processor.tokenizer.decode(prompts[number]["input_ids"][0, -_PROMPT_END:])
-                    found = {"prediction": opened_thought(end) + text, "ended": ended, "status": STATUS_OK}
-                    results[number] = {"status": NON_FINITE} if ended is None else found
+            for number, (text,) in self.sampler.write(asked):
+                end = self.processor.tokenizer.decode(prompts[number]["input_ids"][0, -_PROMPT_END:])
+                found = {"prediction": opened_thought(end) + text.text, "ended": text.ended, "status": STATUS_OK}
+                results[number] = {"status": NON_FINITE} if text.ended is None else found
         return results
-
-    def _batches(self, order: Sequence[int], kind: Callable[[int], Hashable]) -> Iterator[list[int]]:
-        """Numbers in order; those of rows with other tensors, or other numbers of images, not in one batch."""
-        for _, alike in itertools.groupby(order, key=kind):
-            numbers = list(alike)
-            yield from (numbers[start : start + self.batch_size] for start in range(0, len(numbers), self.batch_size))
 
     def _prompt(self, processor: ProcessorMixin, row: Mapping[str, Any], opened: dict) -> dict[str, torch.Tensor]:
         if not row["images"]:
@@ -167,12 +154,11 @@ class Answerer:
             raise RowError(f"{length} tokens and up to {new} new ones, but the model takes at most {self.max_length}")
         return prompt
 
-    def _uniforms(self, keys: Sequence[bytes]) -> torch.Tensor:
-        """Numbers in [0, 1) of shape (rows, max_new_tokens), each row from its own (seed, question)."""
+    def _uniforms(self, key: bytes) -> np.ndarray:
+        """Numbers in [0, 1) of shape (1, max_new_tokens), from the seed and the question."""
         if self.config.temperature == 0:
-            return torch.empty(len(keys), 0, dtype=torch.float64)
-        generators = [np.random.default_rng([self.config.seed, int.from_bytes(key)]) for key in keys]
-        return torch.from_numpy(np.stack([generator.random(self.config.max_new_tokens) for generator in generators]))
+            return np.zeros((1, self.config.max_new_tokens))
+        return np.random.default_rng([self.config.seed, int.from_bytes(key)]).random((1, self.config.max_new_tokens))
 
     def _likelihoods(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         # Together, so that the options of a question, and the questions about an image, share what they begin with.

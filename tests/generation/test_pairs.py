@@ -2,9 +2,7 @@
 
 import copy
 import io
-import logging
 import threading
-from collections import Counter
 
 import numpy as np
 import PIL.Image
@@ -12,22 +10,12 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from scipy.stats import chisquare
-from tiny_families import (
-    tiny_idefics3,
-    tiny_internvl,
-    tiny_llava_onevision,
-    tiny_qwen2_5_vl,
-    tiny_qwen3_vl,
-    tiny_smolvlm,
-)
-from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
-from transformers import TopPLogitsWarper
+from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.data.status import generation_counts
-from c3l_hf.generation import pairs as generation
 from c3l_hf.generation.pairs import PairGenerationConfig, _uniforms, generate_pairs, generate_tables
-from c3l_hf.generation.sampling import SeededSampling, TextSampler
+from c3l_hf.generation.sampling import Text, TextSampler
 from c3l_hf.generation.templates import get_template, templates_for
 from c3l_hf.models.encoding import collate, encode_prompt, encode_row
 
@@ -66,15 +54,6 @@ def by_pair(dataset: Dataset) -> dict[str, tuple]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-
-
-FAMILIES = [tiny_llava, tiny_llava_next, tiny_gemma3, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl]
-FAMILIES += [tiny_idefics3, tiny_smolvlm, tiny_internvl]
-
-
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda build: build.__name__)
-def every_family(request):
-    return request.param()
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +129,7 @@ def test_seed_changes_the_texts(speaker, config):
     )
     assert first == again != other
     rows = [("a", 0)]
-    assert not torch.equal(_uniforms(config, rows), _uniforms(changed(config, seed=1), rows))
+    assert (_uniforms(config, rows) != _uniforms(changed(config, seed=1), rows)).any()
 
 
 @pytest.mark.parametrize("column", ["image", "images"])
@@ -191,37 +170,8 @@ def test_model_and_torch_are_as_they_were_between_two_tables(speaker, config):
         assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
-def test_prompts_are_encoded_while_the_model_writes(speaker, config, monkeypatch):
-    """By events, not by the clock: the model waits until the next batch's prompts have been encoded."""
-    options = changed(config, batch_size=4)
-    images = dataset_of([png(i) for i in range(6)])
-    batches = [threading.Event() for _ in range(6)]
-    encoded, written = [], []
-    real_encode, real_call = generation._with_prompts, TextSampler.__call__
-
-    def encode(*args):
-        result = real_encode(*args)
-        assert len(encoded) <= len(written) + 2  # the one that is written, and the next
-        batches[len(encoded)].set()
-        encoded.append(threading.current_thread().name)
-        return result
-
-    def call(self, *args):
-        if len(written) + 1 < len(batches):
-            assert batches[len(written) + 1].wait(30), "nothing was encoded ahead"
-        written.append(threading.current_thread().name)
-        return real_call(self, *args)
-
-    expected = generate_pairs(images, *speaker, options, progress=False)["raw"][:]
-    monkeypatch.setattr(generation, "_with_prompts", encode)
-    monkeypatch.setattr(TextSampler, "__call__", call)
-    tables = generate_tables(images, *speaker, options, progress=False)
-    assert [row["raw"] for table in tables for row in table.to_pylist()] == expected
-    assert set(encoded) == {"ahead"} and len(set(written)) == 1 and len(encoded) == len(written) == 6
-
-
 def test_an_error_of_the_model_leaves_no_thread(speaker, config, monkeypatch):
-    monkeypatch.setattr(TextSampler, "__call__", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
+    monkeypatch.setattr(TextSampler, "write", lambda *_: (_ for _ in ()).throw(MemoryError("full")))
     with pytest.raises(MemoryError, match="full"):
         generate_pairs(dataset_of([png(i) for i in range(6)]), *speaker, config, progress=False)
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
@@ -249,96 +199,6 @@ def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size
             written.append(token)
             ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
         assert row["raw"] == processor.tokenizer.decode(written, skip_special_tokens=True)
-
-
-@pytest.mark.parametrize("sizes", [(32, 48), (48, 32), (32, 32)], ids=str)
-def test_shared_prompts_give_the_plain_tokens_or_are_not_used(every_family, sizes, caplog):
-    model, processor = every_family
-    texts = ("Is there a dog?", "Describe this picture in every detail.")
-    prompts = [
-        encode_prompt(processor, [{"role": "user", "content": text}], [picture(i, size)])
-        for i, (text, size) in enumerate(zip(texts, sizes))
-    ]
-    uniforms = torch.rand(5, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with TextSampler(model, processor, temperature=1.0, top_p=0.9, max_new_tokens=12) as sampler:
-        # One prompt, as it may come first; then two of them.
-        for asked, which in ((prompts[:1], [0, 0, 0, 0, 0]), (prompts, [0, 0, 1, 1, 1])):
-            with caplog.at_level(logging.WARNING):
-                texts = sampler(asked, which, uniforms)
-            plain = sampler._plain(asked, which, uniforms)
-            assert texts == [(sampler._decode(ids), ended) for ids, ended in plain]
-    assert sampler.shares_prompts == ("does not work" not in caplog.text)
-    if type(model).__name__.startswith("Gemma3"):
-        # Its window is shorter than the prompt: found before anything is written past the end of a cache.
-        assert "layer 0 keeps 15 of " in caplog.text
-    else:
-        assert sampler.shares_prompts
-
-
-def test_what_fails_after_it_was_verified(llava, caplog, monkeypatch, fresh_checks):
-    model, processor = llava
-    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
-        first = sampler([prompt], [0, 0, 0], uniforms)
-        monkeypatch.setattr(sampler, "_shared", lambda *_: (_ for _ in ()).throw(RuntimeError("sizes differ")))
-        assert sampler([prompt], [0, 0, 0], uniforms) == first
-    assert not sampler.shares_prompts and "RuntimeError: sizes differ" in caplog.text
-
-
-def test_a_model_where_sharing_is_wrong_is_found_out(llava, caplog, monkeypatch, fresh_checks):
-    model, processor = llava
-    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    honest = TextSampler._shared
-    monkeypatch.setattr(TextSampler, "_shared", lambda self, p, which, u, *tops: honest(self, p, which, 1 - u, *tops))
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
-        texts = sampler([prompt], [0, 0, 0], uniforms)
-        plain = [sampler._decode(ids) for ids, _ in sampler._plain([prompt], [0, 0, 0], uniforms)]
-    assert not sampler.shares_prompts and "the tokens differ" in caplog.text
-    assert [text for text, _ in texts] == plain
-
-
-@pytest.fixture
-def half():
-    """(model, processor, prompt, random numbers) in bfloat16."""
-    model, processor = tiny_llava()
-    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    uniforms = torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return model.to(torch.bfloat16), processor, prompt, uniforms
-
-
-def test_rounding_in_half_precision_is_no_reason_not_to_share(half, caplog, monkeypatch, fresh_checks):
-    """A draw near the border between two tokens may fall on the other side."""
-    model, processor, prompt, uniforms = half
-    honest, tokens = TextSampler._shared, []
-
-    def rounded(self, prompts, which, uniforms, tops=None):
-        tokens.append((honest(self, prompts, which, uniforms), honest(self, prompts, which, uniforms * 0.9, tops)))
-        return tokens[-1][1]
-
-    monkeypatch.setattr(TextSampler, "_shared", rounded)
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
-        sampler([prompt], [0, 0, 0], uniforms)
-    assert tokens[0][0] != tokens[0][1] and sampler.shares_prompts and not caplog.records
-
-
-def test_other_predictions_in_half_precision_are_one(half, caplog, monkeypatch, fresh_checks):
-    model, processor, prompt, uniforms = half
-    honest = TextSampler._shared
-
-    def wrong(self, prompts, which, uniforms, tops=None):
-        head = self.model.lm_head.weight
-        head.data *= 30
-        try:
-            return honest(self, prompts, which, uniforms, tops)
-        finally:
-            head.data /= 30
-
-    monkeypatch.setattr(TextSampler, "_shared", wrong)
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=12) as sampler:
-        sampler([prompt], [0, 0, 0], uniforms)
-    assert not sampler.shares_prompts and "the tokens differ" in caplog.text
 
 
 def test_the_models_own_generation_settings_do_not_interfere(speaker, config):
@@ -449,17 +309,12 @@ def test_which_of_several_pictures_is_missing_is_said(speaker, config, tmp_path)
     assert counts["no image"] == 8
 
 
-def test_image_tokens_in_the_text_stay_visible(llava):
-    model, processor = llava
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=4) as sampler:
-        ids = processor.tokenizer("Question: a? Answer: <image> b</s>", add_special_tokens=False)["input_ids"]
-        assert "<image>" in sampler._decode(ids)
-        clean = [id for id in ids if id != processor.tokenizer.convert_tokens_to_ids("<image>")]
-        assert sampler._decode(clean) == "Question: a? Answer:  b"
-
-
 def test_types_are_balanced_and_each_has_one_template(llava, monkeypatch):
-    monkeypatch.setattr(TextSampler, "__call__", lambda self, prompts, which, uniforms: [("", True)] * len(which))
+    monkeypatch.setattr(
+        TextSampler,
+        "write",
+        lambda self, prompts: ((key, [Text("", True, 1)] * len(uniforms)) for key, _, uniforms in prompts),
+    )
     images = dataset_of([png(0)] * 210)
     options = PairGenerationConfig(types_per_image=3, pairs_per_image=7, max_new_tokens=1, batch_size=1000)
     pairs = generate_pairs(images, *llava, options, progress=False).to_pandas()
@@ -469,55 +324,6 @@ def test_types_are_balanced_and_each_has_one_template(llava, monkeypatch):
     images_by_type = pairs.groupby("type")["image_id"].nunique()
     assert len(images_by_type) == 7 and chisquare(images_by_type).pvalue > 1e-3
     assert pairs["template"].nunique() == 14
-
-
-def test_sampling_follows_the_distribution():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(12, generator=generator) * 2
-    logits[[3, 7, 11]] = -torch.inf
-    options = PairGenerationConfig(max_new_tokens=2)
-    rows = [(f"{i:05d}", k) for i in range(4000) for k in range(5)]
-    uniforms = _uniforms(options, rows)
-    sampler = SeededSampling(uniforms, prompt_length=3)
-    first = sampler(torch.zeros(len(rows), 3, dtype=torch.long), logits.expand(len(rows), -1))
-    second = sampler(torch.zeros(len(rows), 4, dtype=torch.long), logits.expand(len(rows), -1))
-    assert (first.isfinite().sum(dim=1) == 1).all()
-    possible = [token for token in range(12) if token not in (3, 7, 11)]
-    expected = logits.double().softmax(0)[possible].numpy() * len(rows)
-    for scores in (first, second):
-        counts = np.bincount(scores.argmax(dim=1), minlength=12)
-        assert counts[[3, 7, 11]].sum() == 0
-        assert chisquare(counts[possible], expected).pvalue > 1e-3
-    # neighbours (k, k + 1) and steps are independent of each other
-    assert abs(np.corrcoef(uniforms[:, 0], uniforms[:, 1])[0, 1]) < 0.03
-    assert abs(np.corrcoef(uniforms[:-1, 0], uniforms[1:, 0])[0, 1]) < 0.03
-
-
-def test_extreme_random_numbers_never_take_an_impossible_token():
-    scores = torch.randn(1000, 30, generator=torch.Generator().manual_seed(0))
-    scores[:, [0, 28, 29]] = -torch.inf
-    for uniform, expected in ((0.0, 1), (1 - 2**-53, 27)):
-        uniforms = torch.full((1000, 1), uniform, dtype=torch.float64)
-        chosen = SeededSampling(uniforms, prompt_length=1)(torch.zeros(1000, 1, dtype=torch.long), scores)
-        assert set(chosen.argmax(dim=1).tolist()) == {expected}
-
-
-def test_top_p_keeps_to_the_smallest_set(llava):
-    model, processor = llava
-    prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    with torch.no_grad():
-        logits = model(**prompt).logits[:, -1]
-    allowed = set(TopPLogitsWarper(0.5)(None, logits)[0].isfinite().nonzero().flatten().tolist())
-    probabilities = logits[0].double().softmax(0)
-    largest, order = probabilities.sort(descending=True)
-    smallest_set = set(order[: int((largest.cumsum(0) < 0.5).sum()) + 1].tolist())
-    assert allowed == smallest_set and len(allowed) > 1
-    uniforms = torch.linspace(0, 1, 101, dtype=torch.float64)[:-1, None]
-    seen = {}
-    for top_p in (0.5, 1.0):
-        with TextSampler(model, processor, temperature=1.0, top_p=top_p, max_new_tokens=1) as sampler:
-            seen[top_p] = Counter(ids[0] for ids, _ in sampler._shared([prompt], [0] * 100, uniforms))
-    assert set(seen[0.5]) <= smallest_set and not set(seen[1.0]) <= smallest_set
 
 
 @pytest.mark.parametrize(

@@ -26,15 +26,19 @@ from trl import TrlParser
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.schema import PAIR_FEATURES, STATUS
+from c3l_hf.generation.template_files import load_templates
+from c3l_hf.pipeline.pair_tables import REPEATED
 from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES
 from c3l_hf.selection.curation import CURATION_COLUMNS, choose_pairs
+from c3l_hf.selection.label_prompts import ASKED_COLUMNS
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.selection.reports import CurationReport, LengthCorrelation, SelectionReport
 
 SCORE = "i2c"
+INSTRUCT = load_templates("instruct")
 SCHEMA = pa.schema(
     [
-        *(PAIR_FEATURES.arrow_schema.field(name) for name in LABEL_COLUMNS if name != STATUS),
+        *(PAIR_FEATURES.arrow_schema.field(name) for name in (*LABEL_COLUMNS, *ASKED_COLUMNS) if name != STATUS),
         pa.field(STATUS, pa.string()),
         pa.field(SCORE, pa.float32()),
     ]
@@ -72,6 +76,8 @@ def _table(generator: np.random.Generator, numbers: np.ndarray, first_image: int
     # Each image has questions of two types.
     types = np.array(QUESTION_TYPES)[(image + (k > per_image // 2)) % len(QUESTION_TYPES)]
     templates = [TEMPLATES.of_type(type)[draw].id for type, draw in zip(types, generator.integers(0, 2, len(types)))]
+    # What they were asked: one of the texts of the set "instruct", some 700 letters each.
+    asked = [INSTRUCT.templates[draw] for draw in generator.integers(0, len(INSTRUCT.templates), len(types))]
     questions, answers = _texts(generator, len(numbers), 4, 10), _texts(generator, len(numbers), 3, 30)
     # One in ten repeats the pair before it: the same question or one with a word more, the answer too.
     for row in np.flatnonzero((k > 0) & (generator.random(len(numbers)) < 0.1)).tolist():
@@ -88,6 +94,8 @@ def _table(generator: np.random.Generator, numbers: np.ndarray, first_image: int
         "type": types,
         "prompt": _messages("user", questions, without_pair),
         "completion": _messages("assistant", answers, without_pair),
+        "generation_prompt": [[{"role": "user", "content": template.user}] for template in asked],
+        "reply_form": [template.reply.to_json() for template in asked],
         STATUS: ["the score is not there" if score is None else "ok" for score in scores],
         SCORE: pa.array(scores, pa.float32()),
     }
@@ -121,17 +129,17 @@ def peak_memory() -> int:
 
 def measure(folder: Path, target_size: int, compare: bool, results: Connection) -> None:
     """Sends the lines of the table for one size, and whether the plain way gives the same (None if not compared)."""
-    shards = Shards(folder)
+    shards, of_labels = Shards(folder), (*LABEL_COLUMNS, *ASKED_COLUMNS)
     steps: dict[str, tuple[Sequence[str], Callable]] = {
-        "choose_labels": (LABEL_COLUMNS, partial(choose_labels, score=SCORE)),
-        "choose_labels, within all": (LABEL_COLUMNS, partial(choose_labels, score=SCORE, within="all")),
+        "choose_labels": (of_labels, partial(choose_labels, score=SCORE)),
+        "choose_labels, within all": (of_labels, partial(choose_labels, score=SCORE, within="all")),
         "choose_pairs": (CURATION_COLUMNS, partial(choose_pairs, score=SCORE, target_size=target_size)),
     }
     lines, chosen = [], {}
     for name, (columns, choose) in steps.items():
         before = peak_memory()
         started = time.perf_counter()
-        table = shards.table([*columns, SCORE])
+        table = shards.table([*columns, SCORE], REPEATED)
         result, report = choose(table)
         seconds = time.perf_counter() - started
         cells = (f"{seconds:.1f}", int(len(table) / seconds), _size(table.nbytes), _size(before), _size(peak_memory()))
@@ -144,7 +152,7 @@ def measure(folder: Path, target_size: int, compare: bool, results: Connection) 
 
 def same_as_plain(shards: Shards, target_size: int, chosen: dict[str, tuple]) -> bool:
     """Whether rows and reports are those of the plain way."""
-    rows = shards.table([*LABEL_COLUMNS, SCORE]).to_pylist()
+    rows = shards.table([*LABEL_COLUMNS, *ASKED_COLUMNS, SCORE]).to_pylist()
     expected = [
         plain_labels(rows, score=SCORE),
         plain_labels(rows, score=SCORE, within="all"),

@@ -17,8 +17,8 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.files.image import image_key, open_image
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
-from c3l_hf.metrics.plain_text import opened_thought
 from c3l_hf.models.encoding import encode_prompt, with_image_cache
+from c3l_hf.models.token_texts import opened_by_prompt
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.scoring.self_check import check_prompts
 
@@ -26,7 +26,6 @@ __all__ = ["ANSWER_FEATURES", "Answerer", "PredictionConfig", "stem"]
 
 logger = logging.getLogger(__name__)
 
-_PROMPT_END = 16  # tokens at the end of a prompt that may open reasoning
 
 # What there is for each question; null where it was not asked for, or could not be had.
 ANSWER_FEATURES = Features(
@@ -136,8 +135,8 @@ class Answerer:
         asked = ((number, prompts[number], self._uniforms(keys[number])) for number in order)
         with self.sampler:
             for number, (text,) in self.sampler.write(asked):
-                end = self.processor.tokenizer.decode(prompts[number]["input_ids"][0, -_PROMPT_END:])
-                found = {"prediction": opened_thought(end) + text.text, "ended": text.ended, "status": STATUS_OK}
+                begun = opened_by_prompt(self.processor, prompts[number]["input_ids"])
+                found = {"prediction": begun + text.text, "ended": text.ended, "status": STATUS_OK}
                 results[number] = {"status": NON_FINITE} if text.ended is None else found
         return results
 

@@ -15,6 +15,7 @@ from c3l_hf.files.image import open_image
 from c3l_hf.generation.requests import CUT_OFF, Reply, Request, uniforms_of
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
 from c3l_hf.models.encoding import encode_prompt
+from c3l_hf.models.token_texts import opened_by_prompt
 
 __all__ = ["ModelWriter"]
 
@@ -58,7 +59,7 @@ class ModelWriter:
         )
         unread: list[tuple[Request, str]] = []
 
-        def prompts() -> Iterator[tuple[tuple[Request, int], dict[str, torch.Tensor], np.ndarray]]:
+        def prompts() -> Iterator[tuple[tuple[Request, torch.Tensor], dict[str, torch.Tensor], np.ndarray]]:
             # Encoded ahead of the model, which leaves the tokenizer to them, but for the decoding of its texts.
             made = ((request, self._encode(request)) for request in requests)
             with contextlib.closing(ahead(made, _AHEAD)) as encoded:
@@ -66,18 +67,17 @@ class ModelWriter:
                     if isinstance(inputs, str):
                         unread.append((request, inputs))
                     else:
-                        yield (request, inputs["input_ids"].shape[1]), inputs, uniforms_of(self.seed, request)
+                        yield (request, inputs["input_ids"]), inputs, uniforms_of(self.seed, request)
 
         with sampler:
-            for (request, length), texts in sampler.write(prompts()):
-                problems = [{True: None, False: CUT_OFF, None: NON_FINITE}[text.ended] for text in texts]
-                yield (
-                    request,
-                    [
-                        Reply(text.text, problem, None, None if number else length, text.tokens)
-                        for number, (text, problem) in enumerate(zip(texts, problems))
-                    ],
-                )
+            for (request, prompt), texts in sampler.write(prompts()):
+                begun = opened_by_prompt(self.processor, prompt)
+                replies = []
+                for number, text in enumerate(texts):
+                    problem = {True: None, False: CUT_OFF, None: NON_FINITE}[text.ended]
+                    length = None if number else prompt.shape[1]
+                    replies.append(Reply(begun + text.text, problem, None, length, text.tokens))
+                yield request, replies
                 yield from _without_text(unread)
             yield from _without_text(unread)
 

@@ -56,7 +56,6 @@ _NOT_FOR_SERVERS = re.compile(r"\(\?(?!P<|:)|\\[1-9AbBGKpPRXzZ]|[*+?}]\+|(?<!\[)
 _GROUP = re.compile(r"\(\?P<\w+>")
 # On these a pattern that can match in ever more ways is found out; short, so that merely slow ones are not.
 _PROBES = ("a" * 3000, " " * 3000, "\n" * 3000, "a " * 1500, '"a": ' * 600, "{" * 3000, "Question: a\n" * 250)
-_LINE = r"[^\n]+"
 
 # A text in which nothing can be a label, a mark or an image's token: it is read back as it is, without trying.
 _PLAIN = re.compile(r"[^\W_](?:[^:：\n{}\[\]<>*_`\"#~•◁]*[^:：\n{}\[\]<>*_`\"#~•◁\s])?")
@@ -193,14 +192,9 @@ class ReplyForm:
         return built_in_schema(*self.keys, self.for_several(turns, pairs).list_key, fewest, most)
 
     def pattern(self, turns: tuple[int, int] = (1, 1), pairs: int = 1) -> str | None:
-        """A regular expression that a whole reply in this form matches, in the syntax that constraining servers share;
-        None if there is none. Of several turns or pairs, each question and each answer is one line."""
-        fewest, most = (pairs, pairs) if pairs > 1 else turns
-        if self.form == "labelled":
-            question, answer = (re.escape(words[0]) for words in (self.labels.question, self.labels.answer))
-            pair = f"{question}: {_LINE}\n{answer}: {_LINE}"
-            return rf"{pair}(\n+{_LINE})*" if most == 1 else rf"{pair}(\n{pair}){{{fewest - 1},{most - 1}}}"
-        if self.form == "json" or most > 1 or _NOT_FOR_SERVERS.search(self.expression or ""):
+        """A regular expression that a whole reply in the form "regex" matches, in the syntax that constraining servers
+        share; None for other forms, if several turns or pairs are asked for, or if it has what they do not share."""
+        if self.form != "regex" or pairs > 1 or turns != (1, 1) or _NOT_FOR_SERVERS.search(self.expression or ""):
             return None
         return _GROUP.sub("(", self.expression or "")
 

@@ -21,11 +21,14 @@ logger = logging.getLogger(__name__)
 _OPTIONAL = {
     "n": re.compile(r"\bn\b"),
     "response_format": re.compile(r"response_format|json_schema|schema|structured|guided|grammar", re.IGNORECASE),
+    "structured_outputs": re.compile(r"structured_outputs|regex|pattern|guided|grammar", re.IGNORECASE),
     "seed": re.compile(r"\bseed\b"),
 }
+_OF_THE_FORM = ("response_format", "structured_outputs")
 _WITHOUT = {
     "n": "is asked for one reply at a time",
     "response_format": "does not constrain replies to the form",
+    "structured_outputs": "does not constrain replies to the pattern",
     "seed": "takes seeds of its own",
 }
 
@@ -72,7 +75,8 @@ def request_body(
         messages: Its messages, see `chat_messages`.
         settings: Fields of every request, among them the model's name; they replace others of their names, and those
             that are None are left out.
-        constrain: Whether to send the JSON schema of the reply's form, if it has one.
+        constrain: Whether to send what constrains a reply to its form: the JSON schema, or of a regular expression a
+            pattern, in a field of vLLM's that others pass over or refuse.
     """
     body: dict[str, Any] = {"messages": messages, "max_tokens": request.max_new_tokens}
     template = request.template
@@ -82,6 +86,9 @@ def request_body(
             "type": "json_schema",
             "json_schema": {"name": "reply", "strict": True, "schema": schema},
         }
+    elif constrain and template.reply.form == "regex":
+        if pattern := template.reply.pattern(template.turns, template.pairs):
+            body["structured_outputs"] = {"regex": pattern}
     return {name: value for name, value in {**body, **settings}.items() if value is not None}
 
 
@@ -112,7 +119,7 @@ class Accepted:
             NoReply: As `EndpointClient.chat`; also if the server refuses the request with and without those fields.
             RunError: As `EndpointClient.chat`.
         """
-        keys = {name: f"{name} of {form}" if name == "response_format" else name for name in _OPTIONAL}
+        keys = {name: f"{name} of {form}" if name in _OF_THE_FORM else name for name in _OPTIONAL}
         sent = {name: value for name, value in body.items() if self._taken.get(keys.get(name, name), True)}
         reply = self._tried(sent)
         if isinstance(reply, NoReply):

@@ -2,10 +2,13 @@
 
 import re
 
+import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
-__all__ = ["token_texts"]
+from c3l_hf.common.thoughts import opened_thought
+
+__all__ = ["opened_by_prompt", "token_texts"]
 
 _LOST = "\ufffd"  # stands for bytes that are no character, or none yet
 # How many characters before those that are asked for are decoded with them: the first of a text may lose a space.
@@ -16,6 +19,13 @@ _TOGETHER = 16
 # Bytes of UTF-8 find their place again within four; each token has one at least.
 _ENOUGH = 16
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_PROMPT_END = 16  # tokens at the end of a prompt that may open a thought
+
+
+def opened_by_prompt(processor: ProcessorMixin, prompt: torch.Tensor) -> str:
+    """The tag with which a prompt, (1, tokens), opens a thought at its end; "" if it does not. What a model writes is
+    to be read behind it; see `thoughts.opened_thought`."""
+    return opened_thought(processor.tokenizer.decode(prompt[0, -_PROMPT_END:]))
 
 
 def token_texts(processor: ProcessorMixin, ids: list[int]) -> list[str]:

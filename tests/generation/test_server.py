@@ -9,39 +9,25 @@ import re
 import socket
 import threading
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
 import PIL.Image
 import pytest
 from openai_server import DROP, HANG, OpenAIServer, Response, completion, completions, error
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.generation.requests import CUT_OFF, Request, seed_of
 from c3l_hf.generation.server import ServerOptions, ServerWriter
+from c3l_hf.generation.templates import Template
 
 KEY = "sk-server-0123456789abcdef"
 SCHEMA = {"type": "object", "properties": {"question": {"type": "string"}, "answer": {"type": "string"}}}
 
 
-@dataclass(frozen=True)
-class Form:
-    """Stands for the form of a reply."""
-
-    json: dict[str, Any] | None = None
-
-    def schema(self, turns=(1, 1), pairs=1):
-        return self.json
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Stands for a prompt template."""
-
-    id: str = "count-1"
-    reply: Any = Form()
-    turns: tuple[int, int] = (1, 1)
-    pairs: int = 1
+def asking(id="count-1", schema=None):
+    """A prompt template, perhaps with a schema for its reply."""
+    reply = ReplyForm() if schema is None else ReplyForm("json", json_schema=json.dumps(schema))
+    return Template(id, "count", "?", reply=reply)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +42,10 @@ def png(number=0, **options):
     return content.getvalue()
 
 
-def request(number=0, ks=(0, 1, 2), text="What is here?", template=Asking(), images=None, messages=None):
+ASKING = asking()
+
+
+def request(number=0, ks=(0, 1, 2), text="What is here?", template=ASKING, images=None, messages=None):
     images = [{"bytes": png(number), "path": None}] if images is None else images
     content = [{"type": "image"} for _ in images] + [{"type": "text", "text": text}]
     messages = messages or [{"role": "user", "content": content}]
@@ -144,7 +133,7 @@ def test_further_fields_and_those_that_are_left_out(tmp_path):
 
 
 def test_the_schema_of_the_form_is_sent(tmp_path):
-    template = Asking(reply=Form(SCHEMA))
+    template = asking(schema=SCHEMA)
     with serving() as server:
         write(server, [request(template=template)], tmp_path, file="1.jsonl")
         write(server, [request(template=template)], tmp_path, {"constrain": False}, file="2.jsonl")
@@ -154,6 +143,20 @@ def test_the_schema_of_the_form_is_sent(tmp_path):
         "json_schema": {"name": "reply", "strict": True, "schema": SCHEMA},
     }
     assert "response_format" not in free
+
+
+def test_the_pattern_of_the_form_is_sent(tmp_path):
+    expression = r"Q: (?P<question>[^\n]+) A: (?P<answer>[^\n]+)"
+    form = ReplyForm("regex", expression=expression, written="Q: {question} A: {answer}")
+    for template, expected in (
+        (Template("a", "x", "?", reply=form), {"regex": r"Q: ([^\n]+) A: ([^\n]+)"}),
+        (Template("a", "x", "?", reply=form, turns=(2, 2)), None),
+        (Template("a", "x", "?"), None),
+    ):
+        with serving() as server:
+            write(server, [request(template=template)], tmp_path, file=f"{template.turns}{expected}.jsonl")
+        ((_, _, body),) = server.requests
+        assert body.get("structured_outputs") == expected and "response_format" not in body
 
 
 def picture(url):
@@ -256,7 +259,7 @@ def test_a_server_that_refuses_the_schema(tmp_path, caplog):
         form = body.get("response_format")
         return error(422, "grammar error") if form and form["json_schema"]["schema"] == SCHEMA else several(body)
 
-    forms = [Asking("hard", Form(SCHEMA)), Asking("easy", Form(other))]
+    forms = [asking("hard", SCHEMA), asking("easy", other)]
     requests = [request(number, template=forms[number % 2]) for number in range(6)]
     with serving(answer) as server:
         replies, _ = write(server, requests, tmp_path, {"concurrency": 1})
@@ -267,9 +270,7 @@ def test_a_server_that_refuses_the_schema(tmp_path, caplog):
 
 def test_a_server_that_takes_none_of_it(tmp_path):
     with serving(without("n", "seed", "response_format")) as server:
-        replies, _ = write(
-            server, [request(number, template=Asking(reply=Form(SCHEMA))) for number in range(2)], tmp_path
-        )
+        replies, _ = write(server, [request(number, template=asking(schema=SCHEMA)) for number in range(2)], tmp_path)
     assert problems(replies) == {None: 6}
 
 
@@ -516,8 +517,8 @@ def test_an_interruption_keeps_what_is_under_way(tmp_path):
         ({"options": {"served_model": "other"}}, 1),
         ({"requests": [request(text="Another?")]}, 1),
         ({"requests": [request(images=[{"bytes": png(99), "path": None}])]}, 1),
-        ({"requests": [request(template=Asking(reply=Form(SCHEMA)))]}, 1),
-        ({"requests": [request(template=Asking(id="renamed"))]}, 0),
+        ({"requests": [request(template=asking(schema=SCHEMA))]}, 1),
+        ({"requests": [request(template=asking(id="renamed"))]}, 0),
         ({"requests": [request(ks=range(2))]}, 0),
         ({"requests": [request(ks=range(5))]}, 1),
     ],

@@ -73,7 +73,8 @@ def finished(tmp_path_factory):
     words = ["run", "--pairs", str(folder / "rows.parquet"), "--model", "scenes", "--output_dir", str(folder / "out")]
     words += ["--templates", str(folder / "mine.yaml"), "--types", "short", "--pairs_per_image", "2"]
     words += "--dtype float32 --use_lora false --max_steps 1 --bf16 false --report_to none --within all".split()
-    words += "--max_new_tokens 40 --target_size 5".split()
+    # Of the first round, which has other ones, no pair would be kept.
+    words += "--max_new_tokens 40 --target_size 5 --keep_types short --keep_languages en".split()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
         assert main(words) == 0
@@ -103,6 +104,7 @@ def test_the_results_are_checked(finished, tmp_path):
     assert verify(str(folder))
     card = (folder / "dataset" / "README.md").read_text()
     assert "- **Prompt templates:** mine" in card and "## Truth" not in card
+    assert "language:\n- en\n" in card and "language not among those to keep" in card
     # What the rows say was spent on them was spent before.
     assert "| generate | far |" not in card and "| regenerate | in the run's own process |" in card
     told = json.loads((folder / "dataset" / "manifest.json").read_text())["facts"]["tokens"]

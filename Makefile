@@ -46,7 +46,8 @@ test: .venv/installed-test  ## run all tests in WORKERS=2 processes, with line c
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
-bench: .venv/installed-bench  ## compare the scorer with the obvious script, and the trainer's ways: speed and memory
+bench: .venv/installed-bench  ## compare generator and scorer with the obvious scripts, and the trainer's ways: speed and memory
+	$(BIN)/python recipes/benchmarks/generation.py
 	$(BIN)/python recipes/benchmarks/scoring.py
 	$(BIN)/python recipes/benchmarks/memory.py
 	$(BIN)/python recipes/benchmarks/training.py

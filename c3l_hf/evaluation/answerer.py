@@ -14,10 +14,10 @@ from datasets import Features, List, Value
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.errors import RowError, RunError
-from c3l_hf.common.thoughts import opened_thought
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.files.image import image_key, open_image
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
+from c3l_hf.metrics.plain_text import opened_thought
 from c3l_hf.models.encoding import encode_prompt, with_image_cache
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.scoring.self_check import check_prompts
@@ -87,18 +87,15 @@ class Answerer:
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, config: PredictionConfig):
         self.model, self.processor, self.config = model, processor, config
+        self.sampler = TextSampler(
+            model, processor, temperature=config.temperature, top_p=1.0, batch_size=config.batch_size
+        )
         self.max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.sampler = self._sampler(config.batch_size)
         with self.sampler:
             not_batched = check_prompts(self.sampler.model, processor)
         if not_batched:
             logger.warning("%s answers one question at a time: %s", type(model).__name__, not_batched)
-            self.sampler = self._sampler(batch_size=1)
-
-    def _sampler(self, batch_size: int) -> TextSampler:
-        return TextSampler(
-            self.model, self.processor, temperature=self.config.temperature, top_p=1.0, batch_size=batch_size
-        )
+            self.sampler.batch_size = 1
 
     @functools.cached_property
     def scorer(self) -> I2CScorer:
@@ -135,10 +132,7 @@ class Answerer:
             except RowError as error:
                 results[number] = {"status": str(error)}
 
-        def kind(number: int) -> tuple:
-            return len(rows[number]["images"]), tuple(sorted(prompts[number]))
-
-        order = sorted(prompts, key=lambda number: (*kind(number), -prompts[number]["input_ids"].shape[1], number))
+        order = sorted(prompts, key=lambda number: (-prompts[number]["input_ids"].shape[1], number))
         asked = ((number, prompts[number], self._uniforms(keys[number])) for number in order)
         with self.sampler:
             for number, (text,) in self.sampler.write(asked):
@@ -161,7 +155,9 @@ class Answerer:
         return prompt
 
     def _uniforms(self, key: bytes) -> np.ndarray:
-        """Numbers in [0, 1) of shape (1, max_new_tokens), from (seed, question)."""
+        """Numbers in [0, 1) of shape (1, max_new_tokens), from the seed and the question."""
+        if self.config.temperature == 0:
+            return np.zeros((1, self.config.max_new_tokens))
         return np.random.default_rng([self.config.seed, int.from_bytes(key)]).random((1, self.config.max_new_tokens))
 
     def _likelihoods(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

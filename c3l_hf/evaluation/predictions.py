@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf import _compat
+from c3l_hf.common import thoughts
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
 from c3l_hf.common.processes import process_state
@@ -29,7 +30,6 @@ from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.files import addresses, image, unreadable
 from c3l_hf.generation import column_attention, decoding, drawing, prefix_cache, rows, sampling, written
 from c3l_hf.generation.sampling import end_tokens
-from c3l_hf.metrics import plain_text
 from c3l_hf.models import adapters, batching, checks, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.loading import digest_weights
 from c3l_hf.scoring import batch, blind, formulas, likelihood, scorer, self_check
@@ -321,7 +321,6 @@ _MODULES = (
     messages,
     packing,
     places,
-    plain_text,
     prefix_cache,
     processors,
     rows,
@@ -330,6 +329,7 @@ _MODULES = (
     scorer,
     self_check,
     stored_rows,
+    thoughts,
     token_texts,
     turns,
     unreadable,

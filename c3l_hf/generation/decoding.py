@@ -21,7 +21,9 @@ from c3l_hf.models.encoding import collate, position_ids
 
 __all__ = ["ColumnDecoder"]
 
-_PROMPT_TOKENS = 4096  # that go through the model at once
+# Tokens of prompts that go through the model at once: as few as keep the device busy, as they need memory.
+_PROMPT_TOKENS = {"cpu": 1024}
+_PROMPT_TOKENS_ELSEWHERE = 4096
 _REFILL = 4  # new prompts come when this part of the texts has ended: a few at once are read faster than one by one
 
 
@@ -30,6 +32,7 @@ class _Text:
     number: int  # within its row, from 1
     uniforms: np.ndarray
     ids: list[int] = field(default_factory=list)
+    columns: list[int] = field(default_factory=list)
     tops: list[torch.Tensor] = field(default_factory=list)
     ended: bool | None = False
     over: bool = False
@@ -41,7 +44,15 @@ class _Row:
     next_position: int  # of a text's first token
     live: list[_Text]
     texts: list[_Text]
-    columns: int = 0  # taken after the origin
+    columns: int = 0  # that were taken
+    free: list[int] = field(default_factory=list)  # of these, those of texts that have ended
+
+    def column(self) -> int:
+        """A place for a token."""
+        if self.free:
+            return self.free.pop()
+        self.columns += 1
+        return self.columns - 1
 
 
 class ColumnDecoder:
@@ -120,10 +131,18 @@ class ColumnDecoder:
         return finished
 
     def _admit(self, prompts: Sequence[Prompt]) -> None:
+        if not prompts:
+            return
+        # Buffers that grow are copied, so room is made for all prompts, and for texts that are as long as the prompts.
+        longest = max(prompt.length for prompt in prompts)
+        columns = max(prompt.texts * prompt.longest for prompt in prompts)
+        rows = sum(row is not None for row in self.rows) + len(prompts)
+        self.cache.reserve(max(rows, len(self.rows)), longest, min(columns, longest))
+        most = _PROMPT_TOKENS.get(self.model.device.type, _PROMPT_TOKENS_ELSEWHERE)
         for _, alike in itertools.groupby(prompts, key=lambda prompt: kind(prompt.inputs)):
             group: list[Prompt] = []
             for prompt in alike:
-                if group and (len(group) + 1) * max(one.length for one in [*group, prompt]) > _PROMPT_TOKENS:
+                if group and (len(group) + 1) * max(one.length for one in [*group, prompt]) > most:
                     self._read(group)
                     group = []
                 group.append(prompt)
@@ -158,7 +177,6 @@ class ColumnDecoder:
         places += range(len(self.rows), len(self.rows) + len(staying) - len(places))
         self.rows += [None] * (max(places) + 1 - len(self.rows))
         lengths = [rows[place].prompt.length for place in staying]
-        self.cache.reserve(len(self.rows), max(lengths), max(len(rows[place].live) for place in staying))
         self.cache.put(read.past_key_values, staying, places, lengths)
         for place, staying_place in zip(places, staying):
             self.rows[place] = rows[staying_place]
@@ -180,6 +198,8 @@ class ColumnDecoder:
         if not rows:
             return
         live = [(row, text) for row in rows for text in row.live]
+        for row, text in live:
+            text.columns.append(row.column())
         counts = np.array([len(row.live) for row in rows])
         number = np.repeat(np.arange(len(rows)), counts)
         within = np.arange(len(live)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -187,15 +207,14 @@ class ColumnDecoder:
         step = Step(
             rows=number,
             texts=np.array([text.number for _, text in live]),
-            columns=np.repeat([row.columns for row in rows], counts) + within,
+            columns=np.array([text.columns[-1] for _, text in live]),
             indices=np.repeat([row.prompt.length for row in rows], counts) + written,
             shape=(len(rows), int(counts.max())),
             places=number * counts.max() + within,
         )
-        for row in rows:
-            row.columns += len(row.live)
-        self.cache.reserve(0, 0, max(row.columns for row in rows))
-        masks = self.cache.begin(step, max(row.prompt.length for row in rows))
+        columns = max(row.columns for row in rows)
+        self.cache.reserve(0, 0, columns)
+        masks = self.cache.begin(step, max(row.prompt.length for row in rows), columns)
         positions = np.repeat([row.next_position for row in rows], counts) + written
         given = np.stack([[text.ids[-1] for _, text in live], positions])
         ids, positions = torch.from_numpy(given).to(self.model.device, non_blocking=True)[:, None]
@@ -234,6 +253,7 @@ class ColumnDecoder:
                 if len(text.ids) < len(text.uniforms):
                     continue
             text.over = True
+            row.free += text.columns
             changed[id(row)] = row
         for row in changed.values():
             row.live = [text for text in row.live if not text.over]

@@ -4,8 +4,8 @@
     row 1:  [       prompt 1  | a1 b1 a2 b2 a3 b3 a4 b4 ...  ]
                               ^ origin
 
-A new token takes the next free column of its prompt's row, so a row has no more columns than its texts have tokens. Who
-sees a column is a matter of the mask: prompts are seen by all texts of their row, other columns by their own text.
+A new token takes any free column of its prompt's row, one of a text that has ended or the next. Who sees a column is a
+matter of the mask: prompts are seen by all texts of their row, other columns by their own text.
 """
 
 from collections.abc import Sequence
@@ -122,7 +122,9 @@ class PrefixCache(Cache):
         def grown(old: torch.Tensor, dim: int, value: int) -> torch.Tensor:
             shape = list(old.shape)
             shape[0], shape[dim] = self.rows, self.origin + self.room
-            new = old.new_full(shape, value)
+            new = (
+                old.new_full(shape, value) if value else old.new_zeros(shape)
+            )  # zeros cost nothing until they are used
             new.narrow(0, 0, old_rows).narrow(dim, shift, old.shape[dim]).copy_(old)
             return new
 
@@ -180,12 +182,13 @@ class PrefixCache(Cache):
             if layer.is_initialized:
                 layer.keys[row] = layer.values[row] = 0
 
-    def begin(self, step: Step, longest: int) -> dict[str, torch.Tensor]:
+    def begin(self, step: Step, longest: int, columns: int) -> dict[str, torch.Tensor]:
         """Make a step the next one.
 
         Args:
             step: Where its tokens stand. Columns are counted from the origin; `window` is set here.
             longest: Most tokens of a prompt in these rows.
+            columns: Most columns that one of them has taken.
 
         Returns:
             The masks of full attention and of a sliding window, if there are such layers, bool, (rows, 1, most tokens,
@@ -193,7 +196,7 @@ class PrefixCache(Cache):
         """
         step.columns = step.columns + self.origin
         first = (self.origin - longest) // _MULTIPLE * _MULTIPLE
-        last = -(-(int(step.columns.max()) + 1) // _MULTIPLE) * _MULTIPLE
+        last = -(-(self.origin + columns) // _MULTIPLE) * _MULTIPLE
         step.window, self.step = (first, last), step
         rows, texts, columns, indices, places = step.on(self.owners.device)
         self.owners[rows, columns] = texts.to(torch.int32)

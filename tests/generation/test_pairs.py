@@ -12,15 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from scipy.stats import chisquare
-from tiny_families import (
-    tiny_idefics3,
-    tiny_internvl,
-    tiny_llava_onevision,
-    tiny_qwen2_5_vl,
-    tiny_qwen3_vl,
-    tiny_smolvlm,
-)
-from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
+from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.data.status import generation_counts
@@ -69,15 +61,6 @@ def by_pair(dataset: Dataset) -> dict[str, tuple]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-
-
-FAMILIES = [tiny_llava, tiny_llava_next, tiny_gemma3, tiny_llava_onevision, tiny_qwen2_5_vl, tiny_qwen3_vl]
-FAMILIES += [tiny_idefics3, tiny_smolvlm, tiny_internvl]
-
-
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda build: build.__name__)
-def every_family(request):
-    return request.param()
 
 
 @pytest.fixture(scope="module")

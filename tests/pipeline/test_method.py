@@ -327,16 +327,10 @@ def test_an_interruption_loses_what_was_not_complete(finished, tmp_path, monkeyp
 
 def test_a_generator_that_writes_no_pairs(tmp_path, capsys, monkeypatch):
     """The run ends where that is seen, in one message with the counts."""
-    monkeypatch.setattr("c3l_hf.generation.pairs.parse_pair", _no_pair)
+    monkeypatch.setattr("c3l_hf.generation.templates.Template.read", lambda *_: ["no question"])
     assert run("--output_dir", tmp_path / "out") == 1
     says = capsys.readouterr().err
     assert "no image has a pseudo-label" in says and "Traceback" not in says
-
-
-def _no_pair(text):
-    from c3l_hf.generation.parsing import PairParseError
-
-    raise PairParseError("no question")
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -193,32 +192,29 @@ def sample_answers(pairs: Dataset, model: PreTrainedModel, processor: ProcessorM
     types, templates = pairs["type"][:], pairs["template"][:]
     sources.sort(key=lambda source: types[source[0]])  # texts of a batch are similarly long; stable
     uniforms = np.random.default_rng([seed, len(POOLS)]).random((len(sources), per_question, MAX_NEW_TOKENS))
-    rows, taken, size = [], [], 50
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS) as sampler:
-        for start in range(0, len(sources), size):
-            batch = sources[start : start + size]
-            prompts = [
-                encode_prompt(processor, [{"role": "user", "content": question}], pairs[row]["images"])
-                for row, _, question in batch
-            ]
-            which = [number for number in range(len(batch)) for _ in range(per_question)]
-            numbers = torch.from_numpy(uniforms[start : start + size].reshape(-1, MAX_NEW_TOKENS))
-            for place, (text, ended) in enumerate(sampler(prompts, which, numbers)):
-                row, image_id, question = batch[which[place]]
-                usable = ended and bool(text.strip())
-                rows.append(
-                    {
-                        "image_id": image_id,
-                        "pair_id": f"{image_id}/{place % per_question}",
-                        "template": templates[row],
-                        "type": types[row],
-                        "prompt": [{"role": "user", "content": question}] if usable else None,
-                        "completion": [{"role": "assistant", "content": text.strip()}] if usable else None,
-                        "raw": text,
-                        "generation_status": "ok" if usable else "empty, or cut off at max_new_tokens",
-                    }
-                )
-                taken.append(row)
+    prompts = (
+        (number, encode_prompt(processor, [{"role": "user", "content": question}], pairs[row]["images"]), numbers)
+        for number, ((row, _, question), numbers) in enumerate(zip(sources, uniforms))
+    )
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, batch_size=250) as sampler:
+        answers = dict(sampler.write(prompts))
+    rows, taken = [], []
+    for number, (row, image_id, question) in enumerate(sources):
+        for k, text in enumerate(answers[number]):
+            usable = text.ended and bool(text.text.strip())
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "pair_id": f"{image_id}/{k}",
+                    "template": templates[row],
+                    "type": types[row],
+                    "prompt": [{"role": "user", "content": question}] if usable else None,
+                    "completion": [{"role": "assistant", "content": text.text.strip()}] if usable else None,
+                    "raw": text.text,
+                    "generation_status": "ok" if usable else "empty, or cut off at max_new_tokens",
+                }
+            )
+            taken.append(row)
     features = Features({name: feature for name, feature in PAIR_FEATURES.items() if name != "images"})
     images = pairs.select_columns(["images"]).select(taken)
     return concatenate_datasets([images, Dataset.from_list(rows, features=features)], axis=1)

@@ -118,11 +118,15 @@ class Settings:
             raise RunError(str(error)) from None
         check_options(self.run, self.generation, self.scoring, self.selection, self.curation)
         asked = self.generating(0)
-        if self.run.pairs is None and (others := set(self.curation.keep_types or ()) - set(asked.asked_types)):
-            raise RunError(
-                f"keep_types has {listed(sorted(others))}, which is not asked for; the types are "
-                f"{listed(asked.asked_types)}"
-            )
+        # What is curated is the second round, which asks by these.
+        templates = [template for type in asked.asked_types for template in asked.template_set.of_type(type)]
+        languages = sorted({template.language for template in templates if template.language})
+        for name, there in (("types", asked.asked_types), ("languages", languages)):
+            if others := set(getattr(self.curation, f"keep_{name}") or ()) - set(there):
+                raise RunError(
+                    f"keep_{name} has {listed(sorted(others))}, which is not asked for; the {name} are "
+                    f"{listed(there) or 'not said by the templates'}"
+                )
         if self.training.control_tokens != "refuse":
             # Half of a run would read them as letters: what is generated, scored and checked later refuses them.
             raise RunError(

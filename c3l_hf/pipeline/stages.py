@@ -5,16 +5,15 @@ import functools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Value
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.arrow import take_rows
@@ -22,10 +21,15 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
-from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, PSEUDO_LABEL_FEATURES, SCORE_FEATURES, STATUS
+from c3l_hf.data.schema import (
+    LANGUAGE,
+    PAIR_TABLE_FEATURES,
+    PSEUDO_LABEL_FEATURES,
+    SCORE_FEATURES,
+    STATUS,
+)
 from c3l_hf.data.status import count_repeated, count_statuses, publishable
-from c3l_hf.data.stored_images import AT_ONCE, WithImages, images_of_rows
-from c3l_hf.data.streams import RowStream
+from c3l_hf.data.stored_images import WithImages
 from c3l_hf.generation.pairs import generate_tables
 from c3l_hf.generation.template_files import load_templates
 from c3l_hf.models.loading import Source, load
@@ -34,6 +38,7 @@ from c3l_hf.pipeline.inputs import RESULTS, Inputs
 from c3l_hf.pipeline.options import STAGES, ModelOptions
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import StageBar, format_counts, format_training
+from c3l_hf.pipeline.published_rows import image_rows, rows_of_examples, stream_of, with_images
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.pipeline.writers import open_writer
@@ -56,7 +61,7 @@ _LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.ite
 # Beside a label the row of its image, for the training.
 _LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS})
 # What pairs are chosen by; the figures of a pool and a choice at random need a part of it.
-_CHOICE_COLUMNS = (*CURATION_COLUMNS, "i2c")
+_CHOICE_COLUMNS = (*CURATION_COLUMNS, "i2c", LANGUAGE)
 _SCORED = Features({**PAIR_TABLE_FEATURES, **SCORE_FEATURES})
 
 
@@ -236,12 +241,12 @@ def write(
         pools = _pools(settings, inputs, first, labels, second, curated)
         facts = run_facts(settings, inputs, folder, pools, curated, second)
         configs = {
-            "default": _with_images(curated, inputs),
-            "images": _image_rows(inputs),
+            "default": with_images(curated, inputs),
+            "images": image_rows(inputs),
             "scored": second.stream(),
-            "pseudo_labels": _stream(labels, _LABELS),
+            "pseudo_labels": stream_of(labels, _LABELS),
         }
-        pictures = example_pictures(_rows_with_images(curated, inputs, facts.examples or ()), facts.examples)
+        pictures = example_pictures(rows_of_examples(curated, inputs, facts.examples or ()), facts.examples)
         write_dataset(configs, path / "dataset", facts, pictures)
         model, processor = models.load(trained)
         write_generator(model, processor, path / "generator", facts, pictures)
@@ -328,47 +333,3 @@ def _truth(settings: Settings, inputs: Inputs) -> Truth | None:
 
 def _some(table: pa.Table, numbers: np.ndarray) -> pa.Table:
     return take_rows((pa.Table.from_batches([batch]) for batch in table.to_batches()), numbers)
-
-
-def _stream(shards: Shards, features: Features) -> RowStream:
-    def tables() -> Iterator[pa.Table]:
-        return (pa.Table.from_batches([batch]).select(list(features)) for batch in shards.batches(size=100))
-
-    return RowStream(features, shards.num_rows, tables)
-
-
-def _with_images(curated: Shards, inputs: Inputs) -> RowStream:
-    """The curated rows with the images that they are about, as they are stored."""
-    features = Features({**PAIR_FEATURES, **SCORE_FEATURES})
-
-    def tables() -> Iterator[pa.Table]:
-        for batch in curated.batches(size=AT_ONCE):
-            images = images_of_rows(inputs.images.dataset, batch["image_row"].to_pylist())
-            table = pa.Table.from_batches([batch]).append_column("images", images)
-            yield table.select(list(features)).cast(features.arrow_schema)
-
-    return RowStream(features, curated.num_rows, tables)
-
-
-def _rows_with_images(curated: Shards, inputs: Inputs, examples: Sequence[tuple]) -> Dataset:
-    """The rows of a card's examples."""
-    rows = curated.table(["pair_id", "image_row"])
-    rows = rows.filter(pc.is_in(rows["pair_id"], pa.array([example[-1] for example in examples], pa.string())))
-    images = images_of_rows(inputs.images.dataset, rows["image_row"].to_pylist())
-    features = Features({"pair_id": Value("string"), "images": List(Image())})
-    return Dataset(rows.append_column("images", images).select(list(features)).cast(features.arrow_schema))
-
-
-def _image_rows(inputs: Inputs) -> RowStream:
-    """All images, each once."""
-    dataset = inputs.images.dataset
-    features = Features({"image_id": Value("string"), "images": List(Image())})
-
-    def tables() -> Iterator[pa.Table]:
-        for start in range(0, len(dataset), AT_ONCE):
-            rows = range(start, min(start + AT_ONCE, len(dataset)))
-            ids = dataset.select(rows).with_format("arrow")["image_id"][:]
-            columns = [pa.array(map(str, ids.to_pylist()), pa.string()), images_of_rows(dataset, rows)]
-            yield pa.table(columns, names=list(features)).cast(features.arrow_schema)
-
-    return RowStream(features, len(dataset), tables)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 from scipy.stats import spearmanr
 
@@ -111,10 +112,14 @@ def curate(
     Raises:
         TypeError: If the dataset is streamed, or a `DatasetDict`.
         ValueError: If columns are missing or of another type, the texts are in no accepted layout, which rows are about
-            one image cannot be told, a `pair_id` occurs twice, `image_id`, `pair_id` or `type` of a pair is null, or an
-            option is out of range. The message says what and where.
+            one image cannot be told, a `pair_id` occurs twice, `image_id`, `pair_id` or `type` of a pair is null, an
+            option is out of range, or no pair has a type or language that is to be kept. The message says what and
+            where.
     """
     columns = read_pair_columns(dataset, (*CURATION_COLUMNS, score, *[LANGUAGE] * (keep_languages is not None)))
+    for option, wanted, name in (("keep_types", keep_types, "type"), ("keep_languages", keep_languages, LANGUAGE)):
+        if wanted is not None:
+            _check_there(option, wanted, columns.table[name])
     rows, report = choose_pairs(
         columns.table,
         target_size=target_size,
@@ -160,7 +165,8 @@ def choose_pairs(
         table: The columns `CURATION_COLUMNS` and `score` of scored pairs, messages being plain texts, and perhaps
             `UNREAD`, as `data.pair_columns` reads them of other layouts; with `keep_languages` also `language`. Others
             are not looked at.
-        target_size: This and the other options are those of `curate`.
+        target_size: This and the other options are those of `curate`. Of the types and languages to keep there need
+            be no pair.
 
     Returns:
         The rows kept (int64) in the order (image_id, pair_id), and the report.
@@ -190,13 +196,12 @@ def choose_pairs(
         best = best[keep]
 
     if keep_types is not None:
-        wanted = _among("keep_types", keep_types, pairs.types)
-        drop("type not among those to keep", wanted[pairs.type[best]])
+        drop("type not among those to keep", np.isin(pairs.types, list(keep_types))[pairs.type[best]])
     if keep_languages is not None:
         check_columns(table.column_names, [LANGUAGE])
         language, names = encode(table[LANGUAGE])
         # The last place is that of null, whose number is -1.
-        wanted = np.append(_among("keep_languages", keep_languages, names.to_pylist()), False)
+        wanted = np.append(np.isin(names.to_pylist(), list(keep_languages)), False)
         drop("language not among those to keep", wanted[language[pairs.row[best]]])
     if min_score is not None:
         drop(f"score below {min_score:g}", scored.score[best] >= min_score)
@@ -339,11 +344,10 @@ def balanced_quotas(available: Mapping[str, int], target: int) -> dict[str, int]
     return dict(sorted(quotas.items()))
 
 
-def _among(option: str, wanted: Sequence[str], there: Sequence[str]) -> np.ndarray:
-    """Which of the values that are there are wanted; bool."""
+def _check_there(option: str, wanted: Sequence[str], column: pa.ChunkedArray) -> None:
+    there = sorted(pc.unique(column).drop_null().to_pylist())
     if missing := [value for value in wanted if value not in there] or (not wanted and ["(nothing)"]):
         raise ValueError(f"{option} has {listed(missing, 5)}; the pairs have {listed(there, 20) or 'none'}")
-    return np.isin(np.array(there, dtype=object), wanted) if len(there) else np.zeros(0, bool)
 
 
 def _quantile_floors(scored: ScoredPairs, quantile: float, within_type: bool) -> np.ndarray:

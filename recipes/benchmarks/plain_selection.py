@@ -71,6 +71,8 @@ def plain_pairs(
     near_duplicate_scope: str = "image",
     near_duplicate_threshold: float = 0.8,
     max_per_image: int | None = None,
+    keep_types: Collection[str] | None = None,
+    keep_languages: Collection[str] | None = None,
     seed: int = 0,
 ) -> tuple[list[int], dict]:
     """The row numbers that `curate` keeps, and the fields of its report."""
@@ -85,6 +87,10 @@ def plain_pairs(
         dropped[rule] = len(pairs) - len(kept)
         pairs = kept
 
+    if keep_types is not None:
+        drop("type not among those to keep", lambda pair: pair.type in keep_types)
+    if keep_languages is not None:
+        drop("language not among those to keep", lambda pair: rows[pair.row]["language"] in keep_languages)
     if min_score is not None:
         drop(f"score below {min_score:g}", lambda pair: pair.score >= min_score)
     if min_quantile is not None and pairs:

@@ -42,7 +42,7 @@ templates:
 
 
 def rows():
-    """Of each picture a conversation that says what was asked, one that does not, a pair, and a row without one."""
+    """Of each picture two conversations, a pair, and a row without one; of every second one they say what was asked."""
     for number, scene in enumerate(load_scenes(4, seed=4, split="test")):
         for k, turns in enumerate((2, 2, 1, 0)):
             talk = [(f"Is it {n}?", f"It is {n} of {k}.") for n in range(turns)]
@@ -52,15 +52,15 @@ def rows():
                 "images": scene["images"],
                 "image_id": f"i{number}",
                 "pair_id": f"i{number}/{k}",
-                "template": "far-1" if k == 0 else None,
+                "template": "far-1" if number % 2 else None,
                 "type": "talk" if turns == 2 else "pair",
                 "language": "de",
                 "prompt": prompt,
                 "completion": completion,
                 "raw": "…",
                 "generation_status": "ok" if turns else "no question",
-                "generation_prompt": ASKED if k == 0 else None,
-                "reply_form": GERMAN.to_json() if k == 0 else None,
+                "generation_prompt": ASKED if number % 2 else None,
+                "reply_form": GERMAN.to_json() if number % 2 else None,
                 "usage": usage,
             }
 
@@ -73,7 +73,8 @@ def finished(tmp_path_factory):
     words = ["run", "--pairs", str(folder / "rows.parquet"), "--model", "scenes", "--output_dir", str(folder / "out")]
     words += ["--templates", str(folder / "mine.yaml"), "--types", "short", "--pairs_per_image", "2"]
     words += "--dtype float32 --use_lora false --max_steps 1 --bf16 false --report_to none --within all".split()
-    words += "--max_new_tokens 40 --target_size 5".split()
+    # Of the first round, which has other ones, no pair would be kept.
+    words += "--max_new_tokens 40 --target_size 5 --keep_types short --keep_languages en".split()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
         assert main(words) == 0
@@ -90,13 +91,12 @@ def test_labels_ask_as_their_rows_say_or_as_the_runs_templates(finished):
     for number, label in enumerate(labels):
         best = max(range(3), key=lambda k: scores[4 * number + k]["i2c"])
         (prompt,), reply = label["prompt"], label["chosen"][0]["content"]
-        assert (label["template"], prompt["content"]) == [
-            ("far-1", ASKED[0]["content"]),
-            ("talk", "Write 2 questions, with answers."),
-            ("mine", ONE),
-        ][best]
-        assert reply.startswith("Frage: Is it 0?" if best == 0 else "Question: Is it 0?")
+        taken = ("mine", ONE) if best == 2 else ("talk", "Write 2 questions, with answers.")
+        expected = ("far-1", ASKED[0]["content"]) if number % 2 else taken
+        assert (label["template"], prompt["content"]) == expected
+        assert reply.startswith("Frage: Is it 0?" if number % 2 else "Question: Is it 0?")
         assert len(re.findall(r"It is \d of", reply)) == (1 if best == 2 else 2) and len(label["rejected"]) == 2
+    assert {label["template"] for label in labels} == {"far-1", "mine", "talk"}
 
 
 def test_the_results_are_checked(finished, tmp_path):
@@ -104,6 +104,7 @@ def test_the_results_are_checked(finished, tmp_path):
     assert verify(str(folder))
     card = (folder / "dataset" / "README.md").read_text()
     assert "- **Prompt templates:** mine" in card and "## Truth" not in card
+    assert "language:\n- en\n" in card and "language not among those to keep" in card
     # What the rows say was spent on them was spent before.
     assert "| generate | far |" not in card and "| regenerate | in the run's own process |" in card
     told = json.loads((folder / "dataset" / "manifest.json").read_text())["facts"]["tokens"]

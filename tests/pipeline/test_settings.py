@@ -27,7 +27,7 @@ templates:
 """
 
 
-def settings(tmp_path, *, images="photos/", model="user/model", backend=None, keep_types=None, **generation):
+def settings(tmp_path, *, images="photos/", model="user/model", backend=None, keep=None, **generation):
     return Settings(
         RunOptions(),
         ImageOptions(images),
@@ -36,7 +36,7 @@ def settings(tmp_path, *, images="photos/", model="user/model", backend=None, ke
         backend or BackendOptions(),
         ScoringOptions(),
         SelectionOptions(),
-        CurationOptions(keep_types=keep_types),
+        CurationOptions(**(keep or {})),
         PublishingOptions(),
         C3LConfig(str(tmp_path / "run"), report_to="none", bf16=False),
     )
@@ -91,10 +91,16 @@ def test_the_backend_of_each_round_identifies_it(tmp_path, mine):
     assert both == [by_url, served[1]]
 
 
-def test_types_that_are_not_asked_for_cannot_be_kept(tmp_path, mine):
-    settings(tmp_path, templates=str(mine), keep_types=["short"]).check()
-    with pytest.raises(RunError, match="keep_types has short, which is not asked for; the types are long"):
-        settings(tmp_path, templates=str(mine), types=["long"], keep_types=["short"]).check()
+def test_types_and_languages_that_are_not_asked_for_cannot_be_kept(tmp_path, mine):
+    settings(tmp_path, templates=str(mine), keep={"keep_types": ["short"], "keep_languages": ["de"]}).check()
+    for keep, message in (
+        ({"keep_types": ["short"]}, "keep_types has short, which is not asked for; the types are long"),
+        ({"keep_languages": ["de"]}, "keep_languages has de, which is not asked for; the languages are not said by"),
+    ):
+        with pytest.raises(RunError, match=message):
+            settings(tmp_path, templates=str(mine), types=["long"], keep=keep).check()
+    with pytest.raises(RunError, match="keep_languages has en, which is not asked for; the languages are de"):
+        settings(tmp_path, templates=str(mine), keep={"keep_languages": ["en"]}).check()
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def sample(seed):
                     "pair_id": f"{image_id}/{k}",
                     "template": generator.choice(TEMPLATES),
                     "type": generator.choice(types),
+                    "language": generator.choice(["en", "de", None]),
                     "prompt": messages(generator, "user", "assistant", question) if has_pair else None,
                     "completion": messages(generator, "assistant", "user", answer) if has_pair else None,
                     "i2c_status": generator.choices(["ok", "no image", None], [20, 1, 1])[0],
@@ -115,7 +116,7 @@ def sample(seed):
 def table_of(generator, rows):
     """The rows in chunks of any size, some of them empty; what is asked as plain texts, or as dictionaries."""
     schema = SCHEMA.append(pa.field("i2c", generator.choice([pa.float32(), pa.float64()])))
-    table = pa.Table.from_pylist(rows, pa.schema([*schema, *ASKED_SCHEMA]))
+    table = pa.Table.from_pylist(rows, pa.schema([*schema, *ASKED_SCHEMA, pa.field("language", pa.string())]))
     if generator.random() < 0.5:
         file = pa.BufferOutputStream()
         pq.write_table(table, file, row_group_size=generator.randint(1, 10))
@@ -154,9 +155,11 @@ def test_curation(seed, block):
         "near_duplicate_scope": generator.choice(["image", "image", "none", "dataset"]),
         "near_duplicate_threshold": generator.choice([0.2, 0.5, 0.8, 1.0]),
         "max_per_image": generator.choice([None, 1, 2]),
+        "keep_types": generator.choice([None, None, ["count", "犬"], ["nowhere"]]),
+        "keep_languages": generator.choice([None, None, ["de"], ["en", "fr"]]),
         "seed": generator.choice([0, 1, 12345]),
     }
-    kept, report = choose_pairs(table_of(generator, rows).select([*CURATION_COLUMNS, "i2c"]), **options)
+    kept, report = choose_pairs(table_of(generator, rows).select([*CURATION_COLUMNS, "i2c", "language"]), **options)
     expected, figures = plain_pairs(rows, **options)
     assert kept.tolist() == expected, options
     same(report, figures)
@@ -204,15 +207,16 @@ def test_the_samples_touch_every_rule():
         options = {"target_size": 20, "min_score": -1, "min_quantile": 0.1, "max_per_image": 2}
         options["near_duplicate_threshold"] = 0.5
         curated = [plain_pairs(rows, **options, near_duplicate_scope=scope)[1] for scope in ("image", "dataset")]
-        curated.append(plain_pairs(rows, target_size=20, balance_types=False)[1])
+        kept = {"keep_types": ["count", "where"], "keep_languages": ["de"]}
+        curated.append(plain_pairs(rows, target_size=5, balance_types=False, **kept)[1])
         labels = plain_labels(rows, min_margin=0.5, max_rejected=2)[1]
         assumed += labels["assumed"]
         counts = [report["dropped"] for report in curated]
         counts += [labels[name] for name in ("pairs_left_out", "rejected_left_out", "images_dropped")]
         reports += [Counter(count) for count in counts]
     totals = sum(reports, Counter())
-    assert set(totals) == {rule for report in reports for rule in report} and len(totals) == 20
-    assert min(totals.values()) > 20
+    assert set(totals) == {rule for report in reports for rule in report} and len(totals) == 22
+    assert min(totals.values()) > 15
     for told in ("conversation-1, general-1 of the set instruct", "of the set scenes"):
         assert any(told in line for line in assumed)
 
@@ -226,7 +230,9 @@ def test_datasets_give_the_rows_of_the_tables(rows, images):
             texts = [m for m in row[name] or () if m["role"] == role and m["content"].strip()]
             row[name] = texts[-1:] or None
     known = {**PAIR_FEATURES, **SCORE_FEATURES, "image_row": Value("int64")}
-    features = Features({name: known[name] for name in ("images", *SCHEMA.names, *ASKED_COLUMNS, "i2c", "image_row")})
+    features = Features(
+        {name: known[name] for name in ("images", *SCHEMA.names, *ASKED_COLUMNS, "language", "i2c", "image_row")}
+    )
     data = [
         # not an image at all: whoever decodes it fails
         {**row, "images": [{"bytes": row["image_id"].encode(), "path": None}], "image_row": number}

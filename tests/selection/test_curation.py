@@ -322,7 +322,7 @@ def test_types_and_languages_that_are_not_kept_are_counted():
     assert kept(keep_languages=["en"])[1]["language not among those to keep"] == 2
     for options, message in (
         ({"keep_types": ["x", "w"]}, "keep_types has w; the pairs have x, y, z"),
-        ({"keep_languages": ["fr"]}, "keep_languages has fr; the pairs have en, de"),
+        ({"keep_languages": ["fr"]}, "keep_languages has fr; the pairs have de, en"),
         ({"keep_types": []}, "keep_types has .nothing."),
     ):
         with pytest.raises(ValueError, match=message):

@@ -16,6 +16,7 @@ ROOMS = (
     "files",
     "data",
     "models",
+    "prompts",
     "generation",
     "scoring",
     "selection",

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from scored_rows import picture
 
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.template_files import _OF_REPLY, _OF_TEMPLATE, _TOP, load_templates, shipped_sets
-from c3l_hf.generation.templates import Template
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.template_files import _OF_REPLY, _OF_TEMPLATE, _TOP, load_templates, shipped_sets
+from c3l_hf.prompts.templates import Template
 
 PAGE = (Path(__file__).parents[1] / "docs" / "prompts.md").read_text("utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
 
 if TYPE_CHECKING:
-    from c3l_hf.generation.templates import Template
+    from c3l_hf.prompts.templates import Template
 
 __all__ = ["COMMAND", "TemplateOptions"]
 
@@ -62,7 +62,7 @@ def _check_use(options: TemplateOptions) -> None:
 
 def _list(name: str | None) -> str:
     from c3l_hf.common.tables import format_table
-    from c3l_hf.generation.template_files import load_templates, shipped_sets
+    from c3l_hf.prompts.template_files import load_templates, shipped_sets
 
     if name is None:
         lines = []
@@ -94,7 +94,7 @@ def _asked_for(template: "Template") -> tuple[str, int, str, str, int, int]:
 def _show(name: str, id: str | None, given: Sequence[str]) -> str:
     from c3l_hf.common.errors import RowError, RunError
     from c3l_hf.common.names import nearest
-    from c3l_hf.generation.template_files import load_templates
+    from c3l_hf.prompts.template_files import load_templates
 
     if wrong := [word for word in given if not word.partition("=")[1]]:
         raise UsageError(f"fields has {wrong[0]!r}; write NAME=VALUE")
@@ -127,7 +127,7 @@ def _lines(message: dict[str, Any], pictures: Any) -> list[str]:
 
 
 def _check(options: TemplateOptions, name: str) -> str:
-    from c3l_hf.generation.template_files import check_control_tokens, check_fields, load_templates
+    from c3l_hf.prompts.template_files import check_control_tokens, check_fields, load_templates
 
     templates = load_templates(name)
     told = [f"{len(templates.templates)} templates", f"types {', '.join(templates.types)}"]

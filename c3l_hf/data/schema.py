@@ -69,7 +69,7 @@ PAIR_FEATURES = Features(
         "completion": _MESSAGES,
         "raw": Value("string"),
         "generation_status": Value("string"),
-        # What the generator is asked for one such pair, and how its reply is written (`generation.reply_forms`): a
+        # What the generator is asked for one such pair, and how its reply is written (`prompts.reply_forms`): a
         # pseudo-label is made of these.
         "generation_prompt": _MESSAGES,
         "reply_form": Value("string"),

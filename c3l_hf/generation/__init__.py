@@ -1,1 +1,1 @@
-"""Images → instruction/answer pairs."""
+"""Images → instruction/answer pairs: requests, and who replies to them."""

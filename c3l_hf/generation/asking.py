@@ -10,7 +10,7 @@ from datasets import Dataset
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.sources import image_column, image_ids
 from c3l_hf.generation.requests import Request, derived
-from c3l_hf.generation.templates import Template, TemplateSet
+from c3l_hf.prompts.templates import Template, TemplateSet
 
 __all__ = ["Asked", "draw_templates", "requests_of"]
 

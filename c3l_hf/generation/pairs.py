@@ -19,8 +19,8 @@ from c3l_hf.data.stored_images import storable, stored_images
 from c3l_hf.generation.asking import Asked, requests_of
 from c3l_hf.generation.in_process import ModelWriter
 from c3l_hf.generation.requests import Reply, Request, Writer
-from c3l_hf.generation.template_files import check_fields, load_templates
-from c3l_hf.generation.templates import TemplateSet
+from c3l_hf.prompts.template_files import check_fields, load_templates
+from c3l_hf.prompts.templates import TemplateSet
 
 __all__ = ["PairGenerationConfig", "check_columns", "generate_pairs", "generate_tables", "with_images"]
 

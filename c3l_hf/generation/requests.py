@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from c3l_hf.generation.templates import Template
+from c3l_hf.prompts.templates import Template
 
 __all__ = ["CUT_OFF", "Reply", "Request", "Writer", "derived", "seed_of", "uniforms_of"]
 

@@ -15,10 +15,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from c3l_hf.generation.decoding import ColumnDecoder
 from c3l_hf.generation.drawing import Draw
-from c3l_hf.generation.parsing import IMAGE_MARKER
 from c3l_hf.generation.rows import write_rows
 from c3l_hf.generation.written import Prompt, Written, alike, kind
 from c3l_hf.models.checks import check_key, recall, remember
+from c3l_hf.prompts.parsing import IMAGE_MARKER
 
 __all__ = ["NON_FINITE", "Text", "TextSampler", "end_tokens"]
 

@@ -11,7 +11,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import digest
 from c3l_hf.generation.data_urls import data_urls
 from c3l_hf.generation.requests import Request
-from c3l_hf.generation.template_files import written_control_token
+from c3l_hf.prompts.template_files import written_control_token
 
 __all__ = ["Accepted", "chat_messages", "reply_key", "request_body"]
 

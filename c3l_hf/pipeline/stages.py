@@ -31,7 +31,6 @@ from c3l_hf.data.schema import (
 from c3l_hf.data.status import count_repeated, count_statuses, publishable
 from c3l_hf.data.stored_images import WithImages
 from c3l_hf.generation.pairs import generate_tables
-from c3l_hf.generation.template_files import load_templates
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
@@ -42,6 +41,7 @@ from c3l_hf.pipeline.published_rows import image_rows, rows_of_examples, stream_
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.pipeline.writers import open_writer
+from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.publishing.cards import GENERATED_AGAIN
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.scoring.dataset import score_tables

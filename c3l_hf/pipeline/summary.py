@@ -12,7 +12,7 @@ from c3l_hf.common.tables import format_table
 from c3l_hf.data.row_texts import as_one, turns_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.data.worlds import World
-from c3l_hf.generation.parsing import parse_pair
+from c3l_hf.prompts.parsing import parse_pair
 
 __all__ = ["POOL_COLUMNS", "Pool", "Truth", "format_summary", "pool_of_labels", "pool_of_pairs"]
 

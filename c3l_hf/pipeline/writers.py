@@ -16,9 +16,9 @@ from c3l_hf.generation.pairs import PairGenerationConfig
 from c3l_hf.generation.requests import Reply, Request, Writer
 from c3l_hf.generation.server import ServerOptions, ServerWriter
 from c3l_hf.generation.serving import serve
-from c3l_hf.generation.template_files import check_control_tokens
 from c3l_hf.models.loading import Source, load_processor, model_folder
 from c3l_hf.pipeline.options import BackendOptions
+from c3l_hf.prompts.template_files import check_control_tokens
 
 __all__ = ["check_backend", "check_written_tokens", "open_writer"]
 

@@ -7,8 +7,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.tables import markdown_table
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
-from c3l_hf.generation.templates import GENERAL
 from c3l_hf.models.loading import Source, load
+from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes import GENERATOR, Scene, load_scenes
 from c3l_hf.scenes.evaluation import Share, answer_accuracy, judge_pairs, pair_texts, type_balanced
 from c3l_hf.scenes.templates import QUESTION_TYPES

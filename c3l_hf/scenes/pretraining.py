@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, Trainer
 
-from c3l_hf.generation.templates import GENERAL
+from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes.checker import check_pair
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, ask
 from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES, format_pair

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.row_texts import as_one
-from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.prompts.reply_forms import ReplyForm
 
 __all__ = ["LEFT_OUT", "RULES", "TOO_FEW", "Candidate", "Choice", "choose"]
 

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from c3l_hf.common.arrow import is_list, is_text
 from c3l_hf.common.names import listed
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.template_files import load_templates
-from c3l_hf.generation.templates import GENERAL, TemplateSet
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.template_files import load_templates
+from c3l_hf.prompts.templates import GENERAL, TemplateSet
 from c3l_hf.selection.columns import ChunkedColumn, encode, pieces
 
 __all__ = ["ASKED_COLUMNS", "Asked", "by_number"]

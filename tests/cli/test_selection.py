@@ -8,8 +8,8 @@ from tiny_models import tiny_llava
 
 from c3l_hf.cli import main
 from c3l_hf.files.opening import open_dataset
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.template_files import load_templates
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.row_checks import check_rows
 

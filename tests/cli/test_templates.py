@@ -7,7 +7,7 @@ import pytest
 from scored_rows import picture
 
 from c3l_hf.cli import main
-from c3l_hf.generation.template_files import load_templates, shipped_sets
+from c3l_hf.prompts.template_files import load_templates, shipped_sets
 
 MINE = "templates:\n  - id: a-1\n    type: a\n    system: See.\n    user: |\n      About {{ caption }}.\n      Ask.\n"
 

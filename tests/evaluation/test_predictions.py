@@ -228,7 +228,7 @@ def test_predictions_are_known_by_the_code_they_come_from():
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
     modules = {name for name in loaded.split() if Path(sys.modules[name].__file__).name != "__init__.py"}
-    harmless = {"c3l_hf.files.inventory", "c3l_hf.data.worlds", "c3l_hf.generation.parsing", "c3l_hf.models.loading"}
+    harmless = {"c3l_hf.files.inventory", "c3l_hf.data.worlds", "c3l_hf.prompts.parsing", "c3l_hf.models.loading"}
     rooms = {name for name in modules if not name.startswith("c3l_hf.common.")} - harmless
     # Of what is common to all only that which reads texts.
     assert rooms | {"c3l_hf.common.thoughts"} == {module.__name__ for module in prediction_module._MODULES}

@@ -8,8 +8,8 @@ from scored_rows import png
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.generation.asking import draw_templates, requests_of
-from c3l_hf.generation.template_files import load_templates
-from c3l_hf.generation.templates import Template, TemplateSet
+from c3l_hf.prompts.template_files import load_templates
+from c3l_hf.prompts.templates import Template, TemplateSet
 
 FIELDS = TemplateSet(
     "mine",

@@ -19,11 +19,11 @@ from c3l_hf.data.status import generation_counts
 from c3l_hf.data.turns import to_turns
 from c3l_hf.generation.in_process import ModelWriter
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs, generate_tables
-from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.generation.requests import Reply, Request, uniforms_of
 from c3l_hf.generation.sampling import TextSampler
-from c3l_hf.generation.templates import Template, TemplateSet
 from c3l_hf.models.encoding import collate, encode_prompt, encode_row
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.templates import Template, TemplateSet
 from c3l_hf.scenes.templates import TEMPLATES
 
 TYPES = ("presence", "count", "colour")

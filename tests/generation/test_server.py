@@ -15,10 +15,10 @@ import pytest
 from openai_server import DROP, HANG, OpenAIServer, Response, completion, completions, error
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.generation.requests import CUT_OFF, Request, seed_of
 from c3l_hf.generation.server import ServerOptions, ServerWriter
-from c3l_hf.generation.templates import Template
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.templates import Template
 
 KEY = "sk-server-0123456789abcdef"
 SCHEMA = {"type": "object", "properties": {"question": {"type": "string"}, "answer": {"type": "string"}}}

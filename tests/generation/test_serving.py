@@ -19,8 +19,8 @@ from c3l_hf.generation.asking import requests_of
 from c3l_hf.generation.in_process import ModelWriter
 from c3l_hf.generation.server import ServerOptions, ServerWriter
 from c3l_hf.generation.serving import Served, serve
-from c3l_hf.generation.template_files import load_templates
 from c3l_hf.models.loading import Source, load
+from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.scenes import GENERATOR
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from datasets import Dataset, Features
 from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES, STATUS
-from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.publishing.cards import TRAINING_FACTS, RunFacts
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.publishing.figures import dataset_figures, token_sums

@@ -12,7 +12,6 @@ from c3l_hf.common.shards import Shards
 from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.worlds import find_world
-from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.options import (
     BackendOptions,
@@ -26,6 +25,7 @@ from c3l_hf.pipeline.options import (
     SelectionOptions,
 )
 from c3l_hf.pipeline.settings import Settings
+from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.publishing.hub import verify
 from c3l_hf.scenes import load_scenes
 from c3l_hf.training.config import C3LConfig

@@ -327,7 +327,7 @@ def test_an_interruption_loses_what_was_not_complete(finished, tmp_path, monkeyp
 
 def test_a_generator_that_writes_no_pairs(tmp_path, capsys, monkeypatch):
     """The run ends where that is seen, in one message with the counts."""
-    monkeypatch.setattr("c3l_hf.generation.templates.Template.read", lambda *_: ["no question"])
+    monkeypatch.setattr("c3l_hf.prompts.templates.Template.read", lambda *_: ["no question"])
     assert run("--output_dir", tmp_path / "out") == 1
     says = capsys.readouterr().err
     assert "no image has a pseudo-label" in says and "Traceback" not in says

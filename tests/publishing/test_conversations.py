@@ -7,7 +7,7 @@ from tiny_models import tiny_llava
 
 from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PAIR_FEATURES
-from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.publishing.export import example_pictures, write_dataset
 from c3l_hf.publishing.figures import dataset_figures, token_sums
 from c3l_hf.publishing.reading import LATER_COLUMNS

@@ -15,8 +15,8 @@ from trl import DPOConfig, DPOTrainer
 
 from c3l_hf.common.tables import fill_marks
 from c3l_hf.data.schema import SCORES
-from c3l_hf.generation.parsing import parse_pair
 from c3l_hf.models.encoding import encode_row
+from c3l_hf.prompts.parsing import parse_pair
 from c3l_hf.scenes import check_pair, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions, pair_texts
 from c3l_hf.scenes.questions import ask

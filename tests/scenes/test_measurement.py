@@ -1,7 +1,7 @@
 """The table of a generator's figures has those of its parts."""
 
-from c3l_hf.generation.templates import GENERAL
 from c3l_hf.models.loading import Source, load
+from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes import GENERATOR
 from c3l_hf.scenes.evaluation import Share, answer_accuracy
 from c3l_hf.scenes.measurement import MeasurementOptions, measure, measurement_table

@@ -13,9 +13,9 @@ from datasets import Dataset, Features, Value
 from plain_selection import plain_labels, plain_pairs, plain_random
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.template_files import load_templates
 from c3l_hf.pipeline.pair_tables import REPEATED
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.selection import columns
 from c3l_hf.selection.curation import CURATION_COLUMNS, RANDOM_COLUMNS, choose_pairs, choose_random, curate
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS

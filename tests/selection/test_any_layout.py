@@ -11,8 +11,8 @@ from scored_layouts import COLOURS, LAYOUTS, PAIRS, PNG, assistant, dataset_of, 
 
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.data.stored_rows import stored_rows
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.template_files import load_templates
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.selection.curation import curate, length_correlation, random_selection
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 

@@ -3,7 +3,7 @@
 import pytest
 from scored_layouts import LAYOUTS, PAIRS, assistant, dataset_of, item, llava, scored, stored, user
 
-from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.selection.curation import curate, random_selection
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 

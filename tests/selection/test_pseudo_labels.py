@@ -10,9 +10,9 @@ from scored_rows import FEATURES, pair
 
 from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.template_files import load_templates
-from c3l_hf.generation.templates import Template, TemplateSet
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.template_files import load_templates
+from c3l_hf.prompts.templates import Template, TemplateSet
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 
 SCENES = load_templates("scenes")

@@ -20,8 +20,8 @@ from trl import SFTConfig, TrlParser
 
 import c3l_hf.training.collator
 from c3l_hf.finetuning.student import StudentConfig
-from c3l_hf.generation.reply_forms import ReplyForm
 from c3l_hf.models.encoding import encode_row
+from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.config import C3LConfig, language_model_lora
 from c3l_hf.training.forward import HEAD

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
-from c3l_hf.generation.parsing import parse_pair
 from c3l_hf.generation.sampling import TextSampler
 from c3l_hf.models.encoding import encode_prompt
 from c3l_hf.models.loading import Source, load
+from c3l_hf.prompts.parsing import parse_pair
 from c3l_hf.scenes import GENERATOR, Scene
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, judge_pairs, pair_texts
 from c3l_hf.scoring.scorer import I2CScorer

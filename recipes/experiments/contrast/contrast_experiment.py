@@ -43,8 +43,8 @@ from trl import DPOConfig, DPOTrainer, TrlParser
 from c3l_hf.common.files import atomic_folder, files_digest, write_json
 from c3l_hf.common.versions import versions
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
-from c3l_hf.generation.templates import GENERAL
 from c3l_hf.models.loading import Source, load
+from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes import GENERATOR, Scene, check_pair, load_scenes
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, answer_accuracy, judge_pairs, pair_texts
 from c3l_hf.scenes.templates import QUESTION_TYPES, format_pair

@@ -36,7 +36,7 @@ from contrast_results import (
 from trl import TrlParser
 
 from c3l_hf.common.tables import fill_marks, markdown_table
-from c3l_hf.generation.templates import GENERAL
+from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes.evaluation import Share
 from c3l_hf.scenes.templates import QUESTION_TYPES
 

@@ -9,7 +9,7 @@ import pyarrow
 from pyarrow import parquet
 
 from c3l_hf.common.intervals import bootstrap_interval, t_interval
-from c3l_hf.generation.templates import GENERAL
+from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes.templates import QUESTION_TYPES
 
 SPLITS = ("usual", "shifted")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from py3langid import langid
 
-from c3l_hf.generation.refusals import is_refusal
-from c3l_hf.generation.reply_checks import LANGUAGES, problem_of, repeats_to_its_end, unfit_characters
+from c3l_hf.prompts.refusals import is_refusal
+from c3l_hf.prompts.reply_checks import LANGUAGES, problem_of, repeats_to_its_end, unfit_characters
 from c3l_hf.scenes.questions import ask
 from c3l_hf.scenes.templates import QUESTION_TYPES
 from c3l_hf.scenes.world import sample_scene

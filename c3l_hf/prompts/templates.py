@@ -10,10 +10,10 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import file_sha256
 from c3l_hf.common.names import nearest
 from c3l_hf.common.thoughts import without_thoughts
-from c3l_hf.generation.refusals import is_refusal
-from c3l_hf.generation.reply_checks import REFUSAL, problem_of
-from c3l_hf.generation.reply_forms import UNREADABLE, Conversation, ReplyForm, Turn
-from c3l_hf.generation.template_texts import fields_of, render, uses
+from c3l_hf.prompts.refusals import is_refusal
+from c3l_hf.prompts.reply_checks import REFUSAL, problem_of
+from c3l_hf.prompts.reply_forms import UNREADABLE, Conversation, ReplyForm, Turn
+from c3l_hf.prompts.template_texts import fields_of, render, uses
 
 __all__ = [
     "GENERAL",

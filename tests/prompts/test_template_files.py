@@ -7,15 +7,15 @@ from scored_rows import picture
 from tiny_models import tiny_gemma3
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.template_files import (
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.template_files import (
     check_control_tokens,
     check_fields,
     load_templates,
     shipped_sets,
     written_control_token,
 )
-from c3l_hf.generation.templates import GENERAL, Template
+from c3l_hf.prompts.templates import GENERAL, Template
 from c3l_hf.scenes.templates import QUESTION_TYPES
 
 WHOLE = """\

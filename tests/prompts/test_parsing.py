@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from c3l_hf.generation.parsing import PairParseError, _without_rules, parse_pair
+from c3l_hf.prompts.parsing import PairParseError, _without_rules, parse_pair
 from c3l_hf.scenes.templates import format_pair
 
 PAIRS = {

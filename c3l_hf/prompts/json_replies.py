@@ -12,7 +12,7 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from referencing import Registry
 
-from c3l_hf.generation.parsing import has_content, json_values, pair_in
+from c3l_hf.prompts.parsing import has_content, json_values, pair_in
 
 __all__ = ["NO_JSON", "PATTERN_SECONDS", "built_in_schema", "check_schema", "json_pairs", "list_key_of"]
 

@@ -11,7 +11,7 @@ from jinja2 import Template as JinjaTemplate
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.generation.reply_checks import unfit_characters
+from c3l_hf.prompts.reply_checks import unfit_characters
 
 __all__ = ["OWN_FIELDS", "fields_of", "render", "uses"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import regex
 
-from c3l_hf.generation.refusals import is_refusal
+from c3l_hf.prompts.refusals import is_refusal
 
 __all__ = ["LANGUAGES", "REFUSAL", "problem_of", "repeats_to_its_end", "unfit_characters"]
 

@@ -12,10 +12,10 @@ import yaml
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.names import listed, nearest
 from c3l_hf.files.image import open_image
-from c3l_hf.generation.parsing import IMAGE_MARKER
-from c3l_hf.generation.reply_checks import LANGUAGES, unfit_characters
-from c3l_hf.generation.reply_forms import ReplyForm, Turn
-from c3l_hf.generation.templates import Example, Template, TemplateSet
+from c3l_hf.prompts.parsing import IMAGE_MARKER
+from c3l_hf.prompts.reply_checks import LANGUAGES, unfit_characters
+from c3l_hf.prompts.reply_forms import ReplyForm, Turn
+from c3l_hf.prompts.templates import Example, Template, TemplateSet
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin

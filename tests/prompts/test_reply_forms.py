@@ -8,8 +8,8 @@ import string
 import pytest
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.generation.parsing import PairParseError, parse_pair
-from c3l_hf.generation.reply_forms import ReplyForm
+from c3l_hf.prompts.parsing import PairParseError, parse_pair
+from c3l_hf.prompts.reply_forms import ReplyForm
 
 GERMAN = ReplyForm(question=("Frage", "F"), answer=("Antwort", "A"))
 CHINESE = ReplyForm(question=("问题", "问"), answer=("回答", "答"))

@@ -9,9 +9,9 @@ import pytest
 from scored_rows import picture
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.generation.parsing import parse_pair
-from c3l_hf.generation.reply_forms import ReplyForm
-from c3l_hf.generation.templates import GENERAL, Example, Template, TemplateSet
+from c3l_hf.prompts.parsing import parse_pair
+from c3l_hf.prompts.reply_forms import ReplyForm
+from c3l_hf.prompts.templates import GENERAL, Example, Template, TemplateSet
 from c3l_hf.scenes.templates import QUESTION_TYPES, TEMPLATES, format_pair
 
 CAPTIONED = Template(

@@ -12,7 +12,7 @@ import regex
 from c3l_hf.common.choices import check_choice
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.thoughts import without_thoughts
-from c3l_hf.generation.json_replies import (
+from c3l_hf.prompts.json_replies import (
     NO_JSON,
     PATTERN_SECONDS,
     built_in_schema,
@@ -20,7 +20,7 @@ from c3l_hf.generation.json_replies import (
     json_pairs,
     list_key_of,
 )
-from c3l_hf.generation.parsing import (
+from c3l_hf.prompts.parsing import (
     ENGLISH,
     IMAGE_MARKER,
     Labels,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.generation.template_texts import fields_of, render, uses
+from c3l_hf.prompts.template_texts import fields_of, render, uses
 
 
 def test_fields_are_the_columns_that_a_text_uses():

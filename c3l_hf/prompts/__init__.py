@@ -1,0 +1,1 @@
+"""Prompt templates: what a generator is asked, and how its reply is read and written."""

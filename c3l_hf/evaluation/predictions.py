@@ -27,7 +27,7 @@ from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.files import addresses, image, unreadable
-from c3l_hf.generation import sampling
+from c3l_hf.generation import column_attention, decoding, drawing, plain, prefix_cache, sampling, written
 from c3l_hf.generation.sampling import end_tokens
 from c3l_hf.metrics import plain_text
 from c3l_hf.models import adapters, batching, checks, control_tokens, encoding, packing, processors, token_texts
@@ -308,7 +308,10 @@ _MODULES = (
     batching,
     blind,
     checks,
+    column_attention,
     control_tokens,
+    decoding,
+    drawing,
     encoding,
     formulas,
     image,
@@ -318,7 +321,9 @@ _MODULES = (
     messages,
     packing,
     places,
+    plain,
     plain_text,
+    prefix_cache,
     processors,
     sampling,
     schema,
@@ -328,6 +333,7 @@ _MODULES = (
     token_texts,
     turns,
     unreadable,
+    written,
 )
 
 

@@ -28,7 +28,7 @@ from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.files import addresses, image, unreadable
-from c3l_hf.generation import column_attention, decoding, drawing, prefix_cache, rows, sampling, written
+from c3l_hf.generation import column_attention, decoding, drawing, plain, prefix_cache, sampling, written
 from c3l_hf.generation.sampling import end_tokens
 from c3l_hf.models import adapters, batching, checks, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.loading import digest_weights
@@ -321,9 +321,9 @@ _MODULES = (
     messages,
     packing,
     places,
+    plain,
     prefix_cache,
     processors,
-    rows,
     sampling,
     schema,
     scorer,

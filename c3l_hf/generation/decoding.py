@@ -165,21 +165,16 @@ class ColumnDecoder:
         rows = self._rows_of(prompts)
         which = torch.tensor([n for n, row in enumerate(rows) for _ in row.texts], device=read.logits[0].device)
         self._write([(row, text) for row in rows for text in row.texts], read.logits[0][which])
-        staying = []
-        for place, row in enumerate(rows):
-            if row.live:
-                staying.append(place)
-            else:
-                self._finished.append(row)
+        self._finished += [row for row in rows if not row.live]
+        staying = [number for number, row in enumerate(rows) if row.live]
         if not staying:
             return
-        places = [number for number, row in enumerate(self.rows) if row is None][: len(staying)]
+        places = [place for place, row in enumerate(self.rows) if row is None][: len(staying)]
         places += range(len(self.rows), len(self.rows) + len(staying) - len(places))
         self.rows += [None] * (max(places) + 1 - len(self.rows))
-        lengths = [rows[place].prompt.length for place in staying]
-        self.cache.put(read.past_key_values, staying, places, lengths)
-        for place, staying_place in zip(places, staying):
-            self.rows[place] = rows[staying_place]
+        for place, number in zip(places, staying):
+            self.rows[place] = rows[number]
+        self.cache.put(read.past_key_values, staying, places, [rows[number].prompt.length for number in staying])
 
     def _rows_of(self, prompts: Sequence[Prompt]) -> list[_Row]:
         parts = position_ids(self.model, [prompt.inputs for prompt in prompts])
@@ -195,8 +190,6 @@ class ColumnDecoder:
         """Write one token of each text."""
         self._close_gaps()
         rows = [row for row in self.rows if row is not None]
-        if not rows:
-            return
         live = [(row, text) for row in rows for text in row.live]
         for row, text in live:
             text.columns.append(row.column())
@@ -229,8 +222,8 @@ class ColumnDecoder:
             text_columns=step,
         ).logits
         self._write(live, logits[0])
-        for place, row in enumerate(self.rows):
-            if row is not None and not row.live:
+        for place, row in enumerate(rows):
+            if not row.live:
                 self.rows[place] = None
                 self._finished.append(row)
                 if any(text.ended is None for text in row.texts):

@@ -10,6 +10,7 @@ matter of the mask: prompts are seen by all texts of their row, other columns by
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,6 +101,8 @@ class PrefixCache(Cache):
         device: Where masks are made.
         window: How many tokens, with itself, a token sees in the layers of a sliding window; None if there are none.
     """
+
+    layers: list[Any]
 
     def __init__(self, device: torch.device, window: int | None = None):
         super().__init__(layers=[])

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from c3l_hf.generation.decoding import ColumnDecoder
 from c3l_hf.generation.drawing import Draw
-from c3l_hf.generation.rows import write_rows
+from c3l_hf.generation.plain import write_rows
 from c3l_hf.generation.written import Prompt, Written, alike, kind
 from c3l_hf.models.checks import check_key, recall, remember
 from c3l_hf.prompts.parsing import IMAGE_MARKER
@@ -241,8 +241,8 @@ class TextSampler:
                 continue
             try:
                 written = (self._columns if way == "columns" else self._rows)(prompts, watch=True)
-                pairs = [texts for texts in zip(written, alone, strict=True) if texts[0] is not None]
-                if not all(alike(*texts, self.model.dtype) for texts in pairs):
+                pairs = zip(written, alone, strict=True)
+                if not all(alike(texts or own, own, self.model.dtype) for texts, own in pairs):
                     self._settle(otherwise, "the tokens differ")
             except Exception as error:  # model families fail in many ways where they do not support this
                 self._settle(otherwise, _line(error))

@@ -52,6 +52,12 @@ def conversation(image: Image.Image) -> list[dict]:
     return [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]}]
 
 
+def never_end(model, processor) -> None:
+    """No text ends by itself: a token that there is not would end it."""
+    model.generation_config.eos_token_id = model.config.text_config.vocab_size
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+
+
 @torch.inference_mode()
 def script(way: str, model, processor, pictures: list, k: int, tokens: int) -> int:
     """Texts by `generate`, as one writes it in an afternoon."""
@@ -96,8 +102,7 @@ def worker(way: str, dtype: str, k: int, args: BenchmarkArguments, pipe: Connect
     torch.set_default_dtype(getattr(torch, dtype))  # no second copy of the weights, which would be the peak
     model, processor = build(args.seed, args.heads_of_keys)
     torch.set_default_dtype(torch.float32)
-    model.generation_config.eos_token_id = model.config.text_config.vocab_size  # no text ends by itself
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    never_end(model, processor)
     loaded = memory()
 
     def write(count: int, tokens: int) -> int:

@@ -7,17 +7,17 @@ import PIL.Image
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_families import ALL_FAMILIES
+from tiny_families import ALL_FAMILIES, tiny_idefics3
 from tiny_models import tiny_gemma3, tiny_llava
 from transformers import LlavaForConditionalGeneration, MistralConfig
 
 from c3l_hf import _compat
-from c3l_hf.generation import prefix_cache, sampling
+from c3l_hf.generation import decoding, prefix_cache, sampling
 from c3l_hf.generation.decoding import ColumnDecoder
 from c3l_hf.generation.drawing import Draw
 from c3l_hf.generation.prefix_cache import PrefixCache
 from c3l_hf.generation.sampling import Text, TextSampler, end_tokens
-from c3l_hf.generation.written import Prompt
+from c3l_hf.generation.written import Prompt, kind
 from c3l_hf.models.encoding import encode_prompt
 
 QUESTIONS = ("Is there a dog?", "Describe this picture in every detail, please.", "How many cats are there? One word.")
@@ -47,6 +47,19 @@ def alone(sampler: TextSampler, prompts: list[tuple]) -> dict[int, list[Text]]:
         (texts,) = sampler._rows([Prompt(key, encoded, uniforms)])
         found[key] = [Text(sampler._decode(one.ids), one.ended, one.tokens) for one in texts]
     return found
+
+
+@pytest.fixture
+def by_rows(monkeypatch):
+    """The keys of prompts that `generate` has written."""
+    keys, write_rows = [], sampling.write_rows
+
+    def recorded(model, processor, prompts, *args):
+        keys.extend(prompt.key for prompt in prompts)
+        return write_rows(model, processor, prompts, *args)
+
+    monkeypatch.setattr(sampling, "write_rows", recorded)
+    return keys
 
 
 def check(model, processor, prompts=None, *, temperature=1.0, top_p=1.0, batch_size=8, way="columns"):
@@ -101,6 +114,19 @@ def test_buffers_that_grow_at_every_step(build, monkeypatch, fresh_checks):
         lambda self, rows, prompt, columns: reserve(self, rows, prompt, min(columns, self.room + 3)),
     )
     check(*build())
+
+
+def test_only_prompts_of_one_kind_are_read_together(monkeypatch, fresh_checks):
+    """Of tiles filled up with zeros not every model knows that there is nothing."""
+    read, kinds = decoding.collate, []
+
+    def recorded(processor, rows, **options):
+        kinds.append({kind(row) for row in rows})
+        return read(processor, rows, **options)
+
+    monkeypatch.setattr(decoding, "collate", recorded)
+    check(*tiny_idefics3(), batch_size=100)
+    assert {len(of_batch) for of_batch in kinds} == {1} and len(set.union(*kinds)) > 1
 
 
 def test_many_end_tokens(llava):
@@ -215,7 +241,7 @@ def test_nothing_to_write(llava):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_text_whose_predictions_are_no_numbers_is_alone_in_that(llava, temperature, monkeypatch, caplog):
+def test_a_text_whose_predictions_are_no_numbers_is_alone_in_that(llava, temperature, monkeypatch, by_rows):
     """Its keys and values are in the row of others, and nobody's after it has gone."""
     model, processor = llava
     prompts = prompts_of(processor, 12)
@@ -240,6 +266,12 @@ def test_a_text_whose_predictions_are_no_numbers_is_alone_in_that(llava, tempera
     texts = check(model, processor, prompts, temperature=temperature)
     broken = [(key, n) for key, of_one in texts.items() for n, text in enumerate(of_one) if text.ended is None]
     assert broken and len(broken) < 12
+    by_rows.clear()
+    with TextSampler(model, processor, temperature=temperature, top_p=1.0, batch_size=8) as sampler:
+        monkeypatch.setattr(sampler, "_untried", lambda batch: [])
+        assert dict(sampler.write(prompts)) == texts
+    # Written again are those that had company in their row, and nobody who came into it later.
+    assert sorted(by_rows) == sorted({key for key, _ in broken if len(texts[key]) > 1}) != []
     for key, of_one in texts.items():
         for number, text in enumerate(of_one):
             assert (key, number) in broken or text == expected[key][number]
@@ -334,9 +366,11 @@ def test_one_prompt_at_a_time_is_the_last_way(llava, caplog, monkeypatch, fresh_
 def test_layers_that_see_the_past_in_another_way():
     model, processor = tiny_gemma3()
     kinds = model.config.text_config.layer_types
+    (_, encoded, uniforms), *_ = prompts_of(processor, 1)
     model.config.text_config.layer_types = ["chunked_attention", *kinds[1:]]
-    with pytest.raises(NotImplementedError, match="it has layers of type chunked_attention"):
-        ColumnDecoder(model, processor, Draw(1.0, 1.0), [1], 8).run([Prompt(0, {}, np.zeros((1, 1)))])
+    decoder = ColumnDecoder(model, processor, Draw(1.0, 1.0), [1], 8)
+    with torch.inference_mode(), pytest.raises(NotImplementedError, match="it has layers of type chunked_attention"):
+        decoder.run([Prompt(0, encoded, uniforms)])
 
 
 def test_longer_prompts_and_more_at_once_are_tried(llava, monkeypatch, fresh_checks):

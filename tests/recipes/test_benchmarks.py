@@ -1,5 +1,8 @@
 """What the benchmarks measure is what they say."""
 
+import copy
+
+import generation
 import memory
 import pytest
 import scoring
@@ -19,6 +22,20 @@ def test_the_obvious_script_has_the_same_scores():
     layers = [*model.model.vision_tower.parameters(), *model.model.language_model.layers.parameters()]
     assert work > 2 * 576 * 2 * sum(p.numel() for p in layers if p.ndim == 2)
     assert scoring.least_work(model, processor, rows[:2]) < work
+
+
+def test_every_way_writes_as_many_texts_of_the_same_length(llava):
+    model, processor = llava
+    own = model.generation_config
+    model.generation_config = copy.deepcopy(own)
+    try:
+        generation.never_end(model, processor)
+        pictures = generation.images(3, 0)
+        assert generation.ours(model, processor, pictures, 2, 5, 4) == 6
+        for way in generation.SCRIPTS:
+            assert generation.script(way, model, processor, pictures, 2, 5) == 6
+    finally:
+        model.generation_config = own
 
 
 def test_streamed_rows():

@@ -162,6 +162,9 @@ class TextSampler:
 
         Returns:
             Each key with its texts, as they are ready, in no order.
+
+        Raises:
+            ValueError: If the random numbers have not this shape.
         """
         queue = _Queue(Prompt(*prompt) for prompt in prompts)
         for writer in (self._in_columns, self._in_rows):  # the second one has what the first one leaves

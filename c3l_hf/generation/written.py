@@ -24,11 +24,18 @@ class Prompt:
         key: Whatever the caller knows it by.
         inputs: The encoded prompt, batch dimension 1.
         uniforms: Random numbers, float64, (texts, most new tokens).
+
+    Raises:
+        ValueError: If no text is wanted, or none may have a token.
     """
 
     key: Any
     inputs: dict[str, torch.Tensor]
     uniforms: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.uniforms.ndim != 2 or not self.uniforms.size:
+            raise ValueError(f"random numbers must be given for (texts, tokens), not of shape {self.uniforms.shape}")
 
     @property
     def length(self) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from accelerate import dispatch_model
 from peft import LoraConfig, get_peft_model
 from tiny_families import ALL_FAMILIES, tiny_idefics3
 from tiny_models import tiny_gemma3, tiny_llava
@@ -174,6 +175,15 @@ def test_the_models_own_attention_comes_back(implementation, fresh_checks):
     check(model, processor)
     parts = model.config, model.config.text_config, model.config.vision_config
     assert {_compat.attention_implementation(part) for part in parts} == {implementation}
+
+
+def test_a_model_on_several_devices(caplog):
+    """Or with parts of it elsewhere: accelerate's hooks move what goes into each module."""
+    model, processor = tiny_llava()
+    expected = check(model, processor)
+    dispatch_model(model, device_map={name: "cpu" for name, _ in model.named_children()}, force_hooks=True)
+    caplog.clear()
+    assert check(model, processor) == expected and not caplog.records
 
 
 def test_adapters(fresh_checks):

@@ -1,9 +1,10 @@
 """When two ways of writing are taken for the same."""
 
+import numpy as np
 import pytest
 import torch
 
-from c3l_hf.generation.written import Written, alike, kind
+from c3l_hf.generation.written import Prompt, Written, alike, kind
 
 
 def written(ids: list[int], *predictions: list[float], size: float = 5.0, ended: bool | None = True) -> list[Written]:
@@ -50,3 +51,9 @@ def test_kinds_need_no_filling():
     larger = {"input_ids": torch.zeros(1, 5), "pixel_values": torch.zeros(1, 3, 8, 16)}
     assert kind(one) == kind(longer) != kind(larger)
     assert kind({"input_ids": torch.zeros(1, 5)}) != kind(one)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (5,)])
+def test_texts_that_nothing_can_be_written_of(shape):
+    with pytest.raises(ValueError, match="random numbers must be given for .texts, tokens., not of shape"):
+        Prompt(0, {"input_ids": torch.zeros(1, 5)}, np.zeros(shape))

@@ -215,7 +215,7 @@ def sample_answers(pairs: Dataset, model: PreTrainedModel, processor: ProcessorM
                 }
             )
             taken.append(row)
-    features = Features({name: feature for name, feature in PAIR_FEATURES.items() if name != "images"})
+    features = Features({name: feature for name, feature in PAIR_FEATURES.items() if name in rows[0]})
     images = pairs.select_columns(["images"]).select(taken)
     return concatenate_datasets([images, Dataset.from_list(rows, features=features)], axis=1)
 

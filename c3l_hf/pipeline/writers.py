@@ -143,7 +143,8 @@ def open_writer(
         )
         yield writer
         if summary := writer.summary():
-            state.print(format_table(summary))
+            share = f"\n(of the first of {state.num_processes} processes)" if state.num_processes > 1 else ""
+            state.print(format_table(summary) + share)
 
 
 # Options of `ServerOptions` that are called otherwise here.

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
 from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
@@ -26,12 +28,15 @@ from c3l_hf.data.status import count_repeated, generation_counts
 from c3l_hf.data.stored_images import with_contents
 from c3l_hf.files.inventory import cached
 from c3l_hf.generation.pairs import PairGenerationConfig, check_columns, generate_tables, with_images
+from c3l_hf.generation.server import is_unanswered
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.options import BackendOptions, GenerationOptions, ImageOptions, UsedModelOptions
 from c3l_hf.pipeline.writers import check_backend, check_written_tokens, open_writer
 
 __all__ = ["COMMAND"]
+
+logger = logging.getLogger(__name__)
 
 _SHARD_IMAGES = 500
 
@@ -116,6 +121,7 @@ def _in_shards(
     size = max(1, min(_SHARD_IMAGES, -(-len(images) // process_state().num_processes)))
     starts = range(0, len(images), size)
     shards = Shards(folder / str(size), len(starts))
+    _make_room(shards)
     schema = PAIR_FEATURES.arrow_schema
     with contextlib.ExitStack() as stack:
         if shards.missing:
@@ -131,6 +137,26 @@ def _in_shards(
 
         shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")
+
+
+def _make_room(shards: Shards) -> None:
+    """Takes away the shards with replies that no server gave, which are asked for again, and says what is there."""
+    if process_state().is_main_process:
+        there = [file for file in shards.files if file.is_file()]
+        for file in list(there):
+            statuses = pq.read_table(file, columns=["generation_status"])["generation_status"].unique()
+            if any(map(is_unanswered, statuses.to_pylist())):
+                file.unlink()
+                there.remove(file)
+        if there:
+            logger.warning(
+                "%d of %d shards are those of an earlier call with the same options, in %s; without that folder all "
+                "is asked again",
+                len(there),
+                len(shards),
+                shards.folder.parent,
+            )
+    process_state().wait_for_everyone()
 
 
 COMMAND = Command(

@@ -130,7 +130,8 @@ def _check(options: TemplateOptions, name: str) -> str:
     from c3l_hf.prompts.template_files import check_control_tokens, check_fields, load_templates
 
     templates = load_templates(name)
-    told = [f"{len(templates.templates)} templates", f"types {', '.join(templates.types)}"]
+    count = len(templates.templates)
+    told = [f"{count} template{'s' if count > 1 else ''}", f"types {', '.join(templates.types)}"]
     processor = None
     if options.model is not None:
         from c3l_hf.models.loading import Source, load_processor

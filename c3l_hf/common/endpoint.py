@@ -321,8 +321,9 @@ class EndpointClient:
         return short(self._without_key(text), 200)
 
     def _without_key(self, text: str) -> str:
-        # Endpoints quote keys they do not accept. Lone surrogates are valid JSON, but no text.
-        text = text.encode("utf-8", "replace").decode()
+        # Endpoints quote keys they do not accept. Lone surrogates are valid JSON, but no text: U+FFFD is put in
+        # their place, by which a reply is found to be damaged.
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         # A key of a few characters is a server's placeholder, and would cut up words.
         return text.replace(self._key, "[key]") if len(self._key) >= 8 else text
 

@@ -87,7 +87,12 @@ class ModelWriter:
         try:
             for image in request.images:
                 opened.append(open_image(image))
-            return encode_prompt(self.processor, request.messages, opened)
+            inputs = encode_prompt(self.processor, request.messages, opened)
+            longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+            if longest is not None and inputs["input_ids"].shape[1] >= longest:
+                # Many models would go on, and write nonsense.
+                raise RowError(f"the prompt leaves no room for a reply in the model's {longest} tokens")
+            return inputs
         except RowError as error:
             # Decoders name objects and places in their messages; equal reasons have to be equal strings to be counted.
             cause = error.__cause__

@@ -17,7 +17,7 @@ from c3l_hf.generation.server_pool import ServerPool
 from c3l_hf.generation.server_requests import chat_messages, reply_key, request_body
 from c3l_hf.generation.server_summary import ServerSummary
 
-__all__ = ["REPLY_COLUMNS", "ServerOptions", "ServerWriter"]
+__all__ = ["REPLY_COLUMNS", "ServerOptions", "ServerWriter", "is_unanswered"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ _PROBLEMS = {
     "lost": "the connection to the server was lost",
     "garbled": "the server sent what is no reply",
 }
+_STATUS = "the server answered HTTP"  # and its number
 _AHEAD = 2  # requests that are read for each that is under way
 
 
@@ -259,7 +260,7 @@ class ServerWriter:
         """
         if reason.kind == "ended":
             raise RunError("the run has ended") from None
-        problem = f"the server answered HTTP {reason.status}" if reason.kind == "status" else _PROBLEMS[reason.kind]
+        problem = f"{_STATUS} {reason.status}" if reason.kind == "status" else _PROBLEMS[reason.kind]
         with self._counting:
             self._in_a_row += 1
             new = problem not in self._told
@@ -275,6 +276,11 @@ class ServerWriter:
         if new:
             logger.warning("image %s, template %s: %s", request.image_id, request.template.id, reason)
         return problem
+
+
+def is_unanswered(problem: str) -> bool:
+    """Whether a reply's problem is that no server gave one, so that it may be asked for again."""
+    return problem in _PROBLEMS.values() or problem.startswith(_STATUS)
 
 
 def _reply(entry: Mapping[str, Any]) -> Reply:

@@ -71,11 +71,14 @@ def uses(text: str, name: str) -> bool:
 def _names_in(text: str) -> frozenset[str]:
     try:
         _compiled(text)
-        return frozenset(meta.find_undeclared_variables(_environment().parse(text)))
+        parsed = _environment().parse(text)
     except TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno} of the text cannot be read as Jinja: {error.message}") from None
     except Exception as error:  # a text that Python cannot compile
         raise ValueError(f"the text cannot be read as Jinja: {error}") from None
+    if any(True for _ in meta.find_referenced_templates(parsed)):
+        raise ValueError("the text takes in another (include, import, extends), and there is none; write it out")
+    return frozenset(meta.find_undeclared_variables(parsed))
 
 
 def render(text: str, values: Mapping[str, Any], **own: Any) -> str:

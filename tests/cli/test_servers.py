@@ -123,6 +123,26 @@ def test_an_interruption_costs_no_reply_twice(tmp_path, photographs, capfd):
     assert sum(status == "ok" for status in rows["generation_status"]) == 6
 
 
+def test_what_no_server_answered_is_asked_again(tmp_path, photographs, caplog):
+    done = []
+
+    def fails_once(body):
+        done.append(body)
+        return error(500, "out of memory") if len(done) == 2 else talks(body)
+
+    with OpenAIServer(fails_once, ["big-vlm"]) as server:
+        assert generate(tmp_path, photographs, server, "--server_concurrency", "1") == 0
+        first = load_dataset("parquet", data_files=str(tmp_path / "pairs.parquet"), split="train")
+        assert first["generation_status"][:].count("the server answered HTTP 500") == 2 and len(done) == 3
+        assert "of an earlier call" not in caplog.text
+        for _ in range(2):
+            assert generate(tmp_path, photographs, server) == 0
+            assert len(done) == 4 and done[3]["messages"] == done[1]["messages"]
+    assert caplog.text.count("1 of 1 shards are those of an earlier call") == 1
+    rows = load_dataset("parquet", data_files=str(tmp_path / "pairs.parquet"), split="train")
+    assert rows["generation_status"][:].count("ok") == 6
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

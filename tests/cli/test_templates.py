@@ -56,7 +56,7 @@ def test_what_is_asked(call, mine, tmp_path):
 
 def test_a_file_is_checked(call, mine, tmp_path):
     assert call("check", str(mine)) == (
-        "ok: 1 templates; types a; no control tokens of common families; "
+        "ok: 1 template; types a; no control tokens of common families; "
         "fields caption (--images looks for their columns)\n"
     )
     (tmp_path / "pictures").mkdir()

@@ -288,6 +288,16 @@ def test_images_that_cannot_be_used_keep_their_rows(speaker, config):
     assert sum(count for status, count in generation_counts(pairs).items() if "image" in status) == 12
 
 
+def test_a_prompt_that_fills_the_model_is_not_asked(speaker, config, monkeypatch):
+    model, processor = speaker
+    whole = generate_pairs(dataset_of([png(0)]), model, processor, config, progress=False)
+    assert "no room" not in " ".join(whole["generation_status"])
+    monkeypatch.setattr(model.config.get_text_config(), "max_position_embeddings", 5)
+    pairs = generate_pairs(dataset_of([png(0)]), model, processor, config, progress=False)
+    assert pairs["generation_status"][:] == ["the prompt leaves no room for a reply in the model's 5 tokens"] * 4
+    assert pairs["raw"][:] == [""] * 4
+
+
 def test_images_are_not_encoded_again(speaker, config):
     features = Features({"images": List(Image())})
     two = [{"bytes": png(7), "path": None}, {"bytes": png(8), "path": None}]

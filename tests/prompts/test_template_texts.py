@@ -64,3 +64,11 @@ def test_what_cannot_be_put_in_has_a_reason(text, values, reason):
 def test_what_cannot_be_read(text):
     with pytest.raises(ValueError, match="cannot be read as Jinja"):
         fields_of(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["{% include 'a' %}", "{% import 'a' as b %}", "{% extends a %}", "{% from 'a' import b %}"]
+)
+def test_a_text_takes_in_no_other(text):
+    with pytest.raises(ValueError, match="takes in another"):
+        fields_of(f"{text} Question: ... Answer: ...")

@@ -55,16 +55,27 @@ class Step:
         return self._on[device]
 
 
+@dataclass
+class _Extent:
+    """What all layers have in common. Not the cache itself, which would then live on, with all keys and values, until
+    Python looks for circles."""
+
+    rows: int = 0
+    origin: int = 0
+    room: int = 0  # columns from the origin on
+    step: Step = field(init=False)  # by `PrefixCache.begin`
+
+
 class _Layer(CacheLayerMixin):
     """Keys and values of one layer, (rows, heads, columns, size): see the module."""
 
-    def __init__(self, cache: "PrefixCache"):
+    def __init__(self, extent: _Extent):
         super().__init__()
-        self.cache = cache
+        self.extent = extent
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         # Zeros: what is masked is multiplied by 0, and must be a number.
-        shape = self.cache.rows, self.cache.origin + self.cache.room
+        shape = self.extent.rows, self.extent.origin + self.extent.room
         self.keys, self.values = (
             states.new_zeros(shape[0], states.shape[1], shape[1], states.shape[3])
             for states in (key_states, value_states)
@@ -75,7 +86,7 @@ class _Layer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a step's keys and values, (1, heads, tokens, size); all that its tokens may see is returned."""
-        step = self.cache.step
+        step = self.extent.step
         rows, _, columns, _, _ = step.on(key_states.device)
         first, last = step.window
         seen = []
@@ -85,7 +96,8 @@ class _Layer(CacheLayerMixin):
         return seen[0], seen[1]
 
     def get_seq_length(self) -> int:
-        return self.cache.step.window[1] - self.cache.step.window[0]
+        first, last = self.extent.step.window
+        return last - first
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length(), 0
@@ -106,25 +118,24 @@ class PrefixCache(Cache):
 
     def __init__(self, device: torch.device, window: int | None = None):
         super().__init__(layers=[])
-        self.rows = self.origin = self.room = 0
+        self.extent = _Extent()
         self.sliding_window = window
         self.owners = self.indices = torch.empty(0, 0, dtype=torch.int32, device=device)
-        self.step: Step
 
     def reserve(self, rows: int, prompt: int, columns: int) -> None:
         """Have room for so many rows, tokens of a prompt, and columns after it."""
-        if rows <= self.rows and prompt <= self.origin and columns <= self.room:
+        if rows <= self.extent.rows and prompt <= self.extent.origin and columns <= self.extent.room:
             return
-        old_rows, old_origin = self.rows, self.origin
-        self.rows = max(rows, self.rows)
-        self.origin = max(_rounded(prompt), self.origin)
-        if columns > self.room:
-            self.room = max(_rounded(columns), 2 * self.room)
-        shift = self.origin - old_origin
+        old_rows, old_origin = self.extent.rows, self.extent.origin
+        self.extent.rows = max(rows, self.extent.rows)
+        self.extent.origin = max(_rounded(prompt), self.extent.origin)
+        if columns > self.extent.room:
+            self.extent.room = max(_rounded(columns), 2 * self.extent.room)
+        shift = self.extent.origin - old_origin
 
         def grown(old: torch.Tensor, dim: int, value: int) -> torch.Tensor:
             shape = list(old.shape)
-            shape[0], shape[dim] = self.rows, self.origin + self.room
+            shape[0], shape[dim] = self.extent.rows, self.extent.origin + self.extent.room
             new = (
                 old.new_full(shape, value) if value else old.new_zeros(shape)
             )  # zeros cost nothing until they are used
@@ -152,7 +163,7 @@ class PrefixCache(Cache):
         """
         layers = prompts.layers
         if not self.layers:
-            self.layers = [_Layer(self) for _ in layers]
+            self.layers = [_Layer(self.extent) for _ in layers]
         for number, (layer, own) in enumerate(zip(layers, self.layers, strict=True)):
             if type(layer) is not DynamicLayer:
                 raise RuntimeError(f"layer {number} keeps no keys and values of all tokens")
@@ -162,13 +173,13 @@ class PrefixCache(Cache):
                 own.lazy_initialization(layer.keys, layer.values)
             for place, row, length in zip(places, rows, lengths):
                 for buffer, states in ((own.keys, layer.keys), (own.values, layer.values)):
-                    buffer[row, :, self.origin - length : self.origin] = states[place, :, -length:]
+                    buffer[row, :, self.extent.origin - length : self.extent.origin] = states[place, :, -length:]
             layer.reset()
         for row, length in zip(rows, lengths):
-            begin = self.origin - length
+            begin = self.extent.origin - length
             self.owners[row] = _FREE
-            self.owners[row, begin : self.origin] = _PROMPT
-            self.indices[row, begin : self.origin] = torch.arange(length, dtype=torch.int32)
+            self.owners[row, begin : self.extent.origin] = _PROMPT
+            self.indices[row, begin : self.extent.origin] = torch.arange(length, dtype=torch.int32)
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Rows to other places."""
@@ -197,10 +208,10 @@ class PrefixCache(Cache):
             The masks of full attention and of a sliding window, if there are such layers, bool, (rows, 1, most tokens,
             columns). Tokens that fill a row up see its prompt.
         """
-        step.columns = step.columns + self.origin
-        first = (self.origin - longest) // _MULTIPLE * _MULTIPLE
-        last = -(-(self.origin + columns) // _MULTIPLE) * _MULTIPLE
-        step.window, self.step = (first, last), step
+        step.columns = step.columns + self.extent.origin
+        first = (self.extent.origin - longest) // _MULTIPLE * _MULTIPLE
+        last = -(-(self.extent.origin + columns) // _MULTIPLE) * _MULTIPLE
+        step.window, self.extent.step = (first, last), step
         rows, texts, columns, indices, places = step.on(self.owners.device)
         self.owners[rows, columns] = texts.to(torch.int32)
         owners = self.owners[: step.shape[0], None, first:last]

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 NON_FINITE = "the model's predictions are not finite"  # the status of a text that breaks off
 
+_TRIED_TEXTS = 2  # of a prompt: they must not see each other, and more would take the memory that a way saves
+
 # Ways of writing, the fastest first.
 _WAYS = {
     "columns": "all texts of a prompt in one row of a batch",
@@ -177,9 +179,8 @@ class TextSampler:
             batch = queue.take(decoder.room, whole=not decoder.live)
             if not batch and not decoder.live:
                 return
-            if trial := self._untried(batch):
-                yield from zip(trial, self._try(trial), strict=True)
-                batch = [prompt for prompt in batch if prompt not in trial]
+            if untried := self._untried(batch):
+                self._try(untried)
             if self.way == "columns":
                 yield from self._run(decoder, batch, queue.wanted)
             else:
@@ -200,6 +201,10 @@ class TextSampler:
     def _in_rows(self, queue: "_Queue") -> Iterator[tuple[Prompt, list[Written]]]:
         while queue:
             batch = queue.take(self.batch_size if self.way == "batches" else 0, whole=True)
+            if self.way == "batches" and (untried := self._untried(batch)):
+                self._try(untried)
+                queue.put_back(batch)
+                continue
             yield from zip(batch, self._rows(batch), strict=True)
 
     def _decoder(self, batch_size: int, watch: bool = False) -> ColumnDecoder:
@@ -230,8 +235,9 @@ class TextSampler:
             return tried
         return []
 
-    def _try(self, prompts: Sequence[Prompt]) -> list[list[Written]]:
-        """Write two prompts, or one, alone and in the way that is taken, and take another way if the texts differ."""
+    def _try(self, prompts: Sequence[Prompt]) -> None:
+        """Write two texts of each prompt alone and in the way that is taken, and take another way if they differ."""
+        prompts = [replace(prompt, uniforms=prompt.uniforms[:_TRIED_TEXTS]) for prompt in prompts]
         alone = [self._rows([prompt], watch=True)[0] for prompt in prompts]
         certain = all(text.ended is not None for texts in alone for text in texts)
         self._tried = replace(
@@ -252,7 +258,6 @@ class TextSampler:
                 certain = False
         if certain:
             remember(self._check, self._tried)
-        return alone
 
     def _settle(self, way: str, problem: str) -> None:
         self._tried = replace(self._tried, way=way, problems=(*self._tried.problems, problem))

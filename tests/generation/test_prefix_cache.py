@@ -68,13 +68,13 @@ def test_buffers_grow_with_what_is_in_them(cache):
     step = [0, 0, 1], [1, 2, 1], [0, 1, 0], [3, 3, 5]
     keys, masks = write(cache, step_of(*step), 5, 2)
     before = [[seen(keys[row], masks[name][row, 0]) for row in (0, 1)] for name in masks]
-    origin, room = cache.origin, cache.room
+    origin, room = cache.extent.origin, cache.extent.room
     cache.reserve(3, origin + 1, room + 1)
-    assert cache.rows == 3 and cache.origin > origin and cache.room > room
+    assert cache.extent.rows == 3 and cache.extent.origin > origin and cache.extent.room > room
     keys, masks = write(cache, step_of(*step), 5, 2)
     assert [[seen(keys[row], masks[name][row, 0]) for row in (0, 1)] for name in masks] == before
-    cache.put(read(cache.origin), [0], [2], [cache.origin])
-    assert cache.layers[1].keys[2, 0, : cache.origin, 0].tolist() == list(range(2, cache.origin + 2))
+    cache.put(read(cache.extent.origin), [0], [2], [cache.extent.origin])
+    assert cache.layers[1].keys[2, 0, : cache.extent.origin, 0].tolist() == list(range(2, cache.extent.origin + 2))
 
 
 def test_a_row_that_is_taken_over_shows_nothing_of_the_one_before(cache):

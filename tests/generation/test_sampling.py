@@ -1,6 +1,8 @@
 """Texts are, seed by seed, those of each prompt alone by the model's own `generate`, whichever way they are written."""
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import PIL.Image
@@ -112,7 +114,7 @@ def test_buffers_that_grow_at_every_step(build, monkeypatch, fresh_checks):
     monkeypatch.setattr(
         PrefixCache,
         "reserve",
-        lambda self, rows, prompt, columns: reserve(self, rows, prompt, min(columns, self.room + 3)),
+        lambda self, rows, prompt, columns: reserve(self, rows, prompt, min(columns, self.extent.room + 3)),
     )
     check(*build())
 
@@ -175,6 +177,21 @@ def test_the_models_own_attention_comes_back(implementation, fresh_checks):
     check(model, processor)
     parts = model.config, model.config.text_config, model.config.vision_config
     assert {_compat.attention_implementation(part) for part in parts} == {implementation}
+
+
+def test_keys_and_values_go_with_their_decoder(llava):
+    """At once: on a GPU there is no room for those of two, and Python may not look for circles for long."""
+    decoder = ColumnDecoder(*llava, Draw(1.0, 1.0), [1], 8)
+    (_, encoded, uniforms), *_ = prompts_of(llava[1], 1)
+    with torch.inference_mode():
+        decoder.run([Prompt(0, encoded, uniforms)])
+    cache = weakref.ref(decoder.cache)
+    gc.disable()
+    try:
+        del decoder
+        assert cache() is None
+    finally:
+        gc.enable()
 
 
 def test_a_model_on_several_devices(caplog):
@@ -311,7 +328,7 @@ def seeing_all(monkeypatch) -> None:
 
     def wrong(self, *args):
         return {
-            name: mask | (self.owners[: mask.shape[0], None, None, slice(*self.step.window)] > 0)
+            name: mask | (self.owners[: mask.shape[0], None, None, slice(*self.extent.step.window)] > 0)
             for name, mask in begin(self, *args).items()
         }
 

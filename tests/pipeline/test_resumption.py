@@ -1,13 +1,28 @@
-"""Who writes the replies of a stage: which model it is, and what is kept of its replies."""
+"""What a run may go on with: replies of the same model, about the same captions."""
 
 import pytest
+from datasets import Dataset
 from openai_server import OpenAIServer, completions
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.data.sources import Images
 from c3l_hf.generation.pairs import PairGenerationConfig
-from c3l_hf.pipeline.inputs import set_old_results_aside
-from c3l_hf.pipeline.options import BackendOptions
+from c3l_hf.models.loading import Source
+from c3l_hf.pipeline.inputs import Inputs, plan, set_old_results_aside
+from c3l_hf.pipeline.options import (
+    BackendOptions,
+    CurationOptions,
+    GenerationOptions,
+    ImageOptions,
+    ModelOptions,
+    PublishingOptions,
+    RunOptions,
+    ScoringOptions,
+    SelectionOptions,
+)
+from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import open_writer
+from c3l_hf.training.config import C3LConfig
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +56,23 @@ def test_replies_of_a_generator_that_is_trained_again_are_set_aside(tmp_path):
     set_old_results_aside(tmp_path, "train")
     left = [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*.jsonl"))]
     assert left == ["replies/generate/replies-0.jsonl", "set_aside-1/replies/regenerate/replies-0.jsonl"]
+
+
+@pytest.mark.parametrize("told", ["a cat", "a dog"])
+def test_what_the_templates_say_of_an_image_is_part_of_a_run(tmp_path, told):
+    """A run is not gone on with after its captions have been edited."""
+    (tmp_path / "mine.yaml").write_text('templates: [{id: a, type: a, user: "Ask about {{ caption }}."}]')
+    options = (ImageOptions("photos/"), ModelOptions("m"), GenerationOptions(templates=str(tmp_path / "mine.yaml")))
+    rest = (BackendOptions(), ScoringOptions(), SelectionOptions(), CurationOptions(), PublishingOptions())
+    training = C3LConfig(str(tmp_path / "run"), report_to="none", bf16=False)
+    settings = Settings(RunOptions(), *options, *rest, training)
+
+    def identities(caption):
+        rows = Dataset.from_dict({"image_id": ["x"], "caption": [caption]})
+        model = Source("m")
+        inputs = Inputs(Images(rows, "of the pictures", None), None, model, {"digest": "d"}, model, None)
+        folder = plan(settings, inputs)
+        return folder.digest("generate"), folder.digest("regenerate")
+
+    first, second = zip(identities("a cat"), identities(told))
+    assert (first[0] == first[1]) == (second[0] == second[1]) == (told == "a cat")

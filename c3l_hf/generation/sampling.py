@@ -72,12 +72,14 @@ class _Tried:
         way: The first one in which nothing was found wrong.
         tokens: Of the longest prompt with its texts that was tried.
         prompts: Most at once that were tried.
+        texts: Most of one prompt that were tried.
         problems: Why not the ways before this one.
     """
 
     way: str = "columns"
     tokens: int = 0
     prompts: int = 0
+    texts: int = 0
     problems: tuple[str, ...] = ()
 
 
@@ -203,6 +205,7 @@ class TextSampler:
             batch = queue.take(self.batch_size if self.way == "batches" else 0, whole=True)
             if self.way == "batches" and (untried := self._untried(batch)):
                 self._try(untried)
+            if self.way == "alone" and len(batch) > 1:
                 queue.put_back(batch)
                 continue
             yield from zip(batch, self._rows(batch), strict=True)
@@ -228,23 +231,29 @@ class TextSampler:
         return [written[prompt] for prompt in prompts]
 
     def _untried(self, batch: Sequence[Prompt]) -> list[Prompt]:
-        """Of some prompts the longest and another one, if there were none as long, or as many at once."""
+        """Of some prompts the longest, and of the others the one with the most texts, if there were none as long, as
+        many at once, or with as many texts."""
         by_length = sorted(batch, key=_tokens)
-        tried = by_length[-1:] + by_length[:-1][:1]
-        if tried and (_tokens(tried[0]) > self._tried.tokens or len(tried) > self._tried.prompts):
-            return tried
-        return []
+        tried = by_length[-1:] + sorted(by_length[:-1], key=lambda prompt: -prompt.texts)[:1]
+        if not tried:
+            return []
+        measures = (_tokens(tried[0]), len(tried), min(_TRIED_TEXTS, max(prompt.texts for prompt in tried)))
+        known = (self._tried.tokens, self._tried.prompts, self._tried.texts)
+        return tried if any(new > old for new, old in zip(measures, known)) else []
 
     def _try(self, prompts: Sequence[Prompt]) -> None:
         """Write two texts of each prompt alone and in the way that is taken, and take another way if they differ."""
         prompts = [replace(prompt, uniforms=prompt.uniforms[:_TRIED_TEXTS]) for prompt in prompts]
         alone = [self._rows([prompt], watch=True)[0] for prompt in prompts]
         certain = all(text.ended is not None for texts in alone for text in texts)
-        self._tried = replace(
-            self._tried,
-            tokens=max(self._tried.tokens, *map(_tokens, prompts)),
-            prompts=max(self._tried.prompts, len(prompts)),
-        )
+        # Where all texts ended at once nothing but the prompts was read, and nothing is known of what follows them.
+        if any(text.tokens > 1 or prompt.longest == 1 for prompt, texts in zip(prompts, alone) for text in texts):
+            self._tried = replace(
+                self._tried,
+                tokens=max(self._tried.tokens, *map(_tokens, prompts)),
+                prompts=max(self._tried.prompts, len(prompts)),
+                texts=max(self._tried.texts, *(prompt.texts for prompt in prompts)),
+            )
         for way, otherwise in (("columns", "batches"), ("batches", "alone")):
             if self.way != way:
                 continue

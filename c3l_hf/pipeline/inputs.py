@@ -128,7 +128,8 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
 def set_old_results_aside(folder: Path, first: str) -> None:
     """Move what a stage and those after it have made into a folder of its own, and say where."""
     if process_state().is_main_process and folder.is_dir():
-        others = list(RESULTS)
+        # Replies of servers, too: they are known by the model's name, which a generator trained anew has again.
+        others = [*RESULTS, *(f"replies/{stage}" for stage in STAGES[STAGES.index(first) :])]
         if STAGES.index(first) <= STAGES.index("train"):
             others += [path.name for path in folder.glob("training-*")]
         aside = RunFolder(folder, {}).set_aside(STAGES, first, others)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import read_json, write_json
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.tables import format_table
 from c3l_hf.generation.pairs import PairGenerationConfig
@@ -141,10 +142,29 @@ def open_writer(
                 others=others,
             )
         )
+        if options.served_model is None:
+            _check_same_model(folder / "served_model.json", writer.served_model)
         yield writer
         if summary := writer.summary():
             share = f"\n(of the first of {state.num_processes} processes)" if state.num_processes > 1 else ""
             state.print(format_table(summary) + share)
+
+
+def _check_same_model(file: Path, served: str | None) -> None:
+    """That a server whose model nobody has named has the one with which a stage was begun.
+
+    Raises:
+        RunError: If it has another: its replies would stand beside those of the first.
+    """
+    state = process_state()
+    if state.is_main_process and not file.exists():
+        write_json(file, served)
+    state.wait_for_everyone()
+    if (before := read_json(file)) != served:
+        raise RunError(
+            f"replies so far are of the model {before}, and the server has {served} now; serve {before} again, or give "
+            f"served_model {served}, which begins anew"
+        )
 
 
 # Options of `ServerOptions` that are called otherwise here.

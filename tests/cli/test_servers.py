@@ -104,6 +104,17 @@ def test_own_photographs_with_an_own_template(tmp_path, photographs, capfd):
     assert KEY not in printed.out + printed.err
 
 
+def test_an_edited_caption_is_asked_with(tmp_path, photographs):
+    """What was written with the old one is not shown again."""
+    with OpenAIServer(talks, ["big-vlm"]) as server:
+        assert generate(tmp_path, photographs, server) == 0
+        (photographs / "metadata.csv").write_text("file_name,caption\nküche.jpg,im Bad\n")
+        assert generate(tmp_path, photographs, server) == 0
+    rows = load_dataset("parquet", data_files=str(tmp_path / "pairs.parquet"), split="train").to_list()
+    (asked,) = {row["generation_prompt"][1]["content"] for row in rows if row["image_id"] == "küche.jpg"}
+    assert "im Bad" in asked
+
+
 def test_an_interruption_costs_no_reply_twice(tmp_path, photographs, capfd):
     done = []
 

@@ -373,6 +373,25 @@ def test_what_fails_after_it_was_tried(llava, caplog, monkeypatch, fresh_checks)
     assert "RuntimeError: sizes differ" in caplog.text
 
 
+@pytest.mark.parametrize("first", ["one text", "texts that end at once"])
+def test_what_a_trial_did_not_show_is_tried_again(llava, first, monkeypatch, fresh_checks):
+    """A prompt with one text tells nothing of several; texts without a second token nothing of any."""
+    seeing_all(monkeypatch)
+    message, rng = [{"role": "user", "content": "Is there a dog?"}], np.random.default_rng(0)
+    one, other = (encode_prompt(llava[1], message, [picture(n, (32, 32))]) for n in range(2))
+    model = copy.copy(llava[0])
+    if first != "one text":
+        model.generation_config = copy.deepcopy(model.generation_config)
+        model.generation_config.eos_token_id = [0]  # what the random number 0 draws
+    begin = (0, one, rng.random((1, 12)) if first == "one text" else np.zeros((3, 12)))
+    with TextSampler(model, llava[1], temperature=1.0, top_p=1.0, batch_size=3) as sampler:
+        list(sampler.write([begin]))
+        assert sampler.way == "columns"
+        prompt = (1, other, rng.random((3, 12)))
+        assert dict(sampler.write([prompt])) == alone(sampler, [prompt])
+        assert sampler.way != "columns"
+
+
 def test_one_prompt_at_a_time_is_the_last_way(llava, caplog, monkeypatch, fresh_checks):
     seeing_all(monkeypatch)
     write_rows = sampling.write_rows

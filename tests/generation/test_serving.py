@@ -190,8 +190,9 @@ def test_the_other_processes_are_told(command, tmp_path, monkeypatch, told):
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from c3l_hf.generation.serving import serve
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 with serve(sys.argv[1], "m", sys.argv[2]) as served:
     print(served.base_url, flush=True)
     time.sleep(600)

@@ -30,7 +30,7 @@ from c3l_hf.prompts.parsing import (
     parse_pairs,
 )
 
-__all__ = ["LONGEST_REPLY", "UNREADABLE", "Conversation", "ReplyForm", "Turn"]
+__all__ = ["LONGEST_REPLY", "UNREADABLE", "Conversation", "ReplyForm", "Turn", "sample_conversation"]
 
 Turn = tuple[str, str]  # question, answer
 Conversation = list[Turn]
@@ -302,12 +302,16 @@ def _check_words(key: str, words: Sequence[str], form: str) -> None:
             raise ValueError(f"{key} is {word!r}; a label has no colon, and no number at its end: both are read anyway")
 
 
+def sample_conversation(turns: int) -> list[Turn]:
+    """A conversation that every form can write: whoever tries a form takes this one."""
+    return [(f"What is this, {number}?", f"It is a cat, {number}.") for number in range(1, turns + 1)]
+
+
 @lru_cache(maxsize=256)
 def _check(form: ReplyForm, turns: tuple[int, int], pairs: int) -> None:
     for count in {1} if pairs > 1 else set(turns):
-        conversation = [(f"What is this, {number}?", f"It is a cat, {number}.") for number in range(1, count + 1)]
         try:
-            form.write(conversation)
+            form.write(sample_conversation(count))
         except RowError as error:
             key = {"regex": "write", "json": "schema"}.get(form.form, "question")
             what = "one pair" if count == 1 else f"a conversation of {count} turns"

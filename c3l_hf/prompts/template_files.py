@@ -14,7 +14,7 @@ from c3l_hf.common.names import listed, nearest
 from c3l_hf.files.image import open_image
 from c3l_hf.prompts.parsing import IMAGE_MARKER
 from c3l_hf.prompts.reply_checks import LANGUAGES, unfit_characters
-from c3l_hf.prompts.reply_forms import ReplyForm, Turn
+from c3l_hf.prompts.reply_forms import ReplyForm, Turn, sample_conversation
 from c3l_hf.prompts.templates import Example, Template, TemplateSet
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def written_control_token(text: str) -> str | None:
 
 def _texts(template: Template) -> list[tuple[str, str]]:
     texts = [("user", template.user), ("system", template.system or "")]
-    texts.append(("the form of its reply", template.reply.write([("a", "b")] * template.turns[0])))
+    texts.append(("the form of its reply", template.reply.write(sample_conversation(template.turns[0]))))
     for number, example in enumerate(template.examples):
         texts += [(f"examples[{number}]", text) for turn in example.turns for text in turn]
         texts += [(f"examples[{number}]", value) for value in example.fields.values() if isinstance(value, str)]

@@ -211,6 +211,12 @@ def test_control_tokens_of_a_model(llava):
         check_control_tokens([Template("a", "b", "c", reply=ReplyForm(question=("</s>",)))], None)
 
 
+def test_a_pattern_that_wants_longer_texts_is_tried_with_longer_texts():
+    pattern = "<q>(?P<question>[^<]{5,60})</q><a>(?P<answer>[^<]{5,60})</a>"
+    form = ReplyForm("regex", expression=pattern, written="<q>{question}</q><a>{answer}</a>")
+    check_control_tokens([Template("a", "b", "c", turns=(3, 3), reply=form)], None)
+
+
 def test_control_tokens_in_examples(write, llava):
     content = WHOLE.replace("Ist es rot", '"<s> rot"').replace("eine Katze", "</s>")
     with pytest.raises(RunError, match=r"control token '<s>' in examples\[0\]"):

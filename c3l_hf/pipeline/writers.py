@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.errors import RunError
@@ -145,9 +146,10 @@ def open_writer(
         if options.served_model is None:
             _check_same_model(folder / "served_model.json", writer.served_model)
         yield writer
-        if summary := writer.summary():
-            share = f"\n(of the first of {state.num_processes} processes)" if state.num_processes > 1 else ""
-            state.print(format_table(summary) + share)
+        parts = [writer.summary()]
+        if state.num_processes > 1:
+            parts = gather_object(parts)
+        state.print(format_table(_sums(parts)))
 
 
 def _check_same_model(file: Path, served: str | None) -> None:
@@ -165,6 +167,14 @@ def _check_same_model(file: Path, served: str | None) -> None:
             f"replies so far are of the model {before}, and the server has {served} now; serve {before} again, or give "
             f"served_model {served}, which begins anew"
         )
+
+
+def _sums(parts: Iterable[Iterable[tuple[str, int | float | str]]]) -> list[tuple[str, int | float | str]]:
+    """The summaries of all processes as one; of words, as why a server was left out, the first."""
+    sums: dict[str, Any] = {}
+    for name, value in (row for part in parts for row in part):
+        sums[name] = value if isinstance(value, str) else sums.get(name, 0) + value
+    return list(sums.items())
 
 
 # Options of `ServerOptions` that are called otherwise here.

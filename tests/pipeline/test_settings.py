@@ -17,7 +17,7 @@ from c3l_hf.pipeline.options import (
     SelectionOptions,
 )
 from c3l_hf.pipeline.settings import Settings
-from c3l_hf.pipeline.writers import check_backend, server_options
+from c3l_hf.pipeline.writers import _sums, check_backend, server_options
 from c3l_hf.training.config import C3LConfig
 
 MINE = """
@@ -143,3 +143,10 @@ def test_options_of_a_server_reach_it():
     made = server_options(options, options.base_url)
     assert (made.served_model, made.concurrency, made.timeout, made.retries) == ("m", 3, 4.0, 5)
     assert (made.extra_body, made.prompt_price, made.completion_price) == ({"min_p": 0.1}, 0.5, 1.5)
+
+
+def test_the_summary_is_that_of_all_processes():
+    one = [("requests", 3), ("cost", 0.25), ("replies of a", 3)]
+    other = [("requests", 2), ("cost", 0.5), ("replies of b", 2), ("left out: http://a", "gone")]
+    rows = [("requests", 5), ("cost", 0.75), ("replies of a", 3), ("replies of b", 2), ("left out: http://a", "gone")]
+    assert _sums([one, other]) == rows

@@ -72,3 +72,22 @@ def test_what_cannot_be_read(text):
 def test_a_text_takes_in_no_other(text):
     with pytest.raises(ValueError, match="takes in another"):
         fields_of(f"{text} Question: ... Answer: ...")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 'a' * 1000000000 }}",
+        "{{ 9 ** 99999999 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ 'a'.ljust(1000000000) }}",
+        "{{ '{:>1000000000}'.format(1) }}",
+        "{% for a in range(9999) %}{% for b in range(9999) %}{{ caption }}{% endfor %}{% endfor %}",
+    ],
+)
+def test_no_text_grows_without_bound(text):
+    with pytest.raises(RowError, match="is for numbers|has no value|longer than|cannot be filled in|no text"):
+        render(text, {"caption": "a cat"}, turns=1, pairs=1)
+    with pytest.raises(ValueError, match="center"):
+        fields_of("{{ caption | center(1000000000) }}")
+    assert render("{{ 2 * n }} {{ n % 2 }}", {"n": 3}, turns=1, pairs=1) == "6 1"

@@ -14,6 +14,7 @@ import yaml
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
 from peft import LoraConfig, get_peft_model
 from published import FEATURES, IMAGE_FEATURES, configs, facts, pairs, picture, row, unscored_row, write_run
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_llava
 from tiny_training import make_trainer, moved
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -409,3 +410,21 @@ def test_manifests(tmp_path):
             Manifest.from_bytes(nothing, "x")
     with pytest.raises(FolderError, match="empty has no manifest.json: .* the run is not finished"):
         Manifest.read(tmp_path / "empty")
+
+
+def test_weights_keep_the_names_of_the_checkpoint_they_come_from(tmp_path, llava):
+    """Servers look for the names of published checkpoints, which transformers calls otherwise in memory."""
+    for part in llava:
+        part.save_pretrained(tmp_path / "published")
+    file = tmp_path / "published" / "model.safetensors"
+    weights = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in load_file(file).items()
+    }
+    assert weights.keys() != load_file(file).keys()
+    save_file(weights, file, metadata={"format": "pt"})
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "published")
+    write_generator(model, llava[1], tmp_path / "generator", facts(**BARE))
+    written = load_file(tmp_path / "generator" / "model.safetensors")
+    assert written.keys() == weights.keys()
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path / "generator").state_dict()
+    assert all(torch.equal(again[name], value) for name, value in llava[0].state_dict().items())

@@ -310,7 +310,7 @@ def test_silence_is_a_failure_too(tmp_path):
 def test_the_raw_reply_is_kept_whatever_it_says(tmp_path):
     with OpenAIServer(lambda body: "So…\n8 7 \ud800 \0") as server:
         (row,) = judge(server, rows("a"), tmp_path).to_list()
-    assert row["judge_text"] == "So…\n8 7 ? \0" and row["model_score"] is None
+    assert row["judge_text"] == "So…\n8 7 \ufffd \0" and row["model_score"] is None
 
 
 def test_many_rows_without_scores_are_counted_and_some_named(tmp_path):

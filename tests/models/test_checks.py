@@ -3,11 +3,13 @@
 import copy
 import functools
 
+import numpy as np
 import pytest
 import torch
 from scored_rows import picture
 from tiny_models import tiny_gemma3, tiny_llava
 
+from c3l_hf.generation import sampling
 from c3l_hf.generation.sampling import TextSampler
 from c3l_hf.models.checks import check_key, recall, remember, tokenizer_state
 from c3l_hf.models.encoding import encode_prompt
@@ -36,9 +38,10 @@ def passes(monkeypatch):
 
 def sampled(model, processor):
     prompt = encode_prompt(processor, [{"role": "user", "content": "Is there a dog?"}], [picture(0)])
-    uniforms = torch.rand(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with TextSampler(model, processor, temperature=1.0, top_p=1.0, max_new_tokens=8) as sampler:
-        return sampler([prompt], [0, 0, 0], uniforms)
+    uniforms = np.random.default_rng(0).random((3, 8))
+    with TextSampler(model, processor, temperature=1.0, top_p=1.0, batch_size=8) as sampler:
+        ((_, texts),) = sampler.write([(0, prompt, uniforms)])
+    return [text.text for text in texts]
 
 
 CHECKS = {
@@ -149,13 +152,12 @@ def test_the_sharing_of_prompts_is_tried_once(fresh_checks, passes):
 
 
 def test_sharing_that_is_wrong_is_remembered_and_said_again(fresh_checks, monkeypatch, caplog):
-    honest = TextSampler._shared
     with monkeypatch.context() as patch:
-        patch.setattr(TextSampler, "_shared", lambda self, p, which, u, *tops: honest(self, p, which, 1 - u, *tops))
+        patch.setattr(sampling, "alike", lambda *_: False)
         expected = sampled(*tiny_llava())
     assert "the tokens differ" in caplog.text
     caplog.clear()
-    monkeypatch.setattr(TextSampler, "_shared", lambda *_: pytest.fail("tried again"))
+    monkeypatch.setattr(TextSampler, "_try", lambda *_: pytest.fail("tried again"))
     assert sampled(*tiny_llava()) == expected
     assert "the tokens differ" in caplog.text
 

@@ -19,7 +19,7 @@ from c3l_hf.data.stored_images import storable, stored_images
 from c3l_hf.generation.asking import Asked, requests_of
 from c3l_hf.generation.in_process import ModelWriter
 from c3l_hf.generation.requests import Reply, Request, Writer
-from c3l_hf.prompts.template_files import check_fields, load_templates
+from c3l_hf.prompts.template_files import check_control_tokens, check_fields, load_templates
 from c3l_hf.prompts.templates import TemplateSet
 
 __all__ = ["PairGenerationConfig", "check_columns", "generate_pairs", "generate_tables", "with_images"]
@@ -148,6 +148,7 @@ def generate_pairs(
         ValueError: If the columns are wrong, an image_id is missing or occurs twice, or the processor has no chat
             template.
     """
+    check_control_tokens(config.template_set.templates, processor)
     pairs = pa.concat_tables(generate_tables(dataset, config.writer(model, processor), config, progress=progress))
     return with_images(dataset, pairs)
 

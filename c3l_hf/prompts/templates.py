@@ -110,11 +110,6 @@ class Template:
             except RowError as error:
                 raise ValueError(f"examples[{number}]: {error}") from None
 
-    @property
-    def text(self) -> str:
-        """The message as it stands in the template, which is what is asked if it has no fields."""
-        return self.user
-
     @cached_property
     def fields(self) -> frozenset[str]:
         """The columns that a row must have."""

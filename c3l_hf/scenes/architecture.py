@@ -55,7 +55,7 @@ def _corpus() -> list[str]:
     words = [*CATEGORIES, *PLURAL.values(), *PLURAL_GROUP, *PLURAL_GROUP.values(), *BACKGROUNDS, *NUMBERS]
     texts = [f" {word} {word}." for word in words for _ in range(200)]
     texts += [
-        f"USER: {template.text} ASSISTANT: {format_pair('Is', 'The')}"
+        f"USER: {template.user} ASSISTANT: {format_pair('Is', 'The')}"
         for template in TEMPLATES.templates
         for _ in range(30)
     ]

@@ -108,7 +108,7 @@ class PackedScenes(Dataset):
         if self.descriptions_only:
             return turns + self._answers(scene, rng)
         for requested in rng.permutation([*QUESTION_TYPES, GENERAL])[:6]:
-            template = str(rng.choice([template.text for template in TEMPLATES.of_type(requested)]))
+            template = str(rng.choice([template.user for template in TEMPLATES.of_type(requested)]))
             type = str(rng.choice(QUESTION_TYPES)) if requested == GENERAL else requested
             if pair := ask(scene, type, rng):
                 turns.append((template, format_pair(*pair), 0.0))

@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Image, List, Value
 from scipy.stats import chisquare
 from tiny_models import tiny_llava
 
+from c3l_hf.common.errors import RunError
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.data.status import generation_counts
 from c3l_hf.data.turns import to_turns
@@ -70,7 +71,7 @@ def speaker():
     rows, labels = [], []
     for template in (template for type in TYPES for template in TEMPLATES.of_type(type)):
         for text in TEXTS:
-            row = encode_row(processor, [{"role": "user", "content": template.text}], text, [picture(0)])
+            row = encode_row(processor, [{"role": "user", "content": template.user}], text, [picture(0)])
             end = row.answer.stop + 1  # with the end-of-turn token
             label = torch.full_like(row.inputs["input_ids"], -100)
             label[0, row.answer.start : end] = row.inputs["input_ids"][0, row.answer.start : end]
@@ -228,7 +229,7 @@ def test_texts_are_those_of_a_step_by_step_reference(speaker, config, batch_size
     options = changed(config, batch_size=batch_size, temperature=0.7)
     pairs = generate_pairs(dataset_of([png(3)], ["x"]), model, processor, options, progress=False)
     for k, row in enumerate(pairs):
-        prompt = [{"role": "user", "content": TEMPLATES.get(row["template"]).text}]
+        prompt = [{"role": "user", "content": TEMPLATES.get(row["template"]).user}]
         inputs = encode_prompt(processor, prompt, [picture(3)])
         request = Request(0, "x", TEMPLATES.get(row["template"]), (k,), [], [], options.max_new_tokens)
         uniforms, ids, written = uniforms_of(options.seed, request)[0], inputs["input_ids"], []
@@ -270,7 +271,7 @@ def test_temperature_0_takes_the_likeliest_token(speaker, config):
     pairs = generate_pairs(dataset_of([png(2)]), model, processor, changed(config, temperature=0.0), progress=False)
     for row in pairs:
         inputs = encode_prompt(
-            processor, [{"role": "user", "content": TEMPLATES.get(row["template"]).text}], [picture(2)]
+            processor, [{"role": "user", "content": TEMPLATES.get(row["template"]).user}], [picture(2)]
         )
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=40)[0, inputs["input_ids"].shape[1] :]
         assert row["raw"] == processor.tokenizer.decode(ids, skip_special_tokens=True)
@@ -472,3 +473,20 @@ def test_wrong_input_is_refused_before_any_work(llava, config):
     for dataset, its_processor, message in cases:
         with pytest.raises(ValueError, match=message):
             generate_pairs(dataset, model, its_processor, config, progress=False)
+
+
+def test_a_template_with_a_control_token_of_the_model_is_refused_before_any_work(llava, monkeypatch):
+    monkeypatch.setattr(TextSampler, "write", lambda *_: pytest.fail("it has begun"))
+    template = Template("mine", "x", "Look at <image> and ask.")
+    config = PairGenerationConfig(TemplateSet("mine", (template,)))
+    with pytest.raises(RunError, match="mine.*control token '<image>'"):
+        generate_pairs(dataset_of([png(0)]), *llava, config, progress=False)
+
+
+def test_a_thought_that_the_prompt_opens_is_read_with_the_reply():
+    """Else the draft of a thought that does not end would be the pair."""
+    model, processor = tiny_llava()
+    processor.chat_template = processor.chat_template.replace("prompt %}ASSISTANT:", "prompt %}ASSISTANT: <think>\n")
+    config = PairGenerationConfig("scenes", types=("count",), pairs_per_image=3, max_new_tokens=4)
+    pairs = generate_pairs(dataset_of([png(0)]), model, processor, config, progress=False)
+    assert [raw[:8] for raw in pairs["raw"]] == ["<think>\n"] * 3 and "ok" not in pairs["generation_status"][:]

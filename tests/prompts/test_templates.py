@@ -184,13 +184,13 @@ def test_sets():
 
 def test_the_scenes_are_asked_as_ever():
     """By the very sentences that the shipped generator was trained with."""
-    assert TEMPLATES.get("where-1").text == (
+    assert TEMPLATES.get("where-1").user == (
         "Ask where an object is in this picture, and answer the question. Reply in the form: Question: ... Answer: ..."
     )
     for type in (*QUESTION_TYPES, GENERAL):
         assert [template.id for template in TEMPLATES.of_type(type)] == [f"{type}-1", f"{type}-2"]
         for template in TEMPLATES.of_type(type):
-            assert template.instruction({}) == [{"role": "user", "content": template.text}]
+            assert template.instruction({}) == [{"role": "user", "content": template.user}]
             assert template.reply == ReplyForm() and template.turns == (1, 1) and template.max_new_tokens == 128
 
 

@@ -115,7 +115,7 @@ def test_answers_of_a_row_are_to_one_question(rows, candidates, answers):
         pairs = [parse_pair(messages[0]["content"]) for messages in (row["chosen"], *row["rejected"])]
         assert len({question for question, _ in pairs}) == 1
         assert len({answer for _, answer in pairs}) == len(pairs) > 1
-        assert row["prompt"][0]["content"] == TEMPLATES.get(row["template"]).text
+        assert row["prompt"][0]["content"] == TEMPLATES.get(row["template"]).user
 
 
 def test_sampled_answers_are_the_models_own(candidates):

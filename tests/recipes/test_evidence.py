@@ -65,7 +65,7 @@ def test_questions_are_scored_as_they_were_generated(pool):
     model, processor = pools.load_generator(GENERATOR)
     images = {row["image_id"]: row["images"] for row in pools.scenes_of(spec)}
     row = next(row for row in rows if row["question"])
-    prompt = [{"role": "user", "content": TEMPLATES.get(row["template"]).text}]
+    prompt = [{"role": "user", "content": TEMPLATES.get(row["template"]).user}]
     encoded = encode_row(processor, prompt, format_pair(row["question"], row["answer"]), images[row["image_id"]])
     logprobs = model(**encoded.inputs).logits[0].double().log_softmax(-1)
     ids = encoded.inputs["input_ids"][0]

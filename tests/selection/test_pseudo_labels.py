@@ -43,7 +43,7 @@ def test_best_is_chosen_and_the_lowest_are_rejected_first():
     assert label["chosen_score"] == pytest.approx(0.9)
     assert label["rejected_scores"] == pytest.approx([-0.2, 0.1, 0.3, 0.4])
     assert label["chosen"] == [{"role": "assistant", "content": "Question: question 1 about a?\nAnswer: answer 1"}]
-    assert label["prompt"] == [{"role": "user", "content": SCENES.get("count-1").text}]
+    assert label["prompt"] == [{"role": "user", "content": SCENES.get("count-1").user}]
     assert (label["type"], label["template"], label["image_id"]) == ("count", "count-1", "a")
     assert report.rejected_left_out["above max_rejected"] == 1
     [label], _ = select(*pairs, max_rejected=2)
@@ -105,7 +105,7 @@ def test_ties_are_broken_by_pair_id_whatever_the_order():
 def test_the_prompt_is_the_instruction_of_the_chosen_pair():
     [label], _ = select(pair("a", 0, 0.0, number=1), pair("a", 1, 1.0, number=2))
     assert label["template"] == "count-2"
-    assert label["prompt"][0]["content"] == SCENES.get("count-2").text
+    assert label["prompt"][0]["content"] == SCENES.get("count-2").user
 
 
 def test_identical_texts_are_not_rejected():

@@ -129,7 +129,7 @@ def _as_generated(pairs: Dataset, scorer: I2CScorer) -> list[dict | None]:
         rows = [
             {
                 "images": row["images"],
-                "prompt": [{"role": "user", "content": TEMPLATES.get(row["template"]).text}],
+                "prompt": [{"role": "user", "content": TEMPLATES.get(row["template"]).user}],
                 "completion": [{"role": "assistant", "content": format_pair(*text)}],
             }
             for row, text in zip(part, texts)

@@ -10,6 +10,7 @@ import pytest
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 
 from c3l_hf.models import checks
+from c3l_hf.models.loading import digest_weights
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,10 +34,36 @@ def fresh_checks(monkeypatch):
     monkeypatch.setattr(checks, "_OUTCOMES", {})
 
 
+_SHARED = {}
+
+
 @pytest.fixture(scope="session")
 def llava():
-    """(model, processor) of a tiny random LLaVA-1.5; do not change its weights (`tiny_llava()` builds a fresh one)."""
-    return tiny_llava()
+    """(model, processor) of a tiny random LLaVA-1.5; do not change it (`tiny_llava()` builds a fresh one)."""
+    shared = tiny_llava()
+    _SHARED["llava"] = shared, _state(*shared)
+    return shared
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_model_stays(request):
+    """A module that changes the model of all tests is named, and not one that comes later and is not to blame."""
+    yield
+    if "llava" in _SHARED:
+        shared, before = _SHARED["llava"]
+        changed = [name for name, value in _state(*shared).items() if value != before[name]]
+        _SHARED["llava"] = shared, _state(*shared)  # the modules after this one are not to blame
+        assert not changed, f"{request.node.name} has changed the shared llava: {', '.join(changed)}"
+
+
+def _state(model, processor):
+    return {
+        "weights": digest_weights(model),
+        "configuration": model.config.to_json_string(),
+        "processor": processor.to_json_string(),
+        "tokenizer": checks.tokenizer_state(processor.tokenizer),
+        "chat template": str(processor.chat_template),
+    }
 
 
 @pytest.fixture(

@@ -173,7 +173,7 @@ def test_reasons_are_counted_by_kind():
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(folder, dataset, expected, fresh_checks, tmp_path):
+def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):
     """Their scores, each part scored by one of them, and their scorers' fingerprints."""
     dataset.to_parquet(tmp_path / "rows.parquet")
     script = tmp_path / "script.py"
@@ -199,8 +199,7 @@ def test_two_processes_equal_one(folder, dataset, expected, fresh_checks, tmp_pa
     result = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("PROCESSES 2") == 2
-    # Not the shared model, which other tests may have changed: one built as in the other processes.
-    hashes = Hasher.hash(I2CScorer(*tiny_llava())), Hasher.hash(I2CScorer.from_pretrained(folder))
+    hashes = Hasher.hash(I2CScorer(*llava)), Hasher.hash(I2CScorer.from_pretrained(folder))
     assert result.stdout.count("HASHES {} {}".format(*hashes)) == 2
     for number in (0, 1):
         lines = (tmp_path / f"out{number}.jsonl").read_text().splitlines()

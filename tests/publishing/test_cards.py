@@ -176,14 +176,15 @@ def test_what_every_card_says(render):
     [
         (
             {},
-            "trained contrastively|λ = 1, τ = 0.3|mean log-likelihood of the tokens of a pseudo-label c, given image and "
-            "instruction|The paper names this loss, not the similarity",
+            "trained contrastively|λ = 1, τ = 0.3|mean log-likelihood of the tokens of a pseudo-label c, given image "
+            "and instruction|The paper names this loss, not the similarity",
             "cosine|head|hidden",
         ),
         (
             HIDDEN,
             "trained contrastively|log-likelihood per token plus λ times|-ln [ exp(s(a,p)/τ)|\nwith λ = 1, τ = 0.1, and"
-            "|anchor (image and instruction)|names this loss, not the similarity|the last hidden states: their mean|head (`linear_relu`, 256 numbers)"
+            "|anchor (image and instruction)|names this loss, not the similarity|the last hidden states: their "
+            "mean|head (`linear_relu`, 256 numbers)"
             "|these learned: LoRA adapters of the language model's blocks (rank 16), which are merged.",
             "weighted|σ|batch|the vision tower",
         ),

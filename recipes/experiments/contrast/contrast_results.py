@@ -13,6 +13,7 @@ from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes.templates import QUESTION_TYPES
 
 SPLITS = ("usual", "shifted")
+ERRORS = ("prior_driven", "premise_absent")
 NAN = float("nan")
 Results = dict[str, dict[int, dict]]
 

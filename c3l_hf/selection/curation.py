@@ -229,8 +229,8 @@ def choose_pairs(
             drop(f"no {name}", ~np.isnan(values[best]))
         drop(f"{name} below {least:g}", values[best] >= least)
     if min_quantile is not None and len(best):
-        floors = _quantile_floors(scored, min_quantile, within_type)
-        drop(f"score in the lowest {min_quantile:.0%}", scored.score[best] >= floors[pairs.type[best]])
+        least_of = _quantile_floors(scored, min_quantile, within_type)
+        drop(f"score in the lowest {min_quantile:.0%}", scored.score[best] >= least_of[pairs.type[best]])
     threshold = near_duplicate_threshold if near_duplicate_scope == "image" else None
     verdicts = compare_within_images(texts, pairs.row[best], pairs.image[best], threshold)
     drop("same instruction about the same image", verdicts != SAME_INSTRUCTION)

@@ -9,6 +9,10 @@ from typing import Literal
 from datasets import Features, Image, List, Value
 
 __all__ = [
+    "CLUSTER",
+    "CLUSTER_SIMILARITY",
+    "EMBEDDING",
+    "EMBEDDING_STATUS",
     "LANGUAGE",
     "PAIR_FEATURES",
     "PAIR_TABLE_FEATURES",
@@ -31,6 +35,9 @@ TOKEN_COLUMNS = ("answer_tokens", "token_kl_per_token", "logprob_per_token", "lo
 STATUS, STATUS_OK = "i2c_status", "ok"
 TURNS = "turns"
 LANGUAGE = "language"
+# A vector of the pair, and why it has none; the cluster of that vector, and its cosine with the cluster's centre.
+EMBEDDING, EMBEDDING_STATUS = "embedding", "embedding_status"
+CLUSTER, CLUSTER_SIMILARITY = "cluster", "cluster_similarity"
 SCORE_COLUMNS = ("i2c", *SCORES, *TOKEN_COLUMNS, TURNS, STATUS)
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})

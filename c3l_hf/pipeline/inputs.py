@@ -20,10 +20,12 @@ from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_written_tokens
 from c3l_hf.training.checkpoints import training_options
 
-__all__ = ["RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
+__all__ = ["EMBEDDINGS", "RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
 
 # What a finished run has beside its stages.
 RESULTS = ("dataset", "generator", "config.yaml")
+# Where the vectors of pairs are, in a folder of the stage that scored them.
+EMBEDDINGS = "embeddings"
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,11 @@ def set_old_results_aside(folder: Path, first: str) -> None:
     """Move what a stage and those after it have made into a folder of its own, and say where."""
     if process_state().is_main_process and folder.is_dir():
         # Replies of servers, too: they are known by the model's name, which a generator trained anew has again.
-        others = [*RESULTS, *(f"replies/{stage}" for stage in STAGES[STAGES.index(first) :])]
+        # And vectors, by the options of the stages.
+        others = [
+            *RESULTS,
+            *(f"{place}/{stage}" for place in ("replies", EMBEDDINGS) for stage in STAGES[STAGES.index(first) :]),
+        ]
         if STAGES.index(first) <= STAGES.index("train"):
             others += [path.name for path in folder.glob("training-*")]
         aside = RunFolder(folder, {}).set_aside(STAGES, first, others)

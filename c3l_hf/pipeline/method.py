@@ -15,6 +15,7 @@ from c3l_hf.common.processes import limit_threads, process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside
+from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import (
     STAGES,
     BackendOptions,
@@ -104,7 +105,7 @@ def run_c3l(
 
 def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[str]:
     """The stages in their order, each of which gives the text that tells what it has made."""
-    models = stages.ModelInUse(settings.model, settings.training.trust_remote_code)
+    models = ModelInUse(settings.model, settings.training.trust_remote_code)
     pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
     yield stages.describe(folder, "generate")
     first = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
@@ -117,7 +118,7 @@ def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[s
     yield stages.describe(folder, "regenerate")
     second = ScoredPairs(pairs, stages.score("rescore", folder, settings, inputs, models, pairs))
     yield stages.describe(folder, "rescore")
-    curated = stages.curate(folder, settings, second)
+    curated = stages.curate(folder, settings, inputs, models, second)
     yield stages.describe(folder, "curate")
     yield stages.write(folder, settings, inputs, models, first, labels, trained, second, curated)
 

@@ -1,11 +1,12 @@
 """What can be set for the method beside the training, in groups; `C3LConfig` has the options of the training."""
 
+import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
-from c3l_hf.data.schema import SCORES, Ranking
+from c3l_hf.data.schema import CLUSTER, SCORES, Ranking
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
 
@@ -219,6 +220,30 @@ class CurationOptions:
 
     _argument_group_name: ClassVar[str] = "Curation"
     target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
+    floors: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Pairs with less in a column are dropped, as pmi=0: the image speaks against the answer. In YAML "
+            "also a mapping.",
+            "metavar": "COLUMN=LEAST",
+        },
+    )
+    embeddings: str | None = field(
+        default=None,
+        metadata={
+            "help": "Vectors that pairs are clustered by: hidden (states of the model that scores), image (features of "
+            "its vision tower), or, of rows that have one, a column."
+        },
+    )
+    clusters: int | None = field(
+        default=None, metadata={"help": "So many clusters share the places equally; needs embeddings."}
+    )
+    balance_by: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns whose groups share the places equally; by default cluster, if there are any, else type."
+        },
+    )
     near_duplicate_scope: Literal["image", "dataset", "none"] = field(
         default="image", metadata={"help": "Compare the pairs of an image, of the dataset, or none."}
     )
@@ -232,6 +257,36 @@ class CurationOptions:
     keep_languages: list[str] | None = field(
         default=None, metadata={"help": "Only pairs of these languages (en, de, ...); by default of all."}
     )
+
+    def rules(self) -> dict[str, Any]:
+        """The same for `curate`, whatever the clusters are made of.
+
+        Raises:
+            RunError: If an option is impossible; the message names it.
+        """
+        if (self.clusters is None) != (self.embeddings is None):
+            given, missing = ("embeddings", "clusters") if self.clusters is None else ("clusters", "embeddings")
+            raise RunError(f"{given} is {getattr(self, given)}, but {missing} is not given: clusters need both")
+        if self.clusters is not None and self.clusters < 1:
+            raise RunError(f"clusters is {self.clusters}; it must be at least 1")
+        if self.balance_by is not None and self.clusters is not None and CLUSTER not in self.balance_by:
+            raise RunError(f"clusters is {self.clusters}, but balance_by has no {CLUSTER}: they would change nothing")
+        values = {name: value for name, value in vars(self).items() if name not in ("embeddings", "clusters")}
+        balance_by = self.balance_by or ["type" if self.clusters is None else CLUSTER]
+        return values | {"floors": self._floors(), "balance_by": balance_by}
+
+    def _floors(self) -> dict[str, float]:
+        floors: dict[str, float] = {}
+        for text in self.floors or ():
+            column, _, least = text.partition("=")
+            try:
+                value = float(least)
+            except ValueError:
+                value = math.nan
+            if not column or column in floors or not math.isfinite(value):
+                raise RunError(f"floors has {text!r}; each must be COLUMN=LEAST once, as pmi=0")
+            floors[column] = value
+        return floors
 
 
 @dataclass

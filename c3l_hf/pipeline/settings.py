@@ -10,6 +10,7 @@ from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.names import listed
+from c3l_hf.data.schema import CLUSTER, LANGUAGE, SCORES
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
 from c3l_hf.pipeline.options import (
@@ -25,6 +26,7 @@ from c3l_hf.pipeline.options import (
     ScoringOptions,
     SelectionOptions,
 )
+from c3l_hf.scoring.embeddings import EMBEDDING_KINDS
 from c3l_hf.training.checkpoints import training_options
 from c3l_hf.training.config import C3LConfig
 
@@ -59,6 +61,7 @@ def check_options(
         value = getattr(options, name)
         if value is not None and value < 1:
             raise RunError(f"{name} is {value}; it must be at least 1")
+    _check_curation(curation)
     if not 0 < curation.near_duplicate_threshold <= 1:
         raise RunError(f"near_duplicate_threshold is {curation.near_duplicate_threshold}; it must be in (0, 1]")
     if selection.min_margin < 0:
@@ -74,6 +77,19 @@ def check_options(
                 f"within {selection.within} and sampling_temperature {generation.sampling_temperature:g} no image has "
                 "two different pairs to compare, and so no pseudo-label"
             )
+
+
+def _check_curation(curation: CurationOptions) -> None:
+    """What curation needs is what pairs and scores of a run have."""
+    rules = curation.rules()
+    if curation.embeddings is not None and curation.embeddings not in EMBEDDING_KINDS:
+        raise RunError(f"embeddings is {curation.embeddings!r}; in a run it must be {' or '.join(EMBEDDING_KINDS)}")
+    numbers = ("i2c", *SCORES)
+    if others := sorted(set(rules["floors"]) - set(numbers)):
+        raise RunError(f"floors has {listed(others)}; the scores of a run are {', '.join(numbers)}")
+    groups = ("type", LANGUAGE, "template", "image_id", *[CLUSTER] * (curation.clusters is not None))
+    if others := sorted(set(rules["balance_by"]) - set(groups)):
+        raise RunError(f"balance_by has {listed(others)}; in this run it may have {', '.join(groups)}")
 
 
 # What the cards say and no stage reads.

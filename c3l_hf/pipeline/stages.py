@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import yaml
 from datasets import Dataset, Features, Value
-from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RunError
@@ -22,6 +21,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import (
+    CLUSTER,
     LANGUAGE,
     PAIR_TABLE_FEATURES,
     PSEUDO_LABEL_FEATURES,
@@ -31,10 +31,12 @@ from c3l_hf.data.schema import (
 from c3l_hf.data.status import count_repeated, count_statuses, publishable
 from c3l_hf.data.stored_images import WithImages
 from c3l_hf.generation.pairs import generate_tables
-from c3l_hf.models.loading import Source, load
+from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
-from c3l_hf.pipeline.options import STAGES, ModelOptions
+from c3l_hf.pipeline.model_in_use import ModelInUse
+from c3l_hf.pipeline.options import STAGES
+from c3l_hf.pipeline.pair_clusters import cluster_round
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import StageBar, format_counts, format_training
 from c3l_hf.pipeline.published_rows import image_rows, rows_of_examples, stream_of, with_images
@@ -46,13 +48,15 @@ from c3l_hf.publishing.cards import GENERATED_AGAIN
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
-from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs, choose_random
+from c3l_hf.selection.clusters import Clusters
+from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
+from c3l_hf.selection.random_choice import choose_random
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
 from c3l_hf.training.run import train_generator
 
-__all__ = ["ModelInUse", "curate", "describe", "generate", "score", "select", "train", "write"]
+__all__ = ["curate", "describe", "generate", "score", "select", "train", "write"]
 
 # Images in a shard: what an interruption can lose.
 _SHARD_SIZE = 500
@@ -60,35 +64,7 @@ _SHOWN_REASONS = 5
 _LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"})
 # Beside a label the row of its image, for the training.
 _LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS})
-# What pairs are chosen by; the figures of a pool and a choice at random need a part of it.
-_CHOICE_COLUMNS = (*CURATION_COLUMNS, "i2c", LANGUAGE)
 _SCORED = Features({**PAIR_TABLE_FEATURES, **SCORE_FEATURES})
-
-
-class ModelInUse:
-    """The one model that is in memory: stages that come one after the other use the same."""
-
-    def __init__(self, options: ModelOptions, trust_remote_code: bool):
-        self._options, self._trust_remote_code = options, trust_remote_code
-        self._source: Source | None = None
-        self._loaded: tuple[PreTrainedModel, ProcessorMixin] | None = None
-
-    def load(self, model: Source | Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-        """A model, or the one of a folder, loaded in the same way as the others."""
-        if isinstance(model, Path):
-            model = self.source_of(model)
-        if self._loaded is None or self._source != model:
-            self._loaded = None  # the one before leaves the memory first
-            self._source, self._loaded = model, load(model)
-        return self._loaded
-
-    def source_of(self, folder: Path) -> Source:
-        """A model in a folder, to be loaded in the same way as the others."""
-        return Source.of(self._options, model_id=folder, trust_remote_code=self._trust_remote_code)
-
-    def release(self) -> None:
-        """Forget the model: from here on it is another one."""
-        self._source = self._loaded = None
 
 
 def generate(
@@ -198,23 +174,28 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
     return folder.path("train") / "generator"
 
 
-def curate(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards:
-    """The pairs of the compact dataset with their scores, on the main process.
+def curate(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, scored: ScoredPairs) -> Shards:
+    """The pairs of the compact dataset with their scores, on the main process; their vectors, if there are to be
+    clusters, on all.
 
     Raises:
         RunError: If no pair is left.
+        ValueError: If fewer pairs have a vector than there are to be clusters.
     """
 
     def make(path: Path) -> dict[str, Any] | None:
+        clusters = None
+        if settings.curation.clusters is not None:
+            clusters = cluster_round("rescore", folder, settings, inputs, models, scored.pairs)
         if not process_state().is_main_process:
             return None
-        rows, report = _choose(scored.table(_CHOICE_COLUMNS), settings)
+        rows, report = _choose(_choice_table(scored, settings), settings, clusters)
         if not report.kept:
             raise RunError(f"no pair is left for the dataset:\n{report}")
         Shards(path, 1).write(0, [scored.rows(rows)], _SCORED.arrow_schema)
         dropped = [(f"dropped: {rule}", count) for rule, count in report.dropped.items()]
         return {
-            "table": str(report),
+            "table": str(report) if clusters is None else f"{clusters.report}\n\n{report}",
             "counts": dict([("pairs", report.pairs), *dropped, ("kept", report.kept)]),
         }
 
@@ -279,8 +260,22 @@ def _values(shards: Shards, column: str) -> Iterator[Any]:
         yield from batch[column].to_pylist()
 
 
-def _choose(table: pa.Table, settings: Settings) -> tuple[np.ndarray, CurationReport]:
-    return choose_pairs(table, **vars(settings.curation), seed=settings.training.seed)
+def _choice_table(scored: ScoredPairs, settings: Settings) -> pa.Table:
+    """What pairs are chosen by; the figures of a pool and a choice at random need a part of it."""
+    rules = settings.curation.rules()
+    return scored.table(
+        list(dict.fromkeys([*CURATION_COLUMNS, "i2c", LANGUAGE, *rules["floors"], *rules["balance_by"]]))
+    )
+
+
+def _choose(table: pa.Table, settings: Settings, clusters: Clusters | None = None) -> tuple[np.ndarray, CurationReport]:
+    """The rows that are kept. Without the clusters that the options ask for, types share the places in their stead."""
+    rules = settings.curation.rules()
+    if clusters is not None:
+        table = table.append_column(CLUSTER, clusters.table[CLUSTER])
+    elif CLUSTER in rules["balance_by"]:
+        rules["balance_by"] = [name for name in rules["balance_by"] if name != CLUSTER] or ["type"]
+    return choose_pairs(table, **rules, seed=settings.training.seed)
 
 
 def _pools(
@@ -296,7 +291,7 @@ def _pools(
 
     def pools_of_round(name: str, scored: ScoredPairs) -> tuple[Pool, Pool, pa.Table]:
         """Of all its pairs, and of as many at random as were kept; the texts of one round at a time are in memory."""
-        table = scored.table(_CHOICE_COLUMNS)
+        table = _choice_table(scored, settings)
         # The first round may have fewer usable pairs than were kept of the second.
         size = min(curated.num_rows, len(table) - table["prompt"].null_count)
         at_random = choose_random(table, size, seed=settings.training.seed)
@@ -305,7 +300,9 @@ def _pools(
 
     generated, at_random, table = pools_of_round("generated", first)
     chosen, _ = _choose(table, settings)
-    from_these = pool_of_pairs("  curated from these", _some(table, chosen), truth)
+    # Vectors of the first round as well would cost as much again, for a line of figures.
+    without = ", without clusters" if settings.curation.clusters is not None else ""
+    from_these = pool_of_pairs(f"  curated from these{without}", _some(table, chosen), truth)
     del table
     again, at_random_again, _ = pools_of_round(GENERATED_AGAIN, second)
     label_table = labels.table()

@@ -16,7 +16,7 @@ from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.formulas import scores_from_logprobs
 from c3l_hf.scoring.likelihood import AnswerLogprobs
 
-__all__ = ["EncodedBatch", "Turn", "batch_scores", "encode_batch"]
+__all__ = ["EncodedBatch", "Turn", "batch_scores", "encode_batch", "pairs_by_images", "reason_of_row"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def encode_batch(encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence
     """
     reasons: list[list[str | None]] = [[] for _ in rows]
     turns: dict[tuple[int, int], Turn] = {}
-    for group in _by_images(encoder, rows, reasons):
+    for group in pairs_by_images(encoder, rows, reasons):
         for (row, number), pair in group.items():
             try:
                 seen, blind = encoder.encode(pair)
@@ -72,10 +72,16 @@ def encode_batch(encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence
     return EncodedBatch(reasons, [turns[place] for place in sorted(turns)])
 
 
-def _by_images(
+def pairs_by_images(
     encoder: PairEncoder, rows: Sequence[Mapping[str, Any]], reasons: list[list[str | None]]
 ) -> Iterator[dict[tuple[int, int], Pair]]:
-    """The pairs by row and turn, rows with the same images together; the reasons of what is no pair are filled in."""
+    """The pairs by row and turn, rows with the same images together.
+
+    Args:
+        encoder: It says which images are the same.
+        rows: Rows in any layout of `data.layouts`.
+        reasons: An empty list for each row. It is filled in: why each of the row's turns is no pair; None if it is one.
+    """
     groups: dict[Hashable, dict[tuple[int, int], Pair]] = {}
     for number, row in enumerate(rows):
         pairs: dict[tuple[int, int], Pair] = {}
@@ -139,7 +145,7 @@ def _row_scores(
     ]
     good = [number for number in lists if number not in unfit]
     if not good:
-        return {**dict.fromkeys(SCORE_COLUMNS), STATUS: _reason_of_row(reasons)}
+        return {**dict.fromkeys(SCORE_COLUMNS), STATUS: reason_of_row(reasons)}
     each = [
         _turn_scores(lists[number], ranking) if reason is None else _turn_without_score(reason)
         for number, reason in enumerate(reasons)
@@ -167,7 +173,7 @@ def _turn_without_score(reason: str) -> dict[str, Any]:
     return {**dict.fromkeys(("i2c", *SCORES)), "tokens": 0, "status": reason}
 
 
-def _reason_of_row(reasons: Sequence[str | None]) -> str:
+def reason_of_row(reasons: Sequence[str | None]) -> str:
     """Why a row has no score at all: what all its turns lack, or each reason with the first turn that has it."""
     if len(set(reasons)) == 1:
         return str(reasons[0])

@@ -86,12 +86,11 @@ class PairEncoder:
         Raises:
             RowError: If one of them cannot be encoded, or the answer has other tokens in the one than in the other.
         """
-        keys = self.image_keys(pair)
-        images = [self._opened(key, value) for key, value in zip(keys, pair.images)]
-        with_image = self._encode(pair, images, keys)
+        with_image = self.encode_seen(pair)
+        keys = with_image.images
         substitutes: list[tuple[PIL.Image.Image, Hashable]] = []
         if self.blind != "drop":
-            substitutes = [self._substitute(key, image) for key, image in zip(keys, images)]
+            substitutes = [self._substitute(key, self._images[key]) for key in keys]
         blind_keys = tuple(key for _, key in substitutes)
         known = (repr((pair.prompt, pair.answer)), blind_keys)
         if known not in self._blind:
@@ -100,6 +99,15 @@ class PairEncoder:
         if with_image.answer_ids != blind.answer_ids:
             raise RowError("the answer has other tokens with the image than without")
         return with_image, blind
+
+    def encode_seen(self, pair: Pair) -> EncodedRow:
+        """The pair with its images alone.
+
+        Raises:
+            RowError: If it cannot be encoded.
+        """
+        keys = self.image_keys(pair)
+        return self._encode(pair, [self._opened(key, value) for key, value in zip(keys, pair.images)], keys)
 
     def _encode(self, pair: Pair, images: list[PIL.Image.Image], keys: tuple[Hashable, ...]) -> EncodedRow:
         return encode_row(

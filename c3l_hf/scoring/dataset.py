@@ -4,14 +4,14 @@ import contextlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 from tqdm.auto import tqdm
 
 from c3l_hf import _compat
@@ -28,7 +28,16 @@ from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.scoring.streams import check_columns, scored_stream
 
-__all__ = ["format_scores", "score_dataset", "score_stream", "score_tables", "with_scores"]
+__all__ = [
+    "format_scores",
+    "in_parts",
+    "pair_batches",
+    "row_batches",
+    "score_dataset",
+    "score_stream",
+    "score_tables",
+    "with_scores",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -76,25 +85,80 @@ def score_dataset(
             "the dataset has a transform, which is not applied: its rows are scored as they are stored; map(scorer) "
             "scores what the transform makes of them"
         )
-    layout = layout_of(dataset.column_names)
-    needed = dataset.select_columns(list(layout.columns))
-    files = row_files_state(needed, layout, scorer.image_folder)
-    name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, files)
-    starts = range(0, len(needed), part_size)
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{name}"
-    shards = Shards(folder, count=len(starts))
-
-    def part(number: int) -> Iterator[pa.Table]:
-        rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
-        return _shown(score_stream(rows, scorer, batch_size), len(rows), f"Scoring, part {number + 1} of {len(starts)}")
-
-    shards.write_missing(part, SCORE_FEATURES.arrow_schema)
-    scores = _stored_scores(shards)
+    scores = in_parts(
+        dataset,
+        lambda rows: score_stream(rows, scorer, batch_size),
+        SCORE_FEATURES,
+        ("scores", "Scoring"),
+        scorer.fingerprint,
+        scorer.image_folder,
+        part_size,
+        cache_dir,
+    )
     state = process_state()
     without = sum(status != STATUS_OK for status in scores[STATUS])
     if without and state.is_main_process:
         logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", without, len(scores))
     return with_scores(dataset, scores)
+
+
+def in_parts(
+    dataset: Dataset,
+    make: Callable[[Dataset], Iterable[pa.Table]],
+    features: Features,
+    names: tuple[str, str],
+    fingerprint: str,
+    image_folder: Path | None,
+    part_size: int,
+    cache_dir: str | Path | None,
+) -> Dataset:
+    """Columns that a model makes of a dataset's rows, in parts that outlast an interruption; see `score_dataset`.
+
+    Args:
+        dataset: Rows in any layout of `data.layouts`.
+        make: Rows, with the columns of their layout → tables with a row for each.
+        features: Of these tables.
+        names: What is made, in the folder's name, and what making it is called.
+        fingerprint: What the values depend on beside the rows.
+        image_folder: Where images are that rows name by a relative path.
+        part_size: Rows in a part.
+        cache_dir: Where the parts are kept; by default in the cache of `datasets`.
+    """
+    layout = layout_of(dataset.column_names)
+    needed = dataset.select_columns(list(layout.columns))
+    files = row_files_state(needed, layout, image_folder)
+    name = digest(_compat.fingerprint(needed), fingerprint, part_size, files)
+    starts = range(0, len(needed), part_size)
+    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{names[0]}-{name}"
+    shards = Shards(folder, count=len(starts))
+
+    def part(number: int) -> Iterator[pa.Table]:
+        rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
+        return _shown(make(rows), len(rows), f"{names[1]}, part {number + 1} of {len(starts)}")
+
+    shards.write_missing(part, features.arrow_schema)
+    if not len(shards):
+        return Dataset(features.arrow_schema.empty_table())
+    with process_state().main_process_first():  # the others find the copy
+        return Dataset.from_parquet([str(file) for file in shards.files], cache_dir=str(folder))
+
+
+def row_batches(rows: Dataset, batch_size: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a dataset with the columns of their layout, images as they are stored, so many at a time."""
+    needed = rows.select_columns(list(layout_of(rows.column_names).columns))
+    tables = needed.with_format("arrow").iter(batch_size) if len(needed) else ()
+    return (stored_rows(table, needed.features) for table in tables)
+
+
+def pair_batches(
+    pairs: Iterable[pa.Table | pa.RecordBatch], images: Dataset, batch_size: int
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of pair tables with their images as they are stored, so many at a time; see `score_tables`."""
+    needed = (table.select(["image_row", "prompt", "completion"]) for table in pairs)
+    for table in in_tables_of(batch_size, needed):
+        batch = table.to_pydict()
+        batch["images"] = stored_images(images, batch["image_row"])
+        yield _rows_of(batch, ["images", "prompt", "completion"])
 
 
 def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Iterator[pa.Table]:
@@ -111,10 +175,7 @@ def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Ite
     Raises:
         ValueError: If the columns are in no accepted layout.
     """
-    needed = rows.select_columns(list(layout_of(rows.column_names).columns))
-    tables = needed.with_format("arrow").iter(batch_size) if len(needed) else ()
-    batches = (stored_rows(table, needed.features) for table in tables)
-    return _score_tables(batches, scorer)
+    return _score_tables(row_batches(rows, batch_size), scorer)
 
 
 def score_tables(
@@ -137,15 +198,7 @@ def score_tables(
         Tables of `SCORE_FEATURES`. A row without a pair, or whose image cannot be read, has no scores, and the reason
         in `i2c_status`.
     """
-
-    def batches() -> Iterator[list[dict[str, Any]]]:
-        needed = (table.select(["image_row", "prompt", "completion"]) for table in pairs)
-        for table in in_tables_of(batch_size, needed):
-            batch = table.to_pydict()
-            batch["images"] = stored_images(images, batch["image_row"])
-            yield _rows_of(batch, ["images", "prompt", "completion"])
-
-    return _score_tables(batches(), scorer)
+    return _score_tables(pair_batches(pairs, images, batch_size), scorer)
 
 
 def _score_tables(batches: Iterable[list[dict[str, Any]]], scorer: I2CScorer) -> Iterator[pa.Table]:
@@ -164,14 +217,6 @@ def _shown(tables: Iterable[pa.Table], total: int, desc: str) -> Iterator[pa.Tab
         for table in tables:
             bar.update(table.num_rows)
             yield table
-
-
-def _stored_scores(shards: Shards) -> Dataset:
-    """The scores of all parts, on the disk as `datasets` needs them."""
-    if not len(shards):
-        return Dataset(SCORE_FEATURES.arrow_schema.empty_table())
-    with process_state().main_process_first():  # the others find the copy
-        return Dataset.from_parquet([str(file) for file in shards.files], cache_dir=str(shards.folder))
 
 
 def with_scores(rows: Dataset, scores: Dataset) -> Dataset:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.models.encoding import EncodedRow, collate, image_token_id, position_ids
 from c3l_hf.models.packing import Pack, collate_packs, pack, plan_packs
 
-__all__ = ["AnswerLogprobs", "answer_logprobs"]
+__all__ = ["AnswerLogprobs", "Member", "answer_logprobs", "batch_tensors", "default_max_tokens", "plan_batches"]
 
 # Most logits (answer tokens x vocabulary) of one pass: on a CPU 256 MB in float32; elsewhere 512 MB in bfloat16, where
 # the answers about an image are to stay together with a vocabulary of 150,000, too.
@@ -44,12 +44,24 @@ class AnswerLogprobs:
 
 
 @dataclass(frozen=True)
-class _Member:
-    """A sequence of a forward pass, for one row or several."""
+class Member:
+    """A sequence of a forward pass, for one row or several.
+
+    Attributes:
+        rows: The rows' numbers.
+        pack: The sequence, and where in it each row's tokens are.
+        answer_tokens: How many positions predict the answers' tokens.
+    """
 
     rows: list[int]
     pack: Pack
     answer_tokens: int
+
+
+def default_max_tokens(model: PreTrainedModel) -> int:
+    """Most tokens in one pass of a model, with padding, where nobody has said how many."""
+    # In bfloat16 a CPU rearranges the weights for every product: larger ones make it pay.
+    return 8192 if model.device.type != "cpu" else 1024 if model.dtype == torch.float32 else 4096
 
 
 @torch.inference_mode()
@@ -88,10 +100,10 @@ def answer_logprobs(
     most = _MAX_LOGITS_CPU if model.device.type == "cpu" else _MAX_LOGITS
     limit = max(1, most // model.config.get_text_config().vocab_size)
     results: dict[int, AnswerLogprobs] = {}
-    for batch in _batches(model, dict(enumerate(rows)), packed, max_tokens, limit):
+    for batch in plan_batches(model, dict(enumerate(rows)), packed, max_tokens, limit):
         numbers = [number for member in batch for number in member.rows]
         some, some_blind = {n: rows[n] for n in numbers}, {n: blind_rows[n] for n in numbers}
-        blind_batches = list(_batches(model, some_blind, packed, max_tokens, limit))
+        blind_batches = list(plan_batches(model, some_blind, packed, max_tokens, limit))
         # Both logits of a token are needed together for the divergence. Where a batch has more than may be in memory
         # (one very long answer) it goes through in pieces of the answers, with a pair of passes for each.
         longest = max(len(row.answer_ids) for row in some.values())
@@ -109,13 +121,28 @@ def answer_logprobs(
     return [results[number] for number in range(len(rows))]
 
 
-def _batches(
-    model: PreTrainedModel, rows: Mapping[int, EncodedRow], packed: bool, max_tokens: int, limit: int
-) -> Iterator[list[_Member]]:
-    """The forward passes for some rows: by token budget, longest first, never rows with different numbers of images."""
+def plan_batches(
+    model: PreTrainedModel,
+    rows: Mapping[int, EncodedRow],
+    packed: bool,
+    max_tokens: int,
+    limit: int,
+    whole: bool = False,
+) -> Iterator[list[Member]]:
+    """The forward passes for some rows: by token budget, longest first, never rows with different numbers of images.
+
+    Args:
+        model: The model.
+        rows: The rows by number.
+        packed: Whether rows share what they begin with; else equal rows only.
+        max_tokens: Most tokens of a pass, with padding.
+        limit: Most answer tokens of a pass.
+        whole: Whether a pack has the last token of an answer, too. It predicts nothing that scores ask for.
+    """
     numbers = list(rows)
-    # The last token of an answer predicts nothing that is asked for; with it the sequence is what the processor made.
-    ids = {n: row.inputs["input_ids"][0].numpy()[: row.answer.stop - 1 if packed else None] for n, row in rows.items()}
+    # Without packs the sequence is what the processor made.
+    cut = packed and not whole
+    ids = {n: row.inputs["input_ids"][0].numpy()[: row.answer.stop - 1 if cut else None] for n, row in rows.items()}
     plan = plan_packs(
         list(ids.values()),
         groups=[row.images for row in rows.values()],
@@ -127,12 +154,12 @@ def _batches(
         together = [numbers[index] for index in indices]
         one = pack([ids[number] for number in together])
         places = [where[_predicting(rows[number])] for number, where in zip(together, one.where)]
-        members.append(_Member(together, one, len(np.unique(np.concatenate(places)))))
+        members.append(Member(together, one, len(np.unique(np.concatenate(places)))))
 
-    def order(member: _Member) -> tuple[int, int]:
+    def order(member: Member) -> tuple[int, int]:
         return len(rows[member.rows[0]].images), len(member.pack)
 
-    batch: list[_Member] = []
+    batch: list[Member] = []
     for member in sorted(members, key=order, reverse=True):
         if batch and (
             order(member)[0] != order(batch[0])[0]
@@ -161,16 +188,14 @@ def _predicting(row: EncodedRow, first: int = 0, count: int | None = None) -> sl
     return slice(begin - 1, max(begin, end) - 1)
 
 
-def _answer_logits(
+def batch_tensors(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     rows: Mapping[int, EncodedRow],
-    batch: Sequence[_Member],
+    batch: Sequence[Member],
     packed: bool,
-    first: int,
-    count: int,
-) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
-    """Row number → (logits of the batch, (positions, vocabulary); which of them predict the row's answer tokens)."""
+) -> dict[str, torch.Tensor]:
+    """What the model takes for one of the passes of `plan_batches`, on its device and in its dtype."""
     if packed:
         inputs = [[rows[number].inputs for number in member.rows] for member in batch]
         pad_id = processor.tokenizer.pad_token_id or 0
@@ -178,6 +203,23 @@ def _answer_logits(
         tensors = collate_packs([member.pack for member in batch], inputs, pad_id, model.dtype, positions)
     else:
         tensors = collate(processor, [rows[member.rows[0]].inputs for member in batch], padding_side="right")
+    return {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in tensors.items()
+    }
+
+
+def _answer_logits(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    rows: Mapping[int, EncodedRow],
+    batch: Sequence[Member],
+    packed: bool,
+    first: int,
+    count: int,
+) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Row number → (logits of the batch, (positions, vocabulary); which of them predict the row's answer tokens)."""
+    tensors = batch_tensors(model, processor, rows, batch, packed)
     # The model's own forward, told to project only these positions. A base model plus `get_output_embeddings` would
     # allow smaller chunks, but leaves out what some families do around the head (capping, scaling), and a wrapped model
     # (PEFT) has another base model. A boolean mask keeps a different number of positions in each row.
@@ -187,10 +229,6 @@ def _answer_logits(
         for number, places in zip(member.rows, member.pack.where):
             where[number] = line, torch.from_numpy(places[_predicting(rows[number], first, count)])
             keep[where[number]] = True
-    tensors = {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
-        for name, tensor in tensors.items()
-    }
     logits = model(**tensors, logits_to_keep=keep.to(model.device), use_cache=False).logits
     if logits.shape[:-1] != (int(keep.sum()),):
         raise ValueError(

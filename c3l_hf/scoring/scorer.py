@@ -32,16 +32,16 @@ from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
 from c3l_hf.files import addresses, image
 from c3l_hf.files.image import open_image
 from c3l_hf.models import adapters, batching, control_tokens, encoding, packing, processors, token_texts
-from c3l_hf.models.checks import tokenizer_state
+from c3l_hf.models.checks import model_state
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source, digest_weights, load
 from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
 from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch
 from c3l_hf.scoring.blind import Baseline, PairEncoder
-from c3l_hf.scoring.likelihood import answer_logprobs
+from c3l_hf.scoring.likelihood import answer_logprobs, default_max_tokens
 from c3l_hf.scoring.self_check import Paths, check_paths
 
-__all__ = ["DEFAULT_RANKING", "I2CScorer"]
+__all__ = ["DEFAULT_RANKING", "I2CScorer", "code_version"]
 
 RowPath = Literal["auto", "plain"]
 DEFAULT_RANKING: Ranking = "pmi"
@@ -280,10 +280,7 @@ class I2CScorer:
 
     @property
     def _max_tokens(self) -> int:
-        model, _ = self._loaded()
-        # In bfloat16 a CPU rearranges the weights for every product: larger ones make it pay.
-        default = 8192 if model.device.type != "cpu" else 1024 if model.dtype == torch.float32 else 4096
-        return self._options.max_tokens or default
+        return self._options.max_tokens or default_max_tokens(self._loaded()[0])
 
     def _encoder(self) -> PairEncoder:
         model, processor = self._loaded()
@@ -343,16 +340,7 @@ class I2CScorer:
         model object by all its weights, which takes about 0.1 s per gigabyte, once. Equal across processes.
         """
         model, processor = self._loaded()
-        parts = [
-            type(model).__name__,
-            str(model.dtype),
-            model.config.to_json_string(),
-            processor.to_json_string(),
-            tokenizer_state(processor.tokenizer),
-            str(processor.chat_template),
-            self._options.digest(),
-            _code_version(),
-        ]
+        parts = [*model_state(model, processor), self._options.digest(), code_version()]
         # A model passed in may have been trained since it was loaded: its weights count, whatever it says about itself.
         parts += [digest_weights(model)] if self._source is None else self._source.digest()
         return digest(*parts)
@@ -372,7 +360,7 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
 
 
 @functools.cache
-def _code_version() -> str:
+def code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
     reading = (addresses, image, image_files, layouts, messages, places, schema, stored_rows, turns)
     of_models = (adapters, batching, control_tokens, encoding, packing, processors, token_texts)

@@ -1,10 +1,10 @@
-"""Scored pairs → the compact dataset: filtered, without near-duplicates, balanced by type, the best by score.
+"""Scored pairs → the compact dataset: filtered, without near-duplicates, the best by score of each type or cluster.
 
-`curate` and `random_selection` take datasets. `choose_pairs` and `choose_random` do their work, on tables without
-images and with the texts of few pairs as Python objects at a time.
+`curate` takes datasets. `choose_pairs` does its work, on tables without images and with the texts of few pairs as
+Python objects at a time.
 """
 
-import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -16,42 +16,37 @@ from scipy.stats import spearmanr
 
 from c3l_hf.common.choices import check_choice
 from c3l_hf.common.names import listed
-from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
+from c3l_hf.data.pair_columns import read_pair_columns
 from c3l_hf.data.schema import LANGUAGE
-from c3l_hf.selection.columns import check_columns, encode, pieces, place_in_group, text_order
+from c3l_hf.selection.columns import check_columns, encode, pieces, place_in_group
 from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, NearDuplicates, compare_within_images
 from c3l_hf.selection.pair_texts import PairTexts
+from c3l_hf.selection.quotas import BalanceBy, balanced_quotas, columns_of, group_rows
 from c3l_hf.selection.reports import CurationReport, LengthCorrelation
 from c3l_hf.selection.scored_pairs import (
-    PAIR_COLUMNS,
     SCORED_PAIR_COLUMNS,
     ScoredPairs,
+    numbers_of,
     quantile_ranks,
-    read_pairs,
     read_scored_pairs,
-    tie_breaks,
 )
 
 __all__ = [
     "CURATION_COLUMNS",
-    "RANDOM_COLUMNS",
+    "RANDOM_SCORE",
     "CurationReport",
     "LengthCorrelation",
     "NearDuplicateScope",
-    "balanced_quotas",
     "choose_pairs",
-    "choose_random",
     "curate",
     "length_correlation",
-    "random_selection",
 ]
 
-logger = logging.getLogger(__name__)
-
 NearDuplicateScope = Literal["image", "dataset", "none"]
-# What `choose_pairs` reads besides the score column, and what `choose_random` reads.
+# What `choose_pairs` reads besides the columns that its options name.
 CURATION_COLUMNS = SCORED_PAIR_COLUMNS
-RANDOM_COLUMNS = PAIR_COLUMNS
+# As a score: none, the order of pairs is random.
+RANDOM_SCORE = "random"
 
 
 def curate(
@@ -59,9 +54,9 @@ def curate(
     *,
     target_size: int = 5000,
     score: str = "i2c",
-    min_score: float | None = None,
+    floors: Mapping[str, float] | None = None,
     min_quantile: float | None = None,
-    balance_types: bool = True,
+    balance_by: BalanceBy = "type",
     within_type: bool = True,
     near_duplicate_scope: NearDuplicateScope = "image",
     near_duplicate_threshold: float = 0.8,
@@ -73,16 +68,27 @@ def curate(
     """Keep the best `target_size` pairs. Rules, in this order, each counted in the report:
 
     1. rows without a pair, without a score, with a score that is not finite; of other types or languages
-       than `keep_types` and `keep_languages`;
-    2. below `min_score`, below `min_quantile`;
+       than `keep_types` and `keep_languages`; with null in a column of `balance_by`;
+    2. below one of `floors`, below `min_quantile`;
     3. the same instruction about the same image (words compared, not case or punctuation): the best one is kept;
     4. near-duplicates: the sets of neighbouring words of instruction and answer have a Jaccard similarity of at least
        the threshold: the better one is kept;
     5. beyond the best `max_per_image` about an image;
-    6. quota: per type, the best by score. Types share `target_size` equally; what a type lacks is shared by the others.
+    6. quota: per type, cluster or other group (`balance_by`), the best by score. Groups share `target_size` equally;
+       what a group lacks is shared by the others.
 
     "Best" is by rank within the type of question (`within_type`) or by raw score; ties are broken by a hash of
     (seed, pair_id), so that no image is favoured by its name.
+
+    The best of all are alike; quotas within clusters keep the variety (`selection.clusters`, with the sources). Pairs
+    against which the image speaks go first:
+
+    ```python
+    clustered, _ = cluster_pairs(scored_with_vectors, clusters=50)
+    best, report = curate(clustered, score="pmi", floors={"pmi": 0.0}, balance_by="cluster")
+    typical, _ = curate(clustered, score="cluster_similarity", within_type=False, balance_by="cluster")  # controls:
+    anything, _ = curate(clustered, score="random", floors={"pmi": 0.0}, balance_by="cluster")
+    ```
 
     Args:
         dataset: Scored rows in any layout of `data.layouts`, as `score_dataset` gives them: with `i2c_status` and
@@ -90,10 +96,13 @@ def curate(
             content or path, are about one image, and all are of one type, which the report says. A conversation of
             several answers is one row: its questions together, its answers together. Pixels are not decoded.
         target_size: Rows to keep. If fewer are left, all are kept and the report says so.
-        score: Column to rank by; higher is better.
-        min_score: Scores below are dropped.
+        score: Column to rank by; higher is better. "random", if there is no such column: by the hash alone, as a
+            control to which all other rules apply.
+        floors: Column of numbers → its least value: pairs with less are dropped, and those without a number there. A
+            `pmi` below 0 says that the image makes the answer less likely.
         min_quantile: In [0, 1): this share of the scored pairs, the lowest (of each type if `within_type`), is dropped.
-        balance_types: Same number of each type as far as there are enough; otherwise types compete for the places.
+        balance_by: A column: the same number of each of its values, as far as there are enough. Several: of each
+            combination of their values. None: all compete for the places.
         within_type: Compare ranks within the type rather than raw scores, wherever pairs of two types compete.
         near_duplicate_scope: "image" compares pairs about the same image only: the same question and answer about
             another image teaches something else. "dataset" compares all (MinHash LSH finds candidates, which are then
@@ -116,7 +125,10 @@ def curate(
             option is out of range, or no pair has a type or language that is to be kept. The message says what and
             where.
     """
-    columns = read_pair_columns(dataset, (*CURATION_COLUMNS, score, *[LANGUAGE] * (keep_languages is not None)))
+    named = [*(floors or ()), *columns_of(balance_by), *[LANGUAGE] * (keep_languages is not None)]
+    if score != RANDOM_SCORE or score in dataset.column_names:
+        named.append(score)
+    columns = read_pair_columns(dataset, (*CURATION_COLUMNS, *named))
     for option, wanted, name in (("keep_types", keep_types, "type"), ("keep_languages", keep_languages, LANGUAGE)):
         if wanted is not None:
             _check_there(option, wanted, columns.table[name])
@@ -124,9 +136,9 @@ def curate(
         columns.table,
         target_size=target_size,
         score=score,
-        min_score=min_score,
+        floors=floors,
         min_quantile=min_quantile,
-        balance_types=balance_types,
+        balance_by=balance_by,
         within_type=within_type,
         near_duplicate_scope=near_duplicate_scope,
         near_duplicate_threshold=near_duplicate_threshold,
@@ -144,9 +156,9 @@ def choose_pairs(
     *,
     target_size: int = 5000,
     score: str = "i2c",
-    min_score: float | None = None,
+    floors: Mapping[str, float] | None = None,
     min_quantile: float | None = None,
-    balance_types: bool = True,
+    balance_by: BalanceBy = "type",
     within_type: bool = True,
     near_duplicate_scope: NearDuplicateScope = "image",
     near_duplicate_threshold: float = 0.8,
@@ -162,9 +174,9 @@ def choose_pairs(
     for each pair that is left by the other rules (30 GB and a quarter of an hour for 5 M).
 
     Args:
-        table: The columns `CURATION_COLUMNS` and `score` of scored pairs, messages being plain texts, and perhaps
-            `UNREAD`, as `data.pair_columns` reads them of other layouts; with `keep_languages` also `language`. Others
-            are not looked at.
+        table: The columns `CURATION_COLUMNS` of scored pairs, messages being plain texts, and those that the options
+            name (`score`, `floors`, `balance_by`; with `keep_languages` also `language`), perhaps `UNREAD`, as
+            `data.pair_columns` reads them of other layouts. Others are not looked at.
         target_size: This and the other options are those of `curate`. Of the types and languages to keep there need
             be no pair.
 
@@ -182,8 +194,14 @@ def choose_pairs(
         raise ValueError(f"max_per_image must be at least 1, not {max_per_image}")
     if not 0 < near_duplicate_threshold <= 1:
         raise ValueError(f"near_duplicate_threshold must be in (0, 1], not {near_duplicate_threshold}")
+    for name, least in (floors or {}).items():
+        if not math.isfinite(least):
+            raise ValueError(f"floors has {name}: {least}; a least value must be a finite number")
     check_choice("near_duplicate_scope", near_duplicate_scope, get_args(NearDuplicateScope))
 
+    if score == RANDOM_SCORE and score not in table.column_names:
+        table = table.append_column(RANDOM_SCORE, pa.array(np.zeros(len(table))))
+    groups, group_columns = group_rows(table, balance_by), columns_of(balance_by)
     scored, texts = read_scored_pairs(table, score, seed), PairTexts(table)
     pairs, dropped = scored.pairs, dict(scored.left_out)
     value = quantile_ranks(scored.score, pairs.type) if within_type else scored.score
@@ -203,11 +221,16 @@ def choose_pairs(
         # The last place is that of null, whose number is -1.
         wanted = np.append(np.isin(names.to_pylist(), list(keep_languages)), False)
         drop("language not among those to keep", wanted[language[pairs.row[best]]])
-    if min_score is not None:
-        drop(f"score below {min_score:g}", scored.score[best] >= min_score)
+    if set(group_columns) - {"type"}:
+        drop(f"no {' or '.join(group_columns)}", groups.number[pairs.row[best]] >= 0)
+    for name, least in (floors or {}).items():
+        values = numbers_of(table, name)[pairs.row]
+        if name != score:  # of which those without are dropped already
+            drop(f"no {name}", ~np.isnan(values[best]))
+        drop(f"{name} below {least:g}", values[best] >= least)
     if min_quantile is not None and len(best):
-        floors = _quantile_floors(scored, min_quantile, within_type)
-        drop(f"score in the lowest {min_quantile:.0%}", scored.score[best] >= floors[pairs.type[best]])
+        least_of = _quantile_floors(scored, min_quantile, within_type)
+        drop(f"score in the lowest {min_quantile:.0%}", scored.score[best] >= least_of[pairs.type[best]])
     threshold = near_duplicate_threshold if near_duplicate_scope == "image" else None
     verdicts = compare_within_images(texts, pairs.row[best], pairs.image[best], threshold)
     drop("same instruction about the same image", verdicts != SAME_INSTRUCTION)
@@ -219,13 +242,10 @@ def choose_pairs(
     if max_per_image is not None:
         within = place_in_group(pairs.image[best]) < max_per_image
         drop(f"beyond {max_per_image} about the same image", within)
-    available = pairs.type_counts(best)
-    if balance_types:
-        quotas = balanced_quotas(available, target_size)
-        places = np.array([quotas.get(type, 0) for type in pairs.types], np.int64)
-        drop("beyond the quota of the type", place_in_group(pairs.type[best]) < places[pairs.type[best]])
-    else:
-        drop("beyond target_size", np.arange(len(best)) < target_size)
+    types_available, available = pairs.type_counts(best), groups.counts(pairs.row[best])
+    quotas = balanced_quotas(available, target_size)
+    rule = f"beyond the quota of the {' and '.join(group_columns)}" if group_columns else "beyond target_size"
+    drop(rule, groups.within(quotas, pairs.row[best]))
 
     kept = pairs.sorted_by_id(best)
     words = texts.answer_words(pairs.row)
@@ -235,87 +255,15 @@ def choose_pairs(
         kept=len(kept),
         target_size=target_size,
         types_before=pairs.type_counts(),
-        types_available=available,
+        types_available=types_available,
         types_after=pairs.type_counts(kept),
+        balance_by=list(group_columns),
+        groups_available=available,
+        groups_after=groups.counts(pairs.row[kept]),
         length_before=_length_correlation(scored.score, words),
         length_after=_length_correlation(scored.score[kept], words[kept]),
     )
     return pairs.row[kept], report
-
-
-def random_selection(
-    dataset: Dataset, size: int | Mapping[str, int], *, balance_types: bool = True, seed: int = 0
-) -> Dataset:
-    """The control for `curate`: pairs chosen at random, whatever their score.
-
-    Args:
-        dataset: Rows in any layout, as for `curate`; those without a pair are never chosen.
-        size: Rows to choose, or how many of each type: `CurationReport.types_after` gives exactly the type shares of a
-            curated dataset.
-        balance_types: With a number as `size`, the same quotas by type as `curate` uses.
-        seed: The choice depends on (seed, pair_id) only.
-
-    Returns:
-        The rows chosen, sorted by (image_id, pair_id).
-
-    Raises:
-        TypeError: If the dataset is streamed, or a `DatasetDict`.
-        ValueError: If the texts are in no accepted layout, which rows are about one image cannot be told, `image_id`,
-            `pair_id` or `type` of a pair is null, or there are not enough pairs (of a type).
-    """
-    columns = read_pair_columns(dataset, RANDOM_COLUMNS)
-    for line in columns.assumed:
-        logger.warning(line)
-    if UNREAD in columns.table.column_names:
-        reasons = columns.table[UNREAD].drop_null()
-        logger.warning("%d rows cannot be read and are never chosen; the first: %s", len(reasons), reasons[0])
-    return dataset.select(choose_random(columns.table, size, balance_types=balance_types, seed=seed))
-
-
-def choose_random(
-    table: pa.Table, size: int | Mapping[str, int], *, balance_types: bool = True, seed: int = 0
-) -> np.ndarray:
-    """`random_selection` on a table: which rows it chooses.
-
-    Args:
-        table: The columns `RANDOM_COLUMNS` of pairs; others are not looked at.
-        size: This and the other options are those of `random_selection`.
-
-    Returns:
-        The rows chosen (int64), in the order (image_id, pair_id).
-
-    Raises:
-        ValueError: As `random_selection`.
-    """
-    pairs = read_pairs(table)
-    available = pairs.type_counts()
-    if isinstance(size, Mapping):
-        quotas = dict(size)
-        short = [
-            f"{type} ({count} of {available.get(type, 0)})"
-            for type, count in quotas.items()
-            if count > available.get(type, 0)
-        ]
-        if short:
-            raise ValueError(f"more pairs asked for than there are: {', '.join(short)}")
-    elif size < 0:
-        raise ValueError(f"size must be at least 0, not {size}")
-    elif size > len(pairs):
-        raise ValueError(f"more pairs asked for than there are: {size} of {len(pairs)}")
-    elif balance_types:
-        quotas = balanced_quotas(available, size)
-    else:
-        quotas = None
-    # The hash alone decides but where a pair_id occurs twice.
-    image_place = text_order(pairs.image_ids)[pairs.image]
-    type_place = text_order(pa.array(pairs.types, pa.string()))[pairs.type]
-    order = np.lexsort((image_place, type_place, tie_breaks(pairs, seed)))
-    if quotas is None:
-        chosen = order[:size]
-    else:
-        places = np.array([quotas.get(type, 0) for type in pairs.types], np.int64)
-        chosen = order[place_in_group(pairs.type[order]) < places[pairs.type[order]]]
-    return pairs.row[pairs.sorted_by_id(chosen)]
 
 
 def length_correlation(dataset: Dataset, score: str = "i2c") -> LengthCorrelation:
@@ -329,19 +277,6 @@ def length_correlation(dataset: Dataset, score: str = "i2c") -> LengthCorrelatio
     table = read_pair_columns(dataset, (*CURATION_COLUMNS, score)).table
     scored = read_scored_pairs(table, score)
     return _length_correlation(scored.score, PairTexts(table).answer_words(scored.pairs.row))
-
-
-def balanced_quotas(available: Mapping[str, int], target: int) -> dict[str, int]:
-    """Share `target` places equally among types; what a type cannot fill is shared by the others (water-filling).
-
-    Places that cannot be shared equally go to the types of which there is most.
-    """
-    quotas, left = {}, target
-    scarce_first = sorted(available, key=lambda type: (available[type], type))
-    for position, type in enumerate(scarce_first):
-        quotas[type] = min(available[type], left // (len(scarce_first) - position))
-        left -= quotas[type]
-    return dict(sorted(quotas.items()))
 
 
 def _check_there(option: str, wanted: Sequence[str], column: pa.ChunkedArray) -> None:

@@ -32,6 +32,9 @@ class CurationReport:
         types_before: Pairs of the input that have a score, by type.
         types_available: Pairs left for the choice by score after all other rules, by type.
         types_after: Rows of the result, by type.
+        balance_by: The columns whose groups share the places; none if all compete.
+        groups_available: Pairs left for the choice by score, by group (of several columns the values, joined by " / ").
+        groups_after: Rows of the result, by group.
         length_before: Correlation of the score with answer length over the scored pairs of the input.
         length_after: The same over the result.
         assumed: What was made up for columns that the input does not have, a line each.
@@ -44,6 +47,9 @@ class CurationReport:
     types_before: dict[str, int]
     types_available: dict[str, int]
     types_after: dict[str, int]
+    balance_by: list[str]
+    groups_available: dict[str, int]
+    groups_after: dict[str, int]
     length_before: LengthCorrelation
     length_after: LengthCorrelation
     assumed: list[str] = field(default_factory=list)
@@ -67,12 +73,24 @@ class CurationReport:
             ("scored", f"{self.length_before.spearman:+.2f}", self.length_before.pairs),
             ("kept", f"{self.length_after.spearman:+.2f}", self.length_after.pairs),
         ]
-        tables = [format_table(counts), format_table(types), format_table(lengths)]
+        tables = [format_table(counts), format_table(types), *self._groups(), format_table(lengths)]
         if self.kept < self.target_size:
             tables.append(
                 f"Fewer pairs than asked for: {self.kept:,} of {self.target_size:,}; all that were left are kept."
             )
         return "\n\n".join([*tables, *["\n".join(self.assumed)] * bool(self.assumed)])
+
+    def _groups(self) -> list[str]:
+        """How the rows spread over groups that are not simply the types, of which there may be very many."""
+        if not set(self.balance_by) - {"type"}:
+            return []
+        rows: list[tuple[object, ...]] = [
+            (f"groups by {' and '.join(self.balance_by)}", "groups", "smallest", "middle", "largest")
+        ]
+        for name, groups in (("available", self.groups_available), ("kept", self.groups_after)):
+            sizes = sorted(groups.values()) or [0]
+            rows.append((name, len(groups), sizes[0], sizes[len(sizes) // 2], sizes[-1]))
+        return [format_table(rows)]
 
 
 @dataclass

@@ -21,6 +21,7 @@ __all__ = [
     "Pairs",
     "ScoredPairs",
     "hash_of",
+    "numbers_of",
     "quantile_ranks",
     "read_pairs",
     "read_scored_pairs",
@@ -121,14 +122,10 @@ def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs
             among these pairs, or `image_id`, `pair_id` or `type` of one is null.
     """
     check_columns(table.column_names, (*SCORED_PAIR_COLUMNS, score))
-    kind = table.schema.field(score).type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-        raise ValueError(f"column {score!r} has values of type {kind}; a score must be a number")
+    scores = numbers_of(table, score)
     unread = unread_rows(table)
     no_pair = _without_pair(table) & ~unread
-    scores = table[score].cast(pa.float64())
-    scored = _mask(pc.equal(table[STATUS].cast(pa.string()), STATUS_OK)) & _mask(pc.is_valid(scores))
-    scores = scores.to_numpy()
+    scored = _mask(pc.equal(table[STATUS].cast(pa.string()), STATUS_OK)) & _mask(pc.is_valid(table[score]))
     finite = np.isfinite(scores)
     left_out = {
         "no pair": int(no_pair.sum()),
@@ -141,6 +138,19 @@ def read_scored_pairs(table: pa.Table, score: str, seed: int = 0) -> ScoredPairs
     ties = tie_breaks(pairs, seed)
     _check_unique(pairs, ties)
     return ScoredPairs(pairs, scores[pairs.row], ties, left_out)
+
+
+def numbers_of(table: pa.Table, column: str) -> np.ndarray:
+    """A column of numbers, float64; NaN where it is null.
+
+    Raises:
+        ValueError: If it is not there, or its values are not numbers.
+    """
+    check_columns(table.column_names, [column])
+    kind = table.schema.field(column).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise ValueError(f"column {column!r} has values of type {kind}; a score must be a number")
+    return table[column].cast(pa.float64()).to_numpy()
 
 
 def quantile_ranks(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:

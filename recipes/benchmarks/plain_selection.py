@@ -64,9 +64,9 @@ def plain_pairs(
     *,
     target_size: int = 5000,
     score: str = "i2c",
-    min_score: float | None = None,
+    floors: Mapping[str, float] | None = None,
     min_quantile: float | None = None,
-    balance_types: bool = True,
+    balance_by: Sequence[str] = ("type",),
     within_type: bool = True,
     near_duplicate_scope: str = "image",
     near_duplicate_threshold: float = 0.8,
@@ -76,6 +76,8 @@ def plain_pairs(
     seed: int = 0,
 ) -> tuple[list[int], dict]:
     """The row numbers that `curate` keeps, and the fields of its report."""
+    if score == "random":
+        rows = [{**values, "random": 0.0} for values in rows]
     scored, dropped = _read(rows, score)
     ranks = _ranks(scored)
     value = {pair.pair_id: ranks[pair.pair_id] if within_type else pair.score for pair in scored}
@@ -91,8 +93,13 @@ def plain_pairs(
         drop("type not among those to keep", lambda pair: pair.type in keep_types)
     if keep_languages is not None:
         drop("language not among those to keep", lambda pair: rows[pair.row]["language"] in keep_languages)
-    if min_score is not None:
-        drop(f"score below {min_score:g}", lambda pair: pair.score >= min_score)
+    if set(balance_by) - {"type"}:
+        drop(f"no {' or '.join(balance_by)}", lambda pair: _group(rows, pair.row, balance_by) is not None)
+    for name, least in (floors or {}).items():
+        values = [math.nan if row[name] is None else row[name] for row in rows]
+        if name != score:
+            drop(f"no {name}", lambda pair, values=values: not math.isnan(values[pair.row]))
+        drop(f"{name} below {least:g}", lambda pair, values=values, least=least: values[pair.row] >= least)
     if min_quantile is not None and pairs:
         floors = _floors(scored, min_quantile, within_type)
         drop(f"score in the lowest {min_quantile:.0%}", lambda pair: pair.score >= floors[pair.type])
@@ -103,11 +110,9 @@ def plain_pairs(
         drop("near-duplicate in the dataset", _NearDuplicates(near_duplicate_threshold, seed))
     if max_per_image is not None:
         drop(f"beyond {max_per_image} about the same image", _first(max_per_image, lambda pair: pair.image_id))
-    available = _type_counts(pairs)
-    if balance_types:
-        drop("beyond the quota of the type", _within_quota(_quotas(available, target_size), lambda pair: pair.type))
-    else:
-        drop("beyond target_size", _within_quota({None: target_size}, lambda pair: None))
+    available, groups = _type_counts(pairs), _group_counts(rows, pairs, balance_by)
+    rule = f"beyond the quota of the {' and '.join(balance_by)}" if balance_by else "beyond target_size"
+    drop(rule, _within_quota(_quotas(groups, target_size), lambda pair: _group(rows, pair.row, balance_by)))
 
     pairs.sort(key=lambda pair: (pair.image_id, pair.pair_id))
     return [pair.row for pair in pairs], {
@@ -118,6 +123,9 @@ def plain_pairs(
         "types_before": _type_counts(scored),
         "types_available": available,
         "types_after": _type_counts(pairs),
+        "balance_by": list(balance_by),
+        "groups_available": groups,
+        "groups_after": _group_counts(rows, pairs, balance_by),
         "length_before": _length_correlation(scored),
         "length_after": _length_correlation(pairs),
         "assumed": [],
@@ -125,23 +133,21 @@ def plain_pairs(
 
 
 def plain_random(
-    rows: Sequence[dict], size: int | Mapping[str, int], *, balance_types: bool = True, seed: int = 0
+    rows: Sequence[dict], size: int | Mapping[str, int], *, balance_by: Sequence[str] = ("type",), seed: int = 0
 ) -> list[int]:
     """The row numbers that `random_selection` chooses."""
     pairs = [
         (_hash(seed, values["pair_id"]), values["type"], values["image_id"], values["pair_id"], row)
         for row, values in enumerate(rows)
         if values["prompt"] is not None and values["completion"] is not None
+        if _group(rows, row, balance_by) is not None
     ]
-    if isinstance(size, Mapping):
-        quotas = dict(size)
-    elif balance_types:
-        quotas = _quotas(Counter(type for _, type, *_ in pairs), size)
-    else:
-        quotas = Counter(type for _, type, *_ in sorted(pairs)[:size])
+    quotas = size
+    if not isinstance(size, Mapping):
+        quotas = _quotas(Counter(_group(rows, pair[-1], balance_by) for pair in pairs), size)
     chosen = []
-    for type, quota in quotas.items():
-        chosen += sorted(pair for pair in pairs if pair[1] == type)[:quota]
+    for group, quota in quotas.items():
+        chosen += sorted(pair for pair in pairs if _group(rows, pair[-1], balance_by) == group)[:quota]
     return [pair[-1] for pair in sorted(chosen, key=lambda pair: pair[2:])]
 
 
@@ -252,6 +258,16 @@ def _ranks(pairs: Sequence[_Pair]) -> dict[str, float]:
 
 def _hash(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
+
+
+def _group(rows: Sequence[dict], row: int, columns: Sequence[str]) -> str | None:
+    """The name of a row's group; none if one of the columns is null."""
+    values = [rows[row][name] for name in columns]
+    return None if None in values else " / ".join(map(str, values))
+
+
+def _group_counts(rows: Sequence[dict], pairs: Sequence[_Pair], columns: Sequence[str]) -> dict[str, int]:
+    return dict(sorted(Counter(_group(rows, pair.row, columns) for pair in pairs).items()))
 
 
 def _type_counts(pairs: Sequence[_Pair]) -> dict[str, int]:

@@ -71,6 +71,40 @@ def test_rows_are_curated_as_they_are(scored, tmp_path, capsys, kind):
     assert sorted(open_dataset(tmp_path / "c.parquet")["image"]) == [f"train/{image}.png" for image in range(3)]
 
 
+def test_curation_within_clusters(scored, tmp_path, capsys):
+    output = tmp_path / "curated.parquet"
+    words = ["--dataset", scored / "scored.parquet", "--output", output, "--overwrite", "--target_size", 4]
+    made = ["--model", scored / "model", "--image_folder", scored / "pictures"]
+    assert call("curate", *words, *made, "--embeddings", "image", "--clusters", 3, "--floors", "pmi=-9") == 0
+    printed = capsys.readouterr().out
+    assert "without a cluster: no vector" in printed and "groups by cluster" in printed and "pmi below -9" in printed
+    before, curated = open_dataset(scored / "scored.parquet"), open_dataset(output)
+    assert curated.column_names == [*before.column_names, "cluster", "cluster_similarity"]
+    # Three images: as many vectors, and as many clusters.
+    assert len(curated) == 4 and len(set(zip(curated["image"], curated["cluster"]))) == len(set(curated["image"])) == 3
+
+    # The same with vectors that a column has; the image that is missing has none.
+    vectors = [None if "missing" in row["image"] else [0.0, 1.0, float(row["image"][6])] for row in before]
+    before.add_column("clip", vectors).to_parquet(tmp_path / "clip.parquet")
+    words[1] = tmp_path / "clip.parquet"
+    assert call("curate", *words, "--embeddings", "clip", "--clusters", 3, "--score", "random") == 0
+    curated = open_dataset(output)
+    assert "clip" in curated.column_names and len(set(zip(curated["image"], curated["cluster"]))) == 3
+    for options, says in (
+        (
+            ["--embeddings", "hidden", "--clusters", 2],
+            "--embeddings is hidden, and model, which makes them, is not given",
+        ),
+        (["--embeddings", "clip", "--clusters", 2, *made], "--model makes vectors if embeddings is hidden or image"),
+        (["--embeddings", "clap", "--clusters", 2], "c3l curate: there is no column 'clap'; found id, image"),
+        (["--embeddings", "clip", "--clusters", 10], "--clusters is 10, but only 9 of 10 rows have a vector in 'clip'"),
+        (["--clusters", 2], "--clusters is 2, but embeddings is not given"),
+        (["--floors", "beauty=1"], "columns missing: beauty"),
+    ):
+        assert call("curate", *words, *options) == 1
+        assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_pseudo_labels_have_pictures_that_a_trainer_reads(scored, llava, tmp_path, capsys, kind):
     words = ["select", "--dataset", scored / f"scored.{kind}", "--output", tmp_path / "labels.parquet"]

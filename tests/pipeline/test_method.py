@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from c3l_hf import join_images
 from c3l_hf.cli import main
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.shards import Shards
-from c3l_hf.pipeline import inputs, stages
+from c3l_hf.pipeline import inputs, pair_clusters, stages
 from c3l_hf.pipeline.options import (
     BackendOptions,
     CurationOptions,
@@ -35,6 +36,7 @@ from c3l_hf.pipeline.settings import Settings, check_options
 from c3l_hf.publishing.hub import verify
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
+from c3l_hf.selection.clusters import cluster_vectors
 from c3l_hf.training.config import C3LConfig
 
 ROOT = Path(__file__).parents[2]
@@ -233,6 +235,35 @@ def test_stages_are_made_again_and_the_old_ones_kept(finished, tmp_path, capsys)
     # What came before stays as it was made.
     before, after = files_of(finished[0], "stages/6_rescore/*"), files_of(folder, "stages/6_rescore/*")
     assert len(before) == len(after) == 2
+
+
+def test_curation_within_clusters(finished, tmp_path, capsys, monkeypatch):
+    folder, words = shutil.copytree(finished[0], tmp_path / "out"), ["--restart_from", "curate", "--target_size", 8]
+    words += ["--floors", "pmi=-0.5", "--embeddings", "hidden", "--output_dir", folder]
+    assert run(*words, "--clusters", 4) == 0
+    printed = capsys.readouterr().out
+    assert "groups by cluster" in printed and "curated from these, without clusters" in printed
+    # Vectors of the pairs that could be scored, in the shards of the pairs; the choice by hand.
+    (vectors,) = (Shards(path) for path in folder.glob("embeddings/rescore/hidden-*"))
+    scored = Shards(folder / "stages" / "6_rescore").table(["i2c_status", "pmi"]).to_pydict()
+    table = vectors.table()
+    assert table["embedding_status"].to_pylist() == scored["i2c_status"]
+    report = json.loads((folder / "stages" / "7_curate" / "stage.json").read_text())["report"]
+    ok = [pmi for pmi, status in zip(scored["pmi"], scored["i2c_status"]) if status == "ok"]
+    assert report["counts"]["dropped: pmi below -0.5"] == sum(pmi < -0.5 for pmi in ok)
+    clusters = cluster_vectors(lambda: table["embedding"].chunks, 4).table["cluster"].to_pylist()
+    ids = Shards(folder / "stages" / "5_regenerate").table(["pair_id"])["pair_id"].to_pylist()
+    rows = load_dataset(str(folder / "dataset"), split="train")
+    shares = Counter(clusters[ids.index(pair_id)] for pair_id in rows["pair_id"])
+    assert len(rows) == 8 and set(shares) == set(range(4)) and min(rows["pmi"]) >= -0.5
+    card = (folder / "dataset" / "README.md").read_text()
+    assert "each of 4 clusters of like pairs" in card and "below a floor (pmi=-0.5)" in card
+
+    # Other clusters of the same pairs need no new vectors; a new second round does.
+    monkeypatch.setattr(pair_clusters, "PairEmbedder", lambda *_, **__: pytest.fail("embedded again"))
+    assert run(*words, "--clusters", 3) == 0
+    inputs.set_old_results_aside(folder, "rescore")
+    assert not list(folder.glob("embeddings/*")) and len(list(folder.glob("set_aside-3/embeddings/rescore/*"))) == 1
 
 
 def test_a_folder_of_pictures(tmp_path):

@@ -150,3 +150,36 @@ def test_the_summary_is_that_of_all_processes():
     other = [("requests", 2), ("cost", 0.5), ("replies of b", 2), ("left out: http://a", "gone")]
     rows = [("requests", 5), ("cost", 0.75), ("replies of a", 3), ("replies of b", 2), ("left out: http://a", "gone")]
     assert _sums([one, other]) == rows
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clusters": 3}, "clusters is 3, but embeddings is not given"),
+        ({"embeddings": "hidden"}, "embeddings is hidden, but clusters is not given"),
+        ({"embeddings": "hidden", "clusters": 0}, "clusters is 0; it must be at least 1"),
+        ({"embeddings": "clip", "clusters": 2}, "embeddings is 'clip'; in a run it must be hidden or image"),
+        ({"embeddings": "image", "clusters": 2, "balance_by": ["type"]}, "balance_by has no cluster"),
+        ({"balance_by": ["cluster"]}, "balance_by has cluster; in this run it may have type, language, template"),
+        ({"floors": ["beauty=1"]}, "floors has beauty; the scores of a run are i2c, answer_kl"),
+        ({"floors": ["pmi"]}, "floors has 'pmi'; each must be COLUMN=LEAST once, as pmi=0"),
+        ({"floors": ["pmi=nan"]}, "floors has 'pmi=nan'"),
+        ({"floors": ["pmi=0", "pmi=1"]}, "floors has 'pmi=1'"),
+    ],
+)
+def test_rules_of_curation_that_do_not_go_together(tmp_path, options, message):
+    with pytest.raises(RunError, match=message):
+        settings(tmp_path, keep=options).check()
+
+
+def test_rules_of_curation():
+    assert CurationOptions().rules()["balance_by"] == ["type"]
+    options = CurationOptions(floors=["pmi=0", "logprob=-2.5"], embeddings="hidden", clusters=7)
+    assert options.rules() == {
+        **{name: getattr(options, name) for name in ("target_size", "near_duplicate_scope", "max_per_image")},
+        **{name: getattr(options, name) for name in ("near_duplicate_threshold", "keep_types", "keep_languages")},
+        "floors": {"pmi": 0.0, "logprob": -2.5},
+        "balance_by": ["cluster"],
+    }
+    both = CurationOptions(embeddings="hidden", clusters=7, balance_by=["type", "cluster"])
+    assert both.rules()["balance_by"] == ["type", "cluster"]

@@ -326,7 +326,7 @@ def test_fingerprint_differs_with_every_part(llava, folder, monkeypatch):
         "dtype": I2CScorer(copy.deepcopy(model).bfloat16(), processor),
     }
     hashes = {name: Hasher.hash(scorer) for name, scorer in scorers.items()}
-    monkeypatch.setattr(i2c, "_code_version", lambda: "another version")
+    monkeypatch.setattr(i2c, "code_version", lambda: "another version")
     hashes["code"] = Hasher.hash(I2CScorer(model, processor))
     assert len(set(hashes.values())) == len(hashes), hashes
     monkeypatch.undo()

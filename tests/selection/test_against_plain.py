@@ -17,9 +17,10 @@ from c3l_hf.pipeline.pair_tables import REPEATED
 from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.selection import columns
-from c3l_hf.selection.curation import CURATION_COLUMNS, RANDOM_COLUMNS, choose_pairs, choose_random, curate
+from c3l_hf.selection.curation import CURATION_COLUMNS, choose_pairs, curate
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, LABEL_SCHEMA, choose_labels, select_pseudo_labels
+from c3l_hf.selection.random_choice import RANDOM_COLUMNS, choose_random
 
 SCHEMA = pa.schema([PAIR_FEATURES.arrow_schema.field(name) for name in LABEL_COLUMNS if name in PAIR_FEATURES])
 SCHEMA = SCHEMA.append(pa.field("i2c_status", pa.string()))
@@ -50,6 +51,7 @@ WORDS = [
 NO_WORDS = ["", "?", "???", " … ", "!", "\u2003"]
 TEMPLATES = [None, *(template.id for template in load_templates("scenes").templates)]
 SEEDS = range(120)
+READ = [*CURATION_COLUMNS, "i2c", "language", "cluster", "pmi"]
 
 
 def text(generator, longest):
@@ -100,6 +102,8 @@ def sample(seed):
                     "template": generator.choice(TEMPLATES),
                     "type": generator.choice(types),
                     "language": generator.choice(["en", "de", None]),
+                    "cluster": generator.choice([0, 1, 2, 10, 11, None]),
+                    "pmi": generator.choice([None, math.nan, -1.0, 0.0, -0.0, 0.5, math.inf]),
                     "prompt": messages(generator, "user", "assistant", question) if has_pair else None,
                     "completion": messages(generator, "assistant", "user", answer) if has_pair else None,
                     "i2c_status": generator.choices(["ok", "no image", None], [20, 1, 1])[0],
@@ -116,7 +120,12 @@ def sample(seed):
 def table_of(generator, rows):
     """The rows in chunks of any size, some of them empty; what is asked as plain texts, or as dictionaries."""
     schema = SCHEMA.append(pa.field("i2c", generator.choice([pa.float32(), pa.float64()])))
-    table = pa.Table.from_pylist(rows, pa.schema([*schema, *ASKED_SCHEMA, pa.field("language", pa.string())]))
+    others = [
+        pa.field("language", pa.string()),
+        pa.field("cluster", generator.choice([pa.int32(), pa.int64()])),
+        pa.field("pmi", pa.float32()),
+    ]
+    table = pa.Table.from_pylist(rows, pa.schema([*schema, *ASKED_SCHEMA, *others]))
     if generator.random() < 0.5:
         file = pa.BufferOutputStream()
         pq.write_table(table, file, row_group_size=generator.randint(1, 10))
@@ -148,9 +157,10 @@ def test_curation(seed, block):
     generator, rows = sample(seed)
     options = {
         "target_size": generator.choice([1, 3, 10, 30, 1000]),
-        "min_score": generator.choice([None, None, -0.5, 0.0, 9.0]),
+        "score": generator.choice(["i2c", "i2c", "i2c", "random"]),
+        "floors": generator.choice([None, {"i2c": -0.5}, {"i2c": 9.0}, {"pmi": 0.0}, {"pmi": 0.25, "i2c": 0.0}]),
         "min_quantile": generator.choice([None, 0.0, 0.25, 0.9]),
-        "balance_types": generator.random() < 0.5,
+        "balance_by": generator.choice([["type"], ["cluster"], ["type", "cluster"], ["language"], []]),
         "within_type": generator.random() < 0.5,
         "near_duplicate_scope": generator.choice(["image", "image", "none", "dataset"]),
         "near_duplicate_threshold": generator.choice([0.2, 0.5, 0.8, 1.0]),
@@ -159,7 +169,7 @@ def test_curation(seed, block):
         "keep_languages": generator.choice([None, None, ["de"], ["en", "fr"]]),
         "seed": generator.choice([0, 1, 12345]),
     }
-    kept, report = choose_pairs(table_of(generator, rows).select([*CURATION_COLUMNS, "i2c", "language"]), **options)
+    kept, report = choose_pairs(table_of(generator, rows).select(READ), **options)
     expected, figures = plain_pairs(rows, **options)
     assert kept.tolist() == expected, options
     same(report, figures)
@@ -191,12 +201,15 @@ def test_random_choice(seed, block):
         twice = generator.choice(rows)
         rows += [twice, *({**twice, "image_id": name, "type": type} for name in "zy" for type in ("where", "count"))]
     pairs = [row for row in rows if row["prompt"] is not None and row["completion"] is not None]
+    options = {"balance_by": generator.choice([["type"], ["cluster"], []]), "seed": generator.choice([0, 7])}
+    if options["balance_by"] == ["cluster"]:
+        pairs = [row for row in pairs if row["cluster"] is not None]
     size = generator.randint(0, len(pairs))
-    if generator.random() < 0.3 and pairs:
+    if generator.random() < 0.3 and pairs and options["balance_by"]:
         some = generator.sample(pairs, size)
-        size = {type: sum(row["type"] == type for row in some) for type in {row["type"] for row in pairs}}
-    options = {"balance_types": generator.random() < 0.5, "seed": generator.choice([0, 7])}
-    table = table_of(generator, rows).select(RANDOM_COLUMNS)
+        (by,) = options["balance_by"]
+        size = {str(group): sum(row[by] == group for row in some) for group in {row[by] for row in pairs}}
+    table = table_of(generator, rows).select([*RANDOM_COLUMNS, "cluster"])
     assert choose_random(table, size, **options).tolist() == plain_random(rows, size, **options)
 
 
@@ -204,18 +217,19 @@ def test_the_samples_touch_every_rule():
     reports, assumed = [], []
     for seed in SEEDS:
         _, rows = sample(seed)
-        options = {"target_size": 20, "min_score": -1, "min_quantile": 0.1, "max_per_image": 2}
+        options = {"target_size": 20, "floors": {"i2c": -1}, "min_quantile": 0.1, "max_per_image": 2}
         options["near_duplicate_threshold"] = 0.5
         curated = [plain_pairs(rows, **options, near_duplicate_scope=scope)[1] for scope in ("image", "dataset")]
         kept = {"keep_types": ["count", "where"], "keep_languages": ["de"]}
-        curated.append(plain_pairs(rows, target_size=5, balance_types=False, **kept)[1])
+        curated.append(plain_pairs(rows, target_size=5, balance_by=[], **kept)[1])
+        curated.append(plain_pairs(rows, target_size=5, balance_by=["cluster"], floors={"pmi": 0.0})[1])
         labels = plain_labels(rows, min_margin=0.5, max_rejected=2)[1]
         assumed += labels["assumed"]
         counts = [report["dropped"] for report in curated]
         counts += [labels[name] for name in ("pairs_left_out", "rejected_left_out", "images_dropped")]
         reports += [Counter(count) for count in counts]
     totals = sum(reports, Counter())
-    assert set(totals) == {rule for report in reports for rule in report} and len(totals) == 22
+    assert set(totals) == {rule for report in reports for rule in report} and len(totals) == 26
     assert min(totals.values()) > 15
     for told in ("conversation-1, general-1 of the set instruct", "of the set scenes"):
         assert any(told in line for line in assumed)

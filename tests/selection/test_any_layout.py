@@ -13,8 +13,9 @@ from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.prompts.template_files import load_templates
-from c3l_hf.selection.curation import curate, length_correlation, random_selection
+from c3l_hf.selection.curation import curate, length_correlation
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
+from c3l_hf.selection.random_choice import random_selection
 
 KEPT = [0, 2, 1, 4, 6, 5]  # without row 3; sorted by (image, pair)
 ASSUMED = [

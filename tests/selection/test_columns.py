@@ -7,9 +7,10 @@ from scored_rows import FEATURES, pair
 
 from c3l_hf.selection import columns
 from c3l_hf.selection.columns import ChunkedColumn, blocks, encode, pieces, place_in_group, text_order
-from c3l_hf.selection.curation import choose_pairs, choose_random
+from c3l_hf.selection.curation import choose_pairs
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.pseudo_labels import choose_labels
+from c3l_hf.selection.random_choice import choose_random
 
 
 def table_of(*pairs):

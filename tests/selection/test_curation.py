@@ -9,7 +9,9 @@ from datasets import Dataset, DatasetDict
 from scipy.stats import kendalltau
 from scored_rows import FEATURES, pair
 
-from c3l_hf.selection.curation import balanced_quotas, curate, length_correlation, random_selection
+from c3l_hf.selection.curation import curate, length_correlation
+from c3l_hf.selection.quotas import balanced_quotas
+from c3l_hf.selection.random_choice import random_selection
 
 SAME = "same instruction about the same image"
 NEAR = "near-duplicate about the same image"
@@ -56,10 +58,10 @@ def test_best_of_each_type_are_kept():
 
 def test_without_balance_types_compete_by_rank_or_by_score():
     pairs = pool(3000)
-    by_score, _ = keep(*pairs, target_size=300, balance_types=False, within_type=False)
+    by_score, _ = keep(*pairs, target_size=300, balance_by=None, within_type=False)
     best = sorted(pairs, key=lambda p: -p["i2c"])[:300]
     assert by_score == sorted(p["pair_id"] for p in best)
-    _, report = keep(*pairs, target_size=300, balance_types=False)
+    _, report = keep(*pairs, target_size=300, balance_by=None)
     shares = [report.types_after[type] / report.types_before[type] for type in report.types_before]
     assert max(shares) - min(shares) < 0.005  # the best 10 % of each
 
@@ -99,9 +101,9 @@ def test_rows_without_pair_or_score_are_dropped_and_counted():
 
 def test_score_floors():
     pairs = pool(300)
-    ids, report = keep(*pairs, min_score=0.5)
+    ids, report = keep(*pairs, floors={"i2c": 0.5})
     assert ids == sorted(p["pair_id"] for p in pairs if p["i2c"] >= 0.5)
-    assert report.dropped["score below 0.5"] == 300 - len(ids)
+    assert report.dropped["i2c below 0.5"] == 300 - len(ids)
     _, report = keep(*pairs, min_quantile=0.25)
     for type, before in report.types_before.items():
         assert report.types_after[type] == pytest.approx(0.75 * before, abs=1)
@@ -228,7 +230,7 @@ def test_every_row_is_counted_once():
             score = generator.choice([None, math.nan, *(generator.gauss(0, 1) for _ in range(8))])
             type = generator.choice(["count", "where"])
             pairs.append(pair(f"i{n}", k, score, question=question, answer=answer, type=type))
-    ids, report = keep(*pairs, target_size=200, min_score=-2, min_quantile=0.1, near_duplicate_threshold=0.4)
+    ids, report = keep(*pairs, target_size=200, floors={"i2c": -2}, min_quantile=0.1, near_duplicate_threshold=0.4)
     assert report.pairs == len(pairs) == report.kept + sum(report.dropped.values())
     assert report.kept == len(ids) == 200
     touched = {rule for rule, count in report.dropped.items() if count}
@@ -277,7 +279,7 @@ def test_random_selection_is_a_control():
 
 def test_random_selection_without_balance_has_the_shares_of_the_pool():
     pairs = [distinct(f"i{n:04d}", 0, 0.0, type="where" if n % 10 == 0 else "count") for n in range(2000)]
-    control = random_selection(dataset_of(*pairs), 500, balance_types=False)
+    control = random_selection(dataset_of(*pairs), 500, balance_by=None)
     assert len(control) == 500 and 30 < Counter(control["type"])["where"] < 70
     assert Counter(random_selection(dataset_of(*pairs), 300)["type"]) == {"where": 150, "count": 150}
     with pytest.raises(ValueError, match="2001 of 2000"):

@@ -4,8 +4,9 @@ import pytest
 from scored_layouts import LAYOUTS, PAIRS, assistant, dataset_of, item, llava, scored, stored, user
 
 from c3l_hf.prompts.reply_forms import ReplyForm
-from c3l_hf.selection.curation import curate, random_selection
+from c3l_hf.selection.curation import curate
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
+from c3l_hf.selection.random_choice import random_selection
 
 
 def test_conversations_are_one_row():

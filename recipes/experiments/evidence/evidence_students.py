@@ -109,7 +109,7 @@ def select(found: Dataset, arm: str, training: Training, seed: int) -> list[int]
         values = (sign * np.array(found[ranking], dtype=float)).tolist()
         found = found.remove_columns(ranking).add_column(ranking, values)
     if arm.endswith(HALF):
-        found, _ = curate(found, target_size=len(found), score=ranking, min_quantile=0.5, balance_types=False)
+        found, _ = curate(found, target_size=len(found), score=ranking, min_quantile=0.5, balance_by=None)
         ranking = "random"
     per_image = 1 if arm.endswith(OF_IMAGE) else None
     chosen, _ = curate(found, target_size=training.rows, score=ranking, max_per_image=per_image, seed=seed)

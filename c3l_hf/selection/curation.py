@@ -18,8 +18,9 @@ from c3l_hf.common.choices import check_choice
 from c3l_hf.common.names import listed
 from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
 from c3l_hf.data.schema import LANGUAGE
-from c3l_hf.selection.columns import check_columns, encode, pieces, place_in_group, text_order
-from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, NearDuplicates, compare_within_images
+from c3l_hf.selection.columns import check_columns, encode, place_in_group, text_order
+from c3l_hf.selection.minhash import repeated_pairs
+from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, compare_within_images
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.reports import CurationReport, LengthCorrelation
 from c3l_hf.selection.scored_pairs import (
@@ -214,7 +215,7 @@ def choose_pairs(
     if near_duplicate_scope == "image":
         drop("near-duplicate about the same image", verdicts[verdicts != SAME_INSTRUCTION] != NEAR_DUPLICATE)
     elif near_duplicate_scope == "dataset":
-        repeated = _near_duplicates(texts, pairs.row[best], near_duplicate_threshold, seed)
+        repeated = repeated_pairs(texts, pairs.row[best], near_duplicate_threshold, seed)
         drop("near-duplicate in the dataset", ~repeated)
     if max_per_image is not None:
         within = place_in_group(pairs.image[best]) < max_per_image
@@ -359,14 +360,6 @@ def _quantile_floors(scored: ScoredPairs, quantile: float, within_type: bool) ->
     for type in np.unique(types):
         floors[type] = np.quantile(scored.score[types == type], quantile)
     return floors
-
-
-def _near_duplicates(texts: PairTexts, rows: np.ndarray, threshold: float, seed: int) -> np.ndarray:
-    near, repeated = NearDuplicates(threshold, seed), np.zeros(len(rows), bool)
-    for piece in pieces(len(rows)):
-        pairs = zip(texts.questions(rows[piece]), texts.answers(rows[piece]))
-        repeated[piece] = [near.repeats(question, answer) for question, answer in pairs]
-    return repeated
 
 
 def _length_correlation(scores: np.ndarray, words: np.ndarray) -> LengthCorrelation:

@@ -6,6 +6,7 @@ images and with the texts of few pairs as Python objects at a time.
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +20,10 @@ from c3l_hf.common.names import listed
 from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
 from c3l_hf.data.schema import LANGUAGE
 from c3l_hf.selection.columns import check_columns, encode, place_in_group, text_order
+from c3l_hf.selection.decontamination import BenchmarkContents
+from c3l_hf.selection.hygiene import NO_HYGIENE, Hygiene, image_hygiene
+from c3l_hf.selection.image_duplicates import ImageComparison, images_of_pairs, sketched
+from c3l_hf.selection.image_sketches import DISTANCE
 from c3l_hf.selection.minhash import repeated_pairs
 from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, compare_within_images
 from c3l_hf.selection.pair_texts import PairTexts
@@ -69,6 +74,10 @@ def curate(
     max_per_image: int | None = None,
     keep_types: Sequence[str] | None = None,
     keep_languages: Sequence[str] | None = None,
+    near_duplicate_images: ImageComparison = "none",
+    near_duplicate_distance: int = DISTANCE,
+    benchmarks: Sequence[BenchmarkContents] = (),
+    image_folder: str | Path | None = None,
     seed: int = 0,
 ) -> tuple[Dataset, CurationReport]:
     """Keep the best `target_size` pairs. Rules, in this order, each counted in the report:
@@ -76,11 +85,13 @@ def curate(
     1. rows without a pair, without a score, with a score that is not finite; of other types or languages
        than `keep_types` and `keep_languages`;
     2. below `min_score`, below `min_quantile`;
-    3. the same instruction about the same image (words compared, not case or punctuation): the best one is kept;
-    4. near-duplicates: the sets of neighbouring words of instruction and answer have a Jaccard similarity of at least
+    3. contaminated: about a picture of one of the `benchmarks`, or with a text of it;
+    4. the same instruction about the same image (words compared, not case or punctuation): the best one is kept;
+    5. near-duplicates: the sets of neighbouring words of instruction and answer have a Jaccard similarity of at least
        the threshold: the better one is kept;
-    5. beyond the best `max_per_image` about an image;
-    6. quota: per type, the best by score. Types share `target_size` equally; what a type lacks is shared by the others.
+    6. about an image that is a near-duplicate of one with a better pair (`near_duplicate_images`);
+    7. beyond the best `max_per_image` about an image;
+    8. quota: per type, the best by score. Types share `target_size` equally; what a type lacks is shared by the others.
 
     "Best" is by rank within the type of question (`within_type`) or by raw score; ties are broken by a hash of
     (seed, pair_id), so that no image is favoured by its name.
@@ -104,6 +115,13 @@ def curate(
             has one image for each of its pairs, as far as there are enough.
         keep_types: Only pairs of these types; by default of all.
         keep_languages: Only pairs whose column `language` has one of these; by default all.
+        near_duplicate_images: "same": of images whose files are equal only the one with the best pair keeps its pairs;
+            "similar": of near-duplicates too, see `image_sketches.look_alikes`, where its error rates stand. All
+            pictures are read. "none" (the default): an image is known by its `image_id`. Off because pairs about a
+            second copy are not wrong, and simple drawings are taken for each other now and then.
+        near_duplicate_distance: For "similar" and `benchmarks`: most bits of 256 that hashes differ in.
+        benchmarks: What the dataset is to have nothing of, from `decontamination.benchmark_contents`.
+        image_folder: Where images are that rows name by a relative path; by default the working folder.
         seed: For ties and MinHash.
 
     Returns:
@@ -121,6 +139,10 @@ def curate(
     for option, wanted, name in (("keep_types", keep_types, "type"), ("keep_languages", keep_languages, LANGUAGE)):
         if wanted is not None:
             _check_there(option, wanted, columns.table[name])
+    sketches = None
+    if near_duplicate_images != "none" or benchmarks:
+        pictures = images_of_pairs(dataset, columns.table["image_id"], image_folder)
+        sketches = sketched(pictures, decode=bool(benchmarks) or near_duplicate_images == "similar")
     rows, report = choose_pairs(
         columns.table,
         target_size=target_size,
@@ -134,9 +156,10 @@ def curate(
         max_per_image=max_per_image,
         keep_types=keep_types,
         keep_languages=keep_languages,
+        hygiene=image_hygiene(sketches, near_duplicate_images, benchmarks, near_duplicate_distance),
         seed=seed,
     )
-    report.assumed = columns.assumed
+    report.assumed = [*columns.assumed, *report.assumed]
     return dataset.select(rows), report
 
 
@@ -154,6 +177,7 @@ def choose_pairs(
     max_per_image: int | None = None,
     keep_types: Sequence[str] | None = None,
     keep_languages: Sequence[str] | None = None,
+    hygiene: Hygiene = NO_HYGIENE,
     seed: int = 0,
 ) -> tuple[np.ndarray, CurationReport]:
     """`curate` on a table: which rows it keeps.
@@ -168,6 +192,7 @@ def choose_pairs(
             are not looked at.
         target_size: This and the other options are those of `curate`. Of the types and languages to keep there need
             be no pair.
+        hygiene: Which images are near-duplicates, and what benchmarks have; from `hygiene.image_hygiene`.
 
     Returns:
         The rows kept (int64) in the order (image_id, pair_id), and the report.
@@ -209,6 +234,12 @@ def choose_pairs(
     if min_quantile is not None and len(best):
         floors = _quantile_floors(scored, min_quantile, within_type)
         drop(f"score in the lowest {min_quantile:.0%}", scored.score[best] >= floors[pairs.type[best]])
+    if hygiene.contamination is not None:
+        found = hygiene.contamination.of_pairs(texts, pairs.row[best], pairs.image_ids, pairs.image[best])
+        for number, rule in enumerate(hygiene.contamination.rules):
+            keep = found != number
+            drop(rule, keep)
+            found = found[keep]
     threshold = near_duplicate_threshold if near_duplicate_scope == "image" else None
     verdicts = compare_within_images(texts, pairs.row[best], pairs.image[best], threshold)
     drop("same instruction about the same image", verdicts != SAME_INSTRUCTION)
@@ -217,6 +248,8 @@ def choose_pairs(
     elif near_duplicate_scope == "dataset":
         repeated = repeated_pairs(texts, pairs.row[best], near_duplicate_threshold, seed)
         drop("near-duplicate in the dataset", ~repeated)
+    if hygiene.similar is not None:
+        drop("about a near-duplicate of another image", hygiene.similar.kept(pairs.image_ids, pairs.image[best]))
     if max_per_image is not None:
         within = place_in_group(pairs.image[best]) < max_per_image
         drop(f"beyond {max_per_image} about the same image", within)
@@ -240,6 +273,7 @@ def choose_pairs(
         types_after=pairs.type_counts(kept),
         length_before=_length_correlation(scored.score, words),
         length_after=_length_correlation(scored.score[kept], words[kept]),
+        assumed=list(hygiene.notes),
     )
     return pairs.row[kept], report
 

@@ -50,7 +50,7 @@ def repeated_pairs(texts: PairTexts, rows: np.ndarray, threshold: float, seed: i
     permutations = np.random.default_rng(int.from_bytes(hash_of("minhash", seed), "big"))
     factors = permutations.integers(0, 2**63, _PERMUTATIONS, np.uint64) * np.uint64(2) + np.uint64(1)
     shifts = permutations.integers(0, 2**64, _PERMUTATIONS, np.uint64)
-    words = _Words()
+    words = WordHashes()
     with tempfile.TemporaryFile() as file:
         sets, keys, ends = [], [], [np.zeros(1, np.int64)]
         for piece in pieces(len(rows)):
@@ -74,7 +74,7 @@ def rows_of_a_band(threshold: float) -> int:
 
 
 def shingle_hashes(
-    questions: Sequence[str], answers: Sequence[str], words: "_Words | None" = None
+    questions: Sequence[str], answers: Sequence[str], words: "WordHashes | None" = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The shingles of some pairs as 64-bit hashes.
 
@@ -87,7 +87,7 @@ def shingle_hashes(
         The hashes of all pairs, distinct and ascending within each, and the bounds of each pair in them (one more than
         there are pairs).
     """
-    words = _Words() if words is None else words
+    words = WordHashes() if words is None else words
     parts = [_neighbours(texts, words, side) for side, texts in enumerate((questions, answers), 1)]
     pair = np.concatenate([np.repeat(np.arange(len(counts)), counts) for _, counts in parts])
     hashes = np.concatenate([values for values, _ in parts])
@@ -97,7 +97,7 @@ def shingle_hashes(
     return hashes[new], np.r_[0, np.cumsum(np.bincount(pair[new], minlength=len(questions)))]
 
 
-class _Words:
+class WordHashes:
     """The hash of each word, kept for the next time."""
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class _Shingles:
         return np.add.reduceat(mine[np.minimum(found, len(mine) - 1)] == theirs, starts, dtype=np.int64)
 
 
-def _neighbours(texts: Sequence[str], words: _Words, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(texts: Sequence[str], words: WordHashes, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of the pairs of neighbouring words, with ends marked, and how many each text has."""
     cut = [["", *normal_text(text).split(), ""] for text in texts]
     hashes = np.array(words(word for one in cut for word in one), np.uint64)

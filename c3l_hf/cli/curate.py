@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, with_own_names, write_rows
 from c3l_hf.common.errors import RunError
+from c3l_hf.data.reading import PictureOptions, fetch_pictures
+from c3l_hf.pipeline.image_checks import open_benchmarks
 from c3l_hf.pipeline.options import CurationOptions
 from c3l_hf.selection.curation import curate
 
@@ -12,7 +14,7 @@ __all__ = ["COMMAND", "CurateOptions"]
 
 
 @dataclass
-class CurateOptions(CurationOptions):
+class CurateOptions(CurationOptions, PictureOptions):
     """Which pairs come into the compact dataset, and by which score."""
 
     score: str = field(default="i2c", metadata={"help": "Column to rank by; higher is better."})
@@ -27,7 +29,21 @@ def curate_rows(rows: RowsOptions, curation: CurateOptions, output: OutputOption
     """Curates pairs; see `COMMAND`."""
     set_up_process()
     path = check_output(output)
-    curated, report = curate(open_rows(rows), **vars(curation))
+    dataset = open_rows(rows)
+    fetch_pictures(dataset, curation)
+    benchmarks = [one.contents() for one in open_benchmarks(curation.decontaminate or ())]
+    curated, report = curate(
+        dataset,
+        **curation.rules,
+        near_duplicate_images=curation.near_duplicate_images,
+        near_duplicate_distance=curation.near_duplicate_distance,
+        benchmarks=benchmarks,
+        image_folder=curation.image_folder,
+        score=curation.score,
+        min_score=curation.min_score,
+        min_quantile=curation.min_quantile,
+        seed=curation.seed,
+    )
     if not report.kept:
         raise RunError(f"no pair is left for the dataset\n{report}\n")
     write_rows(with_own_names(curated, rows), output)

@@ -1,7 +1,7 @@
 """What can be set for the method beside the training, in groups; `C3LConfig` has the options of the training."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
@@ -232,6 +232,29 @@ class CurationOptions:
     keep_languages: list[str] | None = field(
         default=None, metadata={"help": "Only pairs of these languages (en, de, ...); by default of all."}
     )
+    near_duplicate_images: Literal["none", "same", "similar"] = field(
+        default="none",
+        metadata={
+            "help": "Of images with the same file, or that look alike, only that with the best pair keeps its pairs."
+        },
+    )
+    near_duplicate_distance: int = field(
+        default=32, metadata={"help": "Bits of 256 in which the hashes of such images differ, at most."}
+    )
+    decontaminate: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "No pairs about pictures, or with texts, of these: pope, seed, mmbench, llava_w (or pope=file), "
+            "folders of pictures, datasets (name#split)."
+        },
+    )
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The options of `selection.curation.choose_pairs`: all but those that ask for pictures."""
+        asking = ("near_duplicate_images", "near_duplicate_distance", "decontaminate")
+        own = (one.name for one in fields(CurationOptions))
+        return {name: getattr(self, name) for name in own if name not in asking}
 
 
 @dataclass

@@ -33,6 +33,7 @@ from c3l_hf.data.stored_images import WithImages
 from c3l_hf.generation.pairs import generate_tables
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.facts import run_facts
+from c3l_hf.pipeline.image_checks import ImageChecks
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
 from c3l_hf.pipeline.options import STAGES, ModelOptions
 from c3l_hf.pipeline.pair_tables import ScoredPairs
@@ -198,7 +199,7 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
     return folder.path("train") / "generator"
 
 
-def curate(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards:
+def curate(folder: RunFolder, settings: Settings, scored: ScoredPairs, checks: ImageChecks) -> Shards:
     """The pairs of the compact dataset with their scores, on the main process.
 
     Raises:
@@ -208,7 +209,7 @@ def curate(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
             return None
-        rows, report = _choose(scored.table(_CHOICE_COLUMNS), settings)
+        rows, report = _choose(scored.table(_CHOICE_COLUMNS), settings, checks)
         if not report.kept:
             raise RunError(f"no pair is left for the dataset:\n{report}")
         Shards(path, 1).write(0, [scored.rows(rows)], _SCORED.arrow_schema)
@@ -232,13 +233,14 @@ def write(
     trained: Path,
     second: ScoredPairs,
     curated: Shards,
+    checks: ImageChecks,
 ) -> str:
     """Dataset and generator in the shape in which they are published, in their places; the summary as text."""
 
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
             return None
-        pools = _pools(settings, inputs, first, labels, second, curated)
+        pools = _pools(settings, inputs, first, labels, second, curated, checks)
         facts = run_facts(settings, inputs, folder, pools, curated, second)
         configs = {
             "default": with_images(curated, inputs),
@@ -279,8 +281,8 @@ def _values(shards: Shards, column: str) -> Iterator[Any]:
         yield from batch[column].to_pylist()
 
 
-def _choose(table: pa.Table, settings: Settings) -> tuple[np.ndarray, CurationReport]:
-    return choose_pairs(table, **vars(settings.curation), seed=settings.training.seed)
+def _choose(table: pa.Table, settings: Settings, checks: ImageChecks) -> tuple[np.ndarray, CurationReport]:
+    return choose_pairs(table, **settings.curation.rules, hygiene=checks.found, seed=settings.training.seed)
 
 
 def _pools(
@@ -290,6 +292,7 @@ def _pools(
     labels: Shards,
     second: ScoredPairs,
     curated: Shards,
+    checks: ImageChecks,
 ) -> list[Pool]:
     """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
     truth = _truth(settings, inputs)
@@ -304,7 +307,7 @@ def _pools(
         return pool_of_pairs(name, table, truth), pool, table
 
     generated, at_random, table = pools_of_round("generated", first)
-    chosen, _ = _choose(table, settings)
+    chosen, _ = _choose(table, settings, checks)
     from_these = pool_of_pairs("  curated from these", _some(table, chosen), truth)
     del table
     again, at_random_again, _ = pools_of_round(GENERATED_AGAIN, second)

@@ -2,10 +2,10 @@
 
 A pair leaves if its image is a picture of the benchmark or a near-duplicate of one, whatever the pair asks: a model is
 not to know the pictures that it is tested on. Short questions are no evidence by themselves ("Is there a dog?" is asked
-about pictures everywhere). A text counts alone if it shares 13 words in a row with a text of the benchmark, case and
-punctuation aside, as in GPT-3's decontamination (Brown et al. 2020, appendix C). Runs of words that a benchmark has
-with more than 10 of its pictures are its way of asking, and do not count. In scripts without spaces a run of letters is one
-word, so that only long texts are found there.
+about pictures everywhere). A text counts alone if it shares 13 words in a row with a text of the benchmark, but for
+case and punctuation, as in GPT-3's decontamination (Brown et al. 2020, appendix C). Runs of words that a benchmark has
+with more than 10 of its pictures are its way of asking, and do not count. In scripts without spaces a run of letters is
+one word, so that only long texts are found there.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

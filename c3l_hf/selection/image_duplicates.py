@@ -216,7 +216,7 @@ def images_of_pairs(
     needed = dataset.select_columns(list(layout.columns)).select(rows).with_format("arrow")
     names = iter(values.to_pylist())
     for table in needed.iter(AT_ONCE) if len(rows) else ():
-        for name, row in zip(names, stored_rows(table, dataset.features)):
+        for name, row in zip(names, stored_rows(table, needed.features)):
             try:
                 yield name, [located(picture, folder) for picture in pictures_of(row, layout)]
             except RowError:

@@ -5,7 +5,6 @@ import io
 import numpy as np
 import PIL.Image
 from PIL.ImageEnhance import Brightness
-from scipy.ndimage import gaussian_filter
 
 SIZE = 128
 
@@ -13,10 +12,7 @@ SIZE = 128
 def photo(number: int) -> PIL.Image.Image:
     """Smooth random fields with some shapes in front, other ones for each number."""
     generator = np.random.default_rng(number)
-    field = sum(
-        gaussian_filter(generator.normal(size=(SIZE, SIZE, 3)), (width, width, 0), mode="wrap") * width**1.5
-        for width in (32, 12, 4)
-    )
+    field = sum(_smooth(generator.normal(size=(cells, cells, 3))) / cells**0.7 for cells in (4, 10, 30))
     y, x = np.mgrid[:SIZE, :SIZE]
     for _ in range(4):
         (left, top), radius = generator.uniform(0, SIZE, 2), generator.uniform(8, 30)
@@ -25,6 +21,12 @@ def photo(number: int) -> PIL.Image.Image:
         field[disc if generator.random() < 0.5 else box] = generator.normal(size=3)
     field = (field - field.min()) / (field.max() - field.min())
     return PIL.Image.fromarray((255 * field).astype(np.uint8))
+
+
+def _smooth(noise: np.ndarray) -> np.ndarray:
+    """A few values as a field of the picture's size."""
+    bands = (PIL.Image.fromarray(band.astype(np.float32)) for band in np.moveaxis(noise, 2, 0))
+    return np.stack([band.resize((SIZE, SIZE), PIL.Image.Resampling.BICUBIC) for band in bands], axis=2)
 
 
 def shapes(number: int) -> PIL.Image.Image:

@@ -29,7 +29,7 @@ def found(first, second, distance):
     return set(pairs)
 
 
-@pytest.mark.parametrize("changed", [0, 1, 2, 3])
+@pytest.mark.parametrize("changed", [0, 1, 2])
 @pytest.mark.parametrize("words, distance", [(4, 0), (4, 5), (4, 32), (4, 40), (1, 6), (2, 11)])
 def test_the_same_pairs_as_all_with_all(words, distance, changed, monkeypatch):
     monkeypatch.setattr(hamming, "_AT_ONCE", 1000)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -233,6 +234,26 @@ def test_stages_are_made_again_and_the_old_ones_kept(finished, tmp_path, capsys)
     # What came before stays as it was made.
     before, after = files_of(finished[0], "stages/6_rescore/*"), files_of(folder, "stages/6_rescore/*")
     assert len(before) == len(after) == 2
+
+
+def test_pictures_of_a_benchmark_leave_the_dataset(finished, tmp_path, capsys):
+    folder, bench = shutil.copytree(finished[0], tmp_path / "out"), tmp_path / "bench"
+    bench.mkdir()
+    kept = load_dataset(str(folder / "dataset"), split="train")
+    first = kept["image_id"][0]
+    kept[0]["images"][0].convert("L").save(bench / "x.jpg")
+    words = ["--output_dir", folder, "--decontaminate", bench, "--near_duplicate_images", "similar"]
+    assert run(*words, "--restart_from", "curate") == 0
+    assert set(load_dataset(str(folder / "dataset"), split="train")["image_id"]) == set(kept["image_id"]) - {first}
+    card = (folder / "dataset" / "README.md").read_text()
+    assert re.search(r"\| dropped: about an image of bench \| [1-9]", card) and str(tmp_path) not in card
+    assert "| dropped: about a near-duplicate of another image | 0 |" in card
+    # The same again goes on; with other pictures in the folder it would be another dataset.
+    assert run(*words) == 0
+    kept[1]["images"][0].save(bench / "y.png")
+    capsys.readouterr()
+    assert run(*words) == 1
+    assert "decontaminate" in capsys.readouterr().err
 
 
 def test_a_folder_of_pictures(tmp_path):

@@ -1,12 +1,17 @@
-"""Pictures like photographs, made in memory, and what happens to copies of them on their way through the web."""
+"""Pictures like photographs and drawings, made in memory, and what happens to copies on their way through the web.
+
+For `image_duplicates.py` and the tests of near-duplicate images.
+"""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import PIL.Image
 from PIL.ImageEnhance import Brightness
 
 SIZE = 128
+Copy = Callable[[PIL.Image.Image], PIL.Image.Image]
 
 
 def photo(number: int) -> PIL.Image.Image:
@@ -35,27 +40,28 @@ def shapes(number: int) -> PIL.Image.Image:
     pixels = np.full((96, 96, 3), 255, np.uint8)
     colour, start, end = generator.integers(0, 256, 3), *generator.integers(8, 88, 2)
     y, x = np.mgrid[:96, :96]
-    pixels[
-        ((x - 48) ** 2 + (y - 48) ** 2 < start**2, x < start, y < end, abs(x - start) + abs(y - end) < 20)[number % 4]
-    ] = colour
+    disc, corner = (x - 48) ** 2 + (y - 48) ** 2 < start**2, abs(x - start) + abs(y - end) < 20
+    pixels[(disc, x < start, y < end, corner)[number % 4]] = colour
     return PIL.Image.fromarray(pixels)
 
 
-def encoded(image: PIL.Image.Image, kind: str = "PNG", **options) -> bytes:
+def encoded(image: PIL.Image.Image, kind: str = "PNG", **options: int) -> bytes:
+    """A picture as a file's content."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def stored(image: PIL.Image.Image) -> dict:
+    """A picture as `datasets` stores it."""
     return {"bytes": encoded(image), "path": None}
 
 
-def jpeg(quality: int):
+def jpeg(quality: int) -> Copy:
     return lambda image: PIL.Image.open(io.BytesIO(encoded(image, "JPEG", quality=quality)))
 
 
-def scaled(factor: float):
+def scaled(factor: float) -> Copy:
     return lambda image: image.resize((round(image.width * factor), round(image.height * factor)))
 
 
@@ -65,7 +71,7 @@ def cropped(image: PIL.Image.Image) -> PIL.Image.Image:
     return image.crop((margin, margin, image.width - margin, image.height - margin))
 
 
-COPIES = {
+COPIES: dict[str, Copy] = {
     "jpeg 30": jpeg(30),
     "jpeg 60": jpeg(60),
     "jpeg 95": jpeg(95),

@@ -5,8 +5,9 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
@@ -15,7 +16,8 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.data.imported_pairs import import_pairs
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.sources import images_digest, load_images
+from c3l_hf.data.sources import image_ids, images_digest, load_images
+from c3l_hf.data.stored_images import AT_ONCE, stored_images
 from c3l_hf.evaluation.benchmarks import BENCHMARKS
 from c3l_hf.evaluation.questions import load_questions
 from c3l_hf.files.inventory import list_files
@@ -24,7 +26,6 @@ from c3l_hf.files.picture_folder import data_files
 from c3l_hf.pipeline.options import CurationOptions
 from c3l_hf.selection.decontamination import BenchmarkContents, benchmark_contents
 from c3l_hf.selection.hygiene import Hygiene, image_hygiene
-from c3l_hf.selection.image_duplicates import images_of_source, sketched
 
 __all__ = ["ImageChecks", "OpenedBenchmark", "open_benchmarks"]
 
@@ -49,7 +50,7 @@ class OpenedBenchmark:
 
     def contents(self) -> BenchmarkContents:
         """Read the pictures."""
-        return benchmark_contents(self.name, images_of_source(self.images), self.texts)
+        return benchmark_contents(self.name, _images_of_source(self.images), self.texts)
 
 
 class ImageChecks:
@@ -69,12 +70,10 @@ class ImageChecks:
     @cached_property
     def found(self) -> Hygiene:
         """What was found."""
-        comparison, images = self._curation.near_duplicate_images, None
-        if comparison != "none" or self._benchmarks:
-            pictures = images_of_source(self._images)
-            images = sketched(pictures, decode=comparison == "similar" or bool(self._benchmarks))
+        curation = self._curation
         contents = [benchmark.contents() for benchmark in self._benchmarks]
-        return image_hygiene(images, comparison, contents, self._curation.near_duplicate_distance)
+        images = partial(_images_of_source, self._images)
+        return image_hygiene(images, curation.near_duplicate_images, contents, curation.near_duplicate_distance)
 
 
 def open_benchmarks(sources: Iterable[str], inventory: Path | None = None) -> list[OpenedBenchmark]:
@@ -104,6 +103,14 @@ def open_benchmarks(sources: Iterable[str], inventory: Path | None = None) -> li
         except (RunError, ValueError) as error:
             raise RunError(f"decontaminate has {source!r}: {error}") from None
     return _named_apart(opened)
+
+
+def _images_of_source(images: Dataset) -> Iterator[tuple[str, list[Any]]]:
+    """Ids and pictures as they are stored, few at a time."""
+    ids = image_ids(images)
+    for start in range(0, len(ids), AT_ONCE):
+        rows = range(start, min(start + AT_ONCE, len(ids)))
+        yield from zip(ids[start:], stored_images(images, rows))
 
 
 def _questions(benchmark: str, source: str | None, split: str | None, inventory: Path | None) -> OpenedBenchmark:

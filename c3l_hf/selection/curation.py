@@ -4,6 +4,7 @@
 images and with the texts of few pairs as Python objects at a time.
 """
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from c3l_hf.data.schema import LANGUAGE
 from c3l_hf.selection.columns import check_columns, encode, place_in_group, text_order
 from c3l_hf.selection.decontamination import BenchmarkContents
 from c3l_hf.selection.hygiene import NO_HYGIENE, Hygiene, image_hygiene
-from c3l_hf.selection.image_duplicates import ImageComparison, images_of_pairs, sketched
+from c3l_hf.selection.image_duplicates import ImageComparison, images_of_pairs
 from c3l_hf.selection.image_sketches import DISTANCE
 from c3l_hf.selection.minhash import repeated_pairs
 from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, compare_within_images
@@ -100,7 +101,7 @@ def curate(
         dataset: Scored rows in any layout of `data.layouts`, as `score_dataset` gives them: with `i2c_status` and
             `score`. `image_id`, `pair_id` and `type` count where they are there; else rows with the same image, by its
             content or path, are about one image, and all are of one type, which the report says. A conversation of
-            several answers is one row: its questions together, its answers together. Pixels are not decoded.
+            several answers is one row: its questions together, its answers together. Pictures are read only for rules 3 and 6.
         target_size: Rows to keep. If fewer are left, all are kept and the report says so.
         score: Column to rank by; higher is better.
         min_score: Scores below are dropped.
@@ -108,8 +109,9 @@ def curate(
         balance_types: Same number of each type as far as there are enough; otherwise types compete for the places.
         within_type: Compare ranks within the type rather than raw scores, wherever pairs of two types compete.
         near_duplicate_scope: "image" compares pairs about the same image only: the same question and answer about
-            another image teaches something else. "dataset" compares all (MinHash LSH finds candidates, which are then
-            compared exactly; a similar pair is missed with a small probability). "none" skips the rule.
+            another image teaches something else. "dataset" compares all (MinHash finds candidates, which are then
+            compared exactly; a pair at the threshold is missed with a probability below 1 in 1,000, a more similar one
+            more rarely). "none" skips the rule.
         near_duplicate_threshold: In (0, 1].
         max_per_image: Most pairs about one image. The best pairs are often about the same images; with 1 the dataset
             has one image for each of its pairs, as far as there are enough.
@@ -139,10 +141,7 @@ def curate(
     for option, wanted, name in (("keep_types", keep_types, "type"), ("keep_languages", keep_languages, LANGUAGE)):
         if wanted is not None:
             _check_there(option, wanted, columns.table[name])
-    sketches = None
-    if near_duplicate_images != "none" or benchmarks:
-        pictures = images_of_pairs(dataset, columns.table["image_id"], image_folder)
-        sketches = sketched(pictures, decode=bool(benchmarks) or near_duplicate_images == "similar")
+    pictures = functools.partial(images_of_pairs, dataset, columns.table["image_id"], image_folder)
     rows, report = choose_pairs(
         columns.table,
         target_size=target_size,
@@ -156,7 +155,7 @@ def curate(
         max_per_image=max_per_image,
         keep_types=keep_types,
         keep_languages=keep_languages,
-        hygiene=image_hygiene(sketches, near_duplicate_images, benchmarks, near_duplicate_distance),
+        hygiene=image_hygiene(pictures, near_duplicate_images, benchmarks, near_duplicate_distance),
         seed=seed,
     )
     report.assumed = [*columns.assumed, *report.assumed]
@@ -183,8 +182,9 @@ def choose_pairs(
     """`curate` on a table: which rows it keeps.
 
     With 5 M pairs about 1 M images (a table of 1.2 GB): 1 GB of memory besides the table and 2 minutes on one core,
-    measured by `recipes/benchmarks/selection.py`. `near_duplicate_scope="dataset"` takes 6 kB of memory and 0.2 ms more
-    for each pair that is left by the other rules (30 GB and a quarter of an hour for 5 M).
+    measured by `recipes/benchmarks/selection.py`. `near_duplicate_scope="dataset"` takes 0.04 ms more on one core for
+    each pair that is left by the other rules (8 s for 200,000) and 100 to 300 bytes (0.1 GB more at 1 M pairs, 0.5 to
+    1.5 GB, computed, at 5 M), and a temporary file of 8 bytes for each pair of neighbouring words.
 
     Args:
         table: The columns `CURATION_COLUMNS` and `score` of scored pairs, messages being plain texts, and perhaps

@@ -1,10 +1,11 @@
 """What curation is told about images: near-duplicates among them, and what benchmarks have."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from c3l_hf.selection.decontamination import BenchmarkContents, Contamination, find_contamination
-from c3l_hf.selection.image_duplicates import ImageComparison, SimilarImages, SketchedImages, similar_images
+from c3l_hf.selection.image_duplicates import ImageComparison, SimilarImages, similar_images, sketched
 from c3l_hf.selection.image_sketches import DISTANCE
 
 __all__ = ["NO_HYGIENE", "Hygiene", "image_hygiene"]
@@ -29,7 +30,7 @@ NO_HYGIENE = Hygiene()
 
 
 def image_hygiene(
-    images: SketchedImages | None,
+    images: Callable[[], Iterable[tuple[str, Sequence[Any]]]],
     near_duplicates: ImageComparison = "none",
     benchmarks: Sequence[BenchmarkContents] = (),
     distance: int = DISTANCE,
@@ -37,13 +38,14 @@ def image_hygiene(
     """Look for near-duplicates among images, and for what benchmarks have.
 
     Args:
-        images: Those of the pairs; None if neither is looked for.
+        images: Called if either is looked for: the images of the pairs, their ids and pictures.
         near_duplicates: See `image_duplicates.similar_images`; "none" not to look for them.
         benchmarks: From `decontamination.benchmark_contents`.
         distance: See `image_sketches.look_alikes`.
     """
-    if images is None or (near_duplicates == "none" and not benchmarks):
+    if near_duplicates == "none" and not benchmarks:
         return NO_HYGIENE
-    similar = None if near_duplicates == "none" else similar_images(images, near_duplicates, distance=distance)
-    contamination = find_contamination(images, benchmarks, distance) if benchmarks else None
-    return Hygiene(similar, contamination, images.notes if contamination is None else contamination.notes)
+    sketches = sketched(images(), decode=bool(benchmarks) or near_duplicates != "same")
+    similar = None if near_duplicates == "none" else similar_images(sketches, near_duplicates, distance=distance)
+    contamination = find_contamination(sketches, benchmarks, distance) if benchmarks else None
+    return Hygiene(similar, contamination, sketches.notes if contamination is None else contamination.notes)

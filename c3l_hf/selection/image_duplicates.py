@@ -19,8 +19,6 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.row_images import pictures_of
-from c3l_hf.data.sources import image_ids
-from c3l_hf.data.stored_images import AT_ONCE, stored_images
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.selection.columns import encode
 from c3l_hf.selection.image_sketches import DISTANCE, ImageSketches, look_alikes, sketch_images
@@ -31,13 +29,13 @@ __all__ = [
     "SketchedImages",
     "embedding_links",
     "images_of_pairs",
-    "images_of_source",
     "similar_images",
     "sketched",
 ]
 
 ImageComparison = Literal["none", "same", "similar"]
 _NO_PICTURE = "the row has no image that can be read"
+_AT_ONCE = 32  # rows with their pictures
 _BLOCK = 1024  # rows of embeddings that are compared with all at once
 
 
@@ -188,14 +186,6 @@ def embedding_links(embeddings: np.ndarray, min_cosine: float, count: int) -> np
     return np.concatenate(found)
 
 
-def images_of_source(images: Dataset) -> Iterator[tuple[str, list[Any]]]:
-    """The images of a source (`data.sources.Images.dataset`): ids and pictures as they are stored, few at a time."""
-    ids = image_ids(images)
-    for start in range(0, len(ids), AT_ONCE):
-        rows = range(start, min(start + AT_ONCE, len(ids)))
-        yield from zip(ids[start:], stored_images(images, rows))
-
-
 def images_of_pairs(
     dataset: Dataset, ids: pa.ChunkedArray, folder: str | Path | None = None
 ) -> Iterator[tuple[str, list[Any]]]:
@@ -215,7 +205,7 @@ def images_of_pairs(
     rows = np.flatnonzero(numbers >= 0)[firsts]
     needed = dataset.select_columns(list(layout.columns)).select(rows).with_format("arrow")
     names = iter(values.to_pylist())
-    for table in needed.iter(AT_ONCE) if len(rows) else ():
+    for table in needed.iter(_AT_ONCE) if len(rows) else ():
         for name, row in zip(names, stored_rows(table, needed.features)):
             try:
                 yield name, [located(picture, folder) for picture in pictures_of(row, layout)]

@@ -103,7 +103,7 @@ def test_what_cannot_be_opened_is_named(source, monkeypatch):
 
 def test_pictures_are_read_when_asked_for_and_once(monkeypatch):
     read = []
-    monkeypatch.setattr("c3l_hf.pipeline.image_checks.sketched", lambda *a, **k: read.append(k) or sketched(*a, **k))
+    monkeypatch.setattr("c3l_hf.selection.hygiene.sketched", lambda *a, **k: read.append(k) or sketched(*a, **k))
     nothing = ImageChecks(CurationOptions(), images(photo(0)), [])
     assert nothing.found.similar is None and nothing.found.contamination is None and not read
     checks = ImageChecks(CurationOptions(near_duplicate_images="same"), images(photo(0), photo(0)), [])

@@ -82,7 +82,7 @@ def test_a_benchmark_s_way_of_asking_is_no_text_of_its_own():
 
 def test_runs_do_not_go_from_one_text_to_the_next(pope):
     words = LONG.split()
-    data = pairs((None, " ".join(words[:9]), " ".join(words[9:])), (None, "x", "y"))
+    data = pairs((None, " ".join(words[9:]), "y"), (None, " ".join(words[:9]), " ".join(words[9:])))
     assert curate(data, benchmarks=[pope])[1].kept == 2
 
 

@@ -109,9 +109,8 @@ def curate(
         balance_types: Same number of each type as far as there are enough; otherwise types compete for the places.
         within_type: Compare ranks within the type rather than raw scores, wherever pairs of two types compete.
         near_duplicate_scope: "image" compares pairs about the same image only: the same question and answer about
-            another image teaches something else. "dataset" compares all (MinHash finds candidates, which are then
-            compared exactly; a pair at the threshold is missed with a probability below 1 in 1,000, a more similar one
-            more rarely). "none" skips the rule.
+            another image teaches something else. "dataset" compares all, see `minhash`: less than 1 in 1,000
+            similar pairs is missed. "none" skips the rule.
         near_duplicate_threshold: In (0, 1].
         max_per_image: Most pairs about one image. The best pairs are often about the same images; with 1 the dataset
             has one image for each of its pairs, as far as there are enough.
@@ -182,9 +181,9 @@ def choose_pairs(
     """`curate` on a table: which rows it keeps.
 
     With 5 M pairs about 1 M images (a table of 1.2 GB): 1 GB of memory besides the table and 2 minutes on one core,
-    measured by `recipes/benchmarks/selection.py`. `near_duplicate_scope="dataset"` takes 0.04 ms more on one core for
-    each pair that is left by the other rules (8 s for 200,000) and 100 to 300 bytes (0.1 GB more at 1 M pairs, 0.5 to
-    1.5 GB, computed, at 5 M), and a temporary file of 8 bytes for each pair of neighbouring words.
+    measured by `recipes/benchmarks/selection.py`. `near_duplicate_scope="dataset"` takes 0.04 ms and 0.6 kB
+    more for each pair that is left by the other rules: measured 41 s on one core and 0.6 GB, a third of it pages of a
+    temporary file, for 1 M pairs; computed 3.5 minutes and 3 GB for 5 M.
 
     Args:
         table: The columns `CURATION_COLUMNS` and `score` of scored pairs, messages being plain texts, and perhaps

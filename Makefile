@@ -52,6 +52,7 @@ bench: .venv/installed-bench  ## compare generator and scorer with the obvious s
 	$(BIN)/python recipes/benchmarks/memory.py
 	$(BIN)/python recipes/benchmarks/training.py
 	$(BIN)/python recipes/benchmarks/selection.py
+	$(BIN)/python recipes/benchmarks/image_duplicates.py
 	$(BIN)/python recipes/benchmarks/storage.py
 
 CROSSCHECK := .venv-crosscheck/bin

@@ -19,6 +19,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.schema import EMBEDDING
 from c3l_hf.models.loading import Source, load
+from c3l_hf.pipeline.image_checks import open_benchmarks
 from c3l_hf.pipeline.options import CurationOptions, UsedModelOptions
 from c3l_hf.scoring.embeddings import EMBEDDING_KINDS, PairEmbedder, embed_dataset
 from c3l_hf.selection.clusters import CLUSTER_FEATURES, cluster_pairs
@@ -64,6 +65,8 @@ def curate_rows(
     if not made and vectors.model:
         raise RunError(f"model makes vectors if embeddings is {' or '.join(EMBEDDING_KINDS)}; it is {column}")
     dataset, clusters = open_rows(rows), None
+    fetch_pictures(dataset, vectors)
+    benchmarks = [one.contents() for one in open_benchmarks(curation.decontaminate or ())]
     if curation.clusters is not None:
         check_own_names(rows, CLUSTER_FEATURES)
         embedded = _embedded(dataset, vectors, column) if made else dataset
@@ -72,7 +75,14 @@ def curate_rows(
         name = EMBEDDING if made else column
         found, clusters = cluster_pairs(embedded, clusters=curation.clusters, embeddings=name, seed=curation.seed)
         dataset = found.select_columns([*dataset.column_names, *CLUSTER_FEATURES])
-    curated, report = curate(dataset, **rules)
+    curated, report = curate(
+        dataset,
+        **rules,
+        near_duplicate_images=curation.near_duplicate_images,
+        near_duplicate_distance=curation.near_duplicate_distance,
+        benchmarks=benchmarks,
+        image_folder=vectors.image_folder,
+    )
     if not report.kept:
         raise RunError(f"no pair is left for the dataset\n{report}\n")
     write_rows(with_own_names(curated, rows), output)

@@ -19,7 +19,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     value = str(value)
+    name, equals, path = value.partition("=")  # as in benchmark=path
+    name, path = (name + equals, path) if name.isidentifier() and equals else ("", value)
     for kind in (PurePosixPath, PureWindowsPath):
-        if kind(value).is_absolute() or value.startswith("~"):
-            return kind(value).name
+        if kind(path).is_absolute() or path.startswith("~"):
+            return name + kind(path).name
     return value

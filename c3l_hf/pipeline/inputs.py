@@ -1,6 +1,6 @@
 """What a run starts from: images, perhaps pairs, and models; and the plan of its stages in its folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from c3l_hf.data.sources import Images, columns_digest, load_images
 from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
+from c3l_hf.pipeline.image_checks import OpenedBenchmark, open_benchmarks
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_written_tokens
@@ -39,6 +40,7 @@ class Inputs:
         generator_identity: Commit on the Hub, or digests of its files; see `find_model`.
         scorer: The model that scores, in both rounds: one measure for both. In a folder here, too.
         scorer_identity: Likewise; None if the generator scores, as it was before training.
+        benchmarks: What the dataset is to have nothing of.
     """
 
     images: Images
@@ -47,6 +49,7 @@ class Inputs:
     generator_identity: Mapping[str, str]
     scorer: Source
     scorer_identity: Mapping[str, str] | None
+    benchmarks: Sequence[OpenedBenchmark] = ()
 
 
 def open_inputs(settings: Settings) -> Inputs:
@@ -81,7 +84,8 @@ def open_inputs(settings: Settings) -> Inputs:
     asked = settings.generating(0)
     check_columns(asked, images.dataset)
     check_written_tokens(settings.backend, asked, generator)
-    return Inputs(images, pairs, generator, identity, scorer, scorer_identity)
+    benchmarks = open_benchmarks(settings.curation.decontaminate or (), inventory)
+    return Inputs(images, pairs, generator, identity, scorer, scorer_identity, benchmarks)
 
 
 def plan(settings: Settings, inputs: Inputs) -> RunFolder:
@@ -114,7 +118,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "train": training_options(settings.training),
             "regenerate": regenerate,
             "rescore": score,
-            "curate": vars(settings.curation),
+            "curate": vars(settings.curation) | {"decontaminate": {one.name: one.digest for one in inputs.benchmarks}},
             "write": settings.words(),
         },
         settings.run.stages,

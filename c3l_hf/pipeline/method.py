@@ -14,6 +14,7 @@ import datasets
 from c3l_hf.common.processes import limit_threads, process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.pipeline import stages
+from c3l_hf.pipeline.image_checks import ImageChecks
 from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside
 from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import (
@@ -118,9 +119,10 @@ def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[s
     yield stages.describe(folder, "regenerate")
     second = ScoredPairs(pairs, stages.score("rescore", folder, settings, inputs, models, pairs))
     yield stages.describe(folder, "rescore")
-    curated = stages.curate(folder, settings, inputs, models, second)
+    checks = ImageChecks(settings.curation, inputs.images.dataset, inputs.benchmarks)
+    curated = stages.curate(folder, settings, inputs, models, second, checks)
     yield stages.describe(folder, "curate")
-    yield stages.write(folder, settings, inputs, models, first, labels, trained, second, curated)
+    yield stages.write(folder, settings, inputs, models, first, labels, trained, second, curated, checks)
 
 
 def _needed(wanted: list[str]) -> tuple[str, ...]:

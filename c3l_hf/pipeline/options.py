@@ -257,6 +257,22 @@ class CurationOptions:
     keep_languages: list[str] | None = field(
         default=None, metadata={"help": "Only pairs of these languages (en, de, ...); by default of all."}
     )
+    near_duplicate_images: Literal["none", "same", "similar"] = field(
+        default="none",
+        metadata={
+            "help": "Of images with the same file, or that look alike, only that with the best pair keeps its pairs."
+        },
+    )
+    near_duplicate_distance: int = field(
+        default=32, metadata={"help": "Bits of 256 in which the hashes of such images differ, at most."}
+    )
+    decontaminate: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "No pairs about pictures, or with texts, of these: pope, seed, mmbench, llava_w (or pope=file), "
+            "folders of pictures, datasets (name#split)."
+        },
+    )
 
     def rules(self) -> dict[str, Any]:
         """The same for `curate`, whatever the clusters are made of.
@@ -271,7 +287,9 @@ class CurationOptions:
             raise RunError(f"clusters is {self.clusters}; it must be at least 1")
         if self.balance_by is not None and self.clusters is not None and CLUSTER not in self.balance_by:
             raise RunError(f"clusters is {self.clusters}, but balance_by has no {CLUSTER}: they would change nothing")
-        values = {name: value for name, value in vars(self).items() if name not in ("embeddings", "clusters")}
+        # What pictures are looked at for has a place of its own: `pipeline.image_checks`.
+        elsewhere = ("embeddings", "clusters", "near_duplicate_images", "near_duplicate_distance", "decontaminate")
+        values = {name: value for name, value in vars(self).items() if name not in elsewhere}
         balance_by = self.balance_by or ["type" if self.clusters is None else CLUSTER]
         return values | {"floors": self._floors(), "balance_by": balance_by}
 

@@ -33,6 +33,7 @@ from c3l_hf.data.stored_images import WithImages
 from c3l_hf.generation.pairs import generate_tables
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.facts import run_facts
+from c3l_hf.pipeline.image_checks import ImageChecks
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
 from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import STAGES
@@ -174,7 +175,14 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
     return folder.path("train") / "generator"
 
 
-def curate(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, scored: ScoredPairs) -> Shards:
+def curate(
+    folder: RunFolder,
+    settings: Settings,
+    inputs: Inputs,
+    models: ModelInUse,
+    scored: ScoredPairs,
+    checks: ImageChecks,
+) -> Shards:
     """The pairs of the compact dataset with their scores, on the main process; their vectors, if there are to be
     clusters, on all.
 
@@ -189,7 +197,7 @@ def curate(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelI
             clusters = cluster_round("rescore", folder, settings, inputs, models, scored.pairs)
         if not process_state().is_main_process:
             return None
-        rows, report = _choose(_choice_table(scored, settings), settings, clusters)
+        rows, report = _choose(_choice_table(scored, settings), settings, checks, clusters)
         if not report.kept:
             raise RunError(f"no pair is left for the dataset:\n{report}")
         Shards(path, 1).write(0, [scored.rows(rows)], _SCORED.arrow_schema)
@@ -213,13 +221,14 @@ def write(
     trained: Path,
     second: ScoredPairs,
     curated: Shards,
+    checks: ImageChecks,
 ) -> str:
     """Dataset and generator in the shape in which they are published, in their places; the summary as text."""
 
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
             return None
-        pools = _pools(settings, inputs, first, labels, second, curated)
+        pools = _pools(settings, inputs, first, labels, second, curated, checks)
         facts = run_facts(settings, inputs, folder, pools, curated, second)
         configs = {
             "default": with_images(curated, inputs),
@@ -268,14 +277,16 @@ def _choice_table(scored: ScoredPairs, settings: Settings) -> pa.Table:
     )
 
 
-def _choose(table: pa.Table, settings: Settings, clusters: Clusters | None = None) -> tuple[np.ndarray, CurationReport]:
+def _choose(
+    table: pa.Table, settings: Settings, checks: ImageChecks, clusters: Clusters | None = None
+) -> tuple[np.ndarray, CurationReport]:
     """The rows that are kept. Without the clusters that the options ask for, types share the places in their stead."""
     rules = settings.curation.rules()
     if clusters is not None:
         table = table.append_column(CLUSTER, clusters.table[CLUSTER])
     elif CLUSTER in rules["balance_by"]:
         rules["balance_by"] = [name for name in rules["balance_by"] if name != CLUSTER] or ["type"]
-    return choose_pairs(table, **rules, seed=settings.training.seed)
+    return choose_pairs(table, **rules, hygiene=checks.found, seed=settings.training.seed)
 
 
 def _pools(
@@ -285,6 +296,7 @@ def _pools(
     labels: Shards,
     second: ScoredPairs,
     curated: Shards,
+    checks: ImageChecks,
 ) -> list[Pool]:
     """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
     truth = _truth(settings, inputs)
@@ -299,7 +311,7 @@ def _pools(
         return pool_of_pairs(name, table, truth), pool, table
 
     generated, at_random, table = pools_of_round("generated", first)
-    chosen, _ = _choose(table, settings)
+    chosen, _ = _choose(table, settings, checks)
     # Vectors of the first round as well would cost as much again, for a line of figures.
     without = ", without clusters" if settings.curation.clusters is not None else ""
     from_these = pool_of_pairs(f"  curated from these{without}", _some(table, chosen), truth)

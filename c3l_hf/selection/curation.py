@@ -4,8 +4,10 @@
 Python objects at a time.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,8 +20,13 @@ from c3l_hf.common.choices import check_choice
 from c3l_hf.common.names import listed
 from c3l_hf.data.pair_columns import read_pair_columns
 from c3l_hf.data.schema import LANGUAGE
-from c3l_hf.selection.columns import check_columns, encode, pieces, place_in_group
-from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, NearDuplicates, compare_within_images
+from c3l_hf.selection.columns import check_columns, encode, place_in_group
+from c3l_hf.selection.decontamination import BenchmarkContents
+from c3l_hf.selection.hygiene import NO_HYGIENE, Hygiene, image_hygiene
+from c3l_hf.selection.image_duplicates import ImageComparison, images_of_pairs
+from c3l_hf.selection.image_sketches import DISTANCE
+from c3l_hf.selection.minhash import repeated_pairs
+from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, compare_within_images
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.quotas import BalanceBy, balanced_quotas, columns_of, group_rows
 from c3l_hf.selection.reports import CurationReport, LengthCorrelation
@@ -63,6 +70,10 @@ def curate(
     max_per_image: int | None = None,
     keep_types: Sequence[str] | None = None,
     keep_languages: Sequence[str] | None = None,
+    near_duplicate_images: ImageComparison = "none",
+    near_duplicate_distance: int = DISTANCE,
+    benchmarks: Sequence[BenchmarkContents] = (),
+    image_folder: str | Path | None = None,
     seed: int = 0,
 ) -> tuple[Dataset, CurationReport]:
     """Keep the best `target_size` pairs. Rules, in this order, each counted in the report:
@@ -70,11 +81,13 @@ def curate(
     1. rows without a pair, without a score, with a score that is not finite; of other types or languages
        than `keep_types` and `keep_languages`; with null in a column of `balance_by`;
     2. below one of `floors`, below `min_quantile`;
-    3. the same instruction about the same image (words compared, not case or punctuation): the best one is kept;
-    4. near-duplicates: the sets of neighbouring words of instruction and answer have a Jaccard similarity of at least
+    3. contaminated: about a picture of one of the `benchmarks`, or with a text of it;
+    4. the same instruction about the same image (words compared, not case or punctuation): the best one is kept;
+    5. near-duplicates: the sets of neighbouring words of instruction and answer have a Jaccard similarity of at least
        the threshold: the better one is kept;
-    5. beyond the best `max_per_image` about an image;
-    6. quota: per type, cluster or other group (`balance_by`), the best by score. Groups share `target_size` equally;
+    6. about an image that is a near-duplicate of one with a better pair (`near_duplicate_images`);
+    7. beyond the best `max_per_image` about an image;
+    8. quota: per type, cluster or other group (`balance_by`), the best by score. Groups share `target_size` equally;
        what a group lacks is shared by the others.
 
     "Best" is by rank within the type of question (`within_type`) or by raw score; ties are broken by a hash of
@@ -94,7 +107,8 @@ def curate(
         dataset: Scored rows in any layout of `data.layouts`, as `score_dataset` gives them: with `i2c_status` and
             `score`. `image_id`, `pair_id` and `type` count where they are there; else rows with the same image, by its
             content or path, are about one image, and all are of one type, which the report says. A conversation of
-            several answers is one row: its questions together, its answers together. Pixels are not decoded.
+            several answers is one row: its questions together, its answers together. Pictures are read only for rules 3 and
+            6.
         target_size: Rows to keep. If fewer are left, all are kept and the report says so.
         score: Column to rank by; higher is better. "random", if there is no such column: by the hash alone, as a
             control to which all other rules apply.
@@ -105,13 +119,20 @@ def curate(
             combination of their values. None: all compete for the places.
         within_type: Compare ranks within the type rather than raw scores, wherever pairs of two types compete.
         near_duplicate_scope: "image" compares pairs about the same image only: the same question and answer about
-            another image teaches something else. "dataset" compares all (MinHash LSH finds candidates, which are then
-            compared exactly; a similar pair is missed with a small probability). "none" skips the rule.
+            another image teaches something else. "dataset" compares all, see `minhash`: less than 1 in 1,000
+            similar pairs is missed. "none" skips the rule.
         near_duplicate_threshold: In (0, 1].
         max_per_image: Most pairs about one image. The best pairs are often about the same images; with 1 the dataset
             has one image for each of its pairs, as far as there are enough.
         keep_types: Only pairs of these types; by default of all.
         keep_languages: Only pairs whose column `language` has one of these; by default all.
+        near_duplicate_images: "same": of images whose files are equal only the one with the best pair keeps its pairs;
+            "similar": of near-duplicates too, see `image_sketches.look_alikes`, where its error rates stand. All
+            pictures are read. "none" (the default): an image is known by its `image_id`. Off because pairs about a
+            second copy are not wrong, and simple drawings are taken for each other now and then.
+        near_duplicate_distance: For "similar" and `benchmarks`: most bits of 256 that hashes differ in.
+        benchmarks: What the dataset is to have nothing of, from `decontamination.benchmark_contents`.
+        image_folder: Where images are that rows name by a relative path; by default the working folder.
         seed: For ties and MinHash.
 
     Returns:
@@ -132,6 +153,7 @@ def curate(
     for option, wanted, name in (("keep_types", keep_types, "type"), ("keep_languages", keep_languages, LANGUAGE)):
         if wanted is not None:
             _check_there(option, wanted, columns.table[name])
+    pictures = functools.partial(images_of_pairs, dataset, columns.table["image_id"], image_folder)
     rows, report = choose_pairs(
         columns.table,
         target_size=target_size,
@@ -145,9 +167,10 @@ def curate(
         max_per_image=max_per_image,
         keep_types=keep_types,
         keep_languages=keep_languages,
+        hygiene=image_hygiene(pictures, near_duplicate_images, benchmarks, near_duplicate_distance),
         seed=seed,
     )
-    report.assumed = columns.assumed
+    report.assumed = [*columns.assumed, *report.assumed]
     return dataset.select(rows), report
 
 
@@ -165,13 +188,15 @@ def choose_pairs(
     max_per_image: int | None = None,
     keep_types: Sequence[str] | None = None,
     keep_languages: Sequence[str] | None = None,
+    hygiene: Hygiene = NO_HYGIENE,
     seed: int = 0,
 ) -> tuple[np.ndarray, CurationReport]:
     """`curate` on a table: which rows it keeps.
 
     With 5 M pairs about 1 M images (a table of 1.2 GB): 1 GB of memory besides the table and 2 minutes on one core,
-    measured by `recipes/benchmarks/selection.py`. `near_duplicate_scope="dataset"` takes 6 kB of memory and 0.2 ms more
-    for each pair that is left by the other rules (30 GB and a quarter of an hour for 5 M).
+    measured by `recipes/benchmarks/selection.py`. `near_duplicate_scope="dataset"` takes 0.04 ms and 0.6 kB
+    more for each pair that is left by the other rules: measured 41 s on one core and 0.6 GB, a third of it pages of a
+    temporary file, for 1 M pairs; computed 3.5 minutes and 3 GB for 5 M.
 
     Args:
         table: The columns `CURATION_COLUMNS` of scored pairs, messages being plain texts, and those that the options
@@ -179,6 +204,7 @@ def choose_pairs(
             `data.pair_columns` reads them of other layouts. Others are not looked at.
         target_size: This and the other options are those of `curate`. Of the types and languages to keep there need
             be no pair.
+        hygiene: Which images are near-duplicates, and what benchmarks have; from `hygiene.image_hygiene`.
 
     Returns:
         The rows kept (int64) in the order (image_id, pair_id), and the report.
@@ -231,14 +257,22 @@ def choose_pairs(
     if min_quantile is not None and len(best):
         least_of = _quantile_floors(scored, min_quantile, within_type)
         drop(f"score in the lowest {min_quantile:.0%}", scored.score[best] >= least_of[pairs.type[best]])
+    if hygiene.contamination is not None:
+        found = hygiene.contamination.of_pairs(texts, pairs.row[best], pairs.image_ids, pairs.image[best])
+        for number, rule in enumerate(hygiene.contamination.rules):
+            keep = found != number
+            drop(rule, keep)
+            found = found[keep]
     threshold = near_duplicate_threshold if near_duplicate_scope == "image" else None
     verdicts = compare_within_images(texts, pairs.row[best], pairs.image[best], threshold)
     drop("same instruction about the same image", verdicts != SAME_INSTRUCTION)
     if near_duplicate_scope == "image":
         drop("near-duplicate about the same image", verdicts[verdicts != SAME_INSTRUCTION] != NEAR_DUPLICATE)
     elif near_duplicate_scope == "dataset":
-        repeated = _near_duplicates(texts, pairs.row[best], near_duplicate_threshold, seed)
+        repeated = repeated_pairs(texts, pairs.row[best], near_duplicate_threshold, seed)
         drop("near-duplicate in the dataset", ~repeated)
+    if hygiene.similar is not None:
+        drop("about a near-duplicate of another image", hygiene.similar.kept(pairs.image_ids, pairs.image[best]))
     if max_per_image is not None:
         within = place_in_group(pairs.image[best]) < max_per_image
         drop(f"beyond {max_per_image} about the same image", within)
@@ -262,6 +296,7 @@ def choose_pairs(
         groups_after=groups.counts(pairs.row[kept]),
         length_before=_length_correlation(scored.score, words),
         length_after=_length_correlation(scored.score[kept], words[kept]),
+        assumed=list(hygiene.notes),
     )
     return pairs.row[kept], report
 
@@ -294,14 +329,6 @@ def _quantile_floors(scored: ScoredPairs, quantile: float, within_type: bool) ->
     for type in np.unique(types):
         floors[type] = np.quantile(scored.score[types == type], quantile)
     return floors
-
-
-def _near_duplicates(texts: PairTexts, rows: np.ndarray, threshold: float, seed: int) -> np.ndarray:
-    near, repeated = NearDuplicates(threshold, seed), np.zeros(len(rows), bool)
-    for piece in pieces(len(rows)):
-        pairs = zip(texts.questions(rows[piece]), texts.answers(rows[piece]))
-        repeated[piece] = [near.repeats(question, answer) for question, answer in pairs]
-    return repeated
 
 
 def _length_correlation(scores: np.ndarray, words: np.ndarray) -> LengthCorrelation:

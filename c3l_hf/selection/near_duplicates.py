@@ -9,17 +9,14 @@ import re
 from itertools import pairwise
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 
 from c3l_hf.selection.columns import blocks
 from c3l_hf.selection.pair_texts import PairTexts
-from c3l_hf.selection.scored_pairs import hash_of
 
 __all__ = [
     "NEAR_DUPLICATE",
     "NEW",
     "SAME_INSTRUCTION",
-    "NearDuplicates",
     "Shingles",
     "compare_within_images",
     "jaccard",
@@ -29,7 +26,6 @@ __all__ = [
 
 # What a pair is to those about the same image that are better.
 NEW, SAME_INSTRUCTION, NEAR_DUPLICATE = range(3)
-_PERMUTATIONS = 128
 _WORD = re.compile(r"\w+")
 
 # Pairs of neighbouring words of the instruction, and of the answer.
@@ -105,40 +101,6 @@ def _compare(questions: list[str], answers: list[str], threshold: float | None) 
             kept.append(pair)
         verdicts.append(NEW)
     return verdicts
-
-
-class NearDuplicates:
-    """Tells for one pair after another whether it is similar to one before that was not: for whole datasets.
-
-    Candidates come from MinHash LSH and are then compared exactly; a similar pair is missed with a small probability.
-    Measured costs stand at `choose_pairs`.
-
-    Args:
-        threshold: Jaccard similarity of near-duplicates, in (0, 1].
-        seed: Of the hash functions.
-    """
-
-    def __init__(self, threshold: float, seed: int):
-        # Misses weigh more than false candidates, which the exact comparison removes. LSH takes no threshold of 1.
-        self._lsh = MinHashLSH(threshold=min(threshold, 0.95), num_perm=_PERMUTATIONS, weights=(0.05, 0.95))
-        self._threshold = threshold
-        hash_seed = int.from_bytes(hash_of("minhash", seed), "big") % 2**32
-        self._empty = MinHash(num_perm=_PERMUTATIONS, seed=hash_seed)
-        # Texts take a thirtieth of their shingles' memory; those of candidates are cut again.
-        self._kept: list[tuple[str, str]] = []
-
-    def repeats(self, question: str, answer: str) -> bool:
-        """Whether the pair is a near-duplicate; if not, later pairs are compared with it too."""
-        texts = normal_text(question), normal_text(answer)
-        pair = shingles(*texts)
-        sketch = self._empty.copy()
-        sketch.update_batch(["\x1f".join((part, *two)).encode() for part, cut in zip("qa", pair) for two in cut])
-        candidates = self._lsh.query(sketch)
-        if any(jaccard(pair, shingles(*self._kept[number])) >= self._threshold for number in candidates):
-            return True
-        self._lsh.insert(len(self._kept), sketch)
-        self._kept.append(texts)
-        return False
 
 
 def _neighbours(text: str) -> set[tuple[str, str]]:

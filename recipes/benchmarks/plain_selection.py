@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from scipy.stats import rankdata, spearmanr
 
 from c3l_hf.common.errors import RowError
@@ -23,7 +22,6 @@ from c3l_hf.prompts.template_files import load_templates
 
 __all__ = ["plain_labels", "plain_pairs", "plain_random"]
 
-_PERMUTATIONS = 128
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _TOO_FEW, _UNFIT, _IDENTICAL, _MARGIN = (
     "fewer than two scored pairs",
@@ -105,9 +103,11 @@ def plain_pairs(
         drop(f"score in the lowest {min_quantile:.0%}", lambda pair: pair.score >= floors[pair.type])
     drop("same instruction about the same image", _first(1, lambda pair: (pair.image_id, _normal(pair.question))))
     if near_duplicate_scope == "image":
-        drop("near-duplicate about the same image", _NearDuplicatesPerImage(near_duplicate_threshold))
+        drop(
+            "near-duplicate about the same image", _NearDuplicates(near_duplicate_threshold, lambda pair: pair.image_id)
+        )
     elif near_duplicate_scope == "dataset":
-        drop("near-duplicate in the dataset", _NearDuplicates(near_duplicate_threshold, seed))
+        drop("near-duplicate in the dataset", _NearDuplicates(near_duplicate_threshold))
     if max_per_image is not None:
         drop(f"beyond {max_per_image} about the same image", _first(max_per_image, lambda pair: pair.image_id))
     available, groups = _type_counts(pairs), _group_counts(rows, pairs, balance_by)
@@ -339,34 +339,18 @@ def _jaccard(first: Collection, second: Collection) -> float:
     return common / (len(first) + len(second) - common)
 
 
-class _NearDuplicatesPerImage:
-    def __init__(self, threshold: float):
-        self.threshold = threshold
-        self.kept: dict[str, list[frozenset]] = defaultdict(list)
-
-    def __call__(self, pair: _Pair) -> bool:
-        shingles = _shingles(pair)
-        if any(_jaccard(shingles, other) >= self.threshold for other in self.kept[pair.image_id]):
-            return False
-        self.kept[pair.image_id].append(shingles)
-        return True
-
-
 class _NearDuplicates:
-    def __init__(self, threshold: float, seed: int):
-        self.lsh = MinHashLSH(threshold=min(threshold, 0.95), num_perm=_PERMUTATIONS, weights=(0.05, 0.95))
-        self.threshold = threshold
-        self.empty = MinHash(num_perm=_PERMUTATIONS, seed=_hash("minhash", seed) % 2**32)
-        self.kept: dict[str, frozenset] = {}
+    """Whether a pair is like none that was kept before; within a group, such as the image."""
+
+    def __init__(self, threshold: float, group: Callable[[_Pair], object] = lambda pair: None):
+        self.threshold, self.group = threshold, group
+        self.kept: dict[object, list[frozenset]] = defaultdict(list)
 
     def __call__(self, pair: _Pair) -> bool:
-        shingles = _shingles(pair)
-        sketch = self.empty.copy()
-        sketch.update_batch(["\x1f".join(shingle).encode() for shingle in shingles])
-        if any(_jaccard(shingles, self.kept[other]) >= self.threshold for other in self.lsh.query(sketch)):
+        shingles, kept = _shingles(pair), self.kept[self.group(pair)]
+        if any(_jaccard(shingles, other) >= self.threshold for other in kept):
             return False
-        self.lsh.insert(pair.pair_id, sketch)
-        self.kept[pair.pair_id] = shingles
+        kept.append(shingles)
         return True
 
 

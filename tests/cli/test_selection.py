@@ -1,8 +1,10 @@
 """`c3l score`, then `c3l curate` and `c3l select`, on other people's files: they have no ids, types or templates."""
 
 import json
+import shutil
 
 import pytest
+from datasets import concatenate_datasets
 from scored_rows import picture
 from tiny_models import tiny_llava
 
@@ -161,3 +163,30 @@ def test_nothing_that_could_be_used_is_named(scored, tmp_path, capsys):
         assert last.startswith(f"c3l {command}: {says}"), last
     assert not (tmp_path / "a.parquet").exists()
     assert call("curate", "--dataset", tmp_path / "one.parquet", "--output", tmp_path / "a.parquet") == 0
+
+
+def test_copies_and_benchmarks_leave(scored, tmp_path, capsys):
+    """A file of a benchmark's picture, a copy of a picture under another name, and a picture that is gone."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(scored / "pictures", folder)
+    shutil.copy(folder / "train" / "0.png", folder / "train" / "copy.png")
+    table = open_dataset(scored / "scored.parquet")
+    copied = table.select([0]).map(lambda row: {"image": "train/copy.png", "i2c": 99.0}, features=table.features)
+    concatenate_datasets([table, copied]).to_parquet(tmp_path / "rows.parquet")
+    (tmp_path / "bench").mkdir()
+    picture(2).save(tmp_path / "bench" / "x.bmp")
+    words = ["--dataset", tmp_path / "rows.parquet", "--image_folder", folder, "--output", tmp_path / "curated.parquet"]
+    assert call("curate", *words, "--near_duplicate_images", "same", "--decontaminate", tmp_path / "bench") == 0
+    printed = capsys.readouterr().out
+    assert set(open_dataset(tmp_path / "curated.parquet")["image"]) == {"train/copy.png", "train/1.png"}
+    counts = {
+        cells[0]: int(cells[1])
+        for line in printed.splitlines()
+        if len(cells := line.rsplit(maxsplit=1)) == 2 and cells[1].isdigit()
+    }
+    left = {name.strip(): count for name, count in counts.items()}
+    assert left["dropped: about an image of bench"] == 3
+    assert left["dropped: about a near-duplicate of another image"] == 3
+    assert "1 images are compared with none: the image cannot be read (FileNotFoundError)" in printed
+    assert call("curate", *words, "--overwrite", "--decontaminate", tmp_path / "no") == 1
+    assert f"c3l curate: --decontaminate has '{tmp_path / 'no'}'" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from c3l_hf.common.plain import plain
         ("C:\\Users\\somebody\\model", "model"),
         ("~/model", "model"),
         ("user/model", "user/model"),
+        ("pope=/home/somebody/bench", "pope=bench"),
+        ("https://host/?next=/home", "https://host/?next=/home"),
         ("runs/model", "runs/model"),
         (True, True),
         (None, None),

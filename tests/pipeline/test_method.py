@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -264,6 +265,26 @@ def test_curation_within_clusters(finished, tmp_path, capsys, monkeypatch):
     assert run(*words, "--clusters", 3) == 0
     inputs.set_old_results_aside(folder, "rescore")
     assert not list(folder.glob("embeddings/*")) and len(list(folder.glob("set_aside-3/embeddings/rescore/*"))) == 1
+
+
+def test_pictures_of_a_benchmark_leave_the_dataset(finished, tmp_path, capsys):
+    folder, bench = shutil.copytree(finished[0], tmp_path / "out"), tmp_path / "bench"
+    bench.mkdir()
+    kept = load_dataset(str(folder / "dataset"), split="train")
+    first = kept["image_id"][0]
+    kept[0]["images"][0].convert("L").save(bench / "x.jpg")
+    words = ["--output_dir", folder, "--decontaminate", bench, "--near_duplicate_images", "similar"]
+    assert run(*words, "--restart_from", "curate") == 0
+    assert set(load_dataset(str(folder / "dataset"), split="train")["image_id"]) == set(kept["image_id"]) - {first}
+    card = (folder / "dataset" / "README.md").read_text()
+    assert re.search(r"\| dropped: about an image of bench \| [1-9]", card) and str(tmp_path) not in card
+    assert "| dropped: about a near-duplicate of another image | 0 |" in card
+    # The same again goes on; with other pictures in the folder it would be another dataset.
+    assert run(*words) == 0
+    kept[1]["images"][0].save(bench / "y.png")
+    capsys.readouterr()
+    assert run(*words) == 1
+    assert "decontaminate" in capsys.readouterr().err
 
 
 def test_a_folder_of_pictures(tmp_path):

@@ -109,8 +109,8 @@ class StudentTrainer(SFTTrainer):
         examples: What it is trained on.
         args: How, and which weights.
 
-    The loss is the mean over the answers' tokens of all micro-batches of a step, in all processes; each token's times its
-    weight, if `examples` have weights.
+    The loss is the mean over the answers' tokens of all micro-batches of a step, in all processes; that of each token
+    times its weight, if `examples` have weights.
     """
 
     def __init__(self, model: PreTrainedModel, examples: Examples, args: StudentConfig):

@@ -44,7 +44,8 @@ _OTHER_TEXT = "the stored tokens do not spell the answer"
 def _values_of_characters(pieces: Sequence[str], values: Sequence[float], text: str) -> Iterator[float | None]:
     """The value of each character of a text; None of white space that the pieces lack."""
     spelled = list(_spelled(pieces, values))
-    place, found = 0, []
+    place = 0
+    found: list[float | None] = []
     for letter in text:
         while place < len(spelled) and spelled[place][0] != letter and spelled[place][0].isspace():
             place += 1

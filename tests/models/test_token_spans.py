@@ -53,7 +53,5 @@ def test_between_tokenizers():
         # The bytes of a letter share the mean of their values.
         letters = carry_over(one, values, list("".join(one)))
         assert carry_over(list("".join(one)), letters, one) == pytest.approx(carry_over(one, values, one), rel=1e-12)
-        whole = [
-            (value, mean) for text, value, mean in zip(one, values, carry_over(one, values, one)) if text.isascii()
-        ]
-        assert sum(mean == pytest.approx(value) for value, mean in whole) > 10
+        same = [value for value, mean in zip(values, carry_over(one, values, one)) if mean == pytest.approx(value)]
+        assert len(same) > 10

@@ -9,6 +9,8 @@ from typing import Literal
 from datasets import Features, Image, List, Value
 
 __all__ = [
+    "CHOSEN_TOKENS",
+    "CHOSEN_TOKENS_FEATURES",
     "LANGUAGE",
     "PAIR_FEATURES",
     "PAIR_TABLE_FEATURES",
@@ -103,6 +105,11 @@ PSEUDO_LABEL_FEATURES = Features(
         "template": Value("string"),
     }
 )
+
+# Beside a pseudo-label, where its pair has the scores of its tokens: the chosen reply in pieces, and of each what the
+# image adds to its log-probability (null of what is no part of an answer).
+CHOSEN_TOKENS = "chosen_tokens"
+CHOSEN_TOKENS_FEATURES = Features({CHOSEN_TOKENS: List({"text": Value("string"), "gain": Value("float32")})})
 
 
 def number_id(image: int) -> str:

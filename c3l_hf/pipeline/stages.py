@@ -22,11 +22,13 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import (
+    CHOSEN_TOKENS_FEATURES,
     LANGUAGE,
     PAIR_TABLE_FEATURES,
     PSEUDO_LABEL_FEATURES,
     SCORE_FEATURES,
     STATUS,
+    TURNS,
 )
 from c3l_hf.data.status import count_repeated, count_statuses, publishable
 from c3l_hf.data.stored_images import WithImages
@@ -49,6 +51,7 @@ from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs, choose_random
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
+from c3l_hf.selection.token_weights import GAIN_COLUMNS
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
 from c3l_hf.training.run import train_generator
 
@@ -58,8 +61,8 @@ __all__ = ["ModelInUse", "curate", "describe", "generate", "score", "select", "t
 _SHARD_SIZE = 500
 _SHOWN_REASONS = 5
 _LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"})
-# Beside a label the row of its image, for the training.
-_LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS})
+# Beside a label the row of its image and the scores of its tokens, for the training.
+_LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS, **CHOSEN_TOKENS_FEATURES})
 # What pairs are chosen by; the figures of a pool and a choice at random need a part of it.
 _CHOICE_COLUMNS = (*CURATION_COLUMNS, "i2c", LANGUAGE)
 _SCORED = Features({**PAIR_TABLE_FEATURES, **SCORE_FEATURES})
@@ -170,7 +173,8 @@ def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
             return None
         pairs = scored.table([*LABEL_COLUMNS, *ASKED_COLUMNS, "i2c", "image_row"])
         asked = settings.generating(0).template_set  # where pairs that somebody has do not say what was asked
-        labels, report = choose_labels(pairs, **vars(settings.selection), templates=asked)
+        tokens = functools.partial(scored.rows, columns=[*GAIN_COLUMNS, TURNS])
+        labels, report = choose_labels(pairs, **vars(settings.selection), templates=asked, tokens=tokens)
         labels = labels.append_column("image_row", pairs["image_row"].take(labels["row"]))
         Shards(path, 1).write(0, [labels.select(list(_LABEL_TABLE))], _LABEL_TABLE.arrow_schema)
         left_out = (report.images_dropped, report.pairs_left_out, report.rejected_left_out)

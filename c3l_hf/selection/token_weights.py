@@ -6,6 +6,7 @@ a learning rate means the same with them as without. They are of the scorer's to
 over to those of the model that is trained.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -16,7 +17,16 @@ from c3l_hf.common.choices import check_choice
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.schema import TURNS
 
-__all__ = ["GAIN_COLUMNS", "TokenWeights", "answer_weights", "cal_weights", "row_weight", "turn_gains", "vig_weights"]
+__all__ = [
+    "GAIN_COLUMNS",
+    "TokenWeights",
+    "answer_weights",
+    "cal_weights",
+    "reply_weights",
+    "row_weight",
+    "turn_gains",
+    "vig_weights",
+]
 
 TokenWeights = Literal["cal", "vig"]
 # What gains are read from; and `TURNS`, where a row has several answers.
@@ -119,6 +129,26 @@ def turn_gains(row: Mapping[str, Any], turn: int) -> tuple[list[str], list[float
     if not all(map(math.isfinite, gains)):
         raise RowError("the scores of the answer's tokens are not finite")
     return list(tokens[part]), gains
+
+
+def reply_weights(pieces: Sequence[Mapping[str, Any]], method: TokenWeights) -> list[float]:
+    """The weights of the pieces of a reply, as `label_tokens.chosen_tokens` has them: those of each answer by the gains
+    of its tokens, with mean 1; and 1 for all else.
+
+    Args:
+        pieces: `text` and `gain` of each, `gain` None for what is no part of an answer.
+        method: As for `answer_weights`.
+
+    Raises:
+        RowError: If a gain is not finite.
+    """
+    weights: list[float] = []
+    for of_question, group in itertools.groupby(pieces, lambda piece: piece["gain"] is None):
+        gains = [piece["gain"] for piece in group]
+        if not of_question and not all(map(math.isfinite, gains)):
+            raise RowError("the gains of the answer's tokens are not finite")
+        weights += [1.0] * len(gains) if of_question else answer_weights(gains, method).tolist()
+    return weights
 
 
 def row_weight(row: Mapping[str, Any], column: str) -> float:

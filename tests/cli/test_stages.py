@@ -164,6 +164,24 @@ def test_other_weights_are_another_training(made, tmp_path, capsys):
     assert "holds another run's result" in capsys.readouterr().err
 
 
+def test_weights_of_tokens(made, tmp_path, capsys):
+    """From c3l score by c3l select to c3l train; and from c3l score to c3l sft."""
+    labels = open_dataset(made / "labels.parquet")
+    assert all(any(piece["gain"] is not None for piece in pieces) for pieces in labels["chosen_tokens"])
+    train = ["train", "--dataset", made / "labels.parquet", "--model", "scenes", *TRAINING, "--output_dir"]
+    assert call(*train, tmp_path / "cal", "--token_weights", "cal") == 0
+    assert call(*train, tmp_path / "cal") == 1
+    assert "token_weights" in capsys.readouterr().err
+    labels.remove_columns("chosen_tokens").to_parquet(tmp_path / "bare.parquet")
+    train[2] = tmp_path / "bare.parquet"
+    assert call(*train, tmp_path / "bare", "--token_weights", "cal") == 1
+    assert "no column 'chosen_tokens', which token_weights needs and c3l select makes" in capsys.readouterr().err
+    sft = ["sft", "--dataset", made / "scored.parquet", "--model", "scenes", *TRAINING]
+    assert call(*sft, "--token_weights", "vig", "--output_dir", tmp_path / "vig") == 0
+    made_by = json.loads((tmp_path / "vig" / "student" / "training.json").read_text())
+    assert made_by["options"]["token_weights"] == "vig" and made_by["report"]["examples"] > 6
+
+
 def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
     scored = open_dataset(made / "scored.parquet")
     null = scored.map(lambda row: {"i2c_status": "no", "i2c": None}, features=scored.features)

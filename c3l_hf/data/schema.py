@@ -82,6 +82,8 @@ PAIR_FEATURES = Features(
             "prompt_tokens": Value("int64"),
             "completion_tokens": Value("int64"),
         },
+        # 0, or the number of the attempt for which the image was asked about again (`generation.retries`).
+        "attempt": Value("int32"),
     }
 )
 

@@ -104,8 +104,8 @@ def run(folder: Path, name: str) -> None:
 
 
 def run_student(folder: Path, name: str) -> None:
-    """All weights of a student in bfloat16, and of one in float32, whose rows have weights; adapters and projector of one that has rows without
-    pictures: in each step at most one process has a picture."""
+    """All weights of a student in bfloat16, and of one in float32, whose rows have weights; adapters and projector of
+    one that has rows without pictures: in each step at most one process has a picture."""
     mixed = "mixed" in name
     model = AutoModelForImageTextToText.from_pretrained(folder / "start", dtype=name.split("-")[1])
     examples = rows(bad=False).remove_columns("rejected").rename_column("chosen", "completion")

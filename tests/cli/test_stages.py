@@ -78,6 +78,24 @@ def test_generation_goes_on_with_the_shards_that_are_there(made, tmp_path, monke
     assert (tmp_path / "pairs.parquet").read_bytes() == (made / "pairs.parquet").read_bytes()
 
 
+def test_images_are_asked_about_again(made, tmp_path, monkeypatch, capsys):
+    """A floor that no pair reaches, and one that all do."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    images = ["--images", "scenes", "--images_split", "validation", "--num_images", 2, "--seed", 3]
+    words = ["generate", *images, "--model", "scenes", "--dtype", "float32", "--pairs_per_image", 3]
+    words += ["--max_new_tokens", 64, "--retries", 1]
+    first = [row for row in open_dataset(made / "pairs.parquet").remove_columns("images")][:6]
+    for floor, attempts in ((1e6, [0, 0, 0, 1, 1, 1] * 2), (-1e6, [0] * 6)):
+        file = tmp_path / f"{floor}.parquet"
+        assert call(*words, "--retry_floor", floor, "--output", file) == 0
+        pairs = list(open_dataset(file).remove_columns("images"))
+        assert [row["attempt"] for row in pairs] == attempts
+        assert [row for row in pairs if not row["attempt"]] == first
+        assert len({row["pair_id"] for row in pairs}) == len(pairs)
+        asked_again = "images asked about again, attempt 1" in capsys.readouterr().out
+        assert asked_again == (floor > 0)
+
+
 def test_pictures_of_a_folder_go_with_their_pairs(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "pictures").mkdir()
@@ -212,6 +230,10 @@ def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
         ("generate --images {made} --model scenes", "c3l generate: {made} cannot be read: "),
         ("generate --images scenes --num_images 1 --model {made}", "c3l generate: --model {made} has no config.json"),
         ("generate --images scenes --num_images 1 --model scenes --types smell", "smell"),
+        (
+            "generate --images scenes --num_images 1 --model scenes --retries -1",
+            "--retries is -1; it must not be negative",
+        ),
         ("generate --images scenes --num_images 1 --model scenes --load_in_4bit --load_in_8bit", "are both set"),
         ("generate --images scenes --num_images 1 --model scenes --load_in_4bit", "needs the package bitsandbytes"),
     ],

@@ -1,17 +1,22 @@
 """Images that are asked about again: which, how often, with draws of their own, whoever writes."""
 
+import io
+import json
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import PIL.Image
 import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Image, Value
+from openai_server import OpenAIServer, completions
 
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_tables
 from c3l_hf.generation.requests import Reply, uniforms_of
 from c3l_hf.generation.retries import Retries, count_attempts, generate_with_retries
+from c3l_hf.generation.server import ServerOptions, ServerWriter
 
 CONFIG = PairGenerationConfig("scenes", pairs_per_image=2, types_per_image=2, seed=3)
 NAMES = ["good", "later", "never", "empty", "torn"]
@@ -125,3 +130,27 @@ def test_what_is_refused():
         Retries(score, 1, float("nan"))
     with pytest.raises(ValueError, match="there are 1 scores of 2 pairs"):
         made(["never"], score=lambda tables: [table.slice(1) for table in score(tables)])
+
+
+def test_servers_are_asked_again_once(tmp_path, monkeypatch):
+    """What was answered before an interruption is not asked for twice, whichever attempt it is of."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    content = io.BytesIO()
+    PIL.Image.new("RGB", (4, 4)).save(content, "PNG")
+    rows = {"image": [{"bytes": content.getvalue(), "path": None}], "image_id": ["never"]}
+    pictures = Dataset.from_dict(rows, features=Features({"image": Image(), "image_id": Value("string")}))
+
+    def answer(body):
+        texts = [f"Question: What? Answer: It is {body['seed']}+{number}." for number in range(body.get("n", 1))]
+        return completions(texts, model=body["model"])
+
+    found = []
+    with OpenAIServer(answer, ("m",)) as server:
+        for most in (1, 2):
+            options = ServerOptions([server.url], retry_wait=0, retries=0)
+            with ServerWriter(options, tmp_path / "replies.jsonl", temperature=1.0, seed=3) as writer:
+                tables = generate_with_retries(pictures, writer, CONFIG, Retries(score, most, 0.5), progress=False)
+                found.append(pa.concat_tables(tables).to_pylist())
+            assert len({json.dumps(body) for _, _, body in server.requests}) == len(server.requests)
+    assert found[1][: len(found[0])] == found[0] and [row["attempt"] for row in found[1]] == [0, 0, 1, 1, 2, 2]
+    assert len({row["raw"] for row in found[1]}) == 6

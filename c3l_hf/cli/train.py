@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import RowsOptions, open_rows
-from c3l_hf.cli.training_help import SHOWN_GENERATOR
+from c3l_hf.cli.training_help import SHOWN_TRAIN
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
@@ -149,6 +149,6 @@ COMMAND = Command(
     ),
     groups=(RowsOptions, LabelImageOptions, ModelOptions, C3LConfig, CallOptions),
     call=train,
-    shown={C3LConfig: SHOWN_GENERATOR},
+    shown={C3LConfig: SHOWN_TRAIN},
     resumes=True,
 )

@@ -117,10 +117,10 @@ def turn_gains(row: Mapping[str, Any], turn: int) -> tuple[list[str], list[float
     if not all(isinstance(values, list | tuple) for values in (tokens, seen, blind)):
         raise RowError(_NO_GAINS)
     if not len(tokens) == len(seen) == len(blind):
-        raise RowError(f"{', '.join(GAIN_COLUMNS)} have {len(tokens)}, {len(seen)} and {len(blind)} entries")
+        raise RowError(f"the scores of tokens differ in number; {len(tokens)}, {len(seen)} and {len(blind)}")
     counts = [entry["tokens"] or 0 for entry in row.get(TURNS) or [{"tokens": len(tokens)}]]
     if sum(counts) != len(tokens):
-        raise RowError(f"{TURNS} have {sum(counts)} tokens, and answer_tokens has {len(tokens)}")
+        raise RowError(f"{TURNS} and answer_tokens do not agree; {sum(counts)} and {len(tokens)} tokens")
     if turn >= len(counts) or not counts[turn]:
         raise RowError(_NO_GAINS)
     start = sum(counts[:turn])

@@ -101,6 +101,18 @@ def test_weights_of_1_change_nothing(tmp_path):
         assert losses == same and all(torch.equal(plain[name], weighted[name]) for name in plain)
 
 
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_weights_are_used_whatever_is_trained(tmp_path, use_lora):
+    """Not only where the model's own forward is called."""
+    losses = []
+    for weights in (None, AnswerWeights(weight_column="w")):
+        rows = curated().add_column("w", [3.0] * 5)
+        trainer = make_trainer(tmp_path, tiny_llava(), rows, weights, use_lora=use_lora, max_steps=1)
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
+
+
 def test_a_row_of_weight_0_teaches_nothing(tmp_path):
     def gradient(weights, rows):
         trainer = make_trainer(tmp_path, tiny_llava(), rows, weights)

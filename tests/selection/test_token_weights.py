@@ -77,8 +77,8 @@ def test_gains_of_each_turn():
         (scored(), 1, "the answer has no scores of its tokens"),
         (scored(), 3, "the answer has no scores of its tokens"),
         (scored(answer_tokens=None), 0, "the answer has no scores of its tokens"),
-        (scored(logprob_per_token=[-1.0]), 0, "have 3, 1 and 3 entries"),
-        (scored(turns=[{"tokens": 2}]), 0, "turns have 2 tokens, and answer_tokens has 3"),
+        (scored(logprob_per_token=[-1.0]), 0, "differ in number; 3, 1 and 3"),
+        (scored(turns=[{"tokens": 2}]), 0, "turns and answer_tokens do not agree; 2 and 3 tokens"),
         (scored(logprob_per_token=[math.nan, 0.0, 0.0]), 0, "are not finite"),
     ],
 )

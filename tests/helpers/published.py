@@ -79,7 +79,7 @@ def configs(n: int = 6) -> dict[str, Dataset]:
         "default": kept,
         "images": Dataset.from_list(images, features=IMAGE_FEATURES),
         "scored": pool.remove_columns("images"),
-        "pseudo_labels": select_pseudo_labels(pool)[0].remove_columns("images"),
+        "pseudo_labels": select_pseudo_labels(pool)[0].remove_columns(["images", "chosen_tokens"]),
     }
 
 

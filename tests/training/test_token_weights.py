@@ -84,6 +84,8 @@ def test_rows_without_weights_are_named(tmp_path, quick):
     rows[1]["chosen_tokens"] = None
     rows[2]["chosen_tokens"][1]["text"] = " That"
     rows[3]["chosen_tokens"][1]["gain"] = float("nan")
+    # Behind the first rows, which are encoded in full to try the quick check.
+    rows = [rows[0]] * 3 * quick + rows
     rows = Dataset.from_list(rows, features=with_tokens(pseudo_labels()).features)
     collator = DataCollatorForC3L(tiny_llava()[1], token_weights="vig")
     if not quick:
@@ -94,10 +96,10 @@ def test_rows_without_weights_are_named(tmp_path, quick):
             "chosen_tokens: the gains of the answer's tokens are not finite",
         ]
         return
-    with pytest.raises(ValueError, match="3 of 4 rows cannot be trained on:\n  row 1 .image_id 'image-1'., chosen_tok"):
+    with pytest.raises(ValueError, match="3 of 7 rows cannot be trained on:\n  row 4 .image_id 'image-1'., chosen_tok"):
         make_trainer(tmp_path, None, rows, token_weights="vig")
     trainer = make_trainer(tmp_path, None, rows, token_weights="vig", invalid_rows="drop")
-    assert len(trainer.train_dataset) == 1
+    assert len(trainer.train_dataset) == 4
 
 
 def test_what_is_missing_or_unknown_is_named(tmp_path):

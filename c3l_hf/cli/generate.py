@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,11 +28,14 @@ from c3l_hf.data.status import count_repeated, generation_counts
 from c3l_hf.data.stored_images import with_contents
 from c3l_hf.files.inventory import cached
 from c3l_hf.generation.pairs import PairGenerationConfig, check_columns, generate_tables, with_images
+from c3l_hf.generation.retries import Retries, count_attempts, generate_with_retries
 from c3l_hf.generation.server import is_unanswered
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.options import BackendOptions, GenerationOptions, ImageOptions, UsedModelOptions
 from c3l_hf.pipeline.writers import check_backend, check_written_tokens, open_writer
+from c3l_hf.scoring.dataset import score_tables
+from c3l_hf.scoring.scorer import I2CScorer
 
 __all__ = ["COMMAND"]
 
@@ -80,6 +83,8 @@ def generate(
         raise RunError(f"{'serve' if backend.serve else 'model'} is not used: the server at base_url has the generator")
     if not elsewhere and model.model is None:
         raise UsageError("model is missing: a folder or a Hub id; or backend server with base_url, which has the model")
+    if elsewhere and generation.retries:
+        raise RunError("retries are not for base_url: what is asked about again is told by a model in this process")
     path = check_output(output)
     config = generation.config(seed.seed, images.images, model.model)
     how: Source | None = None
@@ -99,8 +104,11 @@ def generate(
     )
     check_columns(config, source.dataset)
     check_written_tokens(backend, config, how)
-    pairs = _in_shards(source, how, config, backend, identity)
+    identity |= generation.retry_identity()
+    pairs = _in_shards(source, how, config, backend, generation, identity)
     counts = generation_counts(pairs)
+    if generation.retries:
+        counts |= count_attempts(pairs.select_columns(["image_id", "attempt"]).with_format("arrow").iter(1000))
     if process_state().is_main_process:
         write_rows(pairs, output)
         print(f"{format_table([('pairs', counts.pop('pairs')), *counts.items()])}\n\n{len(pairs):,} rows → {path}")
@@ -111,7 +119,12 @@ def generate(
 
 
 def _in_shards(
-    images: Images, how: Any, config: PairGenerationConfig, backend: BackendOptions, identity: dict[str, Any]
+    images: Images,
+    how: Any,
+    config: PairGenerationConfig,
+    backend: BackendOptions,
+    generation: GenerationOptions,
+    identity: dict[str, Any],
 ) -> Dataset:
     """All pairs. They are kept in the cache of `datasets` in shards, named by what they are made from, at which several
     processes take turns, and after which the same command goes on."""
@@ -124,13 +137,22 @@ def _in_shards(
     _make_room(shards)
     schema = PAIR_FEATURES.arrow_schema
     with contextlib.ExitStack() as stack:
+        loading = functools.cache(lambda: load(how))
         if shards.missing:
-            loading = functools.cache(lambda: load(how))
             writer = stack.enter_context(open_writer(backend, config, how, loading, folder / "replies"))
 
         def pairs_of(number: int) -> Iterator[pa.Table]:
             part = images.dataset.select(range(starts[number], min(starts[number] + size, len(images))))
-            pairs = with_images(part, pa.concat_tables(generate_tables(part, writer, config)))
+            if generation.retries:
+
+                def score(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+                    return score_tables(tables, part, I2CScorer(*loading()))
+
+                retries = Retries(score, generation.retries, generation.retry_floor)
+                made = generate_with_retries(part, writer, config, retries)
+            else:
+                made = generate_tables(part, writer, config)
+            pairs = with_images(part, pa.concat_tables(made))
             for table in pairs.with_format("arrow").iter(100):
                 # A picture in a file goes with its pairs.
                 yield with_contents(table.cast(schema), PAIR_FEATURES)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import RowsOptions, open_rows
-from c3l_hf.cli.training_help import SHOWN_GENERATOR
+from c3l_hf.cli.training_help import SHOWN_TRAIN
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
@@ -20,6 +21,7 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import Layout
 from c3l_hf.data.preferences import preference_columns, read_candidates
+from c3l_hf.data.schema import CHOSEN_TOKENS
 from c3l_hf.data.sources import image_column, load_images
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.files.inventory import cached
@@ -54,7 +56,7 @@ def train(
     labels = with_images(open_rows(rows), images, training.seed)
     inputs = {
         "model": identity,
-        "labels": _digest(labels, training.weight_column),
+        "labels": _digest(labels, (training.weight_column, CHOSEN_TOKENS if training.token_weights else None)),
         "seed": training.seed,
         "c3l_hf": versions()["c3l-hf"],
     }
@@ -120,10 +122,10 @@ def _holds_pictures(labels: Dataset, layout: Layout) -> bool:
     return False
 
 
-def _digest(labels: Dataset, weight: str | None) -> str:
+def _digest(labels: Dataset, others: Collection[str | None]) -> str:
     """What tells these labels from others: their contents, of images in files their sizes and times."""
     layout = preference_columns(labels.column_names)
-    used = labels.select_columns([*layout.columns, *[name for name in labels.column_names if name == weight]])
+    used = labels.select_columns([*layout.columns, *[name for name in labels.column_names if name in others]])
     tables = used.with_format("arrow").iter(50)
     return digest(*(digest(repr(table.to_pylist())) for table in tables), row_files_state(used, layout))
 
@@ -147,6 +149,6 @@ COMMAND = Command(
     ),
     groups=(RowsOptions, LabelImageOptions, ModelOptions, C3LConfig, CallOptions),
     call=train,
-    shown={C3LConfig: SHOWN_GENERATOR},
+    shown={C3LConfig: SHOWN_TRAIN},
     resumes=True,
 )

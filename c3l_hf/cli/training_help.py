@@ -1,6 +1,6 @@
 """The options of the trainers that matter most, in a few words each; `--help_all` shows all others, in theirs."""
 
-__all__ = ["SHOWN_GENERATOR", "SHOWN_RUN", "SHOWN_STUDENT"]
+__all__ = ["SHOWN_RUN", "SHOWN_STUDENT", "SHOWN_TRAIN"]
 
 _SHOWN = {
     "output_dir": "Folder of results and checkpoints.",
@@ -16,13 +16,17 @@ _SHOWN = {
     "activation_checkpointing": "Compute activations again instead of keeping them.",
     "trust_remote_code": "Whether code from the model's repository may be run.",
 }
-SHOWN_GENERATOR = {
+_SHOWN_GENERATOR = {
     **_SHOWN,
     "similarity": "Similarity in the contrastive loss: the candidates' 'likelihood', or the cosine of 'hidden' states.",
     "temperature": "Temperature of the contrastive loss: 0.3 for likelihoods, 0.1 for hidden states.",
     "contrastive_weight": "Weight of the contrastive loss beside the likelihood; 0: none.",
 }
-SHOWN_RUN = {**SHOWN_GENERATOR, "push_to_hub": "Publish the results on the Hub."}
+SHOWN_TRAIN = {
+    **_SHOWN_GENERATOR,
+    "token_weights": "Weigh the answers' tokens by what the image adds to each.",
+}
+SHOWN_RUN = {**_SHOWN_GENERATOR, "push_to_hub": "Publish the results on the Hub."}
 SHOWN_STUDENT = {
     **_SHOWN,
     "train_projector": "Train the projector, too.",

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 1000
 # What generation writes beside its pairs.
-_SAID = ("raw", "language", "generation_status", "generation_prompt", "reply_form", "usage")
+_SAID = ("raw", "language", "generation_status", "generation_prompt", "reply_form", "usage", "attempt")
 _ELSEWHERE = "the image's path does not lead into the folder of the images"
 
 

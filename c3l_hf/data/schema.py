@@ -9,6 +9,8 @@ from typing import Literal
 from datasets import Features, Image, List, Value
 
 __all__ = [
+    "CHOSEN_TOKENS",
+    "CHOSEN_TOKENS_FEATURES",
     "CLUSTER",
     "CLUSTER_SIMILARITY",
     "EMBEDDING",
@@ -87,6 +89,8 @@ PAIR_FEATURES = Features(
             "prompt_tokens": Value("int64"),
             "completion_tokens": Value("int64"),
         },
+        # 0, or the number of the attempt for which the image was asked about again (`generation.retries`).
+        "attempt": Value("int32"),
     }
 )
 
@@ -110,6 +114,11 @@ PSEUDO_LABEL_FEATURES = Features(
         "template": Value("string"),
     }
 )
+
+# Beside a pseudo-label, where its pair has the scores of its tokens: the chosen reply in pieces, and of each what the
+# image adds to its log-probability (null of what is no part of an answer).
+CHOSEN_TOKENS = "chosen_tokens"
+CHOSEN_TOKENS_FEATURES = Features({CHOSEN_TOKENS: List({"text": Value("string"), "gain": Value("float32")})})
 
 
 def number_id(image: int) -> str:

@@ -20,6 +20,7 @@ from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.stored_rows import stored_row, stored_rows
 from c3l_hf.data.turns import Pair, to_turns, turn_reason
 from c3l_hf.files.image import image_key, open_image
+from c3l_hf.finetuning.answer_weights import TOKEN_WEIGHT, AnswerWeights
 from c3l_hf.models.batching import PER_TOKEN, collate, with_picture
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_end, with_image_cache
@@ -73,6 +74,7 @@ class Examples:
         rejected: Row → why it is left out.
         shortened: Row → why some of its turns are left out, and only these.
         kept: (row, turn) → the encoded example, if they were kept; rows with the same images share their tensors.
+        weights: How much the tokens of each answer count; None if all count alike.
     """
 
     rows: Dataset
@@ -81,6 +83,7 @@ class Examples:
     rejected: Mapping[int, str]
     shortened: Mapping[int, str]
     kept: Mapping[tuple[int, int], EncodedRow] | None = None
+    weights: AnswerWeights | None = None
 
     def select(self, rows: Iterable[int]) -> "Examples":
         """The examples of some rows, without encoding them again."""
@@ -99,6 +102,12 @@ class Examples:
         if isinstance(pair, RowError):
             raise pair
         return self.encoder.encode(pair)
+
+    def weights_of(self, row: int, turn: int, encoded: EncodedRow) -> torch.Tensor:
+        """The weight of each token of an answer, the one that ends it included; where `weights` are there."""
+        assert self.weights is not None
+        stored = stored_row(self.rows.select_columns(self.weights.columns(self.rows.column_names)), row)
+        return self.weights.of(stored, turn, encoded, self.encoder.processor)
 
     def rejected_lines(self, most: int = 5) -> list[str]:
         """The first rows that are left out, then those of which turns are: number, id, reason."""
@@ -120,6 +129,7 @@ def encode_examples(
     num_proc: int | None = None,
     image_folder: str | None = None,
     control_tokens: ControlTokens = "refuse",
+    weights: AnswerWeights | None = None,
 ) -> Examples:
     """Encodes every row once: to find those that cannot be trained on, and how long the others are.
 
@@ -135,13 +145,18 @@ def encode_examples(
         image_folder: Where images are that rows name by a relative path; by default the working folder.
         control_tokens: What becomes of control tokens that are written out in a text: "refuse" or "escape", see
             `models.control_tokens`.
+        weights: How much the tokens of each answer count in the loss, by which columns of the rows; by default all
+            alike. An answer whose weights cannot be told is left out, as one that cannot be encoded.
 
     Raises:
-        ValueError: If the columns are in no accepted layout, no row can be trained on (the message names the first), or
-            none of them has an image.
+        ValueError: If the columns are in no accepted layout, one that `weights` needs is missing, no row can be trained
+            on (the message names the first), or none of them has an image.
     """
     columns, layout = dataset.column_names, layout_of(dataset.column_names)
-    rows = dataset.select_columns([*layout.columns, *(name for name in _IDS if name in columns)])
+    read = [*layout.columns, *(name for name in _IDS if name in columns)]
+    if weights is not None:
+        read += weights.columns(columns)
+    rows = dataset.select_columns(list(dict.fromkeys(read)))
     encoder = AnswerEncoder(processor, max_length, image_folder, control_tokens)
     stored = rows.with_format("arrow")  # images as they are stored
     kept: dict[tuple[int, int], EncodedRow] | None = {} if keep else None
@@ -150,14 +165,18 @@ def encode_examples(
     if kept is None:
         with process_state().main_process_first():  # the others find the result in the cache, if it is on
             made_from = check_key(rows, layout, image_folder)
-            look = functools.partial(_look, features=rows.features, encoder=encoder, made_from=made_from)
+            look = functools.partial(
+                _look, features=rows.features, encoder=encoder, weights=weights, made_from=made_from
+            )
             options = {"batched": True, "batch_size": 50, "with_indices": True, "num_proc": num_proc}
             looks = stored.map(look, remove_columns=rows.column_names, desc="Checking rows", **options)
         looks = looks.with_format(None).to_dict()
     else:
         looks, shared = {name: [] for name in _LOOKS}, {}
         for number, table in enumerate(stored.iter(50)):
-            part = _look(table, range(50 * number, 50 * number + len(table)), rows.features, encoder, kept, shared)
+            part = _look(
+                table, range(50 * number, 50 * number + len(table)), rows.features, encoder, weights, kept, shared
+            )
             for name, values in part.items():
                 looks[name] += values
     problems: dict[int, str] = {}
@@ -169,7 +188,7 @@ def encode_examples(
     trained = set(index["row"])
     rejected = {row: problem for row, problem in problems.items() if row not in trained}
     shortened = {row: problem for row, problem in problems.items() if row in trained}
-    examples = Examples(rows, encoder, index, rejected, shortened, kept)
+    examples = Examples(rows, encoder, index, rejected, shortened, kept, weights)
     if not good:
         raise ValueError(f"none of the {len(rows):,} rows can be trained on: {'; '.join(examples.rejected_lines())}")
     if not any(index["images"]):
@@ -186,6 +205,7 @@ def _look(
     numbers: Iterable[int],
     features: Features,
     encoder: AnswerEncoder,
+    weights: AnswerWeights | None = None,
     kept: dict[tuple[int, int], EncodedRow] | None = None,
     shared: dict[tuple[Hashable, ...], dict[str, torch.Tensor]] | None = None,
     made_from: str = "",  # for the cache of `datasets`, which looks at the arguments
@@ -203,6 +223,8 @@ def _look(
                 if isinstance(pair, RowError):
                     raise pair
                 example = encoder.encode(pair)
+                if weights is not None:
+                    weights.of(row, turn, example, encoder.processor)
             except RowError as error:
                 looks.append((number, turn, 0, 0, turn_reason(error, turn, len(turns))))
                 continue
@@ -218,6 +240,8 @@ def _look(
 @dataclass
 class DataCollatorForAnswers(DataCollatorMixin):
     """Rows of `Examples.index` → a padded batch with `labels`: -100 but for the answers' tokens and their ends.
+
+    If the examples have weights, `TOKEN_WEIGHT` has that of each of these tokens.
 
     Attributes:
         examples: The examples.
@@ -239,4 +263,9 @@ class DataCollatorForAnswers(DataCollatorMixin):
         labels = torch.full_like(batch["input_ids"], -100)
         for label, ids, row in zip(labels, batch["input_ids"], encoded):
             label[row.answer] = ids[row.answer]
-        return {**batch, "labels": labels}
+        batch["labels"] = labels
+        if self.examples.weights is not None:
+            batch[TOKEN_WEIGHT] = torch.ones(labels.shape)
+            for weight, place, row in zip(batch[TOKEN_WEIGHT], places, encoded):
+                weight[row.answer] = self.examples.weights_of(place["row"], place["turn"], row)
+        return batch

@@ -3,7 +3,7 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.reading import ColumnOptions, PictureOptions, fetch_pictures, read_dataset
+from c3l_hf.finetuning.answer_weights import AnswerWeights
 from c3l_hf.finetuning.examples import Examples, encode_examples
 from c3l_hf.finetuning.student import StudentConfig, StudentTrainer, max_length_of
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
+from c3l_hf.selection.token_weights import TokenWeights
 from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
 
 __all__ = ["SFTOptions", "load_rows", "rows_digest", "run_sft"]
@@ -52,6 +54,16 @@ class SFTOptions(ColumnOptions, PictureOptions):
         default="refuse",
         metadata={"help": "Control tokens written in a text: refuse the row, or read them as letters."},
     )
+    token_weights: TokenWeights | None = field(
+        default=None,
+        metadata={
+            "help": "Weigh the tokens of an answer by what the picture adds to each, from the columns of c3l score: "
+            "'cal' (more for more) or 'vig' (the better half only). By default all alike."
+        },
+    )
+    weight_column: str | None = field(
+        default=None, metadata={"help": "Column with a number by which a row's loss is multiplied, with a mean of 1."}
+    )
     max_rows: int | None = field(default=None, metadata={"help": "Train on so many rows, drawn at random by the seed."})
     keep_encoded: bool = field(
         default=False, metadata={"help": "Keep encoded rows in memory, instead of encoding them again: small pictures."}
@@ -59,6 +71,12 @@ class SFTOptions(ColumnOptions, PictureOptions):
     merge_adapters: bool = field(
         default=True, metadata={"help": "Save the whole model with its adapters merged. If False, the adapters alone."}
     )
+
+    @property
+    def weights(self) -> AnswerWeights | None:
+        """How much the tokens of the rows count; None if all alike."""
+        given = self.token_weights is not None or self.weight_column is not None
+        return AnswerWeights(self.token_weights, self.weight_column) if given else None
 
 
 def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Path:
@@ -93,10 +111,13 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
     settings = {**source.loading(), "merge_adapters": options.merge_adapters, **training_options(training)}
     if options.control_tokens != "refuse":
         settings["control_tokens"] = options.control_tokens
-
+    read = []
+    if options.weights is not None:
+        settings |= {name: value for name, value in vars(options.weights).items() if value is not None}
+        read = options.weights.columns(rows.column_names)
     inputs = {
         "model": identity,
-        "dataset": rows_digest(rows, options.image_folder),
+        "dataset": rows_digest(rows, options.image_folder, read),
         "seed": training.seed,
         "c3l_hf": versions()["c3l-hf"],
     }
@@ -139,6 +160,8 @@ def load_rows(options: SFTOptions, seed: int) -> Dataset:
     )
     try:
         layout_of(dataset.column_names)
+        if options.weights is not None:
+            options.weights.columns(dataset.column_names)
     except ValueError as error:
         raise RunError(f"the dataset {options.dataset} cannot be used: {error}") from None
     if options.max_rows is not None and options.max_rows < len(dataset):
@@ -147,12 +170,14 @@ def load_rows(options: SFTOptions, seed: int) -> Dataset:
     return dataset
 
 
-def rows_digest(rows: Dataset, image_folder: str | None = None) -> str:
-    """What tells these rows from others: a digest of their texts and images, of files by their sizes and times."""
+def rows_digest(rows: Dataset, image_folder: str | None = None, others: Sequence[str] = ()) -> str:
+    """What tells these rows from others: a digest of their texts and images, of files by their sizes and times, and of
+    other columns that count."""
     layout = layout_of(rows.column_names)
-    tables = rows.select_columns(list(layout.columns)).with_format("arrow").iter(50)
+    columns = list(dict.fromkeys([*layout.columns, *others]))
+    tables = rows.select_columns(columns).with_format("arrow").iter(50)
     return digest(
-        *(digest(repr(table.select(layout.columns).to_pylist())) for table in tables),
+        *(digest(repr(table.select(columns).to_pylist())) for table in tables),
         row_files_state(rows, layout, image_folder),
     )
 
@@ -177,6 +202,7 @@ def _train(
             num_proc=training.dataset_num_proc,
             image_folder=options.image_folder,
             control_tokens=options.control_tokens,
+            weights=options.weights,
         )
         report = _report_rows(rows, examples)
         trainer = StudentTrainer(model, examples, training)

@@ -11,6 +11,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from c3l_hf.common.processes import process_state
+from c3l_hf.finetuning.answer_weights import weigh_loss
 from c3l_hf.finetuning.examples import DataCollatorForAnswers, Examples, encode_examples
 from c3l_hf.models.batching import mixed_difference
 from c3l_hf.models.checks import TOLERANCE
@@ -107,10 +108,15 @@ class StudentTrainer(SFTTrainer):
         model: The student; modified in place. What is trained of it is in float32 from here on, whatever the rest.
         examples: What it is trained on.
         args: How, and which weights.
+
+    The loss is the mean over the answers' tokens of all micro-batches of a step, in all processes; that of each token
+    times its weight, if `examples` have weights.
     """
 
     def __init__(self, model: PreTrainedModel, examples: Examples, args: StudentConfig):
         adapters = None
+        if examples.weights is not None and (args.loss_type != "nll" or args.label_smoothing_factor):
+            raise ValueError("weights of tokens or rows are for loss_type='nll' without label_smoothing_factor")
         _check_mixed(model, examples)
         self._dtype = model.dtype
         if self._dtype != torch.float32 and not (args.bf16 or args.fp16):
@@ -134,6 +140,8 @@ class StudentTrainer(SFTTrainer):
             processing_class=examples.encoder.processor,
             peft_config=adapters,
         )
+        if examples.weights is not None:
+            weigh_loss(model)
         if self.is_fsdp_enabled:
             plugin = self.accelerator.state.fsdp_plugin
             plugin.transformer_cls_names_to_wrap = plugin.transformer_cls_names_to_wrap or layers_to_shard(model)

@@ -47,6 +47,7 @@ def requests_of(
     types_per_image: int,
     seed: int,
     max_new_tokens: int | None = None,
+    attempt: int = 0,
 ) -> Iterator[Asked]:
     """What the generator is asked about each image; requests of one template come together, in the order of the images.
 
@@ -58,12 +59,13 @@ def requests_of(
         types_per_image: Over how many types they are spread.
         seed: What is drawn depends on it and on the image's id.
         max_new_tokens: Longest reply; by default that of the template.
+        attempt: The number of the attempt: its draws are its own, and its replies have the numbers that follow.
     """
     column = image_column(images)
     asked = [
         (row, image_id, template, ks)
         for row, image_id in enumerate(image_ids(images))
-        for template, ks in draw_templates(templates, types, image_id, pairs_per_image, types_per_image, seed)
+        for template, ks in draw_templates(templates, types, image_id, pairs_per_image, types_per_image, seed, attempt)
     ]
     # Prompts of one template have one length and replies of similar length.
     asked.sort(key=lambda one: one[2].id)
@@ -89,25 +91,27 @@ def draw_templates(
     pairs_per_image: int,
     types_per_image: int,
     seed: int,
+    attempt: int = 0,
 ) -> list[tuple[Template, tuple[int, ...]]]:
     """The templates of an image's replies, one for each type, and the numbers of the replies to each.
 
     Types are drawn without replacement, in proportion to the weights of their templates, and of each type a template in
     proportion to its weight.
     """
+    again = (attempt,) if attempt else ()
     of_type = {type: templates.of_type(type) for type in types}
 
     def arrival(type: str) -> float:
         # The first of independent exponential times, with the weights as rates, is each with a chance in proportion to
         # its weight; the first n are a draw without replacement (Efraimidis and Spirakis 2006).
-        uniform = int.from_bytes(derived(seed, "type", image_id, type), "big") / 2**128
+        uniform = int.from_bytes(derived(seed, "type", image_id, type, *again), "big") / 2**128
         return -math.log1p(-min(uniform, 1 - 2**-53)) / sum(template.weight for template in of_type[type])
 
     drawn = sorted(types, key=lambda type: (arrival(type), type))[:types_per_image]
     chosen = []
     for place, type in enumerate(drawn):
-        ks = tuple(range(place, pairs_per_image, len(drawn)))
-        choice = int.from_bytes(derived(seed, "template", image_id, type), "big")
+        ks = tuple(attempt * pairs_per_image + k for k in range(place, pairs_per_image, len(drawn)))
+        choice = int.from_bytes(derived(seed, "template", image_id, type, *again), "big")
         choice %= sum(template.weight for template in of_type[type])
         for template in of_type[type]:
             choice -= template.weight

@@ -46,6 +46,7 @@ class PairGenerationConfig:
         max_new_tokens: Longest reply, in tokens; by default that of its template. A reply that does not end before is
             malformed.
         seed: With image_id and the reply's number it determines types, templates and samples.
+        attempt: Of several, see `retries`: each has draws of its own, and its replies have the numbers that follow.
         batch_size: Replies written at once. Up to floating-point noise, it does not change the result.
 
     Raises:
@@ -62,6 +63,7 @@ class PairGenerationConfig:
     max_new_tokens: int | None = None
     seed: int = 0
     batch_size: int = 32
+    attempt: int = 0
     # The templates, read, and the types that are asked for.
     template_set: TemplateSet = field(init=False, repr=False)
     asked_types: tuple[str, ...] = field(init=False, repr=False)
@@ -98,6 +100,7 @@ class PairGenerationConfig:
             types_per_image=self.types_per_image,
             seed=self.seed,
             max_new_tokens=self.max_new_tokens,
+            attempt=self.attempt,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -111,6 +114,7 @@ class PairGenerationConfig:
             "top_p": self.top_p,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
+            **({"attempt": self.attempt} if self.attempt else {}),
         }
 
     def writer(self, model: PreTrainedModel, processor: ProcessorMixin) -> ModelWriter:
@@ -216,7 +220,7 @@ def _tables(
         for asked in config.asked(images):
             if asked.request is None:
                 problem = [Reply("", asked.problem)] * len(asked.ks)
-                rows.update(_rows(asked, problem, first_row))
+                rows.update(_rows(asked, problem, first_row, config.attempt))
                 bar.update(len(asked.ks))
             else:
                 asked_of[asked.row, asked.ks] = asked
@@ -225,14 +229,15 @@ def _tables(
     total = len(images) * config.pairs_per_image
     with tqdm(total=total, desc="Generating pairs", unit="pair", disable=not progress) as bar:
         for request, replies in writer(requests()):
-            rows.update(_rows(asked_of.pop((request.row, request.ks)), replies, first_row))
+            asked = asked_of.pop((request.row, request.ks))
+            rows.update(_rows(asked, replies, first_row, config.attempt))
             bar.update(len(replies))
     # The writer's settings of model and torch end here: between two tables others run.
     yield from _in_tables(row for key in sorted(rows) for row in rows.pop(key))
 
 
 def _rows(
-    asked: Asked, replies: Sequence[Reply], first_row: int
+    asked: Asked, replies: Sequence[Reply], first_row: int, attempt: int
 ) -> Iterator[tuple[tuple[int, int], list[dict[str, Any]]]]:
     """The rows of `PAIR_TABLE_FEATURES` of each reply, by the image's row and the reply's number."""
     template = asked.template
@@ -262,6 +267,7 @@ def _rows(
                     "generation_prompt": asked.instruction,
                     "reply_form": template.reply.to_json(),
                     "usage": usage,
+                    "attempt": attempt,
                 }
             )
         yield (asked.row, k), rows

@@ -104,6 +104,8 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
     # What the templates say of each image is a part of what is asked.
     if fields := sorted(settings.generating(0).template_set.fields):
         generate["fields"] = regenerate["fields"] = columns_digest(inputs.images.dataset, fields)
+    if settings.generation.retries and inputs.scorer_identity is not None:
+        generate["scorer"] = regenerate["scorer"] = dict(inputs.scorer_identity)  # which images are asked about again
     select = dict(vars(settings.selection))
     if inputs.pairs is not None:
         select["templates"] = regenerate["templates"]  # which labels ask with where the pairs do not say what was asked

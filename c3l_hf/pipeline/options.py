@@ -117,6 +117,18 @@ class GenerationOptions:
         default=None, metadata={"help": "Longest reply, in tokens; by default that of its template."}
     )
     generation_batch_size: int = field(default=32, metadata={"help": "Pairs generated at once."})
+    retries: int = field(
+        default=0,
+        metadata={"help": "How often an image is asked about again, at most, while no pair of it reaches retry_floor."},
+    )
+    retry_floor: float = field(
+        default=0.0,
+        metadata={"help": "The pmi of an image's best pair below which it is asked about again."},
+    )
+
+    def retry_identity(self) -> dict[str, Any]:
+        """What changes which images are asked about again, beside the scorer; {} if none is."""
+        return {"retries": self.retries, "retry_floor": self.retry_floor} if self.retries else {}
 
     def config(self, seed: int, *sources: str | None) -> PairGenerationConfig:
         """The same for `generate_pairs`.
@@ -128,11 +140,15 @@ class GenerationOptions:
         Raises:
             RunError: If an option is impossible; the message names it as it is called here.
         """
+        if self.retries < 0:
+            raise RunError(f"retries is {self.retries}; it must not be negative")
+        if not math.isfinite(self.retry_floor):
+            raise RunError(f"retry_floor is {self.retry_floor}; it must be a finite number")
         names = {"temperature": "sampling_temperature", "batch_size": "generation_batch_size"}
         values = {
             name: getattr(self, names.get(name, name))
             for name, one in PairGenerationConfig.__dataclass_fields__.items()
-            if one.init and name != "seed"
+            if one.init and name not in ("seed", "attempt")
         }
         if self.templates is None:
             worlds = [world for name in sources if (world := find_world(name or ""))]

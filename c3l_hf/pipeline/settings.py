@@ -184,6 +184,7 @@ class Settings:
         # Of the templates a digest: what they are called, and where they are, changes nothing.
         identity["templates"] = digest(json.dumps(identity["templates"], sort_keys=True), size=8)
         del identity["seed"]
+        identity |= self.generation.retry_identity()
         backend = self.backend
         if backend.backend == "server" and (backend.serve is not None or not trained):
             identity |= {"backend": "server", "server_extra_body": backend.server_extra_body}

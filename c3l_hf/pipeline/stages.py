@@ -5,7 +5,7 @@ import functools
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,19 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import (
+    CHOSEN_TOKENS_FEATURES,
     CLUSTER,
     LANGUAGE,
     PAIR_TABLE_FEATURES,
     PSEUDO_LABEL_FEATURES,
     SCORE_FEATURES,
     STATUS,
+    TURNS,
 )
 from c3l_hf.data.status import count_repeated, count_statuses, publishable
 from c3l_hf.data.stored_images import WithImages
 from c3l_hf.generation.pairs import generate_tables
+from c3l_hf.generation.retries import Retries, count_attempts, generate_with_retries
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.image_checks import ImageChecks
@@ -54,6 +57,7 @@ from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_p
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.selection.random_choice import choose_random
+from c3l_hf.selection.token_weights import GAIN_COLUMNS
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
 from c3l_hf.training.run import train_generator
 
@@ -63,15 +67,18 @@ __all__ = ["curate", "describe", "generate", "score", "select", "train", "write"
 _SHARD_SIZE = 500
 _SHOWN_REASONS = 5
 _LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"})
-# Beside a label the row of its image, for the training.
-_LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS})
+# Beside a label the row of its image and the scores of its tokens, for the training.
+_LABEL_TABLE = Features({"image_row": Value("int64"), **_LABELS, **CHOSEN_TOKENS_FEATURES})
 _SCORED = Features({**PAIR_TABLE_FEATURES, **SCORE_FEATURES})
 
 
 def generate(
     stage: str, folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, generator: Source | Path
 ) -> Shards:
-    """Pairs about all images, a shard for every 500 images; in the first round those that somebody has, if given."""
+    """Pairs about all images, a shard for every 500 images; in the first round those that somebody has, if given.
+
+    Images whose best pair is below the floor are asked about again, if the options say so.
+    """
     images, bar = inputs.images.dataset, StageBar(stage, "image")
     # Every random choice depends on (seed, stage, row).
     config = settings.generating(settings.training.seed + 1_000_003 * STAGES.index(stage))
@@ -81,7 +88,10 @@ def generate(
             assert inputs.pairs is not None
             return inputs.pairs.tables(first, last)
         part = images.select(range(first, last))
-        tables = generate_tables(part, writer, config, first_row=first, progress=False)
+        if retries is None:
+            tables = generate_tables(part, writer, config, first_row=first, progress=False)
+        else:
+            tables = generate_with_retries(part, writer, config, retries, first_row=first, progress=False)
         return bar.over(tables, len(images), "image_row")
 
     def report(shards: Shards) -> dict[str, Any]:
@@ -91,9 +101,15 @@ def generate(
             counts |= {f"left out, {reason}": count for reason, count in shown}
             others = sum(inputs.pairs.without_image.values()) - sum(count for _, count in shown)
             counts |= {"left out, without an image for other reasons": others} if others else {}
+        if retries is not None and not imported:
+            counts |= count_attempts(shards.batches(["image_row", "attempt"]))
         columns = ["image_id", "prompt", "completion"]
         return {"counts": counts, "repeated": count_repeated(shards.batches(columns))}
 
+    options, retries = settings.generation, None
+    if options.retries:
+        score = functools.partial(_scores_now, settings=settings, inputs=inputs, models=models)
+        retries = Retries(score, options.retries, options.retry_floor)
     imported, writer = stage == "generate" and inputs.pairs is not None, None
     replies = folder.folder / "replies" / stage
     with contextlib.ExitStack() as stack:
@@ -120,8 +136,7 @@ def score(
 
     def make(first: int, last: int) -> Iterator[pa.Table]:
         if not scorers:
-            model, processor = models.load(inputs.scorer)
-            scorers.append(I2CScorer(model, processor, ranking=options.ranking, max_tokens=options.scoring_max_tokens))
+            scorers.append(_scorer(settings, inputs, models))
         rows = pairs.batches(size=options.scoring_batch_size, numbers=range(first, last))
         tables = score_tables(rows, inputs.images.dataset, scorers[0], options.scoring_batch_size)
         return bar.over(map(_with_publishable_status, tables), pairs.num_rows)
@@ -132,6 +147,18 @@ def score(
     shards = folder.in_shards(stage, len(pairs), make, SCORE_FEATURES.arrow_schema, report, shard_size=1)
     bar.close()
     return shards
+
+
+def _scorer(settings: Settings, inputs: Inputs, models: ModelInUse) -> I2CScorer:
+    options = settings.scoring
+    model, processor = models.load(inputs.scorer)
+    return I2CScorer(model, processor, ranking=options.ranking, max_tokens=options.scoring_max_tokens)
+
+
+def _scores_now(pairs: Iterable[pa.Table], settings: Settings, inputs: Inputs, models: ModelInUse) -> list[pa.Table]:
+    """The scores of pairs while others are generated. The scorer is not kept: a generator may need its memory."""
+    scorer = _scorer(settings, inputs, models)
+    return list(score_tables(pairs, inputs.images.dataset, scorer, settings.scoring.scoring_batch_size))
 
 
 def _with_publishable_status(scores: pa.Table) -> pa.Table:
@@ -147,7 +174,8 @@ def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
             return None
         pairs = scored.table([*LABEL_COLUMNS, *ASKED_COLUMNS, "i2c", "image_row"])
         asked = settings.generating(0).template_set  # where pairs that somebody has do not say what was asked
-        labels, report = choose_labels(pairs, **vars(settings.selection), templates=asked)
+        tokens = functools.partial(scored.rows, columns=[*GAIN_COLUMNS, TURNS])
+        labels, report = choose_labels(pairs, **vars(settings.selection), templates=asked, tokens=tokens)
         labels = labels.append_column("image_row", pairs["image_row"].take(labels["row"]))
         Shards(path, 1).write(0, [labels.select(list(_LABEL_TABLE))], _LABEL_TABLE.arrow_schema)
         left_out = (report.images_dropped, report.pairs_left_out, report.rejected_left_out)

@@ -51,6 +51,7 @@ SLOW_PATTERN = "the pattern takes too long"
 UNREADABLE = ("no question", "no answer", NO_JSON, NO_MATCH)
 
 _LONGEST_WORD = 40
+_PLACE = "\uf8ff\ue000\uf8ff"  # for private use, and so in no text: where an answer goes
 # What a text of a regular expression has that the engines behind servers do not know, or read otherwise.
 _NOT_FOR_SERVERS = re.compile(r"\(\?(?!P<|:)|\\[1-9AbBGKpPRXzZ]|[*+?}]\+|(?<!\[)\^|\$")
 _GROUP = re.compile(r"\(\?P<\w+>")
@@ -161,13 +162,7 @@ class ReplyForm:
         Raises:
             RowError: If it would be read back as something else, as where an answer contains the next label.
         """
-        if self.form == "json":
-            text = self._as_json(conversation)
-        elif self.form == "labelled":
-            question, answer = self.labels.question[0], self.labels.answer[0]
-            text = "\n".join(f"{question}: {turn[0]}\n{answer}: {turn[1]}" for turn in conversation)
-        else:
-            text = "\n".join(_filled(self.written or "", turn) for turn in conversation)
+        text = self._text(conversation)
         if (
             len(conversation) == 1
             and self.form == "labelled"
@@ -180,6 +175,21 @@ class ReplyForm:
             how = f": {read}" if isinstance(read, str) else ""
             raise RowError(f"in the form of the reply ({self.form}) the conversation would be read otherwise{how}")
         return text
+
+    def around_answers(self, conversation: Sequence[Turn]) -> list[str]:
+        """What stands in `write(conversation)` before its first answer, between answers, and after the last.
+
+        Raises:
+            RowError: If the form writes an answer more than once.
+        """
+        between = self._text([(question, _PLACE) for question, _ in conversation]).split(_PLACE)
+        if len(between) != len(conversation) + 1:
+            raise RowError("the places of the answers in the reply are not known")
+        return between
+
+    def in_reply(self, text: str) -> str:
+        """A piece of an answer as it is written in a reply: JSON escapes some letters."""
+        return json.dumps(text, ensure_ascii=False)[1:-1] if self.form == "json" else text
 
     def schema(self, turns: tuple[int, int] = (1, 1), pairs: int = 1) -> dict[str, Any] | None:
         """A JSON schema of the replies in this form, for servers that constrain what is written; None for other forms
@@ -240,6 +250,14 @@ class ReplyForm:
         # Models that like JSON write it where labels were asked for, too.
         found = parse_pairs(text, self.labels) or json_pairs(text, *self.labels.names, None, whole=True)
         return found if not isinstance(found, str) else "no question"
+
+    def _text(self, conversation: Sequence[Turn]) -> str:
+        if self.form == "json":
+            return self._as_json(conversation)
+        if self.form == "labelled":
+            question, answer = self.labels.question[0], self.labels.answer[0]
+            return "\n".join(f"{question}: {turn[0]}\n{answer}: {turn[1]}" for turn in conversation)
+        return "\n".join(_filled(self.written or "", turn) for turn in conversation)
 
     def _as_json(self, conversation: Sequence[Turn]) -> str:
         question, answer = self.keys

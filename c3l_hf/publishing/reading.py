@@ -23,7 +23,7 @@ COLUMNS = {
 }
 
 # Those that the first versions did not write.
-LATER_COLUMNS = ("language", "generation_prompt", "reply_form", "usage")
+LATER_COLUMNS = ("language", "generation_prompt", "reply_form", "usage", "attempt")
 
 
 class Mismatch(Exception):

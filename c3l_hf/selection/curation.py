@@ -107,8 +107,8 @@ def curate(
         dataset: Scored rows in any layout of `data.layouts`, as `score_dataset` gives them: with `i2c_status` and
             `score`. `image_id`, `pair_id` and `type` count where they are there; else rows with the same image, by its
             content or path, are about one image, and all are of one type, which the report says. A conversation of
-            several answers is one row: its questions together, its answers together. Pictures are read only for rules 3 and
-            6.
+            several answers is one row: its questions together, its answers together. Pictures are read only for
+            rules 3 and 6.
         target_size: Rows to keep. If fewer are left, all are kept and the report says so.
         score: Column to rank by; higher is better. "random", if there is no such column: by the hash alone, as a
             control to which all other rules apply.

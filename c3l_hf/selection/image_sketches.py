@@ -110,8 +110,9 @@ def look_alikes(
     Measured by `recipes/benchmarks/image_duplicates.py` at the default distance. Of copies recompressed (JPEG 30 to
     95), scaled (0.5 to 1.7), grey or darker, all are found of fields like photographs, 99 % of scenes of 64 × 64
     pixels, 93 % of 27 photographs and drawings; of those cut by 1 % at each side all, 76 to 81 % (a pixel is more
-    there) and 82 %; of drawings of a single shape less than half. Different pictures joined: 1 of 4 million pairs of scenes,
-    none of 79,800 fields, noise, or pictures of one colour, but about 1 in 2,700 pairs of drawings of a single shape.
+    there) and 82 %; of drawings of a single shape less than half. Different pictures joined: 1 of 4 million pairs of
+    scenes, none of 79,800 fields, noise, or pictures of one colour, but about 1 in 2,700 pairs of drawings of a single
+    shape.
 
     Args:
         first: Sketches.

@@ -4,6 +4,7 @@
 few pairs as Python objects at a time.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -14,12 +15,13 @@ from datasets import Dataset, Features, concatenate_datasets
 
 from c3l_hf.common.choices import check_choice
 from c3l_hf.data.pair_columns import read_pair_columns
-from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
+from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES, TURNS
 from c3l_hf.prompts.templates import TemplateSet
-from c3l_hf.selection.columns import blocks, check_columns, encode
+from c3l_hf.selection.columns import blocks, check_columns, encode, pieces
 from c3l_hf.selection.label_choice import LEFT_OUT, RULES, TOO_FEW, Candidate, Choice, choose
 from c3l_hf.selection.label_images import label_images
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS, Asked, by_number
+from c3l_hf.selection.label_tokens import CHOSEN_TOKENS_FIELD, chosen_tokens
 from c3l_hf.selection.pair_texts import PairTexts, with_earlier_turns_unread
 from c3l_hf.selection.reports import QUANTILES, SelectionReport
 from c3l_hf.selection.scored_pairs import (
@@ -29,6 +31,7 @@ from c3l_hf.selection.scored_pairs import (
     read_scored_pairs,
     unread_rows,
 )
+from c3l_hf.selection.token_weights import GAIN_COLUMNS
 
 __all__ = [
     "LABEL_COLUMNS",
@@ -42,6 +45,9 @@ __all__ = [
 Within = Literal["type", "all"]
 # What `choose_labels` reads besides the score column; and `ASKED_COLUMNS`, if they are there.
 LABEL_COLUMNS = ("template", *SCORED_PAIR_COLUMNS)
+
+# Of chosen pairs, for `chosen_tokens`; `TURNS` perhaps.
+_TOKENS = (*GAIN_COLUMNS, TURNS)
 
 _TEXT_FEATURES = Features({name: type for name, type in PSEUDO_LABEL_FEATURES.items() if name != "images"})
 LABEL_SCHEMA = _TEXT_FEATURES.arrow_schema.remove_metadata().append(pa.field("row", pa.int64()))
@@ -87,7 +93,8 @@ def select_pseudo_labels(
         the order in which the images first appear, and the report. `images` (lists, in whatever form the pairs have
         them) and `image_row` are there if the pairs have them. `weight` is for those who want pairs of high score to
         count more in training (`C3LConfig.weight_column`): twice the quantile of the chosen score among those of its
-        type, so that it is in (0, 2), with mean 1, whatever the scale of the scores.
+        type, so that it is in (0, 2), with mean 1, whatever the scale of the scores. If the pairs have the scores of
+        their tokens, `chosen_tokens` has those of the chosen reply, for `C3LConfig.token_weights`.
 
     Raises:
         TypeError: If the dataset is streamed, or a `DatasetDict`.
@@ -103,6 +110,7 @@ def select_pseudo_labels(
         max_rejected=max_rejected,
         min_margin=min_margin,
         templates=templates,
+        tokens=_tokens_of(dataset),
     )
     report.assumed = [*columns.assumed, *report.assumed]
     labels = Dataset(table.drop_columns("row"))
@@ -119,6 +127,7 @@ def choose_labels(
     max_rejected: int = 4,
     min_margin: float = 0.0,
     templates: TemplateSet | None = None,
+    tokens: Callable[[np.ndarray], pa.Table] | None = None,
 ) -> tuple[pa.Table, SelectionReport]:
     """`select_pseudo_labels` on a table.
 
@@ -129,10 +138,12 @@ def choose_labels(
         table: The columns `LABEL_COLUMNS` and `score` of scored pairs, messages being plain texts, and perhaps
             `ASKED_COLUMNS`, and `UNREAD`, as `data.pair_columns` reads them of other layouts; others are not looked at.
         score: This and the other options are those of `select_pseudo_labels`.
+        tokens: Reads the columns `GAIN_COLUMNS`, and `turns` if it is there, of some rows: with all rows they would be
+            many times the table.
 
     Returns:
         The labels (`LABEL_SCHEMA`): the columns of `select_pseudo_labels` without `images`, and `row` (int64), the row
-        of the chosen pair in `table`. And the report.
+        of the chosen pair in `table`; with `tokens` also `chosen_tokens`. And the report.
 
     Raises:
         ValueError: As `select_pseudo_labels`.
@@ -184,7 +195,34 @@ def choose_labels(
         raise ValueError(f"no image has a pseudo-label:\n{report}")
     report.quantiles = _quantiles(scored.score, parts)
     labels, report.assumed = _label_table(asked, scored, chosen, parts)
+    if tokens is not None:
+        column, without = _chosen_tokens(tokens, texts, asked, labels["row"].to_numpy())
+        labels = labels.append_column(CHOSEN_TOKENS_FIELD, column)
+        if without:
+            report.assumed.append(f"{without:,} pseudo-labels have no scores of their tokens (chosen_tokens is null)")
     return labels, report
+
+
+def _tokens_of(dataset: Dataset) -> Callable[[np.ndarray], pa.Table] | None:
+    """Reads the scores of the tokens of some rows; None if the dataset has none."""
+    columns = [name for name in _TOKENS if name in dataset.column_names]
+    if not set(GAIN_COLUMNS) <= set(columns):
+        return None
+    scores = dataset.select_columns(columns).with_format("arrow")
+    return lambda rows: scores.select(rows)[:]
+
+
+def _chosen_tokens(
+    tokens: Callable[[np.ndarray], pa.Table], texts: PairTexts, asked: Asked, rows: np.ndarray
+) -> tuple[pa.ChunkedArray, int]:
+    chunks, without = [], 0
+    for piece in pieces(len(rows)):
+        conversations = texts.conversations(rows[piece])
+        forms = asked.forms(rows[piece], list(map(len, conversations)))
+        chunk, count = chosen_tokens(tokens(rows[piece]), conversations, forms)
+        chunks.append(chunk)
+        without += count
+    return pa.chunked_array(chunks, CHOSEN_TOKENS_FIELD.type), without
 
 
 class _Part(NamedTuple):

@@ -13,10 +13,14 @@ from transformers.data.data_collator import DataCollatorMixin
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.preferences import read_candidates
+from c3l_hf.data.schema import CHOSEN_TOKENS
 from c3l_hf.files.image import open_image
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, collate, encode_row, position_ids, with_end, with_image_cache
 from c3l_hf.models.packing import collate_packs, pack
+from c3l_hf.models.token_spans import carry_over
+from c3l_hf.models.token_texts import token_texts
+from c3l_hf.selection.token_weights import TokenWeights, reply_weights
 
 __all__ = ["DataCollatorForC3L"]
 
@@ -37,6 +41,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     - `"positive_index"`: `(B,)`, which of the R sequences is each row's chosen one.
     - `"line"`: `(R,)`, the line in which each sequence is.
     - `"weight"`: `(B,)` float32, only with `weight_column`.
+    - `"token_weight"`: `(K,)` float32, only with `token_weights`: of the tokens of `label_mask`, row after row.
     - `"answer_key"`: `(B,)`, a hash of the chosen answer's text: equal for equal texts.
     - `"anchor_mask"`: `(B, T)` bool, where in its line the chosen sequence has the tokens of the anchor: of what is
     before its answer (image, instruction and the template's tokens around them) all, or what `anchor` says.
@@ -58,6 +63,8 @@ class DataCollatorForC3L(DataCollatorMixin):
             Longest allowed sequence. If `None`, there is no limit.
         weight_column (`str`, *optional*):
             Column with the weight of each row.
+        token_weights (`str`, *optional*):
+            How the tokens of the chosen answers are weighed, by the rows' `chosen_tokens`: see [`C3LConfig`].
         anchor (`str`, *optional*, defaults to `"prompt"`):
             `"prompt"`, `"text"` or `"image"`, see [`C3LConfig`].
         image_token_id (`int`, *optional*):
@@ -110,6 +117,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     processor: ProcessorMixin
     max_length: int | None = None
     weight_column: str | None = None
+    token_weights: TokenWeights | None = None
     anchor: str = "prompt"
     image_token_id: int | None = None
     all_logits: bool = False
@@ -119,10 +127,11 @@ class DataCollatorForC3L(DataCollatorMixin):
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        rows = []
+        rows, token_weights = [], []
         for example in examples:
             try:
                 rows.append(self.encode(example))
+                token_weights.append(self.token_weights_of(example, rows[-1][0]))
             except RowError as error:
                 raise ValueError(f"{_row_name(example)}, {error}") from error
         encoded = [candidate for row in rows for candidate in row]
@@ -136,6 +145,8 @@ class DataCollatorForC3L(DataCollatorMixin):
         }
         if self.weight_column is not None:
             batch["weight"] = torch.tensor([float(example[self.weight_column]) for example in examples])
+        if self.token_weights is not None:
+            batch["token_weight"] = torch.tensor([weight for weights in token_weights for weight in weights])
         batch["answer_key"] = torch.tensor([_key(read_candidates(example).chosen) for example in examples])
 
         length = inputs["input_ids"].shape[1]
@@ -195,6 +206,24 @@ class DataCollatorForC3L(DataCollatorMixin):
             return encoded
         except RowError as error:
             raise RowError(f"{column}: {error}") from error
+
+    def token_weights_of(self, row: Mapping[str, Any], chosen: EncodedRow) -> list[float]:
+        """The weights of a chosen answer's tokens and of the one that ends it; [] without `token_weights`.
+
+        Raises:
+            RowError: If the row does not have them, or they are those of another answer; names the column.
+        """
+        if self.token_weights is None:
+            return []
+        try:
+            pieces = row.get(CHOSEN_TOKENS)
+            if not pieces:
+                raise RowError("the chosen answer has no scores of its tokens")
+            weights = reply_weights(pieces, self.token_weights)
+            ours = token_texts(self.processor, chosen.answer_ids)
+            return [*carry_over([piece["text"] for piece in pieces], weights, ours), 1.0]
+        except RowError as error:
+            raise RowError(f"{CHOSEN_TOKENS}: {error}") from error
 
     def _in_anchor(self, row: EncodedRow) -> torch.Tensor:
         """Which of the tokens before the answer belong to the anchor."""

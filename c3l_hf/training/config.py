@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from peft import LoraConfig
@@ -10,8 +10,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from trl import SFTConfig
 
-from c3l_hf.common.choices import check_choices
+from c3l_hf.common.choices import check_choice, check_choices
 from c3l_hf.models.control_tokens import ControlTokens
+from c3l_hf.selection.token_weights import TokenWeights
 
 __all__ = ["C3LConfig", "language_model_lora", "name_checkpointing_anew", "refuse_data_parallel"]
 
@@ -121,6 +122,11 @@ class C3LConfig(SFTConfig):
         weight_column (`str`, *optional*):
             Column with a number per row by which the row's NLL is multiplied, as `"weight"` of pseudo-labels, which
             comes from their scores and has mean 1. If `None`, all rows weigh the same.
+        token_weights (`str`, *optional*):
+            Weigh the tokens of the chosen answers in the NLL by what the image adds to each, from the column
+            `chosen_tokens` of pseudo-labels: `"cal"`, more for more, or `"vig"`, the better half of them only; see
+            `selection.token_weights`. A row's NLL is Σ w_t nll_t / Σ w_t. The answers' weights have mean 1; all else
+            that is learned (the question, the token that ends the reply) weighs 1. If `None`, all weigh the same.
         invalid_rows (`str`, *optional*, defaults to `"raise"`):
             What happens to rows that cannot be trained on (an image that is missing, an empty text, a rejected answer
             equal to the chosen one, a sequence longer than `max_length`, ...): `"raise"` an error before the first
@@ -223,6 +229,13 @@ class C3LConfig(SFTConfig):
             "rows weigh the same."
         },
     )
+    token_weights: TokenWeights | None = field(
+        default=None,
+        metadata={
+            "help": "Weigh the answers' tokens in the NLL by what the image adds to each: 'cal' (more for more) or "
+            "'vig' (the better half only). If None, all weigh the same."
+        },
+    )
     invalid_rows: Literal["raise", "drop"] = field(
         default="raise",
         metadata={"help": "Rows that cannot be trained on: 'raise' an error before the first step, or 'drop' them."},
@@ -296,6 +309,8 @@ class C3LConfig(SFTConfig):
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim is {self.projection_dim}; it must be 1 or more")
         check_choices(self)
+        if self.token_weights is not None:
+            check_choice("token_weights", self.token_weights, get_args(TokenWeights))
         if self.similarity == "likelihood":
             defaults = {one.name: one.default for one in fields(C3LConfig)}
             for name in ("contrastive_loss", "in_batch_negatives", *_OF_HIDDEN_STATES):

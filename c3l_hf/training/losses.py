@@ -22,18 +22,19 @@ def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the positions of each row that a mask selects.
+    """Mean over the positions of each row that a mask selects, or Σ w v / Σ w, if it is of weights.
 
     Args:
         values: `(B, T)` or `(B, T, D)`.
-        mask: `(B, T)` bool; True selects.
+        mask: `(B, T)` bool; True selects. Or weights, which are not negative.
 
     Returns:
-        `(B,)` or `(B, D)`, float32 or float64. A row whose mask is empty gives 0.
+        `(B,)` or `(B, D)`, float32 or float64. A row whose mask is empty, or whose weights are all 0, gives 0.
     """
     values = _at_least_float32(values)
     weights = mask.to(values.dtype)
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    total = weights.sum(dim=1, keepdim=True)
+    weights = weights / total.masked_fill(total == 0, 1)
     if values.dim() == 2:
         return (values * weights).sum(dim=1)
     return torch.einsum("bt,btd->bd", weights, values)
@@ -78,18 +79,21 @@ def token_logprobs(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tens
     return logits[rows, targets] - logits.logsumexp(dim=-1)[rows]
 
 
-def sequence_means(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The *mean* of each sequence's tokens, so that length does not rank.
+def sequence_means(values: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """The *mean* of each sequence's tokens, so that length does not rank; with weights Σ w v / Σ w.
 
     Args:
         values: `(K,)`, of the tokens of all sequences, one after the other.
         mask: `(R, T)` bool with K True values: which position of which sequence each of them is.
+        weights: `(K,)`, of these tokens, not negative.
 
     Returns:
         `(R,)`, float32 or float64. A sequence without tokens gives 0.
     """
     values = _at_least_float32(values)
-    return masked_mean(values.new_zeros(mask.shape).masked_scatter(mask, values), mask)
+    zeros = values.new_zeros(mask.shape)
+    weighted = mask if weights is None else zeros.masked_scatter(mask, weights.to(values.dtype))
+    return masked_mean(zeros.masked_scatter(mask, values), weighted)
 
 
 def cosine_similarities(anchor: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

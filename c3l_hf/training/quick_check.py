@@ -82,7 +82,7 @@ class QuickCheck:
         if taken and self._left_to_try:
             self._left_to_try -= 1
             try:
-                self.collator.encode(row)
+                self.collator.token_weights_of(row, self.collator.encode(row)[0])
             except RowError as error:
                 self._usable = taken = False
                 logger.warning("each row is encoded in full to check it: the quick check overlooks that %s", error)
@@ -106,6 +106,7 @@ class QuickCheck:
                 length = encoded.inputs["input_ids"].shape[1]
                 if number == 0:
                     length = max(length, with_end(self._short, encoded).answer.stop)
+                    self.collator.token_weights_of(row, encoded)
                 if limit is not None and length + extra > limit:
                     return False
         except RowError:

@@ -17,6 +17,7 @@ from c3l_hf.data.image_files import check_key
 from c3l_hf.data.layouts import IMAGE_COLUMNS
 from c3l_hf.data.preferences import preference_columns, read_candidates
 from c3l_hf.data.stored_rows import stored_rows, undecoded
+from c3l_hf.selection.token_weights import row_weight
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.quick_check import QuickCheck
 
@@ -29,7 +30,9 @@ _BATCH = 50  # rows whose images are in memory together
 _IDS = ("pair_id", "image_id")
 
 
-def check_columns(name: str, dataset: Dataset | IterableDataset, weight_column: str | None) -> None:
+def check_columns(
+    name: str, dataset: Dataset | IterableDataset, weight_column: str | None, tokens_column: str | None = None
+) -> None:
     """Raises a ValueError if a dataset lacks a column; the message names it."""
     columns = _columns(dataset)
     if not columns:
@@ -38,6 +41,11 @@ def check_columns(name: str, dataset: Dataset | IterableDataset, weight_column: 
         preference_columns(columns)
         if weight_column and weight_column not in columns:
             raise ValueError(f"no column {weight_column!r}; it has {', '.join(columns)}")
+        if tokens_column and tokens_column not in columns:
+            raise ValueError(
+                f"no column {tokens_column!r}, which token_weights needs and c3l select makes of pairs that c3l score "
+                f"has scored; it has {', '.join(columns)}"
+            )
     except ValueError as error:
         raise ValueError(
             f"{name} has {error}. C3LTrainer takes pseudo-label rows, as "
@@ -71,13 +79,12 @@ def row_problem(
     same = [number for number, answer in enumerate(candidates.rejected) if answer.split() == chosen]
     if same:
         return f"rejected[{same[0]}]: it is the chosen answer again"
-    weight = row.get(collator.weight_column or "", 1.0)
-    if not (isinstance(weight, int | float) and 0 <= weight < float("inf")):
-        return f"{collator.weight_column}: it is {weight!r}; give a number that is not negative"
-    if quick_check is not None and quick_check.takes(row):
-        return None
     try:
-        collator.encode(row)
+        if collator.weight_column is not None:
+            row_weight(row, collator.weight_column)
+        if quick_check is not None and quick_check.takes(row):
+            return None
+        collator.token_weights_of(row, collator.encode(row)[0])
     except RowError as error:
         return str(error)
     return None

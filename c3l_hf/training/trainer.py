@@ -30,6 +30,7 @@ from trl import SFTTrainer
 
 from c3l_hf import _compat
 from c3l_hf.common.processes import gather_with_gradient
+from c3l_hf.data.schema import CHOSEN_TOKENS
 from c3l_hf.models.encoding import image_token_id, position_module
 from c3l_hf.models.parameters import projector_modules, train_parts
 from c3l_hf.scoring.blind import PairEncoder
@@ -151,7 +152,7 @@ class C3LTrainer(SFTTrainer):
         if isinstance(eval_dataset, dict):
             evaluated = eval_dataset
         for name, dataset in [("train_dataset", train_dataset), *evaluated.items()]:
-            check_columns(name, dataset, args.weight_column)
+            check_columns(name, dataset, args.weight_column, CHOSEN_TOKENS if args.token_weights else None)
 
         if processing_class is None:
             processing_class = AutoProcessor.from_pretrained(
@@ -174,6 +175,7 @@ class C3LTrainer(SFTTrainer):
                 processing_class,
                 max_length=args.max_length or config.get_text_config().max_position_embeddings,
                 weight_column=args.weight_column,
+                token_weights=args.token_weights,
                 anchor=args.anchor,
                 image_token_id=image_token_id(config),
                 control_tokens=args.control_tokens,
@@ -283,7 +285,7 @@ class C3LTrainer(SFTTrainer):
         candidate_mask, weight = inputs.pop("candidate_mask"), inputs.pop("weight", 1.0)
         label_mask, num_tokens = inputs.pop("label_mask"), inputs.pop("num_tokens")
         answer_key, label_logits = inputs.pop("answer_key"), inputs.pop("label_logits")
-        answer_logits = inputs.pop("answer_logits", None)
+        answer_logits, token_weight = inputs.pop("answer_logits", None), inputs.pop("token_weight", None)
         tokens = inputs["input_ids"][inputs["line"]]  # of each sequence, (R, T)
         answer_mask, positive_index = inputs["answer_mask"], inputs["positive_index"]
         if answer_logits is not None:
@@ -292,7 +294,7 @@ class C3LTrainer(SFTTrainer):
         outputs = model(**inputs, use_cache=False)
 
         logprobs = token_logprobs(outputs["logits"], label_logits, tokens[label_mask])
-        nll = -sequence_means(logprobs, label_mask[positive_index])
+        nll = -sequence_means(logprobs, label_mask[positive_index], token_weight)
         if answer_logits is None:
             similarities, mask = self._cosines(outputs, candidate_mask, answer_key)
         else:

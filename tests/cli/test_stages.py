@@ -78,6 +78,24 @@ def test_generation_goes_on_with_the_shards_that_are_there(made, tmp_path, monke
     assert (tmp_path / "pairs.parquet").read_bytes() == (made / "pairs.parquet").read_bytes()
 
 
+def test_images_are_asked_about_again(made, tmp_path, monkeypatch, capsys):
+    """A floor that no pair reaches, and one that all do."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    images = ["--images", "scenes", "--images_split", "validation", "--num_images", 2, "--seed", 3]
+    words = ["generate", *images, "--model", "scenes", "--dtype", "float32", "--pairs_per_image", 3]
+    words += ["--max_new_tokens", 64, "--retries", 1]
+    first = [row for row in open_dataset(made / "pairs.parquet").remove_columns("images")][:6]
+    for floor, attempts in ((1e6, [0, 0, 0, 1, 1, 1] * 2), (-1e6, [0] * 6)):
+        file = tmp_path / f"{floor}.parquet"
+        assert call(*words, "--retry_floor", floor, "--output", file) == 0
+        pairs = list(open_dataset(file).remove_columns("images"))
+        assert [row["attempt"] for row in pairs] == attempts
+        assert [row for row in pairs if not row["attempt"]] == first
+        assert len({row["pair_id"] for row in pairs}) == len(pairs)
+        asked_again = "images asked about again, attempt 1" in capsys.readouterr().out
+        assert asked_again == (floor > 0)
+
+
 def test_pictures_of_a_folder_go_with_their_pairs(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "pictures").mkdir()
@@ -164,6 +182,24 @@ def test_other_weights_are_another_training(made, tmp_path, capsys):
     assert "holds another run's result" in capsys.readouterr().err
 
 
+def test_weights_of_tokens(made, tmp_path, capsys):
+    """From c3l score by c3l select to c3l train; and from c3l score to c3l sft."""
+    labels = open_dataset(made / "labels.parquet")
+    assert all(any(piece["gain"] is not None for piece in pieces) for pieces in labels["chosen_tokens"])
+    train = ["train", "--dataset", made / "labels.parquet", "--model", "scenes", *TRAINING, "--output_dir"]
+    assert call(*train, tmp_path / "cal", "--token_weights", "cal") == 0
+    assert call(*train, tmp_path / "cal") == 1
+    assert "token_weights" in capsys.readouterr().err
+    labels.remove_columns("chosen_tokens").to_parquet(tmp_path / "bare.parquet")
+    train[2] = tmp_path / "bare.parquet"
+    assert call(*train, tmp_path / "bare", "--token_weights", "cal") == 1
+    assert "no column 'chosen_tokens', which token_weights needs and c3l select makes" in capsys.readouterr().err
+    sft = ["sft", "--dataset", made / "scored.parquet", "--model", "scenes", *TRAINING]
+    assert call(*sft, "--token_weights", "vig", "--output_dir", tmp_path / "vig") == 0
+    made_by = json.loads((tmp_path / "vig" / "student" / "training.json").read_text())
+    assert made_by["options"]["token_weights"] == "vig" and made_by["report"]["examples"] > 6
+
+
 def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
     scored = open_dataset(made / "scored.parquet")
     null = scored.map(lambda row: {"i2c_status": "no", "i2c": None}, features=scored.features)
@@ -194,6 +230,10 @@ def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
         ("generate --images {made} --model scenes", "c3l generate: {made} cannot be read: "),
         ("generate --images scenes --num_images 1 --model {made}", "c3l generate: --model {made} has no config.json"),
         ("generate --images scenes --num_images 1 --model scenes --types smell", "smell"),
+        (
+            "generate --images scenes --num_images 1 --model scenes --retries -1",
+            "--retries is -1; it must not be negative",
+        ),
         ("generate --images scenes --num_images 1 --model scenes --load_in_4bit --load_in_8bit", "are both set"),
         ("generate --images scenes --num_images 1 --model scenes --load_in_4bit", "needs the package bitsandbytes"),
     ],

@@ -115,6 +115,7 @@ def test_what_generation_wrote_is_carried(caplog):
         "generation_prompt": plain("Frage etwas.", system="Sei kurz.")["prompt"],
         "reply_form": '{"form": "labelled"}',
         "usage": {"served_model": "vlm", "prompt_tokens": 90, "completion_tokens": 12},
+        "attempt": 1,
         "template": "mine",
         "type": "talk",
         "image_id": "a",

@@ -96,6 +96,19 @@ def test_files_and_report(inputs, finished):
     assert not list((folder / "student").glob("*.bin"))
 
 
+def test_weights_are_part_of_a_training(inputs, tmp_path):
+    with pytest.raises(RunError, match="data cannot be used: no column 'answer_tokens', .*c3l score makes"):
+        run(inputs, tmp_path / "a", "--token_weights", "cal")
+    with pytest.raises(RunError, match=r"no column 'weight' \(weight_column\)"):
+        run(inputs, tmp_path / "a", "--weight_column", "weight")
+    assert not (tmp_path / "a").exists()
+    run(inputs, tmp_path / "b", "--weight_column", "i2c", "--max_steps", 1)
+    made_by = json.loads((tmp_path / "b" / "student" / "training.json").read_text())
+    assert made_by["options"]["weight_column"] == "i2c" and "token_weights" not in made_by["options"]
+    with pytest.raises(RunError, match="weight_column"):
+        run(inputs, tmp_path / "b", "--max_steps", 1)
+
+
 def test_the_student_is_that_of_the_same_training_in_memory(inputs, finished, tmp_path):
     student = finished.folder / "student"
     processor = AutoProcessor.from_pretrained(student)

@@ -13,10 +13,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from tiny_training import config, message, pseudo_labels, with_pictures_elsewhere
+from tiny_training import config, message, pseudo_labels, with_pictures_elsewhere, with_tokens
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from c3l_hf.common.processes import process_state
+from c3l_hf.finetuning.answer_weights import AnswerWeights
 from c3l_hf.finetuning.examples import encode_examples
 from c3l_hf.finetuning.student import StudentConfig, StudentTrainer
 from c3l_hf.training.trainer import C3LTrainer
@@ -28,7 +29,7 @@ FULL = {**SGD, "use_lora": False, "learning_rate": 0.05}
 LORA = {**SGD, "learning_rate": 0.3}
 RUNS = {
     "full": FULL,
-    "lora": {**LORA, "gradient_accumulation_steps": 2, "weight_column": "weight"},
+    "lora": {**LORA, "gradient_accumulation_steps": 2, "weight_column": "weight", "token_weights": "cal"},
     "full_in_batch": {**FULL, "in_batch_negatives": True},
     "lora_in_batch": {**LORA, "in_batch_negatives": True, "contrastive_loss": "sigmoid"},
     "likelihood": {**LORA, "similarity": "likelihood", "gradient_accumulation_steps": 2},
@@ -46,7 +47,7 @@ def rows(bad: bool) -> Dataset:
     all_rows = [*first[:3], *more, *({**row, "image_id": f"{row['image_id']}b"} for row in first[:2])]
     if bad:
         all_rows.insert(3, {**first[1], "image_id": "bad", "chosen": message("assistant", " ")})
-    return Dataset.from_list(all_rows, features=features)
+    return with_tokens(Dataset.from_list(all_rows, features=features))
 
 
 def make_trainer(folder: Path, name: str, run: str, train_dataset: Dataset, **options) -> C3LTrainer:
@@ -64,7 +65,7 @@ def make_trainer(folder: Path, name: str, run: str, train_dataset: Dataset, **op
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     # 3 rows: the last evaluation batch is not full, and evaluation repeats a row to fill it. Further negatives would be
     # others then.
-    evaluation = pseudo_labels(4 if args.in_batch_negatives else 3)
+    evaluation = with_tokens(pseudo_labels(4 if args.in_batch_negatives else 3))
     return C3LTrainer(str(folder / "start"), args, train_dataset=train_dataset, eval_dataset=evaluation)
 
 
@@ -103,17 +104,18 @@ def run(folder: Path, name: str) -> None:
 
 
 def run_student(folder: Path, name: str) -> None:
-    """All weights of a student in bfloat16, and of one in float32; adapters and projector of one that has rows without
-    pictures: in each step at most one process has a picture."""
+    """All weights of a student in bfloat16, and of one in float32, whose rows have weights; adapters and projector of
+    one that has rows without pictures: in each step at most one process has a picture."""
     mixed = "mixed" in name
     model = AutoModelForImageTextToText.from_pretrained(folder / "start", dtype=name.split("-")[1])
-    examples = rows(bad=False).remove_columns(["rejected", "weight"]).rename_column("chosen", "completion")
+    examples = rows(bad=False).remove_columns("rejected").rename_column("chosen", "completion")
+    weights = AnswerWeights(weight_column="weight") if name == "student-float32" else None
     if mixed:
         bare = [{**row, "images": row["images"] if number in (0, 1, 6) else []} for number, row in enumerate(examples)]
         # With a step in which no process has one.
         bare += [{**row, "images": []} for row in bare[:4]]
         examples = Dataset.from_list(bare, features=examples.features)
-    examples = encode_examples(examples, AutoProcessor.from_pretrained(folder / "start"))
+    examples = encode_examples(examples, AutoProcessor.from_pretrained(folder / "start"), weights=weights)
     options = {**FULL, "max_steps": STEPS, "bf16": "bfloat16" in name, "train_sampling_strategy": "random"}
     if mixed:
         # Sequential: each process has the next two rows.

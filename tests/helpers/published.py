@@ -53,6 +53,7 @@ def row(number: int, pair: int = 0) -> dict:
         "generation_prompt": [{"role": "user", "content": f"Ask about picture {number}, and answer."}],
         "reply_form": ReplyForm().to_json(),
         "usage": {"served_model": "served", "prompt_tokens": None if pair else 90, "completion_tokens": 7 + number},
+        "attempt": 0,
         **scores,
         "answer_tokens": ["t", "wo"],
         **dict(zip(("logprob_per_token", "logprob_blind_per_token", "token_kl_per_token"), lists)),
@@ -80,7 +81,7 @@ def configs(n: int = 6) -> dict[str, Dataset]:
         "default": kept,
         "images": Dataset.from_list(images, features=IMAGE_FEATURES),
         "scored": pool.remove_columns("images"),
-        "pseudo_labels": select_pseudo_labels(pool)[0].remove_columns("images"),
+        "pseudo_labels": select_pseudo_labels(pool)[0].remove_columns(["images", "chosen_tokens"]),
     }
 
 

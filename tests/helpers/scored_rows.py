@@ -63,6 +63,7 @@ def pair(image_id, k, score, *, type="count", number=1, question=None, answer=No
         "generation_prompt": None,
         "reply_form": None,
         "usage": None,
+        "attempt": 0,
         "i2c": score,
         "pmi": None if score is None else -score,
         "i2c_status": status,

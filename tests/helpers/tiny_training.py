@@ -1,10 +1,13 @@
 """Pseudo-labels and a trainer small enough for tests."""
 
+import re
+
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from tiny_models import tiny_llava
 
+from c3l_hf.data.schema import CHOSEN_TOKENS_FEATURES
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.trainer import C3LTrainer
 
@@ -39,6 +42,16 @@ def pseudo_labels(count=4):
     features = {"images": List(Image()), "image_id": Value("string"), "weight": Value("float32")}
     features |= {"prompt": messages, "chosen": messages, "rejected": List(messages)}
     return Dataset.from_list(rows, features=Features(features))
+
+
+def with_tokens(rows, gain=lambda text: float(len(text))):
+    """The rows with the scores of a scorer to which every word of an answer is a token."""
+    column = []
+    for [chosen] in rows["chosen"]:
+        question, mark, answer = chosen["content"].rpartition("Answer:")
+        words = [{"text": text, "gain": gain(text)} for text in re.findall(r"\s*\S+", answer)]
+        column.append([{"text": question + mark, "gain": None}, *words] if words else None)
+    return rows.add_column("chosen_tokens", column, feature=CHOSEN_TOKENS_FEATURES["chosen_tokens"])
 
 
 def with_pictures_elsewhere(rows):

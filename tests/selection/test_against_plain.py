@@ -243,7 +243,7 @@ def test_datasets_give_the_rows_of_the_tables(rows, images):
         for name, role in (("prompt", "user"), ("completion", "assistant")):
             texts = [m for m in row[name] or () if m["role"] == role and m["content"].strip()]
             row[name] = texts[-1:] or None
-    known = {**PAIR_FEATURES, **SCORE_FEATURES, "image_row": Value("int64")}
+    known = {**PAIR_FEATURES, **SCORE_FEATURES, "image_row": Value("int64"), "cluster": Value("int64")}
     features = Features(
         {name: known[name] for name in ("images", *SCHEMA.names, *ASKED_COLUMNS, "language", "i2c", "image_row")}
     )

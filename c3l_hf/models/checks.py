@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 from c3l_hf import _compat
 from c3l_hf.common.files import digest
 
-__all__ = ["TOLERANCE", "check_key", "recall", "remember", "tokenizer_state"]
+__all__ = ["TOLERANCE", "check_key", "model_state", "recall", "remember", "tokenizer_state"]
 
 # Largest difference of a log-probability, in nats, that rounding explains: the logits are in the model's dtype, and of
 # the order of ten.
@@ -76,6 +76,18 @@ def remember(key: str | None, outcome: Any) -> None:
     weights, or of the moment."""
     if key is not None:
         _OUTCOMES[key] = outcome
+
+
+def model_state(model: PreTrainedModel, processor: ProcessorMixin) -> list[str]:
+    """All that the outputs of a model depend on but its weights."""
+    return [
+        type(model).__name__,
+        str(model.dtype),
+        model.config.to_json_string(),
+        processor.to_json_string(),
+        tokenizer_state(processor.tokenizer),
+        str(processor.chat_template),
+    ]
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerFast) -> str:

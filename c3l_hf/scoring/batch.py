@@ -1,6 +1,6 @@
 """A batch of rows: encoded, which needs no model, and turned into score columns once the model has seen it."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.formulas import scores_from_logprobs
 from c3l_hf.scoring.likelihood import AnswerLogprobs
 
-__all__ = ["EncodedBatch", "Turn", "batch_scores", "encode_batch"]
+__all__ = ["EncodedBatch", "Turn", "batch_scores", "encode_batch", "read_rows", "reason_of_row"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,35 @@ class EncodedBatch:
     turns: list[Turn]
 
 
-def encode_batch(encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence[Mapping[str, Any]]) -> EncodedBatch:
-    """Encodes rows of any layout of `data.layouts`.
+def read_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[Pair | RowError]]:
+    """The turns of rows of any layout of `data.layouts`, for `encode_batch`: of each the pair, which has images, or why
+    it cannot be scored. A row that cannot be read has one reason."""
+    return list(map(_read, rows))
+
+
+def _read(row: Mapping[str, Any]) -> list[Pair | RowError]:
+    try:
+        turns = to_turns(row)
+    except RowError as error:
+        return [error]
+    has_image = any(isinstance(turn, Pair) and turn.images for turn in turns)
+    return [
+        RowError("there is no image before the answer" if has_image else _no_image(row))
+        if isinstance(turn, Pair) and not turn.images
+        else turn
+        for turn in turns
+    ]
+
+
+def encode_batch(
+    encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence[Sequence[Pair | RowError]]
+) -> EncodedBatch:
+    """Encodes rows as `read_rows` gives them.
 
     The rows of an image are encoded one after the other, and then its decoded picture is let go: a photograph takes
     tens of megabytes, what the model takes of it often one.
     """
-    reasons: list[list[str | None]] = [[] for _ in rows]
+    reasons = [[str(turn) if isinstance(turn, RowError) else None for turn in row] for row in rows]
     turns: dict[tuple[int, int], Turn] = {}
     for group in _by_images(encoder, rows, reasons):
         for (row, number), pair in group.items():
@@ -73,27 +95,13 @@ def encode_batch(encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence
 
 
 def _by_images(
-    encoder: PairEncoder, rows: Sequence[Mapping[str, Any]], reasons: list[list[str | None]]
+    encoder: PairEncoder, rows: Sequence[Sequence[Pair | RowError]], reasons: list[list[str | None]]
 ) -> Iterator[dict[tuple[int, int], Pair]]:
-    """The pairs by row and turn, rows with the same images together; the reasons of what is no pair are filled in."""
+    """The pairs by row and turn, rows with the same images together; the reasons of images that may not be read are
+    filled in."""
     groups: dict[Hashable, dict[tuple[int, int], Pair]] = {}
     for number, row in enumerate(rows):
-        pairs: dict[tuple[int, int], Pair] = {}
-        try:
-            turns = to_turns(row)
-        except RowError as error:
-            reasons[number] = [str(error)]
-            continue
-        has_image = any(isinstance(turn, Pair) and turn.images for turn in turns)
-        for place, turn in enumerate(turns):
-            reason: str | None = None
-            if isinstance(turn, RowError):
-                reason = str(turn)
-            elif not turn.images:
-                reason = "there is no image before the answer" if has_image else _no_image(row)
-            else:
-                pairs[number, place] = turn
-            reasons[number].append(reason)
+        pairs = {(number, place): turn for place, turn in enumerate(row) if isinstance(turn, Pair)}
         if not pairs:
             continue
         last = pairs[max(pairs)]  # it has the images of all
@@ -139,7 +147,7 @@ def _row_scores(
     ]
     good = [number for number in lists if number not in unfit]
     if not good:
-        return {**dict.fromkeys(SCORE_COLUMNS), STATUS: _reason_of_row(reasons)}
+        return {**dict.fromkeys(SCORE_COLUMNS), STATUS: reason_of_row(reasons)}
     each = [
         _turn_scores(lists[number], ranking) if reason is None else _turn_without_score(reason)
         for number, reason in enumerate(reasons)
@@ -167,7 +175,7 @@ def _turn_without_score(reason: str) -> dict[str, Any]:
     return {**dict.fromkeys(("i2c", *SCORES)), "tokens": 0, "status": reason}
 
 
-def _reason_of_row(reasons: Sequence[str | None]) -> str:
+def reason_of_row(reasons: Sequence[str | None]) -> str:
     """Why a row has no score at all: what all its turns lack, or each reason with the first turn that has it."""
     if len(set(reasons)) == 1:
         return str(reasons[0])

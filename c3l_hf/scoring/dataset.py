@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
 from tqdm.auto import tqdm
 
 from c3l_hf import _compat
@@ -22,10 +22,11 @@ from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.schema import SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.scoring.scorer import I2CScorer
+from c3l_hf.scoring.signals import Signal
 from c3l_hf.scoring.streams import check_columns, scored_stream
 
 __all__ = ["format_scores", "score_dataset", "score_stream", "score_tables", "with_scores"]
@@ -37,13 +38,13 @@ Rows = TypeVar("Rows", Dataset, DatasetDict, IterableDataset, IterableDatasetDic
 
 def score_dataset(
     dataset: Rows,
-    scorer: I2CScorer,
+    scorer: I2CScorer | Signal,
     *,
     batch_size: int = 256,
     part_size: int = 2048,
     cache_dir: str | Path | None = None,
 ) -> Rows:
-    """A dataset with the score columns beside its own.
+    """A dataset with the score columns, or those of another signal, beside its own.
 
     Images are neither decoded twice nor written again, except that `datasets` writes a dataset in its new order that
     was shuffled or filtered before. The scores are kept in parts, in a folder named by the content of the dataset (of
@@ -54,7 +55,7 @@ def score_dataset(
 
     Args:
         dataset: Rows in any layout of `data.layouts`. The other columns stay as they are.
-        scorer: The scorer.
+        scorer: The scorer, or another signal about pairs (`truth_signal`, `question_signal`, `agreement_signal`, …).
         batch_size: Rows given to the scorer at once; what the model takes of two such batches is in memory together.
         part_size: Rows in a part.
         cache_dir: Where the parts are kept; by default in the cache of `datasets`.
@@ -70,15 +71,14 @@ def score_dataset(
         return type(dataset)({split: scored(rows) for split, rows in dataset.items()})
     if isinstance(dataset, IterableDataset):
         return scored_stream(dataset, scorer, batch_size)
-    check_columns(dataset.column_names)
+    check_columns(dataset.column_names, scorer)
     if dataset.format["type"] == "custom" and process_state().is_main_process:
         logger.warning(
             "the dataset has a transform, which is not applied: its rows are scored as they are stored; map(scorer) "
             "scores what the transform makes of them"
         )
-    layout = layout_of(dataset.column_names)
-    needed = dataset.select_columns(list(layout.columns))
-    files = row_files_state(needed, layout, scorer.image_folder)
+    needed = dataset.select_columns(list(scorer.columns(dataset.column_names)))
+    files = row_files_state(needed, layout_of(dataset.column_names), scorer.image_folder)
     name = digest(_compat.fingerprint(needed), scorer.fingerprint, part_size, files)
     starts = range(0, len(needed), part_size)
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-scores-{name}"
@@ -88,16 +88,25 @@ def score_dataset(
         rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
         return _shown(score_stream(rows, scorer, batch_size), len(rows), f"Scoring, part {number + 1} of {len(starts)}")
 
-    shards.write_missing(part, SCORE_FEATURES.arrow_schema)
-    scores = _stored_scores(shards)
+    features = Features(scorer.features)
+    if isinstance(scorer, Signal) and process_state().is_main_process:
+        shards.take_away(scorer.status, scorer.measure.is_passing)
+    process_state().wait_for_everyone()
+    shards.write_missing(part, features.arrow_schema)
+    scores = _stored_scores(shards, features)
     state = process_state()
-    without = sum(status != STATUS_OK for status in scores[STATUS])
+    without = sum(status != STATUS_OK for status in scores[scorer.status])
     if without and state.is_main_process:
-        logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", without, len(scores))
+        logger.warning(
+            "%d of %d rows have no score; %s has the reasons, format_scores(...) counts them",
+            without,
+            len(scores),
+            scorer.status,
+        )
     return with_scores(dataset, scores)
 
 
-def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Iterator[pa.Table]:
+def score_stream(rows: Dataset, scorer: I2CScorer | Signal, batch_size: int = 256) -> Iterator[pa.Table]:
     """The score columns of a dataset, in tables of `batch_size` rows.
 
     The scorer gets images as they are stored: `datasets` would end at one that it cannot decode. The next batch is read
@@ -111,7 +120,7 @@ def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Ite
     Raises:
         ValueError: If the columns are in no accepted layout.
     """
-    needed = rows.select_columns(list(layout_of(rows.column_names).columns))
+    needed = rows.select_columns(list(scorer.columns(rows.column_names)))
     tables = needed.with_format("arrow").iter(batch_size) if len(needed) else ()
     batches = (stored_rows(table, needed.features) for table in tables)
     return _score_tables(batches, scorer)
@@ -148,10 +157,11 @@ def score_tables(
     return _score_tables(batches(), scorer)
 
 
-def _score_tables(batches: Iterable[list[dict[str, Any]]], scorer: I2CScorer) -> Iterator[pa.Table]:
+def _score_tables(batches: Iterable[list[dict[str, Any]]], scorer: I2CScorer | Signal) -> Iterator[pa.Table]:
+    schema = Features(scorer.features).arrow_schema
     with contextlib.closing(scorer.score_batches(batches)) as scored:
         for scores in scored:
-            yield pa.Table.from_pylist(scores, schema=SCORE_FEATURES.arrow_schema)
+            yield pa.Table.from_pylist(scores, schema=schema)
 
 
 def _rows_of(batch: Mapping[str, list], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -166,10 +176,10 @@ def _shown(tables: Iterable[pa.Table], total: int, desc: str) -> Iterator[pa.Tab
             yield table
 
 
-def _stored_scores(shards: Shards) -> Dataset:
+def _stored_scores(shards: Shards, features: Features) -> Dataset:
     """The scores of all parts, on the disk as `datasets` needs them."""
     if not len(shards):
-        return Dataset(SCORE_FEATURES.arrow_schema.empty_table())
+        return Dataset(features.arrow_schema.empty_table())
     with process_state().main_process_first():  # the others find the copy
         return Dataset.from_parquet([str(file) for file in shards.files], cache_dir=str(shards.folder))
 
@@ -179,24 +189,30 @@ def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
     return beside(rows, scores)
 
 
-def format_scores(scored: Dataset | DatasetDict) -> str:
+def format_scores(scored: Dataset | DatasetDict, signal: Signal | None = None) -> str:
     """What became of the rows, as text: how many have scores, the scores' quantiles, and why the others have none; also
-    of single turns in rows that have scores. Of a stream nothing is known."""
+    of single turns in rows that have scores. Of a stream nothing is known.
+
+    Args:
+        scored: The rows.
+        signal: Whose columns to tell of; by default the scorer's.
+    """
     if isinstance(scored, DatasetDict):
-        return "\n\n".join(f"{split}: {format_scores(rows)}" for split, rows in scored.items())
-    statuses = scored[STATUS][:]
-    kinds = Counter(_kind(status) for status in statuses if status != STATUS_OK)
-    count = sum(status == STATUS_OK for status in statuses)
+        return "\n\n".join(f"{split}: {format_scores(rows, signal)}" for split, rows in scored.items())
+    names, status = (("i2c", *SCORES), STATUS) if signal is None else (signal.numbers, signal.status)
+    statuses = scored[status][:]
+    kinds = Counter(_kind(reason) for reason in statuses if reason != STATUS_OK)
+    count = sum(reason == STATUS_OK for reason in statuses)
     lines = [f"{len(statuses):,} rows, {count:,} with scores, {len(statuses) - count:,} without"]
     if count:
         rows: list[tuple[str, ...]] = [("", "5%", "25%", "50%", "75%", "95%")]
-        for name in ("i2c", *SCORES):
+        for name in names:
             values = np.array([value for value in scored[name][:] if value is not None])
             rows.append((name, *(f"{value:.3f}" for value in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]))))
         lines += ["", format_table(rows)]
     if kinds:
         lines += ["", format_table([("without a score, because", "rows"), *kinds.most_common(20)])]
-    if turns := _turns_without_score(scored):
+    if signal is None and (turns := _turns_without_score(scored)):
         lines += [
             "",
             format_table([("turns without a score in rows with some, because", "turns"), *turns.most_common(20)]),

@@ -29,9 +29,11 @@ from c3l_hf.scoring.batch import EncodedBatch
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.scoring.signals import Signal
 
-__all__ = ["question_signal", "question_tokens", "reply_of"]
+__all__ = ["QUESTION_FEATURES", "question_signal", "question_tokens", "reply_of"]
 
 _NUMBERS = ("question_logprob", "question_logprob_blind", "question_pmi", "pair_logprob", "pair_pmi")
+# The columns of `question_signal`.
+QUESTION_FEATURES = {**{name: Value("float32") for name in _NUMBERS}, "question_status": Value("string")}
 # What a generated row says about how it was asked for.
 _ASKED = ("generation_prompt", "reply_form", "template")
 _NO_PAIR = "the row has no pair"
@@ -74,7 +76,7 @@ class _Question:
 
     @property
     def features(self) -> dict[str, Any]:
-        return {**{name: Value("float32") for name in _NUMBERS}, "question_status": Value("string")}
+        return dict(QUESTION_FEATURES)
 
     @property
     def image_folder(self) -> Path | None:

@@ -33,7 +33,7 @@ from c3l_hf.scoring.pair_questions import about_pair, columns_for
 from c3l_hf.scoring.signals import Signal
 from c3l_hf.scoring.yes_no import TRUTH_TEXT
 
-__all__ = ["agreement_signal", "judge_signal", "same_text", "says_yes", "token_f1"]
+__all__ = ["agreement_signal", "judge_signal", "reply_features", "same_text", "says_yes", "token_f1"]
 
 NO_VERDICT = "no reply begins with yes or no"
 
@@ -152,6 +152,12 @@ def judge_signal(
     return Signal(_Replies(writer, name, text, k, read, max_new_tokens, _folder(image_folder)))
 
 
+def reply_features(name: str) -> dict[str, Any]:
+    """The columns of `agreement_signal` or `judge_signal` under a name, and their types."""
+    turn = {"value": Value("float32"), "replies": List(Value("string")), "status": Value("string")}
+    return {name: Value("float32"), f"{name}_turns": List(turn), f"{name}_status": Value("string")}
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What is asked about a batch: for each row its turns' requests, by their keys, with the answers; or reasons."""
@@ -179,12 +185,7 @@ class _Replies:
 
     @property
     def features(self) -> dict[str, Any]:
-        turn = {"value": Value("float32"), "replies": List(Value("string")), "status": Value("string")}
-        return {
-            self.name: Value("float32"),
-            f"{self.name}_turns": List(turn),
-            f"{self.name}_status": Value("string"),
-        }
+        return reply_features(self.name)
 
     def identity(self) -> tuple[str, ...]:
         options = repr((self.name, self.text, self.k, self.max_new_tokens, self.image_folder))

@@ -262,7 +262,7 @@ class I2CScorer:
         Args:
             batches: Rows as for `score`. They are made in the thread.
         """
-        self._loaded()  # here rather than in the thread
+        self.loaded()  # here rather than in the thread
         with contextlib.closing(ahead(map(self._encoded, batches))) as encoded:
             for rows in encoded:
                 yield batch_scores(rows, self.logprobs(rows), self._options.ranking)
@@ -272,11 +272,11 @@ class I2CScorer:
 
     def encode(self, rows: Sequence[Sequence[Pair | RowError]]) -> EncodedBatch:
         """Pairs ready for the model, as `batch.read_rows` gives them; what other signals make of rows, likewise."""
-        return encode_batch(self._encoder(), self._loaded()[1], rows)
+        return encode_batch(self._encoder(), self.loaded()[1], rows)
 
     def logprobs(self, encoded: EncodedBatch) -> list[AnswerLogprobs]:
         """What the model says with and without the image of each turn of a batch, in this scorer's way."""
-        model, processor = self._loaded()
+        model, processor = self.loaded()
         rows, blind_rows = [turn.seen for turn in encoded.turns], [turn.blind for turn in encoded.turns]
         packed = self._paths.not_packed is None
         max_tokens = 1 if self._paths.not_batched else self._max_tokens
@@ -289,13 +289,13 @@ class I2CScorer:
 
     @property
     def _max_tokens(self) -> int:
-        model, _ = self._loaded()
+        model, _ = self.loaded()
         # In bfloat16 a CPU rearranges the weights for every product: larger ones make it pay.
         default = 8192 if model.device.type != "cpu" else 1024 if model.dtype == torch.float32 else 4096
         return self._options.max_tokens or default
 
     def _encoder(self) -> PairEncoder:
-        model, processor = self._loaded()
+        model, processor = self.loaded()
         options = self._options
         max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return PairEncoder(
@@ -324,7 +324,8 @@ class I2CScorer:
             )
         return paths
 
-    def _loaded(self) -> tuple[PreTrainedModel, ProcessorMixin]:
+    def loaded(self) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """The model and its processor. A scorer that came from another process loads them now."""
         if self._model is None:
             if self._source is None:
                 raise RuntimeError(
@@ -343,7 +344,7 @@ class I2CScorer:
             # Straight there: all processes at once would not fit on the first accelerator.
             self._model, self._processor = load(dataclasses.replace(self._source, device=str(device)))
         else:
-            self._loaded()[0].to(device)
+            self.loaded()[0].to(device)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -352,7 +353,7 @@ class I2CScorer:
         A model from the Hub counts by its id and commit, one from a folder by its files' names, sizes and times, a
         model object by all its weights, which takes about 0.1 s per gigabyte, once. Equal across processes.
         """
-        model, processor = self._loaded()
+        model, processor = self.loaded()
         parts = [*model_state(model, processor), self._options.digest(), _code_version()]
         # A model passed in may have been trained since it was loaded: its weights count, whatever it says about itself.
         parts += [digest_weights(model)] if self._source is None else self._source.digest()

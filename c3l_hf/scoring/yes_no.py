@@ -24,7 +24,7 @@ from c3l_hf.scoring.pair_questions import about_pair, columns_for
 from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.scoring.signals import Signal
 
-__all__ = ["NO", "PREMISE_TEXT", "TRUTH_TEXT", "YES", "premise_signal", "truth_signal"]
+__all__ = ["NO", "PREMISE_TEXT", "TRUTH_TEXT", "YES", "premise_signal", "truth_signal", "yes_no_features"]
 
 TRUTH_TEXT = """Somebody was asked about this picture: {{ question }}
 The reply was: {{ answer }}
@@ -105,6 +105,14 @@ def premise_signal(
     return Signal(_measure(scorer, name, text, yes, no))
 
 
+def yes_no_features(name: str) -> dict[str, Any]:
+    """The columns of `truth_signal` or `premise_signal` under a name, and their types."""
+    numbers = {kind: Value("float32") for kind in _KINDS}
+    columns = {f"{name}_{kind}": value for kind, value in numbers.items()}
+    turns = List({**numbers, "status": Value("string")})
+    return {**columns, f"{name}_turns": turns, f"{name}_status": Value("string")}
+
+
 @dataclass(frozen=True)
 class _YesNo:
     """See `truth_signal`. The words are tokens: their ids, those for yes and those for no."""
@@ -117,10 +125,7 @@ class _YesNo:
 
     @property
     def features(self) -> dict[str, Any]:
-        numbers = {kind: Value("float32") for kind in _KINDS}
-        columns = {f"{self.name}_{kind}": value for kind, value in numbers.items()}
-        turns = List({**numbers, "status": Value("string")})
-        return {**columns, f"{self.name}_turns": turns, f"{self.name}_status": Value("string")}
+        return yes_no_features(self.name)
 
     @property
     def image_folder(self) -> Path | None:

@@ -161,13 +161,7 @@ class ReplyForm:
         Raises:
             RowError: If it would be read back as something else, as where an answer contains the next label.
         """
-        if self.form == "json":
-            text = self._as_json(conversation)
-        elif self.form == "labelled":
-            question, answer = self.labels.question[0], self.labels.answer[0]
-            text = "\n".join(f"{question}: {turn[0]}\n{answer}: {turn[1]}" for turn in conversation)
-        else:
-            text = "\n".join(_filled(self.written or "", turn) for turn in conversation)
+        text = self.compose(conversation)
         if (
             len(conversation) == 1
             and self.form == "labelled"
@@ -180,6 +174,15 @@ class ReplyForm:
             how = f": {read}" if isinstance(read, str) else ""
             raise RowError(f"in the form of the reply ({self.form}) the conversation would be read otherwise{how}")
         return text
+
+    def compose(self, conversation: Sequence[Turn]) -> str:
+        """As `write`, whatever would be read back."""
+        if self.form == "json":
+            return self._as_json(conversation)
+        if self.form == "labelled":
+            question, answer = self.labels.question[0], self.labels.answer[0]
+            return "\n".join(f"{question}: {turn[0]}\n{answer}: {turn[1]}" for turn in conversation)
+        return "\n".join(_filled(self.written or "", turn) for turn in conversation)
 
     def schema(self, turns: tuple[int, int] = (1, 1), pairs: int = 1) -> dict[str, Any] | None:
         """A JSON schema of the replies in this form, for servers that constrain what is written; None for other forms

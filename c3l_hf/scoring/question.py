@@ -166,7 +166,7 @@ def reply_of(form: ReplyForm, conversation: Sequence[tuple[str, str]]) -> tuple[
     reply = form.write(conversation)
     # Written once more with a word in each question's place that is nowhere else: what stands around the questions.
     words = list(itertools.islice(_words(reply), len(conversation)))
-    marked = form.write([(word, answer) for word, (_, answer) in zip(words, conversation)])
+    marked = form.compose([(word, answer) for word, (_, answer) in zip(words, conversation)])
     places, rest, start = [], marked, 0
     for word, (question, _) in zip(words, conversation):
         before, found, rest = rest.partition(word)

@@ -196,8 +196,9 @@ class _YesNo:
 def _log_odds(yes: np.ndarray, no: np.ndarray) -> dict[str, Any]:
     """The numbers of a turn from the log-probabilities of its words, (words, with and without image); None if they are
     not finite."""
-    (p_yes, q_yes), (p_no, q_no) = (np.logaddexp.reduce(words, axis=0) for words in (yes, no))
-    values = (p_yes - p_no, q_yes - q_no, (p_yes - p_no) - (q_yes - q_no), np.exp(np.logaddexp(p_yes, p_no)))
+    with np.errstate(invalid="ignore"):  # what is not finite is told below
+        (p_yes, q_yes), (p_no, q_no) = (np.logaddexp.reduce(words, axis=0) for words in (yes, no))
+        values = (p_yes - p_no, q_yes - q_no, (p_yes - p_no) - (q_yes - q_no), np.exp(np.logaddexp(p_yes, p_no)))
     finite = np.isfinite(values).all()
     return {kind: float(value) if finite else None for kind, value in zip(_KINDS, values)}
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import datasets
 
@@ -21,7 +21,7 @@ from c3l_hf.scoring.yes_no import PREMISE_TEXT, TRUTH_TEXT, premise_signal, trut
 
 __all__ = ["SignalOptions", "check_signals", "new_columns", "open_signal"]
 
-SignalName = Literal["i2c", "truth", "premise", "question", "agreement", "judge"]
+_NAMES = ("i2c", "truth", "premise", "question", "agreement", "judge")
 _SAME = {"words": same_text, "f1": token_f1}
 
 
@@ -32,7 +32,7 @@ class SignalOptions:
     The key of a judge's server comes from the environment variable C3L_API_KEY."""
 
     _argument_group_name: ClassVar[str] = "Signals"
-    signals: list[SignalName] = field(
+    signals: list[str] = field(
         default_factory=lambda: ["i2c"],
         metadata={
             "help": "i2c: the scores. truth: does the model say the answer is right, with the picture and without. "
@@ -57,12 +57,14 @@ class SignalOptions:
 
 def check_signals(options: SignalOptions) -> None:
     """Raises a RunError if the options do not go together."""
-    if unknown := [name for name in options.signals if name not in get_args(SignalName)]:
-        raise RunError(f"signals has {unknown[0]}; there are {', '.join(get_args(SignalName))}")
+    if unknown := [name for name in options.signals if name not in _NAMES]:
+        raise RunError(f"signals has {unknown[0]}; there are {', '.join(_NAMES)}")
     if not options.signals or len(set(options.signals)) < len(options.signals):
         raise RunError("signals must name at least one signal, each once")
-    if ("judge" in options.signals) != bool(options.judge_url):
-        raise RunError("the signal judge, and only that, needs judge_url, the address of a server")
+    if "judge" in options.signals and not options.judge_url:
+        raise RunError("judge_url is missing: the signal judge asks a model on a server")
+    if "judge" not in options.signals and (options.judge_url or options.judge_model):
+        raise RunError("judge_url and judge_model are for the signal judge, which is not asked for")
     if options.agreement_replies < 1:
         raise RunError(f"agreement_replies is {options.agreement_replies}; it must be at least 1")
 

@@ -169,6 +169,12 @@ def test_a_premise_by_a_column_of_the_dataset(scorer):
         signal.columns(["image", "question", "answer"])
 
 
+def test_what_a_shorter_word_counts_already_is_left_out(scorer):
+    """Its chance is a part of that of the shorter one: both together would count it twice."""
+    one, more = (truth_signal(scorer, yes=yes, no=["No"]) for yes in (["Yes"], ["Yes, it is", "Yes", "Yes"]))
+    assert more.measure.words == one.measure.words and len(one.measure.words[0]) == 1
+
+
 def test_words_that_cannot_be_told_apart_are_named(scorer):
     with pytest.raises(ValueError, match="the model's tokens of 'No' and 'No' begin alike"):
         truth_signal(scorer, yes=["Yes", "No"], no=["No"])

@@ -10,6 +10,7 @@ import datasets
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
+from c3l_hf.common.processes import process_state
 from c3l_hf.data.schema import SCORE_FEATURES
 from c3l_hf.generation.in_process import ModelWriter
 from c3l_hf.generation.server import ServerOptions, ServerWriter
@@ -109,8 +110,10 @@ def _signal(name: str, options: SignalOptions, scorer: I2CScorer, stack: context
         same = _SAME[options.agreement_same]
         return agreement_signal(writer, k=options.agreement_replies, same=same, image_folder=scorer.image_folder)
     urls = options.judge_url or []
-    # Kept by what is asked, as the parts are: the same command asks for nothing twice.
+    # Each process writes a file of its own; with those of the others the same command asks for nothing twice.
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-judge-{digest(urls, options.judge_model)}"
     folder.mkdir(parents=True, exist_ok=True)
-    server = ServerWriter(ServerOptions(urls, options.judge_model), folder / "replies.jsonl", temperature=0.0)
+    own = folder / f"replies-{process_state().process_index}.jsonl"
+    others = sorted(set(folder.glob("replies-*.jsonl")) - {own})
+    server = ServerWriter(ServerOptions(urls, options.judge_model), own, temperature=0.0, others=others)
     return judge_signal(stack.enter_context(server), text=options.truth_text, image_folder=scorer.image_folder)

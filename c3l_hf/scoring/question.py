@@ -94,11 +94,7 @@ class _Question:
     def prepared(self, rows: Sequence[Mapping[str, Any]]) -> tuple[EncodedBatch, list[np.ndarray | RowError]]:
         asked = [self._asked(row) for row in rows]
         encoded = self.scorer.encode([[one if isinstance(one, RowError) else one[0]] for one in asked])
-        chosen = []
-        for turn in encoded.turns:
-            pair, places = asked[turn.row]
-            chosen.append(_chosen(turn.tokens, pair.answer, places))
-        return encoded, chosen
+        return encoded, [_chosen(turn.tokens, asked[turn.row]) for turn in encoded.turns]
 
     def measured(self, prepared: tuple[EncodedBatch, list[np.ndarray | RowError]]) -> list[dict[str, Any]]:
         encoded, chosen = prepared
@@ -124,7 +120,7 @@ class _Question:
     def is_passing(self, reason: str) -> bool:
         return False
 
-    def _asked(self, row: Mapping[str, Any]) -> Any:
+    def _asked(self, row: Mapping[str, Any]) -> tuple[Pair, list[slice]] | RowError:
         """The pair of instruction and reply, and the places of the questions in the reply; or why there is none."""
         try:
             layout = layout_of(name for name in row if name not in _ASKED)
@@ -184,9 +180,12 @@ def _words(text: str) -> Iterator[str]:
     return (word for word in (f"Q{number}zx" for number in range(10_000)) if word not in text)
 
 
-def _chosen(tokens: Sequence[str], reply: str, places: Sequence[slice]) -> np.ndarray | RowError:
+def _chosen(tokens: Sequence[str], asked: tuple[Pair, list[slice]] | RowError) -> np.ndarray | RowError:
     try:
-        return question_tokens(tokens, reply, places)
+        if isinstance(asked, RowError):
+            raise asked
+        pair, places = asked
+        return question_tokens(tokens, pair.answer, places)
     except RowError as error:
         return error
 

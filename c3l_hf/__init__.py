@@ -9,14 +9,20 @@ _MODULES = {
     "C3LTrainer": "training.trainer",
     "I2CScorer": "scoring.scorer",
     "PairGenerationConfig": "generation.pairs",
+    "agreement_signal": "scoring.replies",
+    "combine_scores": "selection.combination",
     "curate": "selection.curation",
     "download_images": "files.downloads",
     "generate_pairs": "generation.pairs",
     "join_images": "data.join",
+    "judge_signal": "scoring.replies",
     "metric_path": "metrics",
+    "premise_signal": "scoring.yes_no",
+    "question_signal": "scoring.question",
     "rank_agreement": "scoring.formulas",
     "score_dataset": "scoring.dataset",
     "select_pseudo_labels": "selection.pseudo_labels",
+    "truth_signal": "scoring.yes_no",
 }
 __all__ = sorted(_MODULES)
 __version__ = "0.1.0"

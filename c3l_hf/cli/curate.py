@@ -14,6 +14,7 @@ from c3l_hf.cli.rows import (
     with_own_names,
     write_rows,
 )
+from c3l_hf.cli.scores import ScoreChoice, with_score
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
@@ -29,12 +30,9 @@ __all__ = ["COMMAND", "CurateOptions", "VectorOptions"]
 
 
 @dataclass
-class CurateOptions(CurationOptions):
+class CurateOptions(ScoreChoice, CurationOptions):
     """Which pairs come into the compact dataset, and by which score."""
 
-    score: str = field(
-        default="i2c", metadata={"help": "Column to rank by; higher is better. random: by none, as a control."}
-    )
     min_quantile: float | None = field(
         default=None, metadata={"help": "This share of the pairs, the lowest of each type, is dropped."}
     )
@@ -59,12 +57,13 @@ def curate_rows(
     """Curates pairs; see `COMMAND`."""
     set_up_process()
     path, rules = check_output(output), curation.rules()
+    del rules["combine"]  # into the score
     made, column = curation.embeddings in EMBEDDING_KINDS, str(curation.embeddings)
     if made and not vectors.model:
         raise RunError(f"embeddings is {column}, and model, which makes them, is not given")
     if not made and vectors.model:
         raise RunError(f"model makes vectors if embeddings is {' or '.join(EMBEDDING_KINDS)}; it is {column}")
-    dataset, clusters = open_rows(rows), None
+    (dataset, score, told), clusters = with_score(open_rows(rows), curation), None
     fetch_pictures(dataset, vectors)
     benchmarks = [one.contents() for one in open_benchmarks(curation.decontaminate or ())]
     if curation.clusters is not None:
@@ -77,7 +76,7 @@ def curate_rows(
         dataset = found.select_columns([*dataset.column_names, *CLUSTER_FEATURES])
     curated, report = curate(
         dataset,
-        **rules,
+        **rules | {"score": score},
         near_duplicate_images=curation.near_duplicate_images,
         near_duplicate_distance=curation.near_duplicate_distance,
         benchmarks=benchmarks,
@@ -86,13 +85,12 @@ def curate_rows(
     if not report.kept:
         raise RunError(f"no pair is left for the dataset\n{report}\n")
     write_rows(with_own_names(curated, rows), output)
-    told = [*[str(clusters)] * (clusters is not None), str(report), f"{len(curated):,} pairs → {path}"]
-    print("\n\n".join(told))
+    parts = [told, str(clusters or ""), str(report), f"{len(curated):,} pairs → {path}"]
+    print(*filter(None, parts), sep="\n\n")
 
 
 def _embedded(dataset: Dataset, options: VectorOptions, kind: str) -> Dataset:
     """The rows with vectors of their own images and texts. Every process calls this."""
-    fetch_pictures(dataset, options)
     embedder = PairEmbedder(
         *load(Source.of(options, trust_remote_code=options.trust_remote_code).pinned()),
         kind=next(known for known in EMBEDDING_KINDS if known == kind),
@@ -109,6 +107,7 @@ COMMAND = Command(
     "Clusters are of vectors that a column has, or that a model makes: an interrupted command goes on with these.",
     examples=(
         "c3l curate --dataset scored.parquet --target_size 5000 --output curated.parquet",
+        "c3l curate --dataset scored.parquet --combine pmi=1 truth_logodds=0.5 --output curated.parquet",
         "c3l curate --dataset scored.parquet --floors pmi=0 --embeddings hidden --clusters 50 --model … --output …",
     ),
     groups=(RowsOptions, CurateOptions, VectorOptions, OutputOptions, CallOptions),

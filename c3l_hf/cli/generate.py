@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
 
 from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
@@ -164,17 +163,11 @@ def _in_shards(
 def _make_room(shards: Shards) -> None:
     """Takes away the shards with replies that no server gave, which are asked for again, and says what is there."""
     if process_state().is_main_process:
-        there = [file for file in shards.files if file.is_file()]
-        for file in list(there):
-            statuses = pq.read_table(file, columns=["generation_status"])["generation_status"].unique()
-            if any(map(is_unanswered, statuses.to_pylist())):
-                file.unlink()
-                there.remove(file)
-        if there:
+        if there := shards.take_away("generation_status", is_unanswered):
             logger.warning(
                 "%d of %d shards are those of an earlier call with the same options, in %s; without that folder all "
                 "is asked again",
-                len(there),
+                there,
                 len(shards),
                 shards.folder.parent,
             )

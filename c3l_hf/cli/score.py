@@ -1,5 +1,6 @@
 """`c3l score`: the scores of any dataset's answers."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,13 +18,14 @@ from c3l_hf.cli.rows import (
     with_own_names,
     write_rows,
 )
+from c3l_hf.cli.signals import SignalOptions, check_signals, new_columns, open_signal
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.row_images import pictures_of
-from c3l_hf.data.schema import SCORE_COLUMNS, STATUS, STATUS_OK
+from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.data.stored_rows import stored_row
 from c3l_hf.files.image import open_image
 from c3l_hf.models.control_tokens import ControlTokens
@@ -52,12 +54,18 @@ class ScoreOptions(PassOptions, PictureOptions):
 
 
 def score(
-    rows: RowsOptions, model: UsedModelOptions, scoring: ScoreOptions, output: OutputOptions, _: CallOptions
+    rows: RowsOptions,
+    model: UsedModelOptions,
+    scoring: ScoreOptions,
+    signals: SignalOptions,
+    output: OutputOptions,
+    _: CallOptions,
 ) -> int | None:
     """Scores a dataset; see `COMMAND`."""
     set_up_process()
     path = check_output(output)
-    check_own_names(rows, SCORE_COLUMNS)
+    check_signals(signals)
+    check_own_names(rows, new_columns(signals.signals))
     dataset = open_rows(rows)
     layout_of(dataset.column_names)
     fetch_pictures(dataset, scoring)
@@ -79,12 +87,19 @@ def score(
         image_folder=scoring.image_folder,
         control_tokens=scoring.control_tokens,
     )
-    scored = score_dataset(dataset, scorer, batch_size=scoring.scoring_batch_size)
+    scored, told, without = dataset, [], []
+    for name in signals.signals:
+        with contextlib.nullcontext() if name == "i2c" else open_signal(name, signals, scorer) as signal:
+            scored = score_dataset(scored, signal or scorer, batch_size=scoring.scoring_batch_size)
+        status = signal.status if signal else STATUS
+        told.append(("" if name == "i2c" else f"{name}: ") + format_scores(scored, signal))
+        if STATUS_OK not in scored[status][:]:
+            without.append(status)
     if process_state().is_main_process:
         write_rows(with_own_names(scored, rows), output)
-        print(f"{format_scores(scored)}\n\n{model.model}, {scorer.path} path → {path}")
-    if STATUS_OK not in scored[STATUS][:]:
-        raise RunError(f"none of {len(scored):,} rows has a score; {path} has the reasons in {STATUS}")
+        print("\n\n".join([*told, f"{model.model}, {scorer.path} path → {path}"]))
+    if without:
+        raise RunError(f"none of {len(scored):,} rows has a score; {path} has the reasons in {', '.join(without)}")
     return None
 
 
@@ -104,13 +119,14 @@ COMMAND = Command(
     description="Scores every answer of a dataset by how much its image matters to it (I2C): the likelihood of the "
     "answer with the image and without. Rows may be prompt + completion, messages, question + answer, LLaVA's "
     "conversations and others that public datasets have (docs/layouts.md); LLaVA's JSON is taken as it is, with "
-    "--image_folder. Rows that cannot be scored stay, with the reason in i2c_status. After an interruption the same "
-    "command goes on.",
+    "--image_folder. Rows that cannot be scored stay, with the reason in i2c_status. --signals finds out "
+    "other things about them, also of rows that have scores. After an interruption the same command goes on.",
     examples=(
         "c3l score --model llava-hf/llava-1.5-7b-hf --dataset user/my-pairs --output scored.parquet",
+        "c3l score --signals truth question --model … --dataset scored.parquet --output more.parquet",
         "accelerate launch -m c3l_hf score --model … --dataset … --output scored.parquet     (several processes)",
     ),
-    groups=(RowsOptions, UsedModelOptions, ScoreOptions, OutputOptions, CallOptions),
+    groups=(RowsOptions, UsedModelOptions, ScoreOptions, SignalOptions, OutputOptions, CallOptions),
     call=score,
     resumes=True,
 )

@@ -1,9 +1,10 @@
 """`c3l select`: pseudo-labels from scored pairs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
+from c3l_hf.cli.scores import ScoreChoice, with_score
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.pipeline.options import SelectionOptions
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
@@ -12,10 +13,8 @@ __all__ = ["COMMAND", "SelectOptions"]
 
 
 @dataclass
-class SelectOptions(SelectionOptions, PictureOptions):
+class SelectOptions(ScoreChoice, SelectionOptions, PictureOptions):
     """Which pairs become pseudo-labels, and by which score."""
-
-    score: str = field(default="i2c", metadata={"help": "Column to rank by; higher is better."})
 
 
 def select(rows: RowsOptions, selection: SelectOptions, output: OutputOptions, _: CallOptions) -> None:
@@ -24,16 +23,17 @@ def select(rows: RowsOptions, selection: SelectOptions, output: OutputOptions, _
     path = check_output(output)
     dataset = open_rows(rows)
     fetch_pictures(dataset, selection)
+    dataset, score, told = with_score(dataset, selection)
     labels, report = select_pseudo_labels(
         dataset,
-        score=selection.score,
+        score=score,
         within=selection.within,
         max_rejected=selection.max_rejected,
         min_margin=selection.min_margin,
         image_folder=selection.image_folder,
     )
     write_rows(labels, output)
-    print(f"{report}\n\n{len(labels):,} pseudo-labels → {path}")
+    print(*[told] * bool(told), f"{report}\n\n{len(labels):,} pseudo-labels → {path}", sep="\n")
 
 
 COMMAND = Command(

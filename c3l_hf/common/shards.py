@@ -71,6 +71,22 @@ class Shards:
             self.write(number, make(number), schema)
         state.wait_for_everyone()
 
+    def take_away(self, column: str, is_unfit: Callable[[str], bool]) -> int:
+        """Takes away the shards that have an unfit text in a column, so that they are made again. One process calls it.
+
+        Returns:
+            How many are left.
+        """
+        left = 0
+        for file in self.files:
+            if file.is_file():
+                texts = pq.read_table(file, columns=[column])[column].unique().drop_null()
+                if any(map(is_unfit, texts.to_pylist())):
+                    file.unlink()
+                else:
+                    left += 1
+        return left
+
     def write(self, number: int, tables: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema) -> None:
         """Writes one shard."""
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """A writer of replies on servers: anything that speaks OpenAI's chat API, one or several, asked side by side."""
 
+import json
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from c3l_hf.common.endpoint import Completion, Endpoint, NoReply
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.files import digest
 from c3l_hf.common.replies_file import RepliesFile
 from c3l_hf.generation.requests import CUT_OFF, Reply, Request, seed_of
 from c3l_hf.generation.server_pool import ServerPool
@@ -191,6 +193,11 @@ class ServerWriter:
         except BaseException:
             self._stop.set()
             raise
+
+    def identity(self) -> str:
+        """What the replies depend on beside the requests, as a hex digest: the model's name within the context, how
+        replies are drawn, and further fields; not the address."""
+        return digest(self.served_model, json.dumps(self._settings, sort_keys=True), self._seed)
 
     def summary(self) -> list[tuple[str, int | float | str]]:
         """What was asked and came so far, as rows of a table: requests, replies, tokens, and their price."""

@@ -35,6 +35,7 @@ __all__ = [
     "position_ids",
     "position_module",
     "token_texts",
+    "with_answer",
     "with_end",
     "with_image_cache",
 ]
@@ -89,6 +90,18 @@ def with_end(processor: ProcessorMixin, row: EncodedRow, max_length: int | None 
     if max_length is not None and stop + 1 > max_length:
         raise RowError(f"the sequence is longer than {max_length} tokens; it has {stop + 1}")
     return replace(row, inputs=inputs, answer=slice(start, stop + 1))
+
+
+def with_answer(row: EncodedRow, ids: Sequence[int]) -> EncodedRow:
+    """The row with other tokens as its answer, and nothing after them."""
+    start = row.answer.start
+    inputs = dict(row.inputs)
+    for name in inputs.keys() & set(PER_TOKEN):
+        old = inputs[name]
+        # Beside the ids every answer's tokens have the same values: seen, and of no image.
+        new = torch.tensor([ids]) if name == "input_ids" else old[:, start : start + 1].expand(1, len(ids))
+        inputs[name] = torch.cat([old[:, :start], new.to(old)], dim=1)
+    return replace(row, inputs=inputs, answer=slice(start, start + len(ids)))
 
 
 def encode_row(

@@ -162,7 +162,7 @@ class ReplyForm:
         Raises:
             RowError: If it would be read back as something else, as where an answer contains the next label.
         """
-        text = self._text(conversation)
+        text = self.compose(conversation)
         if (
             len(conversation) == 1
             and self.form == "labelled"
@@ -176,13 +176,22 @@ class ReplyForm:
             raise RowError(f"in the form of the reply ({self.form}) the conversation would be read otherwise{how}")
         return text
 
+    def compose(self, conversation: Sequence[Turn]) -> str:
+        """As `write`, whatever would be read back."""
+        if self.form == "json":
+            return self._as_json(conversation)
+        if self.form == "labelled":
+            question, answer = self.labels.question[0], self.labels.answer[0]
+            return "\n".join(f"{question}: {turn[0]}\n{answer}: {turn[1]}" for turn in conversation)
+        return "\n".join(_filled(self.written or "", turn) for turn in conversation)
+
     def around_answers(self, conversation: Sequence[Turn]) -> list[str]:
         """What stands in `write(conversation)` before its first answer, between answers, and after the last.
 
         Raises:
             RowError: If the form writes an answer more than once.
         """
-        between = self._text([(question, _PLACE) for question, _ in conversation]).split(_PLACE)
+        between = self.compose([(question, _PLACE) for question, _ in conversation]).split(_PLACE)
         if len(between) != len(conversation) + 1:
             raise RowError("the places of the answers in the reply are not known")
         return between

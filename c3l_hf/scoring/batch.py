@@ -1,6 +1,6 @@
 """A batch of rows: encoded, which needs no model, and turned into score columns once the model has seen it."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,16 @@ from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.formulas import scores_from_logprobs
 from c3l_hf.scoring.likelihood import AnswerLogprobs
 
-__all__ = ["EncodedBatch", "Turn", "batch_scores", "encode_batch", "pairs_by_images", "reason_of_row"]
+__all__ = [
+    "EncodedBatch",
+    "Turn",
+    "batch_scores",
+    "encode_batch",
+    "pairs_by_images",
+    "read_rows",
+    "reason_of_row",
+    "reasons_of",
+]
 
 
 @dataclass(frozen=True)
@@ -52,13 +61,35 @@ class EncodedBatch:
     turns: list[Turn]
 
 
-def encode_batch(encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence[Mapping[str, Any]]) -> EncodedBatch:
-    """Encodes rows of any layout of `data.layouts`.
+def read_rows(rows: Iterable[Mapping[str, Any]]) -> list[list[Pair | RowError]]:
+    """The turns of rows of any layout of `data.layouts`, for `encode_batch`: of each the pair, which has images, or why
+    it cannot be scored. A row that cannot be read has one reason."""
+    return list(map(_read, rows))
+
+
+def _read(row: Mapping[str, Any]) -> list[Pair | RowError]:
+    try:
+        turns = to_turns(row)
+    except RowError as error:
+        return [error]
+    has_image = any(isinstance(turn, Pair) and turn.images for turn in turns)
+    return [
+        RowError("there is no image before the answer" if has_image else _no_image(row))
+        if isinstance(turn, Pair) and not turn.images
+        else turn
+        for turn in turns
+    ]
+
+
+def encode_batch(
+    encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence[Sequence[Pair | RowError]]
+) -> EncodedBatch:
+    """Encodes rows as `read_rows` gives them.
 
     The rows of an image are encoded one after the other, and then its decoded picture is let go: a photograph takes
     tens of megabytes, what the model takes of it often one.
     """
-    reasons: list[list[str | None]] = [[] for _ in rows]
+    reasons = reasons_of(rows)
     turns: dict[tuple[int, int], Turn] = {}
     for group in pairs_by_images(encoder, rows, reasons):
         for (row, number), pair in group.items():
@@ -72,34 +103,24 @@ def encode_batch(encoder: PairEncoder, processor: ProcessorMixin, rows: Sequence
     return EncodedBatch(reasons, [turns[place] for place in sorted(turns)])
 
 
+def reasons_of(rows: Iterable[Sequence[Pair | RowError]]) -> list[list[str | None]]:
+    """Why each turn of rows from `read_rows` is no pair; None if it is one."""
+    return [[str(turn) if isinstance(turn, RowError) else None for turn in row] for row in rows]
+
+
 def pairs_by_images(
-    encoder: PairEncoder, rows: Sequence[Mapping[str, Any]], reasons: list[list[str | None]]
+    encoder: PairEncoder, rows: Sequence[Sequence[Pair | RowError]], reasons: list[list[str | None]]
 ) -> Iterator[dict[tuple[int, int], Pair]]:
     """The pairs by row and turn, rows with the same images together.
 
     Args:
         encoder: It says which images are the same.
-        rows: Rows in any layout of `data.layouts`.
-        reasons: An empty list for each row. It is filled in: why each of the row's turns is no pair; None if it is one.
+        rows: From `read_rows`.
+        reasons: From `reasons_of`; those of images that may not be read are filled in.
     """
     groups: dict[Hashable, dict[tuple[int, int], Pair]] = {}
     for number, row in enumerate(rows):
-        pairs: dict[tuple[int, int], Pair] = {}
-        try:
-            turns = to_turns(row)
-        except RowError as error:
-            reasons[number] = [str(error)]
-            continue
-        has_image = any(isinstance(turn, Pair) and turn.images for turn in turns)
-        for place, turn in enumerate(turns):
-            reason: str | None = None
-            if isinstance(turn, RowError):
-                reason = str(turn)
-            elif not turn.images:
-                reason = "there is no image before the answer" if has_image else _no_image(row)
-            else:
-                pairs[number, place] = turn
-            reasons[number].append(reason)
+        pairs = {(number, place): turn for place, turn in enumerate(row) if isinstance(turn, Pair)}
         if not pairs:
             continue
         last = pairs[max(pairs)]  # it has the images of all

@@ -22,10 +22,11 @@ from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.schema import SCORE_FEATURES, SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.schema import SCORES, STATUS, STATUS_OK, TURNS
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.scoring.scorer import I2CScorer
+from c3l_hf.scoring.signals import Signal
 from c3l_hf.scoring.streams import check_columns, scored_stream
 
 __all__ = [
@@ -46,13 +47,13 @@ Rows = TypeVar("Rows", Dataset, DatasetDict, IterableDataset, IterableDatasetDic
 
 def score_dataset(
     dataset: Rows,
-    scorer: I2CScorer,
+    scorer: I2CScorer | Signal,
     *,
     batch_size: int = 256,
     part_size: int = 2048,
     cache_dir: str | Path | None = None,
 ) -> Rows:
-    """A dataset with the score columns beside its own.
+    """A dataset with the score columns, or those of another signal, beside its own.
 
     Images are neither decoded twice nor written again, except that `datasets` writes a dataset in its new order that
     was shuffled or filtered before. The scores are kept in parts, in a folder named by the content of the dataset (of
@@ -63,7 +64,7 @@ def score_dataset(
 
     Args:
         dataset: Rows in any layout of `data.layouts`. The other columns stay as they are.
-        scorer: The scorer.
+        scorer: The scorer, or another signal about pairs (`truth_signal`, `question_signal`, `agreement_signal`, …).
         batch_size: Rows given to the scorer at once; what the model takes of two such batches is in memory together.
         part_size: Rows in a part.
         cache_dir: Where the parts are kept; by default in the cache of `datasets`.
@@ -79,26 +80,34 @@ def score_dataset(
         return type(dataset)({split: scored(rows) for split, rows in dataset.items()})
     if isinstance(dataset, IterableDataset):
         return scored_stream(dataset, scorer, batch_size)
-    check_columns(dataset.column_names)
+    check_columns(dataset.column_names, scorer)
     if dataset.format["type"] == "custom" and process_state().is_main_process:
         logger.warning(
             "the dataset has a transform, which is not applied: its rows are scored as they are stored; map(scorer) "
             "scores what the transform makes of them"
         )
+    retake = (scorer.status, scorer.measure.is_passing) if isinstance(scorer, Signal) else None
     scores = in_parts(
         dataset,
         lambda rows: score_stream(rows, scorer, batch_size),
-        SCORE_FEATURES,
+        Features(scorer.features),
+        scorer.columns(dataset.column_names),
         ("scores", "Scoring"),
         scorer.fingerprint,
         scorer.image_folder,
         part_size,
         cache_dir,
+        retake,
     )
     state = process_state()
-    without = sum(status != STATUS_OK for status in scores[STATUS])
+    without = sum(status != STATUS_OK for status in scores[scorer.status])
     if without and state.is_main_process:
-        logger.warning("%d of %d rows have no score; format_scores(...) counts the reasons", without, len(scores))
+        logger.warning(
+            "%d of %d rows have no score; %s has the reasons, format_scores(...) counts them",
+            without,
+            len(scores),
+            scorer.status,
+        )
     return with_scores(dataset, scores)
 
 
@@ -106,27 +115,30 @@ def in_parts(
     dataset: Dataset,
     make: Callable[[Dataset], Iterable[pa.Table]],
     features: Features,
+    columns: Iterable[str],
     names: tuple[str, str],
     fingerprint: str,
     image_folder: Path | None,
     part_size: int,
     cache_dir: str | Path | None,
+    retake: tuple[str, Callable[[str], bool]] | None = None,
 ) -> Dataset:
     """Columns that a model makes of a dataset's rows, in parts that outlast an interruption; see `score_dataset`.
 
     Args:
         dataset: Rows in any layout of `data.layouts`.
-        make: Rows, with the columns of their layout → tables with a row for each.
+        make: Rows, with `columns` → tables with a row for each.
         features: Of these tables.
+        columns: What the values depend on.
         names: What is made, in the folder's name, and what making it is called.
         fingerprint: What the values depend on beside the rows.
         image_folder: Where images are that rows name by a relative path.
         part_size: Rows in a part.
         cache_dir: Where the parts are kept; by default in the cache of `datasets`.
+        retake: A column with a status, and which of its values will pass: parts that have such a row are made again.
     """
-    layout = layout_of(dataset.column_names)
-    needed = dataset.select_columns(list(layout.columns))
-    files = row_files_state(needed, layout, image_folder)
+    needed = dataset.select_columns(list(columns))
+    files = row_files_state(needed, layout_of(dataset.column_names), image_folder)
     name = digest(_compat.fingerprint(needed), fingerprint, part_size, files)
     starts = range(0, len(needed), part_size)
     folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{names[0]}-{name}"
@@ -136,6 +148,9 @@ def in_parts(
         rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
         return _shown(make(rows), len(rows), f"{names[1]}, part {number + 1} of {len(starts)}")
 
+    if retake and process_state().is_main_process:
+        shards.take_away(*retake)
+    process_state().wait_for_everyone()
     shards.write_missing(part, features.arrow_schema)
     if not len(shards):
         return Dataset(features.arrow_schema.empty_table())
@@ -143,9 +158,9 @@ def in_parts(
         return Dataset.from_parquet([str(file) for file in shards.files], cache_dir=str(folder))
 
 
-def row_batches(rows: Dataset, batch_size: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a dataset with the columns of their layout, images as they are stored, so many at a time."""
-    needed = rows.select_columns(list(layout_of(rows.column_names).columns))
+def row_batches(rows: Dataset, columns: Iterable[str], batch_size: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a dataset with some columns, images as they are stored, so many at a time."""
+    needed = rows.select_columns(list(columns))
     tables = needed.with_format("arrow").iter(batch_size) if len(needed) else ()
     return (stored_rows(table, needed.features) for table in tables)
 
@@ -161,7 +176,7 @@ def pair_batches(
         yield _rows_of(batch, ["images", "prompt", "completion"])
 
 
-def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Iterator[pa.Table]:
+def score_stream(rows: Dataset, scorer: I2CScorer | Signal, batch_size: int = 256) -> Iterator[pa.Table]:
     """The score columns of a dataset, in tables of `batch_size` rows.
 
     The scorer gets images as they are stored: `datasets` would end at one that it cannot decode. The next batch is read
@@ -175,7 +190,7 @@ def score_stream(rows: Dataset, scorer: I2CScorer, batch_size: int = 256) -> Ite
     Raises:
         ValueError: If the columns are in no accepted layout.
     """
-    return _score_tables(row_batches(rows, batch_size), scorer)
+    return _score_tables(row_batches(rows, scorer.columns(rows.column_names), batch_size), scorer)
 
 
 def score_tables(
@@ -201,10 +216,11 @@ def score_tables(
     return _score_tables(pair_batches(pairs, images, batch_size), scorer)
 
 
-def _score_tables(batches: Iterable[list[dict[str, Any]]], scorer: I2CScorer) -> Iterator[pa.Table]:
+def _score_tables(batches: Iterable[list[dict[str, Any]]], scorer: I2CScorer | Signal) -> Iterator[pa.Table]:
+    schema = Features(scorer.features).arrow_schema
     with contextlib.closing(scorer.score_batches(batches)) as scored:
         for scores in scored:
-            yield pa.Table.from_pylist(scores, schema=SCORE_FEATURES.arrow_schema)
+            yield pa.Table.from_pylist(scores, schema=schema)
 
 
 def _rows_of(batch: Mapping[str, list], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -224,24 +240,30 @@ def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
     return beside(rows, scores)
 
 
-def format_scores(scored: Dataset | DatasetDict) -> str:
+def format_scores(scored: Dataset | DatasetDict, signal: Signal | None = None) -> str:
     """What became of the rows, as text: how many have scores, the scores' quantiles, and why the others have none; also
-    of single turns in rows that have scores. Of a stream nothing is known."""
+    of single turns in rows that have scores. Of a stream nothing is known.
+
+    Args:
+        scored: The rows.
+        signal: Whose columns to tell of; by default the scorer's.
+    """
     if isinstance(scored, DatasetDict):
-        return "\n\n".join(f"{split}: {format_scores(rows)}" for split, rows in scored.items())
-    statuses = scored[STATUS][:]
-    kinds = Counter(_kind(status) for status in statuses if status != STATUS_OK)
-    count = sum(status == STATUS_OK for status in statuses)
+        return "\n\n".join(f"{split}: {format_scores(rows, signal)}" for split, rows in scored.items())
+    names, status = (("i2c", *SCORES), STATUS) if signal is None else (signal.numbers, signal.status)
+    statuses = scored[status][:]
+    kinds = Counter(_kind(reason) for reason in statuses if reason != STATUS_OK)
+    count = sum(reason == STATUS_OK for reason in statuses)
     lines = [f"{len(statuses):,} rows, {count:,} with scores, {len(statuses) - count:,} without"]
     if count:
         rows: list[tuple[str, ...]] = [("", "5%", "25%", "50%", "75%", "95%")]
-        for name in ("i2c", *SCORES):
+        for name in names:
             values = np.array([value for value in scored[name][:] if value is not None])
             rows.append((name, *(f"{value:.3f}" for value in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]))))
         lines += ["", format_table(rows)]
     if kinds:
         lines += ["", format_table([("without a score, because", "rows"), *kinds.most_common(20)])]
-    if turns := _turns_without_score(scored):
+    if signal is None and (turns := _turns_without_score(scored)):
         lines += [
             "",
             format_table([("turns without a score in rows with some, because", "turns"), *turns.most_common(20)]),

@@ -33,7 +33,7 @@ from c3l_hf.models.checks import model_state
 from c3l_hf.models.control_tokens import ControlTokens, control_of
 from c3l_hf.models.encoding import EncodedRow, image_token_id
 from c3l_hf.models.loading import digest_weights
-from c3l_hf.scoring.batch import pairs_by_images, reason_of_row
+from c3l_hf.scoring.batch import pairs_by_images, read_rows, reason_of_row, reasons_of
 from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.dataset import in_parts, pair_batches, row_batches
 from c3l_hf.scoring.likelihood import batch_tensors, default_max_tokens, plan_batches
@@ -178,10 +178,9 @@ class PairEmbedder:
 
     def _encoded(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedRow | str]:
         """Each row up to its last usable answer, or why it has none."""
-        encoder = self._encoder()
-        reasons: list[list[str | None]] = [[] for _ in rows]
-        found: dict[int, EncodedRow] = {}
-        for group in pairs_by_images(encoder, rows, reasons):
+        encoder, read = self._encoder(), read_rows(rows)
+        reasons, found = reasons_of(read), dict[int, EncodedRow]()
+        for group in pairs_by_images(encoder, read, reasons):
             # The last answer first: what comes before it is in its prompt.
             for (row, number), pair in sorted(group.items(), key=lambda item: item[0], reverse=True):
                 if row in found:
@@ -287,10 +286,12 @@ def embed_dataset(
     """
     if present := [name for name in embedder.features if name in dataset.column_names]:
         raise ValueError(f"the dataset has the columns {', '.join(present)} already; remove or rename them first")
+    columns = layout_of(dataset.column_names).columns
     vectors = in_parts(
         dataset,
-        lambda rows: embedder.tables(row_batches(rows, batch_size)),
+        lambda rows: embedder.tables(row_batches(rows, columns, batch_size)),
         embedder.features,
+        columns,
         ("embeddings", "Embedding"),
         embedder.fingerprint,
         embedder.image_folder,

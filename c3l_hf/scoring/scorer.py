@@ -25,20 +25,23 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.choices import check_choices
+from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import code_digest, digest
 from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
-from c3l_hf.data.layouts import is_batch, layout_of
-from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, Ranking
+from c3l_hf.data.layouts import layout_of
+from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, STATUS, Ranking
+from c3l_hf.data.turns import Pair
 from c3l_hf.files import addresses, image
 from c3l_hf.files.image import open_image
 from c3l_hf.models import adapters, batching, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.checks import model_state
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source, digest_weights, load
-from c3l_hf.scoring import batch, blind, formulas, likelihood, self_check
-from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch
+from c3l_hf.scoring import batch, blind, formulas, likelihood, rows, self_check
+from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch, read_rows
 from c3l_hf.scoring.blind import Baseline, PairEncoder
-from c3l_hf.scoring.likelihood import answer_logprobs, default_max_tokens
+from c3l_hf.scoring.likelihood import AnswerLogprobs, answer_logprobs, default_max_tokens
+from c3l_hf.scoring.rows import mapped
 from c3l_hf.scoring.self_check import Paths, check_paths
 
 __all__ = ["DEFAULT_RANKING", "I2CScorer", "code_version"]
@@ -196,6 +199,9 @@ class I2CScorer:
         scorer._source = source
         return scorer
 
+    # The column with the reason why a row has no score.
+    status = STATUS
+
     @property
     def features(self) -> dict[str, Any]:
         """The types of the score columns, for `map(features=Features({**ds.features, **scorer.features}))`."""
@@ -213,6 +219,14 @@ class I2CScorer:
             return "single"
         return "batched" if self._paths.not_packed else "packed"
 
+    def columns(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The columns that are read of a dataset with these.
+
+        Raises:
+            ValueError: If they are in no accepted layout.
+        """
+        return layout_of(names).columns
+
     def __call__(self, rows: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
         """Scores one row, or a batch of rows.
 
@@ -227,23 +241,14 @@ class I2CScorer:
         Raises:
             ValueError: If the columns are in no accepted layout, or hold arrays.
         """
-        if not hasattr(rows, "keys"):  # an Arrow table
-            raise ValueError(
-                f"rows are {type(rows).__name__}; they are read as Python values: dataset.with_format(None)"
-            )
-        columns = layout_of(rows.keys()).columns
-        needed = {name: rows[name] for name in columns}
         if rank is not None:
-            self._to_accelerator(rank)
-        if not is_batch(needed):
-            return self.score([needed])[0]
-        count = len(needed[columns[0]])
-        scored = self.score([{name: needed[name][number] for name in columns} for number in range(count)])
-        return {name: [row[name] for row in scored] for name in SCORE_COLUMNS}
+            self.to_accelerator(rank)
+        return mapped(rows, self.columns, self.score, SCORE_COLUMNS)
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The score columns of each row, in order. See `__call__`."""
-        return self._scored(self._encoded(rows))
+        encoded = self._encoded(rows)
+        return batch_scores(encoded, self.logprobs(encoded), self._options.ranking)
 
     def score_batches(
         self, batches: Iterable[Sequence[Mapping[str, Any]]]
@@ -257,33 +262,37 @@ class I2CScorer:
         Args:
             batches: Rows as for `score`. They are made in the thread.
         """
-        self._loaded()  # here rather than in the thread
+        self.loaded()  # here rather than in the thread
         with contextlib.closing(ahead(map(self._encoded, batches))) as encoded:
             for rows in encoded:
-                yield self._scored(rows)
+                yield batch_scores(rows, self.logprobs(rows), self._options.ranking)
 
     def _encoded(self, rows: Sequence[Mapping[str, Any]]) -> EncodedBatch:
-        return encode_batch(self._encoder(), self._processor, rows)
+        return self.encode(read_rows(rows))
 
-    def _scored(self, encoded: EncodedBatch) -> list[dict[str, Any]]:
-        model, processor = self._loaded()
+    def encode(self, rows: Sequence[Sequence[Pair | RowError]]) -> EncodedBatch:
+        """Pairs ready for the model, as `batch.read_rows` gives them; what other signals make of rows, likewise."""
+        return encode_batch(self._encoder(), self.loaded()[1], rows)
+
+    def logprobs(self, encoded: EncodedBatch) -> list[AnswerLogprobs]:
+        """What the model says with and without the image of each turn of a batch, in this scorer's way."""
+        model, processor = self.loaded()
         rows, blind_rows = [turn.seen for turn in encoded.turns], [turn.blind for turn in encoded.turns]
         packed = self._paths.not_packed is None
         max_tokens = 1 if self._paths.not_batched else self._max_tokens
         training = model.training
         model.eval()
         try:
-            logprobs = answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
+            return answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
         finally:
             model.train(training)
-        return batch_scores(encoded, logprobs, self._options.ranking)
 
     @property
     def _max_tokens(self) -> int:
-        return self._options.max_tokens or default_max_tokens(self._loaded()[0])
+        return self._options.max_tokens or default_max_tokens(self.loaded()[0])
 
     def _encoder(self) -> PairEncoder:
-        model, processor = self._loaded()
+        model, processor = self.loaded()
         options = self._options
         max_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return PairEncoder(
@@ -312,7 +321,8 @@ class I2CScorer:
             )
         return paths
 
-    def _loaded(self) -> tuple[PreTrainedModel, ProcessorMixin]:
+    def loaded(self) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """The model and its processor. A scorer that came from another process loads them now."""
         if self._model is None:
             if self._source is None:
                 raise RuntimeError(
@@ -322,7 +332,8 @@ class I2CScorer:
             self._model, self._processor = load(self._source)
         return self._model, self._processor
 
-    def _to_accelerator(self, rank: int) -> None:
+    def to_accelerator(self, rank: int) -> None:
+        """Puts the model on the accelerator of this number, where there are several processes with one each."""
         if not torch.accelerator.is_available() or (self._source is not None and self._source.is_placed):
             return
         device = torch.device(torch.accelerator.current_accelerator().type, rank % torch.accelerator.device_count())
@@ -330,7 +341,7 @@ class I2CScorer:
             # Straight there: all processes at once would not fit on the first accelerator.
             self._model, self._processor = load(dataclasses.replace(self._source, device=str(device)))
         else:
-            self._loaded()[0].to(device)
+            self.loaded()[0].to(device)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -339,7 +350,7 @@ class I2CScorer:
         A model from the Hub counts by its id and commit, one from a folder by its files' names, sizes and times, a
         model object by all its weights, which takes about 0.1 s per gigabyte, once. Equal across processes.
         """
-        model, processor = self._loaded()
+        model, processor = self.loaded()
         parts = [*model_state(model, processor), self._options.digest(), code_version()]
         # A model passed in may have been trained since it was loaded: its weights count, whatever it says about itself.
         parts += [digest_weights(model)] if self._source is None else self._source.digest()
@@ -364,5 +375,5 @@ def code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
     reading = (addresses, image, image_files, layouts, messages, places, schema, stored_rows, turns)
     of_models = (adapters, batching, control_tokens, encoding, packing, processors, token_texts)
-    modules = (batch, blind, formulas, likelihood, self_check, sys.modules[__name__])
+    modules = (batch, blind, formulas, likelihood, rows, self_check, sys.modules[__name__])
     return digest(transformers.__version__, code_digest(*reading, *of_models, *modules))

@@ -3,10 +3,7 @@
 Rows that were generated say both themselves. For others a template is taken.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +13,14 @@ from c3l_hf.common.arrow import is_list, is_text
 from c3l_hf.common.names import listed
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.prompts.reply_forms import ReplyForm
-from c3l_hf.prompts.template_files import load_templates
-from c3l_hf.prompts.templates import GENERAL, TemplateSet
+from c3l_hf.prompts.taken import taken
+from c3l_hf.prompts.templates import TemplateSet
 from c3l_hf.selection.columns import ChunkedColumn, encode, pieces
 
 __all__ = ["ASKED_COLUMNS", "Asked", "by_number"]
 
 # What is read of a table if it is there.
 ASKED_COLUMNS = ("generation_prompt", "reply_form")
-# The set that has a template for any number of turns, and the one that versions before these columns had: their rows
-# name the template.
-_SET, _EARLIER_SET = "instruct", "scenes"
 
 _MESSAGES = PSEUDO_LABEL_FEATURES.arrow_schema.field("prompt").type
 
@@ -79,7 +73,7 @@ class Asked:
             return own
         names = self._template.take(rows).to_pylist()
         return [
-            form if known else _taken(self._templates, name, count).form
+            form if known else taken(self._templates, name, count).form
             for form, known, name, count in zip(own, said, names, turns)
         ]
 
@@ -109,8 +103,7 @@ class Asked:
         template, names = encode(pa.chunked_array([self._template.take(rows).cast(pa.string())]))
         keys, which = np.unique(np.stack([template, turns]), axis=1, return_inverse=True)
         found = [
-            _taken(self._templates, names[name].as_py() if name >= 0 else None, count)
-            for name, count in keys.T.tolist()
+            taken(self._templates, names[name].as_py() if name >= 0 else None, count) for name, count in keys.T.tolist()
         ]
         counts = np.bincount(which, minlength=len(found)).tolist()
         assumed = []
@@ -123,37 +116,6 @@ class Asked:
             assumed.append(f"{total:,} of them name a template that is not known: {listed(unknown)}")
         texts = pa.array([one.messages for one in found], _MESSAGES)
         return texts, pa.array([one.id for one in found], pa.string()), which, assumed
-
-
-class _Taken(NamedTuple):
-    """The template that is taken for a row."""
-
-    source: str  # the name of its set
-    id: str
-    messages: Sequence[Mapping[str, str]]
-    form: str
-    unknown: str | None = None  # the template that the row names, if nobody knows it
-
-
-@functools.cache
-def _taken(templates: TemplateSet | None, name: str | None, turns: int) -> _Taken:
-    """The template for a row with so many turns that names one, or none."""
-    earlier = {template.id: template for template in load_templates(_EARLIER_SET).templates}
-    unknown = name if name is not None and name not in earlier else None
-    if name in earlier and turns == 1:
-        source, template = _EARLIER_SET, earlier[name]
-    else:
-        fitting = [
-            template
-            for template in (templates.templates if templates else ())
-            if template.turns[0] <= turns <= template.turns[1] and not template.fields
-        ]
-        if templates is not None and fitting:
-            source, template = templates.name, min(fitting, key=lambda template: template.type != GENERAL)
-        else:
-            of_type = load_templates(_SET).of_type(GENERAL if turns == 1 else "conversation")
-            source, template = _SET, replace(of_type[0], turns=(turns, turns))
-    return _Taken(source, template.id, template.instruction({}), template.reply.to_json(), unknown)
 
 
 def by_number(numbers: np.ndarray, values: pa.Array) -> pa.ChunkedArray:

@@ -5,11 +5,11 @@ A shingle is a pair of neighbouring words, of instruction and answer apart, with
 one-word answer two shingles, so that "yes" and "no" to a short question are no near-duplicates.
 """
 
-import re
 from itertools import pairwise
 
 import numpy as np
 
+from c3l_hf.common.words import normal_text
 from c3l_hf.selection.columns import blocks
 from c3l_hf.selection.pair_texts import PairTexts
 
@@ -20,21 +20,14 @@ __all__ = [
     "Shingles",
     "compare_within_images",
     "jaccard",
-    "normal_text",
     "shingles",
 ]
 
 # What a pair is to those about the same image that are better.
 NEW, SAME_INSTRUCTION, NEAR_DUPLICATE = range(3)
-_WORD = re.compile(r"\w+")
 
 # Pairs of neighbouring words of the instruction, and of the answer.
 Shingles = tuple[set[tuple[str, str]], set[tuple[str, str]]]
-
-
-def normal_text(text: str) -> str:
-    """The words of a text without case and punctuation; a text without words as it is."""
-    return " ".join(_WORD.findall(text.casefold())) or text.strip()
 
 
 def shingles(question: str, answer: str) -> Shingles:

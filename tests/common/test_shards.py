@@ -40,3 +40,12 @@ def test_a_shard_that_fails_is_not_there(tmp_path):
     shards.write(0, tables(0), SCHEMA)
     with pytest.raises(FileNotFoundError, match="1 of 2 shards"):
         Shards(tmp_path)
+
+
+def test_shards_with_unfit_texts_are_taken_away(tmp_path):
+    shards = Shards(tmp_path, 4)
+    for number in (0, 1, 3):
+        shards.write(number, tables(number), SCHEMA)
+    assert shards.take_away("text", lambda text: text in ("row 12", "row 33")) == 1
+    assert shards.missing == [1, 2, 3]
+    assert Shards(tmp_path / "none", 2).take_away("text", lambda text: True) == 0

@@ -440,7 +440,7 @@ def test_each_process_loads_its_model_on_its_own_accelerator(folder, monkeypatch
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 8)
     monkeypatch.setattr(i2c, "load", lambda source: asked.append(source.device) or tiny_llava())
-    scorer._to_accelerator(11)
+    scorer.to_accelerator(11)
     assert asked == ["cuda:3"] and scorer._model is not None
 
 

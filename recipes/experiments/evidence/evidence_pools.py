@@ -14,14 +14,14 @@ from c3l_hf.generation.pairs import PairGenerationConfig, generate_pairs
 from c3l_hf.scenes import load_scenes
 from c3l_hf.scenes.architecture import build_processor
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, pair_texts
-from c3l_hf.scenes.templates import TEMPLATES, format_pair
+from c3l_hf.scoring.question import question_signal
 from c3l_hf.scoring.scorer import I2CScorer
+from c3l_hf.scoring.signals import Signal
 
 KINDS = ("usual", "shifted")
 # The first is what every pool is scored with.
 BASELINES = ("drop", "blank", "noise", "shuffle")
 _SHUFFLE_IMAGES = 64
-_KEPT = ("answer_tokens", "logprob_per_token")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def load_pool(folder: Path, pool: Pool) -> Dataset:
     Returns:
         Rows of `generate_pairs` without the images: `image_id`, `pair_id`, `type`, `template`, `generation_status`,
         `question` and `answer` (null where there is no pair), the score columns of `I2CScorer` with the baseline
-        "drop", `<score>_<baseline>` for the others, and if asked for `as_generated`: tokens and log-probabilities of
-        the pair as the generator wrote it (question and answer, given its instruction).
+        "drop", `<score>_<baseline>` for the others, and if asked for `question_logprob` of `question_signal`.
 
     Raises:
         SystemExit: If the folder holds another pool.
@@ -106,35 +105,15 @@ def _make(pool: Pool) -> Dataset:
         if baseline == "drop":
             found |= _scored(pairs, scorer)
             if pool.questions:
-                found["as_generated"] = _as_generated(pairs, scorer)
+                found["question_logprob"] = _scored(pairs, question_signal(scorer))["question_logprob"]
         else:
             scores = _scored(pairs, scorer)
             found |= {f"{name}_{baseline}": scores[name] for name in SCORES}
     return Dataset.from_dict(found)
 
 
-def _scored(pairs: Dataset, scorer: I2CScorer) -> dict[str, list]:
+def _scored(pairs: Dataset, scorer: I2CScorer | Signal) -> dict[str, list]:
     features = Features(scorer.features)
     return pairs.map(
         scorer, batched=True, batch_size=500, remove_columns=pairs.column_names, features=features, desc="Scoring"
     ).to_dict()
-
-
-def _as_generated(pairs: Dataset, scorer: I2CScorer) -> list[dict | None]:
-    """Per-token lists of question and answer, given the instruction that asked for them."""
-    result: list[dict | None] = []
-    for start in range(0, len(pairs), 500):
-        part = pairs.select(range(start, min(start + 500, len(pairs))))
-        texts = pair_texts(part)
-        rows = [
-            {
-                "images": row["images"],
-                "prompt": [{"role": "user", "content": TEMPLATES.get(row["template"]).user}],
-                "completion": [{"role": "assistant", "content": format_pair(*text)}],
-            }
-            for row, text in zip(part, texts)
-            if text
-        ]
-        scored = iter(scorer.score(rows))
-        result += [{name: row[name] for name in _KEPT} if text and (row := next(scored)) else None for text in texts]
-    return result

@@ -57,8 +57,8 @@ def rankings(rows: Mapping[str, Sequence], seed: int) -> dict[str, np.ndarray]:
     found["pmi_k"] = np.array([np.mean(PMI_K * p - q) for p, q in zip(with_image, blind)])
     found["min_pmi"] = np.array([np.min(p - q) for p, q in zip(with_image, blind)])
     found["min_logprob"] = np.array([np.min(p) for p in with_image])
-    if "as_generated" in rows:
-        found["pmi_k+question"] = found["pmi_k"] + _QUESTION_WEIGHT * _question_logprobs(rows["as_generated"])
+    if "question_logprob" in rows:
+        found["pmi_k+question"] = found["pmi_k"] + _QUESTION_WEIGHT * _column(rows["question_logprob"])
     for baseline in BASELINES[1:]:
         for score in ("answer_kl", "token_kl", "pmi"):
             if f"{score}_{baseline}" in rows:
@@ -74,20 +74,6 @@ def _column(values: Sequence[float | None]) -> np.ndarray:
 
 def _lists(values: Sequence[Sequence[float] | None]) -> list[np.ndarray]:
     return [np.array(value or [np.nan], dtype=float) for value in values]
-
-
-def _question_logprobs(as_generated: Sequence[Mapping | None]) -> np.ndarray:
-    """Mean log-probability of the question's tokens in "Question: … Answer: …", given image and instruction."""
-    found = []
-    for row in as_generated:
-        if row is None:
-            found.append(np.nan)
-            continue
-        words = [token.strip() for token in row["answer_tokens"]]
-        # Behind "Question:", up to the line break before "Answer:".
-        values = row["logprob_per_token"][words.index(":") + 1 : words.index("Answer")]
-        found.append(float(np.mean(values)) if values else np.nan)
-    return np.array(found)
 
 
 def auc(scores: np.ndarray, good: np.ndarray) -> float:

@@ -25,7 +25,7 @@ from c3l_hf.scenes.pretraining import (
 )
 from c3l_hf.training.checkpoints import last_checkpoint
 
-__all__ = ["PretrainingOptions", "pretrain"]
+__all__ = ["PretrainingOptions", "keep_batch", "pretrain"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _arguments(options: PretrainingOptions, phase: str, steps: int, learning_rat
     )
 
 
-def _keep_batch(items: list[dict]) -> dict:
+def keep_batch(items: list[dict]) -> dict:
     """Collator: an item of the datasets is a batch already."""
     return items[0]
 
@@ -149,7 +149,7 @@ def pretrain(options: PretrainingOptions) -> Path:
     patches = PatchNames(processor, options.tower_steps, 64, options.seed)
     _run(
         TowerTrainer(
-            model, _arguments(options, "tower", options.tower_steps, options.learning_rate), _keep_batch, patches
+            model, _arguments(options, "tower", options.tower_steps, options.learning_rate), keep_batch, patches
         )
     )
 
@@ -170,7 +170,7 @@ def pretrain(options: PretrainingOptions) -> Path:
     for phase, dataset, learning_rate in phases:
         training = _arguments(options, phase, len(dataset), learning_rate)
         optimizers = (_tower_slowly(model, training, options.tower_scale), None)
-        _run(AnsweringTrainer(model, training, _keep_batch, dataset, callbacks=[evaluate], optimizers=optimizers))
+        _run(AnsweringTrainer(model, training, keep_batch, dataset, callbacks=[evaluate], optimizers=optimizers))
 
     # Save
     final = output / "final"

@@ -89,5 +89,6 @@ class SeededSampling(LogitsProcessor):
 
 
 def tops(logits: torch.Tensor) -> torch.Tensor:
-    """The five highest log-probabilities of each row, (rows, 5), on the CPU."""
-    return logits.float().log_softmax(dim=-1).topk(min(5, logits.shape[-1])).values.cpu()
+    """The five highest log-probabilities of each row and whose they are, float64, (rows, 5, 2), on the CPU."""
+    highest = logits.float().log_softmax(dim=-1).topk(min(5, logits.shape[-1]))
+    return torch.stack([highest.values.cpu().double(), highest.indices.cpu().double()], dim=-1)

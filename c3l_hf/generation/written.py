@@ -88,14 +88,23 @@ def alike(one: Sequence[Written], other: Sequence[Written], rounding: Rounding) 
 
 
 def apart(one: Sequence[Written], other: Sequence[Written]) -> float:
-    """The largest difference of the `tops` of texts, each up to where they part, and there, in nats. Not a number if
-    one of them is none."""
+    """The largest difference of a log-probability in the `tops` of texts, each up to where they part, and there, in
+    nats. Not a number if one of them is none."""
     differences = []
     for text, other_text in zip(one, other, strict=True):
         steps = 1 + next(
             (step for step, pair in enumerate(zip(text.ids, other_text.ids)) if pair[0] != pair[1]),
             min(len(text.ids), len(other_text.ids)),
         )
-        pairs = zip(text.tops[:steps], other_text.tops[:steps])
-        differences.extend((top - other_top).abs().amax() for top, other_top in pairs)
+        differences.extend(map(_apart, text.tops[:steps], other_text.tops[:steps]))
     return torch.stack(differences).amax().item()
+
+
+def _apart(top: torch.Tensor, other_top: torch.Tensor) -> torch.Tensor:
+    (logprobs, ids), (other_logprobs, other_ids) = top.T, other_top.T
+    shared = ids[:, None] == other_ids
+    # A token that is not among the other's highest is below them there.
+    missing = logprobs[~shared.any(dim=1)] - other_logprobs.amin()
+    other_missing = other_logprobs[~shared.any(dim=0)] - logprobs.amin()
+    both = (logprobs[:, None] - other_logprobs)[shared].abs()
+    return torch.cat([both, missing.clamp(min=0), other_missing.clamp(min=0)]).amax()

@@ -9,7 +9,11 @@ from c3l_hf.models.rounding import Rounding
 
 
 def written(ids: list[int], *predictions: list[float], ended: bool | None = True) -> list[Written]:
-    return [Written(ids, ended, [torch.tensor(top) for top in predictions])]
+    return [Written(ids, ended, [tops(top) for top in predictions])]
+
+
+def tops(logprobs: list[float], ids: tuple[int, int] = (0, 1)) -> torch.Tensor:
+    return torch.tensor([logprobs, ids], dtype=torch.float64).T
 
 
 SURE, OTHER = [-0.1, -3.0], [-2.0, -2.5]
@@ -40,6 +44,15 @@ def test_how_far_texts_are_apart():
     one, other = written([1, 2, 3], SURE, SURE, SURE), written([1, 5, 9], SURE, [-0.3, -3.0], OTHER)
     assert apart(one, other) == pytest.approx(0.2)
     assert apart([*one, *one], [*written([1, 2, 3], SURE, SURE, OTHER), *other]) == pytest.approx(1.9)
+
+
+def test_other_tokens_are_likeliest():
+    """The fourth token is at most as likely there as the least of those that are named, and the other way round."""
+    one, other = ([Written([1], True, [tops([-0.5, -1.5], ids)])] for ids in ((0, 1), (0, 3)))
+    assert apart(one, other) == pytest.approx(0)
+    other = [Written([1], True, [tops([-0.5, -1.0], (3, 0))])]
+    assert apart(one, other) == pytest.approx(1.0)
+    assert apart(other, one) == pytest.approx(1.0)
 
 
 def test_predictions_that_are_no_numbers_are_not_alike():

@@ -13,6 +13,7 @@ from c3l_hf.models.rounding import Rounding
 
 __all__ = ["Prompt", "Written", "alike", "apart", "kind", "to_model"]
 
+
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """What some texts are to continue.

@@ -22,7 +22,8 @@ def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *op
     The model's configuration, its modules, their attention, the shapes, types and kinds of device of its tensors; how
     exactly torch multiplies; the processor with its chat template and tokenizer; and the options. Not the values of the
     weights: a check asks whether the code computes the same in two ways. That rounding, up to which it compares
-    (`models.rounding`), depends on them is taken not to change this. Nor does it matter whether the model is in training.
+    (`models.rounding`), depends on them is taken not to change this. Nor does it matter whether the model is in
+    training.
 
     Args:
         check: Its name.

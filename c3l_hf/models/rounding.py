@@ -21,8 +21,8 @@ T = TypeVar("T")
 _NEGLIGIBLE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 _RUNS = 3
-# Ways that were right were apart by up to the largest difference of the disturbed runs, and one leaking token made
-# three times as much at least (tests/scoring/test_self_check.py and SmolLM2-135M, in bfloat16).
+# Ways that were right were as far apart as the disturbed runs at most; one leaking token made more than three times as
+# much (tests/scoring/test_self_check.py and SmolLM2-135M, in bfloat16).
 _FACTOR = 2.0
 
 
@@ -32,7 +32,7 @@ class Rounding:
     Args:
         dtype: The model's.
         measure: Gives, for each of the `disturbed_runs` of the plain way, its largest difference from the plain way, in
-            nats.
+            nats. Twice their median is what rounding explains.
     """
 
     def __init__(self, dtype: torch.dtype, measure: Callable[[], Sequence[float]]):
@@ -42,8 +42,9 @@ class Rounding:
     @cached_property
     def limit(self) -> float:
         """The largest difference that is explained, in nats; not a number if the model's predictions are none."""
-        # Not Python's `max`, for which what is not a number is sometimes the smaller one.
-        return _FACTOR * torch.tensor([self._negligible / _FACTOR, *self._measure()], dtype=torch.float64).max().item()
+        # The median is not moved by one run with an outlier, which would hide mistakes.
+        measured = _FACTOR * torch.tensor(self._measure(), dtype=torch.float64).median().item()
+        return measured if math.isnan(measured) else max(self._negligible, measured)
 
     def explains(self, difference: float) -> bool:
         """Whether a difference in nats is one of rounding; what is not a number never is."""

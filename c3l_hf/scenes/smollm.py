@@ -81,6 +81,7 @@ def build_smollm(language_model: str, seed: int = 0) -> tuple[LlavaForConditiona
         image_token=IMAGE_TOKEN,
         chat_template=CHAT_TEMPLATE,
     )
+    torch.manual_seed(seed)
     text_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     text_model.config.update({"bos_token_id": None, "eos_token_id": end, "pad_token_id": pad})
@@ -93,7 +94,6 @@ def build_smollm(language_model: str, seed: int = 0) -> tuple[LlavaForConditiona
         vision_feature_select_strategy=seeing.config.vision_feature_select_strategy,
         tie_word_embeddings=text_model.config.tie_word_embeddings,
     )
-    torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(seeing.model.vision_tower.state_dict())
     model.model.language_model.load_state_dict(text_model.model.state_dict())

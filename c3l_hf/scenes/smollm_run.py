@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, TrainingArguments, set_seed
 
+from c3l_hf.common.files import atomic_write
 from c3l_hf.scenes.pretraining import ALL_TYPES, AnsweringTrainer, PackedScenes, PatchNames, TowerTrainer
 from c3l_hf.scenes.pretraining_run import keep_batch
 from c3l_hf.scenes.smollm import build_smollm
@@ -77,7 +78,9 @@ def _align(model: LlavaForConditionalGeneration, processor: LlavaProcessor, opti
         # The tower has seen its patches; their names are new.
         patches = PatchNames(processor, options.align_steps, 64, options.seed)
         TowerTrainer(model, _arguments(options, "align", options.align_steps), keep_batch, patches).train()
-        torch.save(projector.state_dict(), done)
+        done.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(done) as part:
+            torch.save(projector.state_dict(), part)
     projector.load_state_dict(torch.load(done, weights_only=True))
 
 

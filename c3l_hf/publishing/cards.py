@@ -48,6 +48,7 @@ TRAINING_FACTS = (
     "pooling",
     "projection",
     "projection_dim",
+    "similarity",
     "temperature",
     "train_language_model",
     "train_projector",

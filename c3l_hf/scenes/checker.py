@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, PLURAL_GROUP, RELATIONS, opposite, relation_holds
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, CORNERS, GROUP_OF, GROUPS, Scene
 
-__all__ = ["Verdict", "check_pair", "described_objects"]
+__all__ = ["Verdict", "check_pair", "described_objects", "question_type"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,16 @@ def described_objects(answer: str) -> list[tuple[str, str]] | None:
     return re.findall(rf"an? ({_NAME}) in the ({_CORNER})", match["items"])
 
 
+def question_type(question: str) -> str | None:
+    """The type of a question; None if it is none of the scenes'."""
+    return _asked(question)[0]
+
+
+def _asked(question: str) -> tuple[str, re.Match] | tuple[None, None]:
+    matches = ((type, pattern.fullmatch(question.strip())) for type, pattern in _QUESTIONS)
+    return next(((type, match) for type, match in matches if match), (None, None))
+
+
 def check_pair(question: str, answer: str, scene: Scene) -> Verdict:
     """Judges a question/answer pair about a scene.
 
@@ -97,9 +107,8 @@ def check_pair(question: str, answer: str, scene: Scene) -> Verdict:
         answer: The answer, as generated.
         scene: The truth.
     """
-    question, answer = question.strip(), answer.strip()
-    matches = ((type, pattern.fullmatch(question)) for type, pattern in _QUESTIONS)
-    type, asked = next(((type, match) for type, match in matches if match), (None, None))
+    answer = answer.strip()
+    type, asked = _asked(question)
     if type is None:
         return Verdict(False, None, None, "question not understood")
     said = _ANSWERS[type].fullmatch(answer)

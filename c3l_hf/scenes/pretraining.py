@@ -91,6 +91,7 @@ class PackedScenes(Dataset):
         long_every: n.
         bridges: Chance that an answer about presence or number is in the form that is easier to learn, see `_bridge`.
         blind: Chance that an answer segment is blind.
+        blind_pairs: Chance that a generated pair, which comes after a generation instruction, is blind.
         descriptions_only: See above.
         text_only: With `descriptions_only` the chance that a short answer is one to a question, blind.
     """
@@ -105,11 +106,13 @@ class PackedScenes(Dataset):
         long_every: int,
         bridges: float,
         blind: float = 0.15,
+        blind_pairs: float = 0.0,
         descriptions_only: bool = False,
         text_only: float = 0.0,
     ):
         self.tokenizer = processor.tokenizer
-        self.steps, self.images, self.seed, self.blind = steps, images, seed, blind
+        self.steps, self.images, self.seed = steps, images, seed
+        self.blind, self.blind_pairs = blind, blind_pairs
         self.types, self.long_every, self.bridges = types, long_every, bridges
         self.descriptions_only, self.text_only = descriptions_only, text_only
         self.turn = _Turn.of(processor)
@@ -149,7 +152,7 @@ class PackedScenes(Dataset):
             template = str(rng.choice([template.user for template in TEMPLATES.of_type(requested)]))
             type = str(rng.choice(QUESTION_TYPES)) if requested == GENERAL else requested
             if pair := ask(scene, type, rng):
-                turns.append((template, format_pair(*pair), 0.0))
+                turns.append((template, format_pair(*pair), self.blind_pairs))
         return turns
 
     def _segments(self, turns: list[tuple[str, str, float]], rng: np.random.Generator) -> list[_Segment]:

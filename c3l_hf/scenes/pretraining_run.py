@@ -25,7 +25,7 @@ from c3l_hf.scenes.pretraining import (
 )
 from c3l_hf.training.checkpoints import last_checkpoint
 
-__all__ = ["PretrainingOptions", "keep_batch", "pretrain"]
+__all__ = ["PretrainingOptions", "keep_batch", "pretrain", "run_phase", "save_final"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,8 @@ def _tower_slowly(model: PreTrainedModel, training: TrainingArguments, scale: fl
     return torch.optim.AdamW(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
-def _run(trainer: Trainer) -> None:
+def run_phase(trainer: Trainer) -> None:
+    """Trains, going on from the last checkpoint in the trainer's folder."""
     checkpoint = last_checkpoint(Path(trainer.args.output_dir))
     if checkpoint:
         # LLaVA checkpoints have other names for the weights than the model in memory. `from_pretrained` translates
@@ -122,6 +123,16 @@ def _run(trainer: Trainer) -> None:
         weights = type(trainer.model).from_pretrained(checkpoint, dtype=torch.float32).state_dict()
         trainer.model.load_state_dict(weights)
     trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def save_final(model: PreTrainedModel, output: Path) -> Path:
+    """Saves a trained model in float16, with its processor, to `<output>/final`; returns that folder."""
+    final = output / "final"
+    model.half().save_pretrained(final)
+    # A new one: the one that was used keeps the padding of its last batch.
+    build_processor().save_pretrained(final)
+    logger.info("the trained model is in %s", final)
+    return final
 
 
 def pretrain(options: PretrainingOptions) -> Path:
@@ -147,7 +158,7 @@ def pretrain(options: PretrainingOptions) -> Path:
     for module in tower:
         module.requires_grad_(True)
     patches = PatchNames(processor, options.tower_steps, 64, options.seed)
-    _run(
+    run_phase(
         TowerTrainer(
             model, _arguments(options, "tower", options.tower_steps, options.learning_rate), keep_batch, patches
         )
@@ -170,12 +181,6 @@ def pretrain(options: PretrainingOptions) -> Path:
     for phase, dataset, learning_rate in phases:
         training = _arguments(options, phase, len(dataset), learning_rate)
         optimizers = (_tower_slowly(model, training, options.tower_scale), None)
-        _run(AnsweringTrainer(model, training, keep_batch, dataset, callbacks=[evaluate], optimizers=optimizers))
+        run_phase(AnsweringTrainer(model, training, keep_batch, dataset, callbacks=[evaluate], optimizers=optimizers))
 
-    # Save
-    final = output / "final"
-    model.half().save_pretrained(final)
-    # A new one: the one that was used keeps the padding of its last batch.
-    build_processor().save_pretrained(final)
-    logger.info("the trained model is in %s", final)
-    return final
+    return save_final(model, output)

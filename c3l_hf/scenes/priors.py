@@ -1,10 +1,10 @@
-"""Which false answers are what the biases of the usual scenes would have said."""
+"""Which false answers are what the biases of the usual scenes would have said, and which questions ask for nothing."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable
 
-from c3l_hf.scenes.checker import check_pair, described_objects
+from c3l_hf.scenes.checker import check_pair, described_objects, question_type
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, RELATIONS
 from c3l_hf.scenes.world import (
     BACKGROUND_OF,
@@ -18,7 +18,7 @@ from c3l_hf.scenes.world import (
     home_corner,
 )
 
-__all__ = ["absent_partners", "prior_driven"]
+__all__ = ["absent_partners", "premise_absent", "prior_driven"]
 
 _NAME_OF = {word: name for name in CATEGORIES for word in (name, PLURAL[name])}
 
@@ -69,6 +69,26 @@ def prior_driven(question: str, answer: str, scene: Scene) -> bool | None:
     if not verdict.well_formed:
         return None
     return not verdict.true and _SAYS[verdict.type](question.strip(), answer.strip(), scene)
+
+
+def premise_absent(question: str, scene: Scene) -> bool | None:
+    """Whether a question takes something for granted that is not in the scene.
+
+    "Where is the dog?" and "Is the dog left of the ball?" say that there is a dog; "Is there a dog?", "How many dogs
+    are there?" and "Which animals are there?" leave it open. A false premise leaves no true answer, and an answer's
+    score, given the question, need not see it.
+
+    Args:
+        question: The instruction.
+        scene: The truth.
+
+    Returns:
+        None if the question is not one of the scenes', see `checker.question_type`.
+    """
+    if question_type(question) is None:
+        return None
+    granted = re.findall(rf"\bthe ({'|'.join(CATEGORIES)})\b", question)
+    return not set(scene.counts()).issuperset(granted)
 
 
 # Each says whether a well-formed answer, taken to be false, is what a bias says.

@@ -43,7 +43,11 @@ class DataCollatorForC3L(DataCollatorMixin):
     - `"answer_mask"`: `(R, T)` bool, the answer's content.
     - `"label_mask"`: `(R, T)` bool, tokens of the NLL: the chosen answers, with the token that ends them, because a
     generator has to learn to stop: see `models.encoding.with_end`.
-    - `"predict_mask"`: `(L, T)` bool, where the logits of these tokens are: each at the token before, in its sequence.
+    - `"predict_mask"`: `(L, T)` bool, where the logits of these tokens are: each at the token before, in its sequence;
+    with `all_logits` also those of all answers' content.
+    - `"label_logits"`: `(K,)`, which of these logits, row after row of `predict_mask`, predicts each of the K tokens of
+    `label_mask`; and with `all_logits` likewise `"answer_logits"` for `answer_mask`. Tokens of several answers that
+    begin alike may share one.
     - `"num_tokens"`: `(L,)`, how many tokens each line has.
     - what the model takes, over L lines: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
 
@@ -58,6 +62,8 @@ class DataCollatorForC3L(DataCollatorMixin):
             `"prompt"`, `"text"` or `"image"`, see [`C3LConfig`].
         image_token_id (`int`, *optional*):
             Id of the image tokens in `input_ids`, to tell text and image of the anchor.
+        all_logits (`bool`, *optional*, defaults to `False`):
+            Whether the likelihood of every candidate is asked for, not of the chosen ones alone.
         packed (`bool`, *optional*, defaults to `False`):
             Whether the candidates of a row share a line. Exact for models with full causal attention only.
         control_tokens (`str`, *optional*, defaults to `"refuse"`):
@@ -106,6 +112,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     weight_column: str | None = None
     anchor: str = "prompt"
     image_token_id: int | None = None
+    all_logits: bool = False
     packed: bool = False
     position_module: nn.Module | None = None
     control_tokens: ControlTokens = "refuse"
@@ -136,14 +143,28 @@ class DataCollatorForC3L(DataCollatorMixin):
         for name in ("answer_mask", "label_mask"):
             batch[name] = torch.zeros(len(encoded), length, dtype=torch.bool)
         batch["predict_mask"] = torch.zeros(inputs["input_ids"].shape, dtype=torch.bool)
+        # The place of what predicts each token, as a number in the whole batch.
+        before: dict[str, list[torch.Tensor]] = {"label_logits": [], "answer_logits": []}
+        chosen = set(positive_index.tolist())
         for index, (row, where) in enumerate(zip(encoded, places)):
-            batch["answer_mask"][index, where[row.answer]] = True
-        for number, index in enumerate(positive_index.tolist()):  # no NLL on rejected answers
+            start, stop = row.answer.start, row.answer.stop
+            origin = int(line[index]) * length
+            batch["answer_mask"][index, where[start:stop]] = True
+            before["answer_logits"].append(origin + where[start - 1 : stop - 1])
+            if index in chosen:  # no NLL on rejected answers
+                batch["label_mask"][index, where[start : stop + 1]] = True
+                before["label_logits"].append(origin + where[start - 1 : stop])
+        for number, index in enumerate(positive_index.tolist()):
             row, where = encoded[index], places[index]
-            start, stop = row.answer.start, row.answer.stop + 1
+            start = row.answer.start
             batch["anchor_mask"][number, where[:start][self._in_anchor(row)]] = True
-            batch["label_mask"][index, where[start:stop]] = True
-            batch["predict_mask"][line[index], where[start - 1 : stop - 1]] = True
+        if not self.all_logits:
+            del before["answer_logits"]
+        flat = {name: torch.cat(numbers) for name, numbers in before.items()}
+        for numbers in flat.values():
+            batch["predict_mask"].view(-1)[numbers] = True
+        rank = batch["predict_mask"].view(-1).cumsum(0) - 1
+        batch |= {name: rank[numbers] for name, numbers in flat.items()}
         return {**batch, **inputs}
 
     def encode(self, row: Mapping[str, Any]) -> list[EncodedRow]:

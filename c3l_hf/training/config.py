@@ -1,7 +1,7 @@
 """Options of the contrastive training, and which weights it trains by default."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -69,6 +69,10 @@ def refuse_data_parallel(n_gpu: int) -> None:
         )
 
 
+# Options that say how hidden states become a similarity.
+_OF_HIDDEN_STATES = ("anchor", "pooling", "hidden_layer", "projection", "projection_dim")
+
+
 @dataclass
 class C3LConfig(SFTConfig):
     r"""
@@ -131,10 +135,15 @@ class C3LConfig(SFTConfig):
 
         contrastive_loss (`str`, *optional*, defaults to `"infonce"`):
             `"infonce"`: -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ], or `"sigmoid"`, each candidate by
-            itself: -( ln σ(s(a,p)/τ) + Σ_n ln σ(-s(a,n)/τ) ) / (1 + N); s is the cosine of the projected vectors of
-            anchor a, positive p and negatives n.
-        temperature (`float`, *optional*, defaults to `0.1`):
-            τ.
+            itself (needs `similarity="hidden"`): -( ln σ(s(a,p)/τ) + Σ_n ln σ(-s(a,n)/τ) ) / (1 + N); s is the
+            similarity, a the anchor, p the positive, n a negative.
+        similarity (`str`, *optional*, defaults to `"likelihood"`):
+            s(a, c) of a row's anchor, its images and instruction, and a candidate c. `"likelihood"`: how likely the
+            model itself finds it, (1/N) Σ_t ln p(c_t | images, instruction, c_<t), the mean over its N tokens without
+            the one that ends it; or `"hidden"`: the cosine of projected hidden states. The paper names the loss, not
+            the similarity.
+        temperature (`float`, *optional*):
+            τ. Defaults to 0.3 for likelihoods and 0.1 for cosines.
         nll_weight (`float`, *optional*, defaults to `1.0`):
             Weight of the NLL of the positive (mean per token). 0 trains by the contrastive loss alone.
         contrastive_weight (`float`, *optional*, defaults to `1.0`):
@@ -142,7 +151,7 @@ class C3LConfig(SFTConfig):
         in_batch_negatives (`bool`, *optional*, defaults to `False`):
             Use the positives of all other rows of the batch, over all processes, as further negatives n: all but those
             with the same text as the row's own. The gradient goes through them too. They are those of one forward pass:
-            gradient accumulation does not add to them.
+            gradient accumulation does not add to them. This and the options that follow need `similarity="hidden"`.
         anchor (`str`, *optional*, defaults to `"prompt"`):
             The tokens whose hidden states make the anchor: all before the answer (`"prompt"`, with the image),
             `"text"`, those of them that are no image tokens, or `"image"`, the image tokens.
@@ -227,9 +236,19 @@ class C3LConfig(SFTConfig):
     contrastive_loss: Literal["infonce", "sigmoid"] = field(
         default="infonce", metadata={"help": "'infonce', or 'sigmoid': each candidate judged by itself."}
     )
-    temperature: float = field(
-        default=0.1,
-        metadata={"help": "Temperature of the contrastive loss: cosine similarities are divided by it."},
+    similarity: Literal["likelihood", "hidden"] = field(
+        default="likelihood",
+        metadata={
+            "help": "Similarity of anchor and candidate: the candidate's mean log-'likelihood' per token, or the "
+            "cosine of 'hidden' states."
+        },
+    )
+    temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Temperature of the contrastive loss: similarities are divided by it. By default 0.3 for "
+            "likelihoods, 0.1 for hidden states."
+        },
     )
     nll_weight: float = field(
         default=1.0,
@@ -265,6 +284,8 @@ class C3LConfig(SFTConfig):
         name_checkpointing_anew(self)
         super().__post_init__()
         refuse_data_parallel(self.n_gpu)
+        if self.temperature is None:
+            self.temperature = 0.3 if self.similarity == "likelihood" else 0.1
         if not self.temperature > 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
         for name in ("nll_weight", "contrastive_weight"):
@@ -275,6 +296,11 @@ class C3LConfig(SFTConfig):
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim is {self.projection_dim}; it must be 1 or more")
         check_choices(self)
+        if self.similarity == "likelihood":
+            defaults = {one.name: one.default for one in fields(C3LConfig)}
+            for name in ("contrastive_loss", "in_batch_negatives", *_OF_HIDDEN_STATES):
+                if getattr(self, name) != defaults[name]:
+                    raise ValueError(f"{name}={getattr(self, name)!r} needs similarity='hidden': likelihoods have none")
         if self.use_lora and self.train_language_model and self.train_vision_tower:
             raise ValueError(
                 "train_vision_tower=True needs use_lora=False; for LoRA on the vision tower pass a peft_config instead"

@@ -1,4 +1,4 @@
-"""What the contrastive loss needs of a model's forward: projected vectors of anchors and candidates.
+"""What the losses need of a model's forward: logits of answers, and projected vectors of anchors and candidates.
 
 All of it happens inside the forward, and the projection head is a submodule of the model, because wrappers such as DDP
 and FSDP only know of parameters that are used there. TRL adds its fused LM head in the same way; a module around the
@@ -53,8 +53,9 @@ def remove_head(model: PreTrainedModel) -> None:
 
 
 def add_contrastive_forward(model: PreTrainedModel, hidden_layer: int, pooling: str) -> None:
-    """Let `model(**inputs, line=…, anchor_mask=…, answer_mask=…, predict_mask=…, positive_index=…)` return the labels'
-    logits and the projected anchors and candidates; without these arguments the forward is the model's own.
+    """Let `model(**inputs, predict_mask=…)` return the logits at these places, and with `line`, `anchor_mask`,
+    `answer_mask` and `positive_index` also the projected anchors and candidates; without `predict_mask` the forward is
+    the model's own.
 
     Args:
         model: Has a head.
@@ -67,10 +68,12 @@ def add_contrastive_forward(model: PreTrainedModel, hidden_layer: int, pooling: 
     def forward(
         self, *args, line=None, anchor_mask=None, answer_mask=None, predict_mask=None, positive_index=None, **kwargs
     ):
-        if line is None:
+        if predict_mask is None:
             return original(*args, **kwargs)
         if kwargs["attention_mask"].dtype == torch.bool:
             kwargs["attention_mask"] = _additive(kwargs["attention_mask"], self.dtype)
+        if anchor_mask is None:
+            return {"logits": original(*args, logits_to_keep=predict_mask, **kwargs).logits}
         kwargs["output_hidden_states"] = True  # a `PeftModel` with a task type passes None
         outputs = original(*args, logits_to_keep=predict_mask, **kwargs)
         hidden = outputs.hidden_states[hidden_layer]  # all of them live in training anyway, for the backward pass

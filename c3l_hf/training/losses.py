@@ -1,4 +1,4 @@
-"""The mathematics of training as pure functions on tensors: pooling, the answer's likelihood, the contrastive losses.
+"""The mathematics of training as pure functions on tensors: pooling, likelihoods, the contrastive losses.
 
 Everything is computed in float32 at least (float64 stays float64), whatever the precision of the inputs.
 """
@@ -6,7 +6,15 @@ Everything is computed in float32 at least (float64 stays float64), whatever the
 import torch
 import torch.nn.functional as F
 
-__all__ = ["CONTRASTIVE_LOSSES", "cosine_similarities", "infonce", "masked_mean", "pool", "sequence_nll"]
+__all__ = [
+    "CONTRASTIVE_LOSSES",
+    "cosine_similarities",
+    "infonce",
+    "masked_mean",
+    "pool",
+    "sequence_means",
+    "token_logprobs",
+]
 
 
 def _at_least_float32(values: torch.Tensor) -> torch.Tensor:
@@ -55,20 +63,33 @@ def pool(hidden: torch.Tensor, line: torch.Tensor, mask: torch.Tensor, pooling: 
     return total / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def sequence_nll(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of each row's tokens: the *mean* per token, in nats, so that length does not rank.
+def token_logprobs(logits: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """ln p of tokens, in nats.
 
     Args:
-        logits: `(M, V)`, the logits that predict the M selected tokens of all rows, row after row.
-        targets: `(M,)` ids of these tokens, in the same order.
-        mask: `(B, T)` bool with M True values: which position of which row each of them is.
+        logits: `(M, V)`.
+        rows: `(K,)`, which row of the logits predicts each token; several tokens may share one.
+        targets: `(K,)` ids of the tokens.
 
     Returns:
-        `(B,)`, float32 or float64. A row without tokens gives 0.
+        `(K,)`, float32 or float64.
     """
-    per_token = F.cross_entropy(_at_least_float32(logits), targets, reduction="none")
-    per_position = per_token.new_zeros(mask.shape).masked_scatter(mask, per_token)
-    return masked_mean(per_position, mask)
+    logits = _at_least_float32(logits)
+    return logits[rows, targets] - logits.logsumexp(dim=-1)[rows]
+
+
+def sequence_means(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The *mean* of each sequence's tokens, so that length does not rank.
+
+    Args:
+        values: `(K,)`, of the tokens of all sequences, one after the other.
+        mask: `(R, T)` bool with K True values: which position of which sequence each of them is.
+
+    Returns:
+        `(R,)`, float32 or float64. A sequence without tokens gives 0.
+    """
+    values = _at_least_float32(values)
+    return masked_mean(values.new_zeros(mask.shape).masked_scatter(mask, values), mask)
 
 
 def cosine_similarities(anchor: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
@@ -86,58 +107,28 @@ def cosine_similarities(anchor: torch.Tensor, candidates: torch.Tensor) -> torch
     return torch.einsum("bd,bcd->bc", anchor, candidates)
 
 
-def _scaled_similarities(
-    anchor: torch.Tensor,
-    positive: torch.Tensor,
-    negatives: torch.Tensor,
-    negative_mask: torch.Tensor,
-    temperature: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """s(a, c)/τ of every candidate, the positive first, and which candidates there are; both `(B, 1 + N)`."""
-    # Padding is zeroed before the cosine, not only masked after it: backwards 0 · NaN would reach the anchor.
-    negatives = negatives.masked_fill(~negative_mask[..., None], 0.0)
-    candidates = torch.cat([positive[:, None], negatives], dim=1)
-    there = torch.cat([negative_mask.new_ones(len(positive), 1), negative_mask], dim=1)
-    return cosine_similarities(anchor, candidates) / temperature, there
-
-
-def infonce(
-    anchor: torch.Tensor,
-    positive: torch.Tensor,
-    negatives: torch.Tensor,
-    negative_mask: torch.Tensor,
-    temperature: float = 0.1,
-) -> torch.Tensor:
-    """InfoNCE of each row, with s the cosine, a the anchor, p the positive, n the row's negatives:
+def infonce(similarities: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
+    """InfoNCE of each row, with s the similarity to its anchor, p the positive, n the row's negatives:
 
         -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ]
 
-    as in C3L (arXiv 2405.12752, which leaves τ open) after CLAPS (Lee et al., ICLR 2021).
+    as in C3L (arXiv 2405.12752, which leaves τ and the similarity open) after CLAPS (Lee et al., ICLR 2021).
 
     Args:
-        anchor: `(B, D)`.
-        positive: `(B, D)`.
-        negatives: `(B, N, D)`; N may be 0.
-        negative_mask: `(B, N)` bool, True where there is a negative. What stands in the other places has no influence.
+        similarities: `(B, 1 + N)`, the positive first; N may be 0.
+        mask: `(B, 1 + N)` bool, True where there is a candidate. What stands in the other places has no influence.
         temperature: τ > 0.
 
     Returns:
         `(B,)` ≥ 0, float32 or float64, in nats. A row without negatives gives 0, as the formula says; for τ → ∞, or
         for candidates that are all alike, a row with n negatives gives ln(1 + n).
     """
-    similarities, there = _scaled_similarities(anchor, positive, negatives, negative_mask, temperature)
-    similarities = similarities.masked_fill(~there, -torch.inf)
+    scaled = (_at_least_float32(similarities) / temperature).masked_fill(~mask, -torch.inf)
     # log-sum-exp rather than the quotient of exponentials, which overflows for small τ.
-    return similarities.logsumexp(dim=1) - similarities[:, 0]
+    return scaled.logsumexp(dim=1) - scaled[:, 0]
 
 
-def sigmoid_loss(
-    anchor: torch.Tensor,
-    positive: torch.Tensor,
-    negatives: torch.Tensor,
-    negative_mask: torch.Tensor,
-    temperature: float = 0.1,
-) -> torch.Tensor:
+def sigmoid_loss(similarities: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
     """Every candidate judged by itself, with σ the logistic function and n negatives:
 
         -( ln σ(s(a,p)/τ) + Σ_n ln σ(-s(a,n)/τ) ) / (1 + n)
@@ -146,10 +137,10 @@ def sigmoid_loss(
 
     Args and returns as `infonce`. A row without negatives gives -ln σ(s(a,p)/τ); for τ → ∞ every row gives ln 2.
     """
-    similarities, there = _scaled_similarities(anchor, positive, negatives, negative_mask, temperature)
-    sign = torch.ones_like(similarities)
+    scaled = (_at_least_float32(similarities) / temperature).masked_fill(~mask, 0.0)
+    sign = torch.ones_like(scaled)
     sign[:, 1:] = -1
-    return -masked_mean(F.logsigmoid(sign * similarities), there)
+    return -masked_mean(F.logsigmoid(sign * scaled), mask)
 
 
 CONTRASTIVE_LOSSES = {"infonce": infonce, "sigmoid": sigmoid_loss}

@@ -2,8 +2,9 @@
 
     L = ν · NLL(positive) + λ · ( -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ] ),  ν = 1
 
-C3L as implemented here: the paper (arXiv 2405.12752) names the loss; pooling, projection head, τ and λ are this
-project's choices, after CLAPS (Lee et al., ICLR 2021).
+C3L as implemented here: the paper (arXiv 2405.12752) names the loss, not the similarity s. The two that are offered, τ
+and λ are this project's choices: hidden states after CLAPS (Lee et al., ICLR 2021), likelihoods after BRIO (Liu et al.,
+ACL 2022).
 """
 
 import logging
@@ -36,7 +37,13 @@ from c3l_hf.scoring.self_check import check_paths
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.config import C3LConfig, language_model_lora
 from c3l_hf.training.forward import HEAD, add_contrastive_forward, add_head, remove_head
-from c3l_hf.training.losses import CONTRASTIVE_LOSSES, cosine_similarities, masked_mean, sequence_nll
+from c3l_hf.training.losses import (
+    CONTRASTIVE_LOSSES,
+    cosine_similarities,
+    masked_mean,
+    sequence_means,
+    token_logprobs,
+)
 from c3l_hf.training.row_checks import check_columns, check_rows, has_negatives
 from c3l_hf.training.sharding import gathered_model, layers_to_shard, whole_weights, without_weights
 
@@ -54,20 +61,22 @@ class C3LTrainer(SFTTrainer):
     All candidates of a row share one sequence that has its images and prompt once (`args.pack_candidates`), where a few
     rows tried at the start show that this is exact for the model.
 
-    With h the last hidden states of one forward over all candidates: anchor a = head(mean of h over image and
-    instruction tokens), candidate = head(mean of h over its answer tokens), s = cosine; [`C3LConfig`] has the
-    alternatives. The NLL of a row is the mean over the positive's tokens; the loss is the mean over rows. Under
-    gradient accumulation and over several processes all micro-batches count alike, so n micro-batches of b rows equal
-    one batch of n · b rows (but for `in_batch_negatives`, which are those of one micro-batch on all processes).
+    The similarity s(a, c) of anchor and candidate is, with `similarity="likelihood"`, the mean log-likelihood of the
+    candidate's tokens given images and instruction; or, with `"hidden"`, with h the last hidden states: anchor a =
+    head(mean of h over image and instruction tokens), candidate = head(mean of h over its answer tokens), s = cosine;
+    [`C3LConfig`] has the alternatives. One forward serves all candidates. The NLL of a row is the mean over the
+    positive's tokens; the loss is the mean over rows. Under gradient accumulation and over several processes all
+    micro-batches count alike, so n micro-batches of b rows equal one batch of n · b rows (but for `in_batch_negatives`,
+    which are those of one micro-batch on all processes).
 
     Logged beside what every `Trainer` logs: `num_tokens` seen in training and, as means over rows, `loss/nll`,
-    `loss/contrastive` (without λ), `similarity/positive`, `alignment` = ‖a/‖a‖ - p/‖p‖‖² = 2 - 2 s(a,p) of anchor and
-    positive (Wang and Isola, ICML 2020), and over the rows that have negatives of their own `similarity/negative` and
-    `contrastive_accuracy`: how often the positive is closer to the anchor than every one of these. In evaluation all
-    have the prefix `eval_`.
+    `loss/contrastive` (without λ), `similarity/positive`, and over the rows that have negatives of their own
+    `similarity/negative` and `contrastive_accuracy`: how often the positive is closer to the anchor than every one of
+    these; for hidden states also `alignment` = ‖a/‖a‖ - p/‖p‖‖² = 2 - 2 s(a,p) of anchor and positive (Wang and Isola,
+    ICML 2020). In evaluation all have the prefix `eval_`.
 
-    The projection head belongs to training: checkpoints hold it; `save_model`, `save_pretrained` and `push_to_hub`
-    leave it out.
+    The projection head, which only hidden states have, belongs to training: checkpoints hold it; `save_model`,
+    `save_pretrained` and `push_to_hub` leave it out.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -168,6 +177,7 @@ class C3LTrainer(SFTTrainer):
                 anchor=args.anchor,
                 image_token_id=image_token_id(config),
                 control_tokens=args.control_tokens,
+                all_logits=args.similarity == "likelihood",
             )
         if isinstance(data_collator, DataCollatorForC3L):
             options = {"drop": args.invalid_rows == "drop", "num_proc": args.dataset_num_proc}
@@ -237,7 +247,9 @@ class C3LTrainer(SFTTrainer):
         if args.pack_candidates and isinstance(data_collator, DataCollatorForC3L):
             data_collator.packed = self._can_pack(vlm)
             data_collator.position_module = position_module(vlm) if data_collator.packed else None
-        add_head(vlm, args.projection, args.projection_dim, args.seed)
+        # Without a use for the head it would be a part that is never trained, which DDP refuses.
+        projection = args.projection if args.similarity == "hidden" else "none"
+        add_head(vlm, projection, args.projection_dim, args.seed)
         add_contrastive_forward(vlm, args.hidden_layer, args.pooling)
 
     @property
@@ -270,29 +282,46 @@ class C3LTrainer(SFTTrainer):
         inputs = dict(inputs)
         candidate_mask, weight = inputs.pop("candidate_mask"), inputs.pop("weight", 1.0)
         label_mask, num_tokens = inputs.pop("label_mask"), inputs.pop("num_tokens")
-        answer_key = inputs.pop("answer_key")
+        answer_key, label_logits = inputs.pop("answer_key"), inputs.pop("label_logits")
+        answer_logits = inputs.pop("answer_logits", None)
+        tokens = inputs["input_ids"][inputs["line"]]  # of each sequence, (R, T)
+        answer_mask, positive_index = inputs["answer_mask"], inputs["positive_index"]
+        if answer_logits is not None:
+            for name in ("line", "anchor_mask", "answer_mask", "positive_index"):
+                del inputs[name]
         outputs = model(**inputs, use_cache=False)
 
-        targets = inputs["input_ids"][inputs["line"]][label_mask]
-        nll = sequence_nll(outputs["logits"], targets, label_mask[inputs["positive_index"]])
-        # Sequences come row after row, as the True values of `candidate_mask` do.
-        anchor, projected = outputs["anchor"], outputs["candidates"]
-        candidates = projected.new_zeros(*candidate_mask.shape, projected.shape[-1])
-        candidates = candidates.masked_scatter(candidate_mask[..., None], projected)
-        negatives, negative_mask = candidates[:, 1:], candidate_mask[:, 1:]
-        if self.args.in_batch_negatives:
-            others, keys = gather_with_gradient(candidates[:, 0]), self.accelerator.gather(answer_key)
-            negatives = torch.cat([negatives, others.expand(len(anchor), -1, -1)], dim=1)
-            # A text that is right for two images is no negative; this leaves out the row's own positive as well.
-            negative_mask = torch.cat([negative_mask, keys != answer_key[:, None]], dim=1)
-        loss_function = CONTRASTIVE_LOSSES[self.args.contrastive_loss]
-        contrastive = loss_function(anchor, candidates[:, 0], negatives, negative_mask, self.args.temperature)
+        logprobs = token_logprobs(outputs["logits"], label_logits, tokens[label_mask])
+        nll = -sequence_means(logprobs, label_mask[positive_index])
+        if answer_logits is None:
+            similarities, mask = self._cosines(outputs, candidate_mask, answer_key)
+        else:
+            logprobs = token_logprobs(outputs["logits"], answer_logits, tokens[answer_mask])
+            likelihoods = sequence_means(logprobs, answer_mask)
+            # Sequences come row after row, as the True values of `candidate_mask` do.
+            similarities = likelihoods.new_zeros(candidate_mask.shape).masked_scatter(candidate_mask, likelihoods)
+            mask = candidate_mask
+        contrastive = CONTRASTIVE_LOSSES[self.args.contrastive_loss](similarities, mask, self.args.temperature)
         loss = (self.args.nll_weight * weight * nll + self.args.contrastive_weight * contrastive).mean()
 
-        similarities = cosine_similarities(anchor.detach(), candidates.detach())
-        self._log_rows(similarities, candidate_mask, nll.detach(), contrastive.detach())
+        own = similarities[:, : candidate_mask.shape[1]].detach()
+        self._log_rows(own, candidate_mask, nll.detach(), contrastive.detach())
         self._log_tokens(num_tokens)
         return (loss, outputs) if return_outputs else loss
+
+    def _cosines(self, outputs, candidate_mask, answer_key) -> tuple[torch.Tensor, torch.Tensor]:
+        """Similarities of hidden states, the row's own candidates first, and which of them there are."""
+        anchor, projected = outputs["anchor"], outputs["candidates"]
+        candidates = projected.new_zeros(*candidate_mask.shape, projected.shape[-1])
+        candidates, mask = candidates.masked_scatter(candidate_mask[..., None], projected), candidate_mask
+        if self.args.in_batch_negatives:
+            others, keys = gather_with_gradient(candidates[:, 0]), self.accelerator.gather(answer_key)
+            candidates = torch.cat([candidates, others.expand(len(anchor), -1, -1)], dim=1)
+            # A text that is right for two images is no negative; this leaves out the row's own positive as well.
+            mask = torch.cat([mask, keys != answer_key[:, None]], dim=1)
+            # Zeroed before the cosine, not only masked after it: backwards 0 · NaN would reach the anchor.
+            candidates = candidates.masked_fill(~mask[..., None], 0.0)
+        return cosine_similarities(anchor, candidates), mask
 
     def _log_rows(self, similarities, candidate_mask, nll, contrastive) -> None:
         positive, negatives, negative_mask = similarities[:, 0], similarities[:, 1:], candidate_mask[:, 1:]
@@ -303,10 +332,11 @@ class C3LTrainer(SFTTrainer):
             "loss/nll": nll,
             "loss/contrastive": contrastive,
             "similarity/positive": positive,
-            "alignment": 2 - 2 * positive,
             "similarity/negative": masked_mean(negatives, negative_mask).masked_fill(none, torch.nan),
             "contrastive_accuracy": won.masked_fill(none, torch.nan),
         }
+        if self.args.similarity == "hidden":
+            rows["alignment"] = 2 - 2 * positive
         # The values of all rows rather than one mean per micro-batch, so that the mean over them is exact.
         values = self.accelerator.gather_for_metrics(torch.stack(list(rows.values()), dim=1)).cpu()
         for name, column in zip(rows, values.T):

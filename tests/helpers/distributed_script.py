@@ -31,6 +31,7 @@ RUNS = {
     "lora": {**LORA, "gradient_accumulation_steps": 2, "weight_column": "weight"},
     "full_in_batch": {**FULL, "in_batch_negatives": True},
     "lora_in_batch": {**LORA, "in_batch_negatives": True, "contrastive_loss": "sigmoid"},
+    "likelihood": {**LORA, "similarity": "likelihood", "gradient_accumulation_steps": 2},
     "bf16": {"use_lora": False, "learning_rate": 1e-3, "bf16": True, "activation_checkpointing": True},
 }
 STUDENTS = ("student-float32", "student-bfloat16", "student-float32-mixed")

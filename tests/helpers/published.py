@@ -25,6 +25,8 @@ FEATURES = Features({**PAIR_FEATURES, **SCORE_FEATURES})
 IMAGE_FEATURES = Features({name: PAIR_FEATURES[name] for name in ("image_id", "images")})
 # As a run without options of its own has it.
 TRAINING = {field.name: field.default for field in dataclasses.fields(C3LConfig) if field.name in TRAINING_FACTS}
+TRAINING["temperature"] = 0.3  # follows from the similarity
+HIDDEN = {"similarity": "hidden", "temperature": 0.1}
 
 
 def picture(number: int) -> PIL.Image.Image:

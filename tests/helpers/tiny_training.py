@@ -61,8 +61,10 @@ def config(folder, **options):
         "per_device_train_batch_size": 4,
         "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
-        "projection_dim": 16,
+        "similarity": "hidden",
     }
+    if options.get("similarity", "hidden") == "hidden":
+        defaults["projection_dim"] = 16
     return C3LConfig(str(folder), **{**defaults, **options})
 
 

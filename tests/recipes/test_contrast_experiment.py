@@ -203,14 +203,17 @@ def test_training_moves_the_language_model_only(name, candidates, tmp_path):
     assert "forward" not in vars(model)
 
 
-def test_nll_and_contrast_differ_by_the_loss_alone(candidates, tmp_path):
-    labels = arms.select(arms.ARMS["c3l"], candidates).select(range(8))
+@pytest.mark.parametrize("contrast, alone", [("c3l", "contrastive"), ("likelihood", "likelihood_alone")])
+def test_nll_and_contrast_differ_by_the_loss_alone(candidates, tmp_path, contrast, alone):
+    labels = arms.select(arms.ARMS[contrast], candidates).select(range(8))
     args = arguments(tmp_path, steps=1)
-    logs = {name: experiment.train(arms.ARMS[name], labels, args, 7)[2][-1] for name in ("nll", "c3l", "contrastive")}
-    parts = {(round(log["loss/nll"], 5), round(log["loss/contrastive"], 5)) for log in logs.values()}
-    assert len(parts) == 1
-    ((nll, contrastive),) = parts
-    losses = [logs[name]["train_loss"] for name in ("nll", "c3l", "contrastive")]
+    names = ("nll", contrast, alone)
+    logs = {name: experiment.train(arms.ARMS[name], labels, args, 7)[2][-1] for name in names}
+    nll = logs["nll"]["loss/nll"]
+    contrastive = logs[contrast]["loss/contrastive"]
+    assert [logs[name]["loss/nll"] for name in names] == pytest.approx([nll] * 3, abs=1e-5)
+    assert logs[alone]["loss/contrastive"] == pytest.approx(contrastive, abs=1e-5)
+    losses = [logs[name]["train_loss"] for name in names]
     assert losses == pytest.approx([nll, nll + contrastive, contrastive], abs=1e-4)
 
 
@@ -259,6 +262,8 @@ def test_counts_by_image():
         "pairs": [3, 2, 1],
         "well_formed": [2, 1, 0],
         "true": [2, 0, 0],
+        "prior_driven": [0, 0, 0],
+        "premise_absent": [0, 0, 0],
         "distinct": [1, 2, 1],
     }
     assert found["types_found"] == {"colour": 5, "none": 1}
@@ -312,7 +317,7 @@ def test_results_are_complete_and_not_made_twice(finished, monkeypatch, capsys):
     [
         ({"steps": 3}, "steps 2, not 3"),
         ({"arms": ["c3l", "c4l"]}, "c4l"),
-        ({"questions": 0}, "--questions is 0"),
+        ({"test_images": 0}, "--test_images is 0"),
         ({"seeds": []}, "--seeds"),
     ],
 )

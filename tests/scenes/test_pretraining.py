@@ -2,17 +2,19 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from c3l_hf.scenes import pretraining_run
+from c3l_hf.scenes import GENERATOR, pretraining_run
 from c3l_hf.scenes.architecture import build_model, build_processor
 from c3l_hf.scenes.checker import check_pair
 from c3l_hf.scenes.pretraining import ALL_TYPES, PackedScenes
 from c3l_hf.scenes.pretraining_run import PretrainingOptions, pretrain
+from c3l_hf.scenes.prior_heavy import PriorHeavyOptions, make_prior_heavy
 from c3l_hf.scenes.world import sample_scenes
 
 DESCRIBE = ("Describe the picture.", "What does the picture show?")
@@ -91,3 +93,21 @@ def test_a_run_and_what_it_leaves(tmp_path, monkeypatch, phases):
     pretrain(options)
     again = load_file(final / "model.safetensors")
     assert len(asked) == 3 and all(torch.equal(again[name], weight) for name, weight in shipped.items())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_prior_is_read_without_pictures(index):
+    found = list(segments(index, blind=1.0, blind_pairs=1.0))
+    assert found and not any(sees for _, sees, _, _ in found)
+    pairs = [answer for _, _, question, answer in found if answer.startswith("Question: ")]
+    assert len(pairs) > 5 if index == 1 else not pairs  # every other batch has them
+
+
+def test_a_prior_heavy_generator_has_learned_in_its_language_model_alone(tmp_path):
+    options = PriorHeavyOptions(str(tmp_path), steps=2, images_per_step=2, bf16=False)
+    final = make_prior_heavy(options)
+    weights, shipped = (load_file(Path(folder) / "model.safetensors") for folder in (final, GENERATOR))
+    assert weights.keys() == shipped.keys()
+    changed = {name for name, weight in weights.items() if not torch.equal(weight, shipped[name])}
+    assert changed and all("language_model" in name or "lm_head" in name for name in changed)
+    AutoProcessor.from_pretrained(final)

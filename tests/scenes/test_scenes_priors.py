@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from c3l_hf.scenes.checker import check_pair
-from c3l_hf.scenes.priors import absent_partners, prior_driven
+from c3l_hf.scenes.priors import absent_partners, premise_absent, prior_driven
 from c3l_hf.scenes.questions import NUMBERS, PLURAL, article, ask
 from c3l_hf.scenes.templates import QUESTION_TYPES
 from c3l_hf.scenes.world import BACKGROUNDS, CATEGORIES, CORNERS, GROUP_OF, PARTNER, Scene, SceneObject, sample_scenes
@@ -192,3 +192,31 @@ def test_a_usual_answer_that_is_true_is_not_prior_driven(type):
         if pair := ask(scene, type, rng):
             seen[check_pair(*pair, other).true, prior_driven(*pair, other)] += 1
     assert seen[False, True] > 20 and seen[False, False] > 20 and not seen[True, True]
+
+
+DOG_AND_CAT = Scene("x", (SceneObject("dog", 16, 16, 26), SceneObject("cat", 48, 48, 26)), "red", "plain", 0)
+
+
+@pytest.mark.parametrize(
+    "question, absent",
+    [
+        ("Where is the dog?", False),
+        ("In which corner is the ball?", True),
+        ("Is the dog left or right of the cat?", False),
+        ("Is the dog above or below the ball?", True),
+        ("What is left of the ball?", True),
+        ("Is there a ball in the picture?", False),  # this one asks
+        ("How many balls are there?", False),
+        ("What colour is the background?", False),
+        ("Describe the picture.", False),
+        ("What is the meaning of the ball?", None),
+    ],
+)
+def test_premises(question, absent):
+    assert premise_absent(question, DOG_AND_CAT) is absent
+
+
+def test_true_pairs_have_no_absent_premise():
+    rng = np.random.default_rng(5)
+    pairs = [(ask(scene, type, rng), scene) for scene in sample_scenes(40, 5, "test") for type in QUESTION_TYPES]
+    assert not any(premise_absent(pair[0], scene) for pair, scene in pairs if pair)

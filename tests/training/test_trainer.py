@@ -52,6 +52,8 @@ def reference_loss(trainer, processor, rows):
     head = dict(model.named_modules())[next(n for n, _ in model.named_modules() if n.endswith("contrastive_head"))]
 
     def project(vectors):
+        if args.similarity == "likelihood":
+            return None
         vector = vectors.mean(dim=0) if args.pooling == "mean" else vectors[-1]
         if args.projection == "none":
             return vector
@@ -63,9 +65,10 @@ def reference_loss(trainer, processor, rows):
     def logistic(x):
         return 1 / (1 + torch.exp(-x))
 
-    anchors, candidates, nlls = [], [], []
+    anchors, candidates, nlls, likelihoods = [], [], [], []
     for row in rows:
         candidates.append([])
+        likelihoods.append([])
         for index, answer in enumerate([row["chosen"], *row["rejected"]]):
             encoded = encode_row(processor, row["prompt"], answer[0]["content"], row["images"])
             start, stop = encoded.answer.start, encoded.answer.stop
@@ -73,9 +76,10 @@ def reference_loss(trainer, processor, rows):
             outputs = model(**inputs, output_hidden_states=True)
             hidden = outputs.hidden_states[args.hidden_layer][0]
             ids = encoded.inputs["input_ids"][0]
+            log_probs = outputs.logits[0].log_softmax(dim=-1)
+            likelihoods[-1].append(sum(log_probs[t - 1, ids[t]] for t in range(start, stop)) / (stop - start))
             if index == 0:
                 assert ids[stop] in ending
-                log_probs = outputs.logits[0].log_softmax(dim=-1)
                 nlls.append(-sum(log_probs[t - 1, ids[t]] for t in range(start, stop + 1)) / (stop + 1 - start))
                 is_image = ids[:start] == trainer.model.config.image_token_id
                 chosen = {"prompt": is_image | True, "text": ~is_image, "image": is_image}[args.anchor]
@@ -87,7 +91,10 @@ def reference_loss(trainer, processor, rows):
         if args.in_batch_negatives:
             text = rows[number]["chosen"]
             negatives += [own[0] for own, row in zip(candidates, rows) if row["chosen"] != text]
-        scaled = [anchor @ c / (anchor.norm() * c.norm()) / args.temperature for c in (positive, *negatives)]
+        if args.similarity == "likelihood":
+            scaled = [value / args.temperature for value in likelihoods[number]]
+        else:
+            scaled = [anchor @ c / (anchor.norm() * c.norm()) / args.temperature for c in (positive, *negatives)]
         if args.contrastive_loss == "infonce":
             contrastive = -torch.log(scaled[0].exp() / sum(value.exp() for value in scaled))
         else:
@@ -128,7 +135,8 @@ def assert_loss_and_gradients_of_the_reference(folder, built, rows=None, **optio
     (loss, grads), (expected, expected_grads) = gradients
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
     torch.testing.assert_close(single.double(), expected, rtol=1e-4, atol=0)
-    assert any("contrastive_head" in name for name in grads) == (trainer.args.projection != "none")
+    has_head = trainer.args.similarity == "hidden" and trainer.args.projection != "none"
+    assert any("contrastive_head" in name for name in grads) == has_head
     for name, grad in grads.items():
         wanted = expected_grads.get(name, torch.zeros(()))  # a weight of 0 gives a gradient of 0, or none
         # 1e-5 of the tensor's size: the norms inside these models are computed in float32 whatever the input.
@@ -143,6 +151,17 @@ def test_loss_and_gradients_equal_separate_float64_forwards(tmp_path, build, use
     options = {"use_lora": use_lora, "pack_candidates": pack_candidates, "weight_column": "weight"}
     trainer = assert_loss_and_gradients_of_the_reference(tmp_path, build(), **options)
     assert trainer.data_collator.packed == (pack_candidates and build is not tiny_gemma3)
+
+
+@pytest.mark.parametrize("pack_candidates", [True, False], ids=["packed", "separate"])
+@pytest.mark.parametrize("build", FAMILIES)
+def test_likelihoods_as_similarity_equal_separate_float64_forwards(tmp_path, build, pack_candidates):
+    options = {"similarity": "likelihood", "pack_candidates": pack_candidates, "use_lora": build is tiny_llava}
+    trainer = assert_loss_and_gradients_of_the_reference(tmp_path, build(), **options)
+    assert trainer.data_collator.packed == (pack_candidates and build is not tiny_gemma3)
+    assert list(trainer._vlm.get_submodule(HEAD).parameters()) == []
+    log = trainer.state.log_history[0]
+    assert "alignment" not in log and log["similarity/positive"] < 0
 
 
 OPTIONS = [
@@ -524,7 +543,7 @@ def test_bad_columns(tmp_path):
 
 def test_choices_are_those_of_the_command_line(tmp_path, capsys):
     assert set(get_args(get_type_hints(C3LConfig)["contrastive_loss"])) == set(CONTRASTIVE_LOSSES)
-    options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false", "--pooling"]
+    options = ["--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false", "--similarity", "hidden", "--pooling"]
     (args,) = TrlParser((C3LConfig,)).parse_args_and_config([*options, "last"])
     assert args.pooling == "last"
     with pytest.raises(SystemExit):
@@ -551,6 +570,8 @@ def test_bad_arguments(tmp_path):
         ({"pooling": "max"}, "pooling is 'max'; it must be one of mean, last"),
         ({"projection": "cnn"}, "projection is 'cnn'; it must be one of none, linear, linear_relu, mlp"),
         ({"invalid_rows": "skip"}, "invalid_rows is 'skip'; it must be one of raise, drop"),
+        ({"similarity": "cosine"}, "similarity is 'cosine'; it must be one of likelihood, hidden"),
+        *(({"similarity": "likelihood", **of_hidden}, "needs similarity='hidden'") for of_hidden in OPTIONS[:9]),
         ({"packing": True}, "packing is True; C3LTrainer supports False only"),
         ({"chat_template_path": "t.jinja"}, "chat_template_path is 't.jinja'; C3LTrainer supports None only"),
         ({"remove_unused_columns": True}, "remove_unused_columns is True"),
@@ -558,6 +579,14 @@ def test_bad_arguments(tmp_path):
     ]:
         with pytest.raises(ValueError, match=found):
             config(tmp_path, **options)
+
+
+def test_the_temperature_follows_the_similarity(tmp_path):
+    found = [
+        C3LConfig(str(tmp_path), use_cpu=True, bf16=False, similarity=s).temperature for s in ("likelihood", "hidden")
+    ]
+    assert found == [0.3, 0.1]
+    assert config(tmp_path, similarity="likelihood", temperature=0.1).temperature == 0.1
 
 
 def test_config_from_yaml_and_help(tmp_path):

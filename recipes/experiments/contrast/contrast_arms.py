@@ -41,9 +41,9 @@ class Arm:
         pool: One of `POOLS`.
         within: As in `select_pseudo_labels`.
         max_rejected: As in `select_pseudo_labels`.
-        after: The arm whose trained model is trained further: a second round. "" for the shipped generator.
-        writer: The arm whose trained model writes the candidates. "" for the shipped generator. The scores are the
-            shipped generator's in any case.
+        after: The arm whose trained model is trained further: a second round. "" for the generator.
+        writer: The arm whose trained model writes the candidates. "" for the generator. The scores are the
+            generator's in any case.
         options: Options of the trainer that differ from those of the other arms.
     """
 
@@ -55,21 +55,26 @@ class Arm:
     max_rejected: int = 4
     after: str = ""
     writer: str = ""
-    options: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, float | str | bool] = field(default_factory=dict)
 
 
 NLL = {"contrastive_weight": 0.0}
+# Which similarity the contrast is of, with the settings of either.
+HIDDEN = {"similarity": "hidden", "temperature": 0.1}
+LIKELIHOOD = {"similarity": "likelihood", "temperature": 0.3}
 _RANKINGS = ("answer_kl", "token_kl", "logprob")
 
 MAIN = {
     "before": Arm(control="", trainer=""),
     "random_nll": Arm(control="before", ranking="random", options=NLL),
     "nll": Arm(control="random_nll", options=NLL),
-    "c3l": Arm(),
-    "contrastive": Arm(options={"nll_weight": 0.0}),
+    "c3l": Arm(options=HIDDEN),
+    "likelihood": Arm(options=LIKELIHOOD),
+    "contrastive": Arm(options={**HIDDEN, "nll_weight": 0.0}),
     "dpo": Arm(trainer="dpo"),
     "truth_nll": Arm(control="nll", ranking="true", options=NLL),
-    "truth_c3l": Arm(control="truth_nll", ranking="true"),
+    "truth_c3l": Arm(control="truth_nll", ranking="true", options=HIDDEN),
+    "truth_likelihood": Arm(control="truth_nll", ranking="true", options=LIKELIHOOD),
 }
 
 # A second round: the trained generator is trained for as many steps again, on what it now writes about the same scenes;
@@ -77,36 +82,53 @@ MAIN = {
 SECOND = {
     "nll_again": Arm(control="nll", after="nll", options=NLL),
     "nll_second": Arm(control="nll_again", after="nll", writer="nll", options=NLL),
-    "c3l_again": Arm(control="c3l", after="c3l"),
-    "c3l_second": Arm(control="c3l_again", after="c3l", writer="c3l"),
+    "c3l_again": Arm(control="c3l", after="c3l", options=HIDDEN),
+    "c3l_second": Arm(control="c3l_again", after="c3l", writer="c3l", options=HIDDEN),
+    "likelihood_again": Arm(control="likelihood", after="likelihood", options=LIKELIHOOD),
+    "likelihood_second": Arm(control="likelihood_again", after="likelihood", writer="likelihood", options=LIKELIHOOD),
 }
 
 SETTINGS = {
-    "random_c3l": Arm(control="random_nll", ranking="random"),
-    "truth_contrastive": Arm(control="truth_nll", ranking="true", options={"nll_weight": 0.0}),
+    "random_c3l": Arm(control="random_nll", ranking="random", options=HIDDEN),
+    "random_likelihood": Arm(control="random_nll", ranking="random", options=LIKELIHOOD),
+    "truth_contrastive": Arm(control="truth_nll", ranking="true", options={**HIDDEN, "nll_weight": 0.0}),
     "truth_dpo": Arm(control="truth_nll", trainer="dpo", ranking="true"),
     # One option of the loss at a time
-    **{f"c3l_tau_{tau}": Arm(options={"temperature": tau}) for tau in (0.03, 0.3, 1.0)},
-    **{f"c3l_lambda_{weight}": Arm(options={"contrastive_weight": weight}) for weight in (0.1, 0.3, 3.0)},
-    **{f"c3l_negatives_{count}": Arm(max_rejected=count) for count in (1, 2)},
-    "c3l_layer_2": Arm(options={"hidden_layer": 2}),
-    "c3l_sigmoid": Arm(options={"contrastive_loss": "sigmoid"}),
-    "c3l_in_batch": Arm(options={"in_batch_negatives": True}),
+    **{
+        f"{name}_{option}_{value}": Arm(options={**form, of: value})
+        for name, form in (("c3l", HIDDEN), ("likelihood", LIKELIHOOD))
+        for option, of, values in (
+            ("tau", "temperature", (0.03, 0.1, 0.3, 1.0, 3.0)),
+            ("lambda", "contrastive_weight", (0.1, 0.3, 3.0)),
+        )
+        for value in values
+        if form.get(of) != value
+    },
+    **{
+        f"{name}_negatives_{count}": Arm(max_rejected=count, options=form)
+        for name, form in (("c3l", HIDDEN), ("likelihood", LIKELIHOOD))
+        for count in (1, 2)
+    },
+    "likelihood_alone": Arm(options={**LIKELIHOOD, "nll_weight": 0.0}),
+    "c3l_layer_2": Arm(options={**HIDDEN, "hidden_layer": 2}),
+    "c3l_sigmoid": Arm(options={**HIDDEN, "contrastive_loss": "sigmoid"}),
+    "c3l_in_batch": Arm(options={**HIDDEN, "in_batch_negatives": True}),
     "nll_weighted": Arm(options={**NLL, "weight_column": "weight"}),
     **{f"dpo_beta_{beta}": Arm(trainer="dpo", options={"beta": beta}) for beta in (0.03, 0.5)},
     # Options with controls of their own
     **{f"nll_lr_{lr}": Arm(control="before", options={**NLL, "learning_rate": lr}) for lr in (3e-5, 3e-4)},
-    **{f"c3l_lr_{lr}": Arm(control=f"nll_lr_{lr}", options={"learning_rate": lr}) for lr in (3e-5, 3e-4)},
+    **{f"c3l_lr_{lr}": Arm(control=f"nll_lr_{lr}", options={**HIDDEN, "learning_rate": lr}) for lr in (3e-5, 3e-4)},
     "dpo_lr_1e-05": Arm(control="before", trainer="dpo", options={"learning_rate": 1e-5}),
     # Which score ranks
     **{f"nll_{score}": Arm(control="random_nll", ranking=score, options=NLL) for score in _RANKINGS},
-    **{f"c3l_{score}": Arm(control=f"nll_{score}", ranking=score) for score in _RANKINGS},
+    **{f"c3l_{score}": Arm(control=f"nll_{score}", ranking=score, options=HIDDEN) for score in _RANKINGS},
+    "likelihood_logprob": Arm(control="nll_logprob", ranking="logprob", options=LIKELIHOOD),
     "dpo_logprob": Arm(control="nll_logprob", trainer="dpo", ranking="logprob"),
     # Six pairs of two types: ranked within a type, or all together
     "nll_two_types": Arm(control="before", pool="two_types", options=NLL),
-    "c3l_two_types": Arm(control="nll_two_types", pool="two_types"),
+    "c3l_two_types": Arm(control="nll_two_types", pool="two_types", options=HIDDEN),
     "nll_two_types_all": Arm(control="before", pool="two_types", within="all", options=NLL),
-    "c3l_two_types_all": Arm(control="nll_two_types_all", pool="two_types", within="all"),
+    "c3l_two_types_all": Arm(control="nll_two_types_all", pool="two_types", within="all", options=HIDDEN),
     # Several answers to one question
     "random_nll_answers": Arm(control="before", pool="answers", ranking="random", options=NLL),
     **{
@@ -114,8 +136,9 @@ SETTINGS = {
         for name, ranking in (("pmi", "pmi"), ("logprob", "logprob"), ("truth", "true"))
         for kind, control, trainer, options in (
             ("nll", "random_nll_answers", "c3l", NLL),
-            ("c3l", f"nll_answers_{name}", "c3l", {}),
-            ("contrastive", f"nll_answers_{name}", "c3l", {"nll_weight": 0.0}),
+            ("c3l", f"nll_answers_{name}", "c3l", HIDDEN),
+            ("likelihood", f"nll_answers_{name}", "c3l", LIKELIHOOD),
+            ("contrastive", f"nll_answers_{name}", "c3l", {**HIDDEN, "nll_weight": 0.0}),
             ("dpo", f"nll_answers_{name}", "dpo", {}),
         )
     },
@@ -123,9 +146,9 @@ SETTINGS = {
 ARMS = MAIN | SECOND | SETTINGS
 
 
-def generator():
-    """A fresh copy of the shipped generator, float32, and its processor."""
-    return load(Source(GENERATOR, dtype="float32"))
+def generator(folder: str = GENERATOR):
+    """A fresh copy of a small generator, by default the shipped one, in float32, and its processor."""
+    return load(Source(folder, dtype="float32"))
 
 
 def scenes_by_id(rows: Dataset) -> dict[str, Scene]:
@@ -138,6 +161,7 @@ def make_pool(
     seed: int,
     pairs: Dataset | None = None,
     writer: tuple[PreTrainedModel, ProcessorMixin] | None = None,
+    folder: str = GENERATOR,
 ) -> Dataset:
     """Scored candidates about the scenes in `rows`, with the further rankings `random` and `true` (1 or 0).
 
@@ -147,9 +171,10 @@ def make_pool(
         seed: Seed of all that is sampled.
         pairs: For the pool "answers": the pool "pairs", from which the questions are taken.
         writer: Trained model and processor that write the candidates, with random numbers of their own; by default the
-            shipped generator. It is the shipped one that scores.
+            generator. It is the generator that scores.
+        folder: The generator.
     """
-    model, processor = generator()
+    model, processor = generator(folder)
     draw = seed if writer is None else seed + SECOND_DRAW
     if name == "answers":
         candidates = sample_answers(pairs, *(writer or (model, processor)), draw)

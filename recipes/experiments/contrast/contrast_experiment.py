@@ -3,11 +3,11 @@
     python recipes/experiments/contrast/contrast_experiment.py --seeds 0 1 2
     python recipes/experiments/contrast/contrast_report.py --results runs/contrast
 
-Every arm starts from the shipped generator and takes the same number of steps with the same number of rows; the arms of
-a second round (`--arms nll_again nll_second c3l_again c3l_second`) take as many again from a trained one. A seed is
-everything random: the training scenes (split `validation`), the sampled pairs, the order of training and the test
-scenes, usual and shifted. Arms of a seed are measured on the same scenes with the same random numbers, so that they can
-be compared pair by pair.
+Every arm starts from one generator, the shipped one or `--generator`, and takes the same number of steps with the same
+number of rows; the arms of a second round (`--arms nll_again nll_second c3l_again c3l_second`) take as many again from
+a trained one. A seed is everything random: the training scenes (split `validation`, usual or `--shifted`), the sampled
+pairs, the order of training and the test scenes, usual and shifted. Arms of a seed are measured on the same scenes with
+the same random numbers, so that they can be compared pair by pair.
 
 One JSON file per seed and arm is written to `<output_dir>/results/`; the same command goes on after an interruption.
 Several processes may share the folder if each has seeds of its own.
@@ -47,6 +47,7 @@ from c3l_hf.models.loading import Source, load
 from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes import GENERATOR, Scene, check_pair, load_scenes
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS, answer_accuracy, judge_pairs, pair_texts
+from c3l_hf.scenes.priors import premise_absent, prior_driven
 from c3l_hf.scenes.templates import QUESTION_TYPES, format_pair
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.trainer import C3LTrainer
@@ -64,7 +65,10 @@ class ExperimentArguments:
         },
     )
 
+    generator: str = field(default=GENERATOR, metadata={"help": "Folder of the generator; default: the shipped one."})
+
     # All from here on is part of what a result is
+    shifted: bool = field(default=False, metadata={"help": "Train on pairs about shifted scenes."})
     train_images: int = field(default=1200, metadata={"help": "Scenes to make training pairs about."})
     steps: int = field(default=150, metadata={"help": "Gradient steps of every arm."})
     rows_per_step: int = field(default=8, metadata={"help": "Rows in a step, each an image with its pairs."})
@@ -81,7 +85,12 @@ class ExperimentArguments:
 
     def sizes(self) -> dict:
         """What must be equal for results to be compared."""
-        return {name: value for name, value in asdict(self).items() if name not in ("output_dir", "seeds", "arms")}
+        left_out = ("output_dir", "seeds", "arms", "generator")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    def scenes(self, seed: int) -> Dataset:
+        """The training scenes of a seed."""
+        return load_scenes(self.train_images, seed, "validation", self.shifted)
 
 
 # Training data
@@ -107,7 +116,7 @@ def pool(name: str, args: ExperimentArguments, seed: int, writer: str = "") -> D
     def save(folder: Path) -> None:
         pairs = pool("pairs", args, seed, writer) if name == "answers" else None
         model = trained(writer, args, seed) if writer else None
-        make_pool(name, load_scenes(args.train_images, seed, "validation"), seed, pairs, model).save_to_disk(folder)
+        make_pool(name, args.scenes(seed), seed, pairs, model, args.generator).save_to_disk(folder)
 
     of = f"{name}-{writer}" if writer else name
     return load_from_disk(kept(Path(args.output_dir) / "pools" / f"{of}-{seed}", args, writer, save))
@@ -115,9 +124,9 @@ def pool(name: str, args: ExperimentArguments, seed: int, writer: str = "") -> D
 
 def trained(name: str, args: ExperimentArguments, seed: int) -> tuple[PreTrainedModel, ProcessorMixin]:
     """The model and processor of an arm, trained and kept in the output folder if they are not there yet; of "" the
-    shipped generator."""
+    generator."""
     if not name:
-        return generator()
+        return generator(args.generator)
 
     def save(folder: Path) -> None:
         model, processor, _ = train(ARMS[name], labels_of(ARMS[name], args, seed), args, seed)
@@ -190,12 +199,14 @@ def measure(model: PreTrainedModel, processor: ProcessorMixin, args: ExperimentA
             ("pairs", QUESTION_TYPES, images),
             (GENERAL, (GENERAL,), images.select(range(min(args.general_images, len(images))))),
         ):
+            if not len(part):
+                continue
             config = PairGenerationConfig(
                 "scenes", types=types, max_new_tokens=MAX_NEW_TOKENS, seed=seed, batch_size=250
             )
             pairs = generate_pairs(part, model, processor, config, progress=False)
             of_name[kind] = count(pairs["image_id"], pairs["type"], pair_texts(pairs), scenes)
-        answers = answer_accuracy(model, processor, args.questions, seed, shifted=shifted)
+        answers = answer_accuracy(model, processor, args.questions, seed, shifted=shifted) if args.questions else {}
         of_name["answers"] = {type: [share.hits, share.total] for type, share in answers.items()}
         found[name] = of_name
     return found
@@ -213,7 +224,11 @@ def count(
     groups: dict[tuple[str, str], list[int]] = {}
     for row, key in enumerate(zip(image_ids, types)):
         groups.setdefault(key, []).append(row)
-    columns: dict[str, list] = {name: [] for name in ("image", "type", "pairs", "well_formed", "true", "distinct")}
+    of_rows = [scenes[image_id] for image_id in image_ids]
+    prior = [bool(text and prior_driven(*text, scene)) for text, scene in zip(texts, of_rows)]
+    premise = [bool(text and premise_absent(text[0], scene)) for text, scene in zip(texts, of_rows)]
+    names = ("image", "type", "pairs", "well_formed", "true", "prior_driven", "premise_absent", "distinct")
+    columns: dict[str, list] = {name: [] for name in names}
     for (image_id, type), rows in groups.items():
         values = (
             image_id,
@@ -221,6 +236,8 @@ def count(
             len(rows),
             sum(well_formed[row] for row in rows),
             sum(true[row] for row in rows),
+            sum(prior[row] for row in rows),
+            sum(premise[row] for row in rows),
             len({written[row] for row in rows} - {None}),
         )
         for column, value in zip(columns.values(), values):
@@ -237,7 +254,7 @@ def count(
 
 
 def identity(args: ExperimentArguments) -> dict:
-    return {"generator": files_digest(GENERATOR, "*.safetensors"), **args.sizes()}
+    return {"generator": files_digest(args.generator, "*.safetensors"), **args.sizes()}
 
 
 def result_file(args: ExperimentArguments, seed: int, name: str) -> Path:
@@ -250,10 +267,10 @@ def run_arm(name: str, args: ExperimentArguments, seed: int) -> dict:
     started = time.monotonic()
     if arm.trainer:
         labels = labels_of(arm, args, seed)
-        labels_found = describe(labels, scenes_by_id(load_scenes(args.train_images, seed, "validation")))
+        labels_found = describe(labels, scenes_by_id(args.scenes(seed)))
         model, processor, log = train(arm, labels, args, seed)
     else:
-        model, processor = generator()
+        model, processor = generator(args.generator)
     trained = time.monotonic()
     return {
         "name": name,
@@ -274,7 +291,7 @@ def check(args: ExperimentArguments) -> None:
     if unknown or not args.arms or not args.seeds:
         sys.exit(f"contrast_experiment: unknown or no --arms ({', '.join(unknown)}), or no --seeds; see --help")
     for name, value in args.sizes().items():
-        if value < 0 or value == 0 and name != "warmup_steps":
+        if value < 0 or value == 0 and name not in ("shifted", "warmup_steps", "general_images", "questions"):
             sys.exit(f"contrast_experiment: --{name} is {value}; it must be above 0")
     folder, wanted = Path(args.output_dir), identity(args)
     for file in sorted([*folder.glob("*/*/options.json"), *folder.glob("results/*.json")]):

@@ -8,6 +8,8 @@ What is published comes from the kept results; here in their folder:
 
     python contrast_report.py --results contrast.parquet --plot contrast.png --readmes ../../../README.md README.md
     python contrast_report.py --results contrast_settings.parquet --mark settings --readmes README.md
+    python contrast_report.py --results prior_heavy.parquet --prefix prior_heavy_ --mark prior_heavy \
+        --readmes ../../../README.md README.md
 
 Shares of generated pairs are type-balanced: every question type counts the same. A share is the mean over seeds. Two
 95 % intervals answer two questions:
@@ -24,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 from contrast_results import (
+    ERRORS,
+    NAN,
     SPLITS,
     Results,
     balanced,
@@ -56,8 +60,12 @@ class ReportArguments:
     keep: str | None = field(default=None, metadata={"help": "Parquet file for the results themselves."})
     readmes: list[str] = field(
         default_factory=list,
-        metadata={"help": "Files with the marks <!-- evidence: name --> and <!-- end -->: contrast, second, --mark."},
+        metadata={
+            "help": "Files with the marks <!-- evidence: name --> and <!-- end -->: contrast, second, errors "
+            "(after --prefix), --mark."
+        },
     )
+    prefix: str = field(default="", metadata={"help": "What the marks of the README's tables begin with."})
     mark: str = field(default="tables", metadata={"help": "Name of the mark that takes all tables."})
 
 
@@ -114,6 +122,41 @@ def differences(results: Results, further: Sequence[str]) -> str:
     header = ["difference", "seeds"]
     header += [f"{split}{what}" for split in SPLITS for what in (" [over images]", " [over seeds]")]
     return markdown_table([header, *rows])
+
+
+def errors(results: Results) -> str:
+    """Shares of the kinds of errors on shifted scenes, and their differences to the control of each arm."""
+    header = ["arm", "control"]
+    header += [text for hit in ERRORS for text in (hit.replace("_", " "), "difference [over seeds]")]
+    rows = []
+    for name, by_seed in results.items():
+        control = control_of(by_seed)
+        rows.append([name, control or "–"])
+        for hit in ERRORS:
+            rows[-1] += [
+                cell(*mean_over_seeds([of_arm(results, name, "shifted", hit)])),
+                difference(results, name, control, "shifted", hit),
+            ]
+    return markdown_table([header, *rows])
+
+
+def counts_errors(results: Results) -> bool:
+    """Whether kinds of errors were counted; the first results have none."""
+    return all(
+        hit in result["shifted"]["pairs"]["by_image"]
+        for by_seed in results.values()
+        for result in by_seed.values()
+        for hit in ERRORS
+    )
+
+
+def difference(results: Results, name: str, control: str, split: str, hit: str) -> str:
+    """The mean difference to another arm with its interval over seeds; empty without a common seed."""
+    common = sorted(results[name].keys() & results.get(control, {}).keys())
+    if not common:
+        return ""
+    both = [[counts_of(results[arm][seed], split, hit) for seed in common] for arm in (name, control)]
+    return cell(mean_over_seeds(both)[0], *over_seeds(*both), sign=True)
 
 
 def control_of(by_seed: Mapping[int, Mapping]) -> str:
@@ -181,14 +224,24 @@ def report(results: Results, further: Sequence[str] = ()) -> str:
         "a bootstrap over images within seeds, the second Student's t over the seeds' differences.\n\n"
         f"{differences(results, further)}",
     ]
+    if counts_errors(results):
+        parts.append(
+            "### Errors on shifted scenes\n\nPrior-driven: false, and what a bias of the usual scenes would have said. "
+            "Premise absent: the question names what is not there. Differences to the control, over seeds.\n\n"
+            f"{errors(results)}"
+        )
     for split in SPLITS:
-        parts += [
-            f"### True pairs by the type asked for, {split} scenes\n\n{by_type(results, split)}",
-            f"### Greedy answers, {split} scenes\n\nTrue answers to given questions, pooled over seeds [95 % Wilson "
-            f"interval].\n\n{answers(results, split)}",
-            f"### Pairs of open type, {split} scenes\n\nThe instruction leaves the type open. Share of true pairs, and "
-            f"which types the questions are of.\n\n{open_type(results, split)}",
-        ]
+        parts.append(f"### True pairs by the type asked for, {split} scenes\n\n{by_type(results, split)}")
+        if any_result[split]["answers"]:
+            parts.append(
+                f"### Greedy answers, {split} scenes\n\nTrue answers to given questions, pooled over seeds [95 % "
+                f"Wilson interval].\n\n{answers(results, split)}"
+            )
+        if GENERAL in any_result[split]:
+            parts.append(
+                f"### Pairs of open type, {split} scenes\n\nThe instruction leaves the type open. Share of true pairs, "
+                f"and which types the questions are of.\n\n{open_type(results, split)}"
+            )
     parts.append(
         "### Training rows\n\nShare of true pairs among the chosen and the rejected, and types of the rows.\n\n"
         f"{training_rows(results)}"
@@ -206,6 +259,18 @@ FIRST = {
     "dpo": ("positive and worst negative, TRL's DPO (β = 0.1)", "before"),
     "truth_nll": ("positives chosen by truth, NLL", "before"),
     "truth_c3l": ("positives and negatives by truth, C3L", "before"),
+}
+REGIME = {
+    "before": ("nothing", ""),
+    "random_nll": ("random pairs, NLL", "before"),
+    "nll": ("positives (best by `pmi`), NLL", "random_nll"),
+    "nll_tokens": ("positives, NLL with token weights (CAL)", "nll"),
+    "dpo": ("positive and worst negative, TRL's DPO (β = 0.1)", "nll"),
+    "c3l": ("positives and negatives, C3L by hidden states (τ = 0.1)", "nll"),
+    "likelihood": ("positives and negatives, **C3L by likelihood** (τ = 0.3)", "nll"),
+    "likelihood_second": ("the same, a second round", "likelihood_again"),
+    "truth_nll": ("positives chosen by truth, NLL", "nll"),
+    "truth_likelihood": ("positives and negatives by truth, C3L by likelihood", "truth_nll"),
 }
 SECOND = {
     "nll": ("one round, NLL", ""),
@@ -225,18 +290,45 @@ def short(results: Results, arms: Mapping[str, tuple[str, str]]) -> str:
         if name not in results or not control and not any(arms[other][1] == name for other in arms if other in results):
             continue  # nothing is compared with it
         row: list[object] = [words]
-        common = sorted(results[name].keys() & results.get(control, {}).keys())
         for split in SPLITS:
             row.append(cell(*mean_over_seeds([of_arm(results, name, split, "true")])))
-            both = [[counts_of(results[arm][seed], split, "true") for seed in common] for arm in (name, control)]
-            row.append(cell(mean_over_seeds(both)[0], *over_seeds(*both), sign=True) if common else "")
+            row.append(difference(results, name, control, split, "true"))
         rows.append([*row, len(results[name])])
     return markdown_table([header, *rows])
 
 
-def short_texts(results: Results) -> dict[str, str]:
+def short_with_errors(results: Results, arms: Mapping[str, tuple[str, str]]) -> str:
+    """On shifted scenes: true pairs, both kinds of errors and variety, and differences to the arm that is named, over
+    seeds."""
+    header = ["trained on", "true", "difference", "prior-driven", "difference", "premise absent"]
+    header += ["distinct of an image", "true, usual scenes", "seeds"]
+    rows = []
+    for name, (words, control) in arms.items():
+        if name not in results:
+            continue
+        share = {hit: mean_over_seeds([of_arm(results, name, "shifted", hit)]) for hit in ("true", *ERRORS, "distinct")}
+        rows.append(
+            [
+                words,
+                cell(*share["true"]),
+                difference(results, name, control, "shifted", "true"),
+                cell(share["prior_driven"][0], NAN, NAN),
+                difference(results, name, control, "shifted", "prior_driven"),
+                cell(share["premise_absent"][0], NAN, NAN),
+                cell(share["distinct"][0], NAN, NAN),
+                cell(*mean_over_seeds([of_arm(results, name, "usual", "true")])),
+                len(results[name]),
+            ]
+        )
+    return markdown_table([header, *rows])
+
+
+def short_texts(results: Results, prefix: str = "") -> dict[str, str]:
     """The README's tables by name."""
-    return {"contrast": short(results, FIRST), "second": short(results, SECOND)}
+    texts = {"contrast": short(results, FIRST), "second": short(results, SECOND)}
+    if counts_errors(results):
+        texts["errors"] = short_with_errors(results, REGIME)
+    return {prefix + name: text for name, text in texts.items()}
 
 
 def plot(results: Results, file: Path) -> None:
@@ -265,7 +357,7 @@ def main(args: ReportArguments) -> None:
         results = read_results(Path(args.results), args.seeds, args.arms)
     except ValueError as error:
         sys.exit(f"contrast_report: {error}")
-    texts = short_texts(results) | {args.mark: report(results, args.differences).rstrip()}
+    texts = short_texts(results, args.prefix) | {args.mark: report(results, args.differences).rstrip()}
     if args.keep:
         keep_results(results, Path(args.keep))
     for file in map(Path, args.readmes):

@@ -13,6 +13,7 @@ from c3l_hf.prompts.templates import GENERAL
 from c3l_hf.scenes.templates import QUESTION_TYPES
 
 SPLITS = ("usual", "shifted")
+ERRORS = ("prior_driven", "premise_absent")
 NAN = float("nan")
 Results = dict[str, dict[int, dict]]
 
@@ -22,9 +23,14 @@ def load_results(source: Path) -> list[dict]:
     if source.suffix == ".parquet":
         if not source.is_file():
             raise ValueError(f"{source} is not there")
-        return [json.loads(text) for text in parquet.read_table(source)["result"].to_pylist()]
-    files = sorted(source.glob("results/*.json"), key=lambda file: file.stat().st_mtime)
-    return [json.loads(file.read_text()) for file in files]
+        texts = parquet.read_table(source)["result"].to_pylist()
+    else:
+        files = sorted(source.glob("results/*.json"), key=lambda file: file.stat().st_mtime)
+        texts = [file.read_text() for file in files]
+    results = [json.loads(text) for text in texts]
+    for result in results:
+        result["options"].setdefault("shifted", False)  # the first results are from before there was this option
+    return results
 
 
 def keep_results(results: Results, file: Path) -> None:

@@ -14,7 +14,6 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.finetuning.answer_weights import weigh_loss
 from c3l_hf.finetuning.examples import DataCollatorForAnswers, Examples, encode_examples
 from c3l_hf.models.batching import mixed_difference
-from c3l_hf.models.checks import TOLERANCE
 from c3l_hf.models.parameters import projector_modules, train_parts
 from c3l_hf.training.config import language_model_lora, name_checkpointing_anew, refuse_data_parallel
 from c3l_hf.training.sharding import gathered_model, layers_to_shard
@@ -249,10 +248,10 @@ def _check_mixed(model: PreTrainedModel, examples: Examples) -> None:
     training = model.training
     model.eval()
     try:
-        difference = mixed_difference(model, examples.encoder.processor)
+        difference, exact = mixed_difference(model, examples.encoder.processor)
     finally:
         model.train(training)
-    if not difference <= TOLERANCE[model.dtype]:
+    if not exact:
         raise ValueError(
             f"{counts.count(0):,} of {len(counts):,} examples have no image, and {type(model).__name__} is not exact "
             f"with both kinds in a batch (difference {difference:.1e}); leave these rows out"

@@ -89,6 +89,6 @@ class SeededSampling(LogitsProcessor):
 
 
 def tops(logits: torch.Tensor) -> torch.Tensor:
-    """The five highest log-probabilities of each row, and the size of its logits, (rows, 6), on the CPU."""
-    highest = logits.float().log_softmax(dim=-1).topk(min(5, logits.shape[-1])).values
-    return torch.cat([highest, logits.float().abs().amax(dim=-1, keepdim=True)], dim=-1).cpu()
+    """The five highest log-probabilities of each row and whose they are, float64, (rows, 5, 2), on the CPU."""
+    highest = logits.float().log_softmax(dim=-1).topk(min(5, logits.shape[-1]))
+    return torch.stack([highest.values.cpu().double(), highest.indices.cpu().double()], dim=-1)

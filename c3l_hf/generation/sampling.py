@@ -16,8 +16,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from c3l_hf.generation.decoding import ColumnDecoder
 from c3l_hf.generation.drawing import Draw
 from c3l_hf.generation.plain import write_rows
-from c3l_hf.generation.written import Prompt, Written, alike, kind
+from c3l_hf.generation.written import Prompt, Written, alike, apart, kind
 from c3l_hf.models.checks import check_key, recall, remember
+from c3l_hf.models.rounding import Rounding, disturbed_runs
 from c3l_hf.prompts.parsing import IMAGE_MARKER
 
 __all__ = ["NON_FINITE", "Text", "TextSampler", "end_tokens"]
@@ -244,7 +245,8 @@ class TextSampler:
     def _try(self, prompts: Sequence[Prompt]) -> None:
         """Write two texts of each prompt alone and in the way that is taken, and take another way if they differ."""
         prompts = [replace(prompt, uniforms=prompt.uniforms[:_TRIED_TEXTS]) for prompt in prompts]
-        alone = [self._rows([prompt], watch=True)[0] for prompt in prompts]
+        alone = self._each(prompts)
+        rounding = Rounding(self.model.dtype, lambda: self._rounded(prompts, alone))
         certain = all(text.ended is not None for texts in alone for text in texts)
         # Where all texts ended at once nothing but the prompts was read, and nothing is known of what follows them.
         if any(text.tokens > 1 or prompt.longest == 1 for prompt, texts in zip(prompts, alone) for text in texts):
@@ -260,13 +262,26 @@ class TextSampler:
             try:
                 written = (self._columns if way == "columns" else self._rows)(prompts, watch=True)
                 pairs = zip(written, alone, strict=True)
-                if not all(alike(texts or own, own, self.model.dtype) for texts, own in pairs):
+                if not all(alike(texts or own, own, rounding) for texts, own in pairs):
                     self._settle(otherwise, "the tokens differ")
             except Exception as error:  # model families fail in many ways where they do not support this
                 self._settle(otherwise, _line(error))
                 certain = False
         if certain:
             remember(self._check, self._tried)
+
+    def _each(self, prompts: Sequence[Prompt]) -> list[list[Written]]:
+        return [self._rows([prompt], watch=True)[0] for prompt in prompts]
+
+    def _rounded(self, prompts: Sequence[Prompt], alone: Sequence[Sequence[Written]]) -> list[float]:
+        """How far the predictions of the plain way are from themselves where they are rounded in other ways."""
+
+        def write(inputs: Sequence[dict[str, torch.Tensor]]) -> float:
+            disturbed = [replace(prompt, inputs=own) for prompt, own in zip(prompts, inputs)]
+            texts, own = itertools.chain(*self._each(disturbed)), itertools.chain(*alone)
+            return apart(list(texts), list(own))
+
+        return disturbed_runs(self.model, [prompt.inputs for prompt in prompts], write)
 
     def _settle(self, way: str, problem: str) -> None:
         self._tried = replace(self._tried, way=way, problems=(*self._tried.problems, problem))

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from c3l_hf.models.checks import TOLERANCE
 from c3l_hf.models.encoding import PER_TOKEN
+from c3l_hf.models.rounding import Rounding
 
-__all__ = ["Prompt", "Written", "alike", "kind", "to_model"]
-
-_LOGITS = 10.0  # the size of logits that `TOLERANCE` is meant for
+__all__ = ["Prompt", "Written", "alike", "apart", "kind", "to_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,24 +80,32 @@ def to_model(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict
     }
 
 
-def alike(one: Sequence[Written], other: Sequence[Written], dtype: torch.dtype) -> bool:
+def alike(one: Sequence[Written], other: Sequence[Written], rounding: Rounding) -> bool:
     """Whether texts are the same, or part only where the same predictions were rounded in another way: up to there, and
-    there, their `tops` are alike. A draw near the border between two tokens may fall on either side.
-
-    What rounding explains grows with the logits, which have the model's precision: the tolerance, meant for logits of
-    the order of ten, is scaled with them where they are larger.
-    """
-    tolerance = TOLERANCE.get(dtype, max(TOLERANCE.values()))
-    return all(_by_rounding(*texts, tolerance) for texts in zip(one, other, strict=True))
+    there, their `tops` differ by no more than rounding explains. A draw near the border between two tokens may fall on
+    either side."""
+    pairs = zip(one, other, strict=True)
+    return all(text == other_text or rounding.explains(apart([text], [other_text])) for text, other_text in pairs)
 
 
-def _by_rounding(one: Written, other: Written, tolerance: float) -> bool:
-    if one == other:
-        return True
-    parted = next((t for t, pair in enumerate(zip(one.ids, other.ids)) if pair[0] != pair[1]), None)
-    steps = 1 + (min(len(one.ids), len(other.ids)) if parted is None else parted)
-    for top, other_top in zip(one.tops[:steps], other.tops[:steps]):
-        allowed = tolerance * max(1.0, float(top[-1]) / _LOGITS)
-        if not (top[:-1] - other_top[:-1]).abs().amax() < allowed:
-            return False
-    return True
+def apart(one: Sequence[Written], other: Sequence[Written]) -> float:
+    """The largest difference of a log-probability in the `tops` of texts, each up to where they part, and there, in
+    nats. Not a number if one of them is none."""
+    differences = []
+    for text, other_text in zip(one, other, strict=True):
+        steps = 1 + next(
+            (step for step, pair in enumerate(zip(text.ids, other_text.ids)) if pair[0] != pair[1]),
+            min(len(text.ids), len(other_text.ids)),
+        )
+        differences.extend(map(_apart, text.tops[:steps], other_text.tops[:steps]))
+    return torch.stack(differences).amax().item()
+
+
+def _apart(top: torch.Tensor, other_top: torch.Tensor) -> torch.Tensor:
+    (logprobs, ids), (other_logprobs, other_ids) = top.T, other_top.T
+    shared = ids[:, None] == other_ids
+    # A token that is not among the other's highest is below them there.
+    missing = logprobs[~shared.any(dim=1)] - other_logprobs.amin()
+    other_missing = other_logprobs[~shared.any(dim=0)] - logprobs.amin()
+    both = (logprobs[:, None] - other_logprobs)[shared].abs()
+    return torch.cat([both, missing.clamp(min=0), other_missing.clamp(min=0)]).amax()

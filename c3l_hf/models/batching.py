@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.models.rounding import Rounding, disturbed_runs
+
 __all__ = ["PER_TOKEN", "collate", "collate_images", "has_picture", "mixed_difference", "picture_row", "with_picture"]
 
 # One value per token; everything else that a processor returns belongs to images.
@@ -102,7 +104,7 @@ def with_picture(
 
 
 @torch.no_grad()
-def mixed_difference(model: PreTrainedModel, processor: ProcessorMixin) -> float:
+def mixed_difference(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[float, bool]:
     """How far a model's predictions for rows with and without pictures in one batch are from those of each row alone.
 
     `collate` cannot know what a model makes of a row without pictures beside rows with them: this tries it, with three
@@ -110,22 +112,32 @@ def mixed_difference(model: PreTrainedModel, processor: ProcessorMixin) -> float
 
     Returns:
         The largest absolute difference of log-probabilities of the next token, over the 100 likeliest, in nats: about
-        1e-5 in float32 where mixed batches are exact, not a number where the model's predictions are none.
+        1e-5 in float32 where mixed batches are exact, not a number where the model's predictions are none. And whether
+        rounding explains it, see `models.rounding`.
 
     Raises:
         ValueError: If the processor makes no such rows, or the model takes no such batch.
     """
     rows = [_row(processor, 0, "Why?"), _row(processor, 1), _row(processor, 0, "Is there a dog in the picture? " * 8)]
+
+    def each(rows: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+        return torch.cat([_next_token(model, collate(processor, [row])) for row in rows])
+
+    def apart(predictions: torch.Tensor) -> float:
+        return (predictions - alone).gather(-1, likeliest).abs().max().item()
+
     try:
         together = _next_token(model, collate(processor, rows))
-        alone = torch.cat([_next_token(model, collate(processor, [row])) for row in rows])
+        alone = each(rows)
     except Exception as error:  # the model's own code
         raise ValueError(
             f"{type(model).__name__} takes no batch of rows with and without pictures: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
     likeliest = alone.topk(min(100, alone.shape[-1])).indices
-    return (together - alone).gather(-1, likeliest).abs().max().item()
+    rounding = Rounding(model.dtype, lambda: [apart(run) for run in disturbed_runs(model, rows, each)])
+    difference = apart(together)
+    return difference, rounding.explains(difference)
 
 
 def _next_token(model: PreTrainedModel, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -8,11 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 from c3l_hf import _compat
 from c3l_hf.common.files import digest
 
-__all__ = ["TOLERANCE", "check_key", "model_state", "recall", "remember", "tokenizer_state"]
-
-# Largest difference of a log-probability, in nats, that rounding explains: the logits are in the model's dtype, and of
-# the order of ten.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 0.25}
+__all__ = ["check_key", "model_state", "recall", "remember", "tokenizer_state"]
 
 # Of a configuration: where it came from, and what the tensors say themselves.
 _NO_MATTER = {"_name_or_path", "architectures", "dtype", "transformers_version"}
@@ -25,8 +21,9 @@ def check_key(check: str, model: PreTrainedModel, processor: ProcessorMixin, *op
 
     The model's configuration, its modules, their attention, the shapes, types and kinds of device of its tensors; how
     exactly torch multiplies; the processor with its chat template and tokenizer; and the options. Not the values of the
-    weights: a check asks whether the code computes the same in two ways. That it compares with a tolerance is taken not
-    to change this. Nor does it matter whether the model is in training.
+    weights: a check asks whether the code computes the same in two ways. That rounding, up to which it compares
+    (`models.rounding`), depends on them is taken not to change this. Nor does it matter whether the model is in
+    training.
 
     Args:
         check: Its name.

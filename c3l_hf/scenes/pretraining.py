@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, Trainer
@@ -32,10 +33,46 @@ class _Segment:
     blind: bool
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """What a chat template writes around the texts of a turn about a picture: `start` and the picture before the
+    question, `question` around it, `answer` around the answer with the token that ends it."""
+
+    start: str
+    question: tuple[str, str]
+    answer: tuple[str, str]
+
+    @classmethod
+    def of(cls, processor: LlavaProcessor) -> "_Turn":
+        user, said = "\x01", "\x02"  # in no template
+        messages = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": user}]},
+            {"role": "assistant", "content": [{"type": "text", "text": said}]},
+        ]
+        prompt = processor.apply_chat_template(messages[:1], add_generation_prompt=True)
+        whole = processor.apply_chat_template(messages)
+        start, question = prompt.split(processor.image_token)
+        end = processor.tokenizer.eos_token
+        before, after = _halves(whole.removeprefix(prompt), said)
+        return cls(start, _halves(question, user), (before, after.partition(end)[0] + end))
+
+    def asked(self, user: str) -> str:
+        return user.join(self.question)
+
+    def said(self, answer: str) -> str:
+        return answer.join(self.answer)
+
+
+def _halves(text: str, middle: str) -> tuple[str, str]:
+    first, _, second = text.partition(middle)
+    return first, second
+
+
 class PackedScenes(Dataset):
     """Batches of scenes; item i is the i-th batch, a function of (seed, i) only.
 
-    One sequence per scene: `[<s>USER:<image>… | segment 1 | segment 2 | …]`. A segment sees the image prefix and
+    One sequence per scene, in the words of the processor's chat template, which puts the picture before the question:
+    `[<s>USER:<image>… | segment 1 | segment 2 | …]`. A segment sees the image prefix and
     itself; a *blind* segment brings its own beginning and sees itself only, which trains the answers' prior without the
     image.
     Every n-th batch holds descriptions and generated pairs, the others many short answers.
@@ -46,7 +83,7 @@ class PackedScenes(Dataset):
     knows questions and what their answers are like, without having seen any picture with them.
 
     Args:
-        processor: The processor of the small model.
+        processor: The processor of the model, for 64 × 64 pictures.
         steps: Number of batches.
         images: Scenes in a batch.
         seed: Scenes are those of `load_scenes(…, seed, "train")`, from the first on.
@@ -78,7 +115,8 @@ class PackedScenes(Dataset):
         self.blind, self.blind_pairs = blind, blind_pairs
         self.types, self.long_every, self.bridges = types, long_every, bridges
         self.descriptions_only, self.text_only = descriptions_only, text_only
-        self.blind_prefix = self.tokenizer("<s>USER:", add_special_tokens=False).input_ids
+        self.turn = _Turn.of(processor)
+        self.blind_prefix = self.tokenizer(self.turn.start, add_special_tokens=False).input_ids
         image_id = self.tokenizer.convert_tokens_to_ids(processor.image_token)
         self.prefix = self.blind_prefix + [image_id] * (SIZE // processor.patch_size) ** 2
         self.pad = self.tokenizer.pad_token_id
@@ -118,9 +156,8 @@ class PackedScenes(Dataset):
         return turns
 
     def _segments(self, turns: list[tuple[str, str, float]], rng: np.random.Generator) -> list[_Segment]:
-        # As the chat template writes a turn.
-        asked = self.tokenizer([f" {user} ASSISTANT:" for user, _, _ in turns], add_special_tokens=False).input_ids
-        said = self.tokenizer([f" {answer}</s>" for _, answer, _ in turns], add_special_tokens=False).input_ids
+        asked = self.tokenizer([self.turn.asked(user) for user, _, _ in turns], add_special_tokens=False).input_ids
+        said = self.tokenizer([self.turn.said(answer) for _, answer, _ in turns], add_special_tokens=False).input_ids
         segments = []
         for question, answer, (_, _, chance) in zip(asked, said, turns):
             blind = rng.random() < chance
@@ -259,6 +296,7 @@ class AnsweringTrainer(Trainer):
 
     def compute_loss(self, model: LlavaForConditionalGeneration, inputs: dict, return_outputs: bool = False, **kwargs):
         labels = inputs.pop("labels")
+        model = model.get_base_model() if isinstance(model, PeftModel) else model  # its adapters are in its modules
         with self.accelerator.autocast():
             hidden = model.model(**inputs, use_cache=False).last_hidden_state
         # The token before an answer token, in the same segment, predicts it.

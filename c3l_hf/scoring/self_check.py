@@ -8,7 +8,8 @@ in nothing but their weights.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import PIL.Image
@@ -16,10 +17,11 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.data.turns import Pair
-from c3l_hf.models.checks import TOLERANCE, check_key, recall, remember
-from c3l_hf.models.encoding import collate, encode_prompt
+from c3l_hf.models.checks import check_key, recall, remember
+from c3l_hf.models.encoding import EncodedRow, collate, encode_prompt
+from c3l_hf.models.rounding import Rounding, disturbed_runs
 from c3l_hf.scoring.blind import PairEncoder
-from c3l_hf.scoring.likelihood import answer_logprobs
+from c3l_hf.scoring.likelihood import AnswerLogprobs, answer_logprobs
 
 __all__ = ["Paths", "check_paths", "check_prompts"]
 
@@ -51,6 +53,9 @@ def check_paths(
 ) -> Paths:
     """Scores some rows each way, and tells what agrees with the plain path, one row at a time.
 
+    Two ways agree if they are not farther apart than rounding explains for this model: than the plain path from itself
+    with inputs disturbed in their last bit, see `models.rounding`.
+
     What was found for a model holds in this process for others that differ in their weights only (`models.checks`):
     whether two ways agree within rounding depends on a model's code. An error, or numbers that are not finite, are not
     remembered: the next model is tried again.
@@ -72,20 +77,30 @@ def check_paths(
         ) from error
     certain = True
 
+    def single(inputs: Sequence[dict[str, torch.Tensor]]) -> float:
+        with_inputs: list[EncodedRow] = [replace(row, inputs=own) for row, own in zip((*rows, *blind_rows), inputs)]
+        seen, unseen = with_inputs[: len(rows)], with_inputs[len(rows) :]
+        return _difference(answer_logprobs(model, processor, seen, unseen, packed=False, max_tokens=1), alone)
+
+    plain_inputs = [row.inputs for row in (*rows, *blind_rows)]
+    rounding = Rounding(model.dtype, lambda: disturbed_runs(model, plain_inputs, single))
+
     def problem(packed: bool) -> str | None:
         nonlocal certain
         try:
             answers = answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
+            difference = _difference(answers, alone)
+            same = rounding.explains(difference)
         except Exception as error:  # the model's own code: whatever it is, this path is not for it
             certain = False
             return _line(error)
-        pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(answers, alone) for name in _COMPARED]
-        difference = torch.cat([torch.abs(a - b) for a, b in pairs]).max().item()
         certain = certain and math.isfinite(difference)
-        # Not `>`, as it may be not a number.
-        if difference <= _tolerance(model):
+        if same:
             return None
-        return f"log-probabilities differ by up to {difference:.1e} from those of single rows"
+        return (
+            f"log-probabilities differ by up to {difference:.1e} from those of single rows, of which rounding "
+            f"explains {rounding.limit:.1e}"
+        )
 
     not_batched = problem(packed=False)
     not_packed = not_batched or _partial_attention(model) or problem(packed=True)
@@ -110,7 +125,7 @@ def check_prompts(model: PreTrainedModel, processor: ProcessorMixin) -> str | No
     if outcome is not None:
         return outcome[0]
 
-    def predicted(rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    def predicted(rows: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
         inputs = {
             name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
             for name, tensor in collate(processor, rows, padding_side="left").items()
@@ -118,29 +133,41 @@ def check_prompts(model: PreTrainedModel, processor: ProcessorMixin) -> str | No
         output = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
         return output.logits[0].cpu().double().log_softmax(dim=-1)
 
+    def each(rows: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
+        return torch.cat([predicted([row]) for row in rows])
+
+    def apart(predictions: torch.Tensor) -> float:
+        return (predictions - alone).gather(-1, likeliest).abs().max().item()
+
     try:
         prompts = [encode_prompt(processor, pair.prompt, pair.images) for pair in _pairs()]
-        alone = torch.cat([predicted([prompt]) for prompt in prompts])
+        alone = each(prompts)
     except Exception as error:  # from templates, processors and models of all kinds
         raise ValueError(
             f"{type(model).__name__} with {type(processor).__name__} cannot answer: {_line(error)}"
         ) from error
+    likeliest = alone.topk(min(_LIKELIEST, alone.shape[-1])).indices
+    rounding = Rounding(model.dtype, lambda: [apart(one) for one in disturbed_runs(model, prompts, each)])
     try:
-        together = predicted(prompts)
+        difference = apart(predicted(prompts))
+        same = rounding.explains(difference)
     except Exception as error:  # the model's own code: whatever it is, batches are not for it
         return _line(error)
-    likeliest = alone.topk(min(_LIKELIEST, alone.shape[-1])).indices
-    difference = (together - alone).gather(-1, likeliest).abs().max().item()
     problem = None
-    if not difference <= _tolerance(model):  # not `>`, as it may be not a number
-        problem = f"predictions of the next token differ by up to {difference:.1e} from those of single prompts"
+    if not same:
+        problem = (
+            f"predictions of the next token differ by up to {difference:.1e} from those of single prompts, of which "
+            f"rounding explains {rounding.limit:.1e}"
+        )
     if math.isfinite(difference):
         remember(key, (problem,))
     return problem
 
 
-def _tolerance(model: PreTrainedModel) -> float:
-    return TOLERANCE.get(model.dtype, max(TOLERANCE.values()))
+def _difference(some: Sequence[AnswerLogprobs], others: Sequence[AnswerLogprobs]) -> float:
+    """The largest difference of a token's log-probability, in nats; not a number if one of them is none."""
+    pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(some, others) for name in _COMPARED]
+    return torch.cat([torch.abs(a - b) for a, b in pairs]).max().item()
 
 
 def _partial_attention(model: PreTrainedModel) -> str | None:

@@ -322,15 +322,16 @@ def test_a_picture_whose_predictions_are_no_numbers(llava, monkeypatch):
     assert {key: texts[key] for key in texts if key != 4} == {key: expected[key] for key in texts if key != 4}
 
 
-def seeing_all(monkeypatch) -> None:
-    """A wrong mask: texts of a row see each other."""
+def seeing_all(monkeypatch, tokens: int | None = None) -> None:
+    """A wrong mask: texts of a row see each other, or the first tokens in it."""
     begin = PrefixCache.begin
 
     def wrong(self, *args):
-        return {
-            name: mask | (self.owners[: mask.shape[0], None, None, slice(*self.extent.step.window)] > 0)
-            for name, mask in begin(self, *args).items()
-        }
+        masks = begin(self, *args)
+        seen = self.owners[:, None, None, slice(*self.extent.step.window)] > 0
+        if tokens is not None:
+            seen &= seen.cumsum(-1) <= tokens
+        return {name: mask | seen[: mask.shape[0]] for name, mask in masks.items()}
 
     monkeypatch.setattr(PrefixCache, "begin", wrong)
 
@@ -352,6 +353,17 @@ def test_a_model_where_it_is_wrong_is_found_out(dtype, monkeypatch, caplog, fres
     caplog.clear()
     TextSampler(model, processor, temperature=1.0, top_p=1.0, batch_size=8)  # is known now, and said again
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("tokens,way", [(0, "columns"), (1, "batches")])
+def test_in_half_precision_rounding_and_a_mistake_are_told_apart(tokens, way, monkeypatch, fresh_checks):
+    """With as many tokens as a real language model has."""
+    model, processor = tiny_llava(vocabulary=49_152, layers=6)
+    seeing_all(monkeypatch, tokens)
+    prompts = prompts_of(processor, 4)[1:]
+    with TextSampler(model.to(torch.bfloat16), processor, temperature=1.0, top_p=1.0, batch_size=8) as sampler:
+        list(sampler.write(prompts))
+        assert sampler.way == way
 
 
 def test_what_fails_after_it_was_tried(llava, caplog, monkeypatch, fresh_checks):

@@ -4,45 +4,59 @@ import numpy as np
 import pytest
 import torch
 
-from c3l_hf.generation.written import Prompt, Written, alike, kind
+from c3l_hf.generation.written import Prompt, Written, alike, apart, kind
+from c3l_hf.models.rounding import Rounding
 
 
-def written(ids: list[int], *predictions: list[float], size: float = 5.0, ended: bool | None = True) -> list[Written]:
-    return [Written(ids, ended, [torch.tensor([*top, size]) for top in predictions])]
+def written(ids: list[int], *predictions: list[float], ended: bool | None = True) -> list[Written]:
+    return [Written(ids, ended, [tops(top) for top in predictions])]
+
+
+def tops(logprobs: list[float], ids: tuple[int, int] = (0, 1)) -> torch.Tensor:
+    return torch.tensor([logprobs, ids], dtype=torch.float64).T
 
 
 SURE, OTHER = [-0.1, -3.0], [-2.0, -2.5]
+COARSE, FINE = (Rounding(torch.bfloat16, lambda: [0.05, 0.1]), Rounding(torch.float32, lambda: [1e-6]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_equal_texts_are_alike_whatever_the_predictions(dtype):
-    assert alike(written([1, 2], SURE, SURE), written([1, 2], OTHER, OTHER), dtype)
-    assert not alike(written([1, 2], SURE, SURE), written([1, 2], OTHER, OTHER, ended=None), dtype)
+@pytest.mark.parametrize("rounding", [COARSE, FINE])
+def test_equal_texts_are_alike_whatever_the_predictions(rounding):
+    assert alike(written([1, 2], SURE, SURE), written([1, 2], OTHER, OTHER), rounding)
+    assert not alike(written([1, 2], SURE, SURE), written([1, 2], OTHER, OTHER, ended=None), rounding)
 
 
 def test_texts_may_part_where_the_predictions_are_alike():
     near = [-0.12, -2.95]
     one = written([1, 2, 3], SURE, SURE, SURE)
-    assert alike(one, written([1, 5, 9], SURE, near, OTHER), torch.bfloat16)  # after the parting nothing is compared
-    assert not alike(one, written([1, 5, 9], SURE, near, OTHER), torch.float32)
-    assert alike(one, written([1, 5, 9], SURE, [-0.10001, -3.0], OTHER), torch.float32)
-    assert not alike(one, written([1, 5, 9], SURE, OTHER, SURE), torch.bfloat16)
-    assert not alike(one, written([1, 5, 9], OTHER, SURE, SURE), torch.bfloat16)
+    assert alike(one, written([1, 5, 9], SURE, near, OTHER), COARSE)  # after the parting nothing is compared
+    assert not alike(one, written([1, 5, 9], SURE, near, OTHER), FINE)
+    assert alike(one, written([1, 5, 9], SURE, [-0.10001, -3.0], OTHER), FINE)
+    assert not alike(one, written([1, 5, 9], SURE, OTHER, SURE), COARSE)
+    assert not alike(one, written([1, 5, 9], OTHER, SURE, SURE), COARSE)
     # One ends where the other goes on.
-    assert alike(one, written([1, 2], SURE, SURE, near), torch.bfloat16)
-    assert not alike(one, written([1, 2], SURE, SURE, OTHER), torch.bfloat16)
+    assert alike(one, written([1, 2], SURE, SURE, near), COARSE)
+    assert not alike(one, written([1, 2], SURE, SURE, OTHER), COARSE)
 
 
-def test_what_rounding_explains_grows_with_the_logits():
-    """In bfloat16 numbers from 32 to 64 are a quarter apart."""
-    far = [-0.6, -2.5]
-    for size, same in ((5.0, False), (40.0, True)):
-        one, other = written([1], SURE, size=size), written([2], far, size=size)
-        assert alike(one, other, torch.bfloat16) == same
+def test_how_far_texts_are_apart():
+    """Up to where they part, and there."""
+    one, other = written([1, 2, 3], SURE, SURE, SURE), written([1, 5, 9], SURE, [-0.3, -3.0], OTHER)
+    assert apart(one, other) == pytest.approx(0.2)
+    assert apart([*one, *one], [*written([1, 2, 3], SURE, SURE, OTHER), *other]) == pytest.approx(1.9)
+
+
+def test_other_tokens_are_likeliest():
+    """The fourth token is at most as likely there as the least of those that are named, and the other way round."""
+    one, other = ([Written([1], True, [tops([-0.5, -1.5], ids)])] for ids in ((0, 1), (0, 3)))
+    assert apart(one, other) == pytest.approx(0)
+    other = [Written([1], True, [tops([-0.5, -1.0], (3, 0))])]
+    assert apart(one, other) == pytest.approx(1.0)
+    assert apart(other, one) == pytest.approx(1.0)
 
 
 def test_predictions_that_are_no_numbers_are_not_alike():
-    assert not alike(written([1], SURE), written([2], [float("nan"), -3.0]), torch.bfloat16)
+    assert not alike(written([1], SURE), written([2], [float("nan"), -3.0]), COARSE)
 
 
 def test_kinds_need_no_filling():

@@ -118,8 +118,13 @@ def _clip_config() -> CLIPVisionConfig:
     )
 
 
-def tiny_llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """LLaVA-1.5: 32-pixel images, 16 image tokens, a vocabulary of 400, weights from `seed`, float32, eval mode."""
+def tiny_llava(
+    seed: int = 0, vocabulary: int | None = None, layers: int = 2
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """LLaVA-1.5: 32-pixel images, 16 image tokens, a vocabulary of 400, weights from `seed`, float32, eval mode.
+
+    With a `vocabulary` its logits are as many as those of a real language model; the tokenizer knows the first 400.
+    """
     tokenizer = _llava_tokenizer()
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     processor = LlavaProcessor(
@@ -130,9 +135,11 @@ def tiny_llava(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProce
         num_additional_image_tokens=1,
         chat_template=LLAVA_TEMPLATE,
     )
+    text_config = _llama_config(vocabulary or len(tokenizer))
+    text_config.num_hidden_layers = layers
     config = LlavaConfig(
         vision_config=_clip_config(),
-        text_config=_llama_config(len(tokenizer)),
+        text_config=text_config,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
         vision_feature_select_strategy="default",

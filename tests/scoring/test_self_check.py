@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
 
-from c3l_hf.scoring import self_check
+from c3l_hf.scoring import likelihood, self_check
 from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.likelihood import answer_logprobs
 from c3l_hf.scoring.scorer import I2CScorer
@@ -66,6 +66,60 @@ def test_a_mask_that_is_ignored_is_seen():
     )
     paths = check(model, processor)
     assert paths.not_batched is None and "differ" in paths.not_packed
+
+
+@pytest.fixture(scope="module")
+def coarse():
+    """In bfloat16, with as many tokens and, for a test, layers as a real language model."""
+    model, processor = tiny_llava(vocabulary=49_152, layers=6)
+    return model.to(torch.bfloat16), processor
+
+
+def test_rounding_is_no_mistake(coarse):
+    paths = check(*coarse)
+    assert paths.not_batched is None and paths.not_packed is None
+    assert check_prompts(*coarse) is None
+
+
+def seen_by_others(batch: dict[str, torch.Tensor]) -> None:
+    """One token of each pack is seen by a text it does not belong to."""
+    mask = batch["attention_mask"]
+    for pack in mask[:, 0]:
+        hidden = (pack < 0).tril()
+        key = int(hidden.sum(0).argmax())
+        pack[hidden[:, key], key] = 0
+
+
+def one_off(batch: dict[str, torch.Tensor]) -> None:
+    batch["position_ids"][:, -8:] += 1
+
+
+@pytest.mark.parametrize("mistake", [seen_by_others, one_off])
+def test_small_mistakes_are_seen_above_rounding(mistake, coarse, monkeypatch, fresh_checks):
+    collate_packs = likelihood.collate_packs
+
+    def wrong(*args):
+        batch = collate_packs(*args)
+        batch["attention_mask"] = batch["attention_mask"].clone()
+        mistake(batch)
+        return batch
+
+    monkeypatch.setattr(likelihood, "collate_packs", wrong)
+    paths = check(*coarse)
+    assert paths.not_batched is None and "of which rounding explains" in paths.not_packed
+
+
+def test_one_token_of_padding_is_seen(coarse, monkeypatch, fresh_checks):
+    collate = self_check.collate
+
+    def wrong(*args, **options):
+        batch = collate(*args, **options)
+        for mask in batch["attention_mask"]:
+            mask[mask.argmax() - 1] = 1  # of a row without padding it is the last one, which is seen anyway
+        return batch
+
+    monkeypatch.setattr(self_check, "collate", wrong)
+    assert "of which rounding explains" in check_prompts(*coarse)
 
 
 def test_rows_that_change_each_other_in_a_batch_are_seen():

@@ -68,6 +68,7 @@ MAIN = {
     "before": Arm(control="", trainer=""),
     "random_nll": Arm(control="before", ranking="random", options=NLL),
     "nll": Arm(control="random_nll", options=NLL),
+    "nll_tokens": Arm(options={**NLL, "token_weights": "cal"}),
     "c3l": Arm(options=HIDDEN),
     "likelihood": Arm(options=LIKELIHOOD),
     "contrastive": Arm(options={**HIDDEN, "nll_weight": 0.0}),

@@ -25,13 +25,13 @@ from pathlib import Path
 
 import datasets
 from evidence import write
-from evidence_pools import BASELINES, Pool, load_generator
+from evidence_pools import BASELINES, Pool
 from evidence_students import Training, train
 from selection_pools import Candidates, load_candidates
 from selection_students import ALL, ARMS, answer, describe, make_questions, make_student, select
 from trl import TrlParser
 
-from c3l_hf.common.files import atomic_folder, files_digest, read_json, write_json
+from c3l_hf.common.files import files_digest, read_json, write_json
 from c3l_hf.common.versions import versions
 
 BEFORE = "before"
@@ -60,7 +60,7 @@ class SelectionArguments:
     rows_per_step: int = field(default=4, metadata={"help": "Pairs in a gradient step."})
     learning_rate: float = field(default=4e-4, metadata={"help": "Highest learning rate, cosine decay."})
     clusters: int = field(default=20, metadata={"help": "Clusters of a pool."})
-    questions: int = field(default=60, metadata={"help": "Questions of each type about shifted scenes."})
+    questions: int = field(default=40, metadata={"help": "Questions of each type about shifted scenes."})
 
     def sizes(self) -> dict[str, float]:
         """What must be equal for results to be compared."""
@@ -94,12 +94,11 @@ def blocks_of(args: SelectionArguments) -> list[list[Run]]:
     """
     arms = [arm for arm in args.arms if arm in ARMS]
     blocks = [[Run("", BEFORE, 0.0, EQUAL)]] if BEFORE in args.arms else []
-    for name in args.folders():
-        for share in args.shares:
-            rules = [rule for rule in args.steps if rule == EQUAL or share != args.step_share]
-            blocks += [[Run(name, arm, share, rule) for arm in arms] for rule in rules]
-        if ALL in args.arms:
-            blocks.insert(-len(args.shares), [Run(name, ALL, 1.0, rule) for rule in args.steps])
+    for name, share in product(args.folders(), args.shares):
+        rules = [rule for rule in args.steps if rule == EQUAL or share != args.step_share]
+        blocks += [[Run(name, arm, share, rule) for arm in arms] for rule in rules]
+        if share == args.shares[0] and ALL in args.arms:
+            blocks.append([Run(name, ALL, 1.0, rule) for rule in args.steps])
     return blocks
 
 
@@ -109,28 +108,18 @@ def steps_of(run: Run, args: SelectionArguments, kept: int, pool: int) -> int:
     return -(-rows // args.rows_per_step)
 
 
-def student(args: SelectionArguments) -> Path:
-    """The folder of the student, made if it is not there yet."""
-    folder = Path(args.output_dir) / "student"
-    if not folder.exists():
-        with atomic_folder(folder) as partial:
-            make_student(args.student, args.lean, partial)
-    return folder
-
-
 def result(args: SelectionArguments, run: Run, seed: int, found: Candidates | None) -> dict:
     """A student, trained and asked."""
     start = time.process_time()
     about = {"generator": run.generator, "arm": run.arm, "share": run.share, "steps_rule": run.steps, "seed": seed}
-    if found is None:
-        model, processor = load_generator(student(args))
-    else:
+    model, processor = make_student(args.student, args.lean)
+    if found is not None:
         pool = len(found.table)
         size = round(run.share * pool)
         rows = select(found, run.arm, size, seed)
         steps = steps_of(run, args, len(rows), pool)
         training = Training(size, 1, args.rows_per_step, args.learning_rate)
-        model, processor = train(student(args), found.examples, rows, steps, training, seed)
+        model = train(model, processor, found.examples, rows, steps, training, seed)
         about |= {"pool": pool, "wanted": size, "steps": steps, **describe(found, rows)}
     answers = answer(model, processor, make_questions(args.questions, seed, shifted=True))
     return about | answers | {"cpu_seconds": time.process_time() - start}

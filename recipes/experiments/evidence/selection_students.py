@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,16 +24,16 @@ ALL = "all"
 # `pmi` of a pair. `truth` is known here only; `all` keeps everything.
 ARMS: dict[str, tuple[str, bool, float | None]] = {
     "random": ("random", False, None),
+    "truth": ("truth", False, None),
     "pmi": ("pmi", False, None),
     "pmi_k": ("pmi_k", False, None),
+    "clusters_pmi": ("pmi", True, 0.0),
+    "clusters_random": ("random", True, None),
+    "floor_random": ("random", False, 0.0),
+    "clusters_pmi_k": ("pmi_k", True, 0.0),
+    "logprob": ("logprob", False, None),
     "token_kl": ("token_kl", False, None),
     "answer_kl": ("answer_kl", False, None),
-    "logprob": ("logprob", False, None),
-    "floor_random": ("random", False, 0.0),
-    "clusters_random": ("random", True, None),
-    "clusters_pmi": ("pmi", True, 0.0),
-    "clusters_pmi_k": ("pmi_k", True, 0.0),
-    "truth": ("truth", False, None),
 }
 
 
@@ -47,8 +46,8 @@ class Asked:
     scene: Scene
 
 
-def make_student(prior_heavy: str, lean: float, folder: Path) -> None:
-    """Saves a student that leans further on the prior of the usual scenes than a prior-heavy generator does.
+def make_student(prior_heavy: str, lean: float) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A student that leans further on the prior of the usual scenes than a prior-heavy generator does.
 
     Its weights are those of the shipped generator, moved `lean` times as far as reading without pictures moved them:
     w = w_shipped + lean · (w_prior_heavy − w_shipped), an extrapolated task vector (Ilharco et al., arXiv:2212.04089).
@@ -58,8 +57,7 @@ def make_student(prior_heavy: str, lean: float, folder: Path) -> None:
     model, processor = load_generator(prior_heavy)
     start = shipped.state_dict()
     model.load_state_dict({name: torch.lerp(start[name], weight, lean) for name, weight in model.state_dict().items()})
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    return model, processor
 
 
 def select(found: Candidates, arm: str, size: int, seed: int) -> list[int]:
@@ -90,11 +88,14 @@ def make_questions(each: int, seed: int, shifted: bool) -> list[Asked]:
     rng = np.random.default_rng([seed, 3])
     found: list[Asked] = []
     left = dict.fromkeys(QUESTION_TYPES, each)
-    for index, scene in enumerate(sample_scenes(2 * each * len(QUESTION_TYPES), seed, "test", shifted)):
+    # Not every scene allows every question.
+    for index, scene in enumerate(sample_scenes(100 * each * len(left), seed, "test", shifted)):
         type = QUESTION_TYPES[index % len(QUESTION_TYPES)]
         if left[type] and (pair := ask(scene, type, rng)):
             found.append(Asked(type, pair[0], scene))
             left[type] -= 1
+        if not any(left.values()):
+            break
     # A batch takes as long as its longest answer.
     return sorted(found, key=lambda one: QUESTION_TYPES.index(one.type))
 

@@ -100,7 +100,8 @@ def selection_results(args: EvidenceArguments, seed: int, arms: list[str], keep:
     for arm in arms:
         chosen = [row for row in select(found, arm, training, seed) if row not in examples.rejected]
         steps = steps_of(arm, len(chosen), usable, training)
-        model, processor = train(args.student, examples, chosen, steps, training, seed)
+        model, processor = load_generator(args.student)
+        model = train(model, processor, examples, chosen, steps, training, seed)
         about = {"rows": args.rows, "pool_images": args.pool_images, "arm": arm, "seed": seed, "steps": steps}
         about |= describe(chosen, labels, columns)
         keep(arm, [about | {"kind": kind, **row} for kind in KINDS for row in evaluate(model, processor, asked[kind])])

@@ -1,4 +1,4 @@
-"""Tables and plots of `evidence.py`, written between their marks in the two READMEs.
+"""Tables and plots of `evidence.py`, written between their marks in the README, README.md and APPENDIX.md.
 
     cd recipes/experiments/evidence
     python evidence_report.py --results_dirs ../../../runs/evidence/results    # collect from these, then write
@@ -27,6 +27,7 @@ from evidence_tables import (
     distinct,
     interval,
     kept_table,
+    oracle_table,
     pools_table,
     score_table,
     selection_table,
@@ -38,6 +39,7 @@ from c3l_hf.common.files import atomic_write
 from c3l_hf.common.tables import fill_marks
 
 HERE = Path(__file__).parent
+READMES = ((HERE.parents[2], "README.md"), (HERE, "README.md"), (HERE, "APPENDIX.md"))
 # What there is → what its results are told apart by.
 PARTS = {
     "scores": ("generator", "kind", "seed", "ranking", "label"),
@@ -52,7 +54,7 @@ class ReportArguments:
     )
     kept: str = field(default=str(HERE), metadata={"help": "Folder of the collected results and of the plots."})
     readmes: list[str] = field(
-        default_factory=lambda: [str(HERE.parents[2] / "README.md"), str(HERE / "README.md")],
+        default_factory=lambda: [str(folder / name) for folder, name in READMES],
         metadata={"help": "Files with the marks <!-- evidence: name --> and <!-- end -->."},
     )
 
@@ -179,6 +181,7 @@ def texts_of(scores: Rows, selection: Rows) -> dict[str, str]:
             ("selection", lambda rows: selection_table(rows, SUITE)),
         )
     }
+    found["blunt"] = oracle_table(sizes)
     found["benchmarks"] = captioned(
         {f"{size}, {kind}": benchmark_table(of, kind) for size, of in sizes.items() for kind in kinds}
     )

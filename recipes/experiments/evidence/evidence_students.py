@@ -3,11 +3,10 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from evidence_pools import Pool, load_generator, scenes_of
+from evidence_pools import Pool, scenes_of
 from evidence_scores import Labels, rankings
 from transformers import PreTrainedModel, ProcessorMixin
 
@@ -122,10 +121,15 @@ def steps_of(arm: str, chosen: int, pool: int, training: Training) -> int:
 
 
 def train(
-    student: str | Path, examples: Examples, rows: Sequence[int], steps: int, training: Training, seed: int
-) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The student fine-tuned on some of the pool's pairs, and its processor."""
-    model, processor = load_generator(student)
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    examples: Examples,
+    rows: Sequence[int],
+    steps: int,
+    training: Training,
+    seed: int,
+) -> PreTrainedModel:
+    """The student, modified in place, fine-tuned on some of the pool's pairs."""
     chosen = examples.select(rows)
     with tempfile.TemporaryDirectory() as folder:
         args = StudentConfig(
@@ -144,8 +148,7 @@ def train(
             report_to="none",
             disable_tqdm=True,
         )
-        model = fine_tune(model, processor, chosen, args)
-    return model, processor
+        return fine_tune(model, processor, chosen, args)
 
 
 def questions(seed: int, kind: str, images: int) -> dict[str, Dataset]:

@@ -160,6 +160,18 @@ def selection_table(rows: Rows, parts: Sequence[tuple[str, str]]) -> str:
     return markdown_table(lines)
 
 
+def oracle_table(sizes: Mapping[str, Rows]) -> str:
+    """Whether students can tell anything: those of true pairs against those of random pairs, for each size."""
+    lines = [("pairs", "measure", "scenes", "truth − random", "seeds", "the comparison is")]
+    for size, rows in sizes.items():
+        for measure, parts in (("SEED-Bench by likelihood", LIKELIHOOD), ("four benchmarks, written answers", SUITE)):
+            for kind in ("usual", "shifted"):
+                gap = against(rows, "truth", "random", kind, parts)
+                told = interval(gap)[1] > 0
+                lines.append((size, measure, kind, show(gap, "+"), str(len(gap)), "sharp" if told else "**blunt**"))
+    return markdown_table(lines)
+
+
 def kept_table(rows: Rows) -> str:
     """What each ranking keeps: means over seeds."""
     lines = [("pairs kept by", "pairs", "true", "prior-driven", "different texts", "images", "steps")]

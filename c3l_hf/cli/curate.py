@@ -21,7 +21,7 @@ from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.schema import EMBEDDING
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.image_checks import open_benchmarks
-from c3l_hf.pipeline.options import CurationOptions, UsedModelOptions
+from c3l_hf.pipeline.options import ChoiceOptions, UsedModelOptions
 from c3l_hf.scoring.embeddings import EMBEDDING_KINDS, PairEmbedder, embed_dataset
 from c3l_hf.selection.clusters import CLUSTER_FEATURES, cluster_pairs
 from c3l_hf.selection.curation import curate
@@ -30,7 +30,7 @@ __all__ = ["COMMAND", "CurateOptions", "VectorOptions"]
 
 
 @dataclass
-class CurateOptions(ScoreChoice, CurationOptions):
+class CurateOptions(ScoreChoice, ChoiceOptions):
     """Which pairs come into the compact dataset, and by which score."""
 
     min_quantile: float | None = field(

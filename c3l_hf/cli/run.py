@@ -77,7 +77,7 @@ COMMAND = Command(
         GenerationOptions: dict.fromkeys(("templates", "types", "pairs_per_image", "sampling_temperature"), ""),
         BackendOptions: dict.fromkeys(("backend", "base_url", "serve"), ""),
         ScoringOptions: dict.fromkeys(("ranking", "scorer_model"), ""),
-        CurationOptions: dict.fromkeys(("target_size", "near_duplicate_scope", "max_per_image"), ""),
+        CurationOptions: dict.fromkeys(("target_size", "max_per_image"), ""),
         C3LConfig: SHOWN_RUN,
     },
     plans=True,

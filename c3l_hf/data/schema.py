@@ -18,6 +18,7 @@ __all__ = [
     "LANGUAGE",
     "PAIR_FEATURES",
     "PAIR_TABLE_FEATURES",
+    "PAPERS_FORM",
     "PSEUDO_LABEL_FEATURES",
     "SCORES",
     "SCORE_COLUMNS",
@@ -32,6 +33,8 @@ __all__ = [
 
 SCORES = ("answer_kl", "token_kl", "pmi", "ppl_ratio", "pmi_k", "logprob", "logprob_blind")
 # One of them, as options have it.
+# The score in the form that the paper describes.
+PAPERS_FORM: Literal["answer_kl"] = "answer_kl"
 Ranking = Literal[SCORES]  # type: ignore[valid-type]
 TOKEN_COLUMNS = ("answer_tokens", "token_kl_per_token", "logprob_per_token", "logprob_blind_per_token")
 STATUS, STATUS_OK = "i2c_status", "ok"

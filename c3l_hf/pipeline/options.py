@@ -231,8 +231,8 @@ class SelectionOptions:
 
 
 @dataclass
-class CurationOptions:
-    """Which pairs come into the compact dataset."""
+class ChoiceOptions:
+    """Which pairs come into the compact dataset, whatever ranks them."""
 
     _argument_group_name: ClassVar[str] = "Curation"
     target_size: int = field(default=5000, metadata={"help": "Pairs in the compact dataset."})
@@ -321,6 +321,21 @@ class CurationOptions:
                 raise RunError(f"floors has {text!r}; each must be COLUMN=LEAST once, as pmi=0")
             floors[column] = value
         return floors
+
+
+@dataclass
+class CurationOptions(ChoiceOptions):
+    """Which pairs come into the compact dataset of a run."""
+
+    curation_score: Literal["i2c", *SCORES] = field(  # type: ignore[valid-type]
+        default="pmi_k",
+        metadata={"help": f"The score whose best pairs are kept: i2c (the one of --ranking), {', '.join(SCORES)}."},
+    )
+
+    def rules(self) -> dict[str, Any]:
+        """The options of `choose_pairs`; see `ChoiceOptions.rules`."""
+        values = super().rules()
+        return values | {"score": values.pop("curation_score")}
 
 
 @dataclass

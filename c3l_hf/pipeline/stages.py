@@ -25,6 +25,7 @@ from c3l_hf.data.schema import (
     CLUSTER,
     LANGUAGE,
     PAIR_TABLE_FEATURES,
+    PAPERS_FORM,
     PSEUDO_LABEL_FEATURES,
     SCORE_FEATURES,
     STATUS,
@@ -301,15 +302,33 @@ def _choice_table(scored: ScoredPairs, settings: Settings) -> pa.Table:
     """What pairs are chosen by; the figures of a pool and a choice at random need a part of it."""
     rules = settings.curation.rules()
     return scored.table(
-        list(dict.fromkeys([*CURATION_COLUMNS, "i2c", LANGUAGE, *rules["floors"], *rules["balance_by"]]))
+        list(
+            dict.fromkeys(
+                [
+                    *CURATION_COLUMNS,
+                    "i2c",
+                    rules["score"],
+                    PAPERS_FORM,
+                    LANGUAGE,
+                    *rules["floors"],
+                    *rules["balance_by"],
+                ]
+            )
+        )
     )
 
 
 def _choose(
-    table: pa.Table, settings: Settings, checks: ImageChecks, clusters: Clusters | None = None
+    table: pa.Table,
+    settings: Settings,
+    checks: ImageChecks,
+    clusters: Clusters | None = None,
+    score: str | None = None,
 ) -> tuple[np.ndarray, CurationReport]:
-    """The rows that are kept. Without the clusters that the options ask for, types share the places in their stead."""
+    """The rows that are kept, by the score that the options name or another one. Without the clusters that the options
+    ask for, types share the places in their stead."""
     rules = settings.curation.rules()
+    rules["score"] = score or rules["score"]
     if clusters is not None:
         table = table.append_column(CLUSTER, clusters.table[CLUSTER])
     elif CLUSTER in rules["balance_by"]:
@@ -326,8 +345,18 @@ def _pools(
     curated: Shards,
     checks: ImageChecks,
 ) -> list[Pool]:
-    """Figures of every stage's pairs, with selections of the same size from the first round and at random."""
+    """Figures of every stage's pairs, with selections of the same size from the first round, at random, and by the
+    score in the paper's form where the run ranks by another."""
     truth = _truth(settings, inputs)
+    # Vectors of the first round as well would cost as much again, for a line of figures.
+    without = ", without clusters" if settings.curation.clusters is not None else ""
+
+    def by_papers_form(table: pa.Table) -> list[Pool]:
+        ranks = settings.curation.rules()["score"]
+        if PAPERS_FORM in (ranks, settings.scoring.ranking if ranks == "i2c" else None):
+            return []
+        chosen, _ = _choose(table, settings, checks, score=PAPERS_FORM)
+        return [pool_of_pairs(f"  by {PAPERS_FORM}{without}", _some(table, chosen), truth)]
 
     def pools_of_round(name: str, scored: ScoredPairs) -> tuple[Pool, Pool, pa.Table]:
         """Of all its pairs, and of as many at random as were kept; the texts of one round at a time are in memory."""
@@ -340,20 +369,19 @@ def _pools(
 
     generated, at_random, table = pools_of_round("generated", first)
     chosen, _ = _choose(table, settings, checks)
-    # Vectors of the first round as well would cost as much again, for a line of figures.
-    without = ", without clusters" if settings.curation.clusters is not None else ""
-    from_these = pool_of_pairs(f"  curated from these{without}", _some(table, chosen), truth)
+    from_these = [pool_of_pairs(f"  curated from these{without}", _some(table, chosen), truth), *by_papers_form(table)]
     del table
-    again, at_random_again, _ = pools_of_round(GENERATED_AGAIN, second)
+    again, at_random_again, table = pools_of_round(GENERATED_AGAIN, second)
     label_table = labels.table()
     return [
         generated,
         pool_of_labels("  pseudo-labels, chosen", label_table, "chosen", truth),
         pool_of_labels("  pseudo-labels, rejected", label_table, "rejected", truth),
-        from_these,
+        *from_these,
         at_random,
         again,
         pool_of_pairs("  curated: the dataset", curated.table(POOL_COLUMNS), truth),
+        *by_papers_form(table),
         at_random_again,
     ]
 

@@ -59,7 +59,7 @@ def test_a_dry_run_prints_the_settings_and_asks_the_method(monkeypatch, capsys):
         "num_images: 20  # C3L_NUM_IMAGES",
         "learning_rate: 1.0e-4  # scenes.yaml",
         "dry_run: true  # --dry_run",
-        "temperature: 0.1",
+        "temperature: 0.3",
     ):
         assert line in [*lines, *(line.replace("0.0001", "1.0e-4") for line in lines)]
     assert not any(line.startswith("adam_beta1") for line in lines)  # neither given nor among those of the help

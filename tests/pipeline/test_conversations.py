@@ -62,6 +62,7 @@ def rows():
                 "generation_prompt": ASKED if number % 2 else None,
                 "reply_form": GERMAN.to_json() if number % 2 else None,
                 "usage": usage,
+                "attempt": 0,
             }
 
 

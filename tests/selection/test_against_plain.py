@@ -243,7 +243,7 @@ def test_datasets_give_the_rows_of_the_tables(rows, images):
         for name, role in (("prompt", "user"), ("completion", "assistant")):
             texts = [m for m in row[name] or () if m["role"] == role and m["content"].strip()]
             row[name] = texts[-1:] or None
-    known = {**PAIR_FEATURES, **SCORE_FEATURES, "image_row": Value("int64"), "cluster": Value("int64")}
+    known = {**PAIR_FEATURES, **SCORE_FEATURES, "image_row": Value("int64")}
     features = Features(
         {name: known[name] for name in ("images", *SCHEMA.names, *ASKED_COLUMNS, "language", "i2c", "image_row")}
     )
@@ -252,7 +252,7 @@ def test_datasets_give_the_rows_of_the_tables(rows, images):
         {**row, "images": [{"bytes": row["image_id"].encode(), "path": None}], "image_row": number}
         for number, row in enumerate(data)
     ]
-    dataset = Dataset.from_list(data, features=features)
+    dataset = Dataset.from_list([{name: row[name] for name in features} for row in data], features=features)
     if rows == "selected":
         order = generator.sample(range(len(data)), len(data) // 2)
         dataset, data = dataset.select(order), [data[number] for number in order]

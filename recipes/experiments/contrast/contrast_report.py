@@ -214,7 +214,8 @@ def training_rows(results: Results) -> str:
 def report(results: Results, further: Sequence[str] = ()) -> str:
     """All tables, as Markdown."""
     any_result = next(iter(next(iter(results.values())).values()))
-    options = ", ".join(f"{name} {value}" for name, value in any_result["options"].items() if name != "generator")
+    shown = {name: value for name, value in any_result["options"].items() if name != "generator" and value is not False}
+    options = ", ".join(f"{name} {value}" for name, value in shown.items())
     seeds = sorted({seed for by_seed in results.values() for seed in by_seed})
     parts = [
         f"Seeds {', '.join(map(str, seeds))}; {options}. Generator {any_result['options']['generator'][:12]}.",

@@ -18,7 +18,7 @@ _SHOWN = {
 }
 _SHOWN_GENERATOR = {
     **_SHOWN,
-    "similarity": "Similarity in the contrastive loss: the candidates' 'likelihood', or the cosine of 'hidden' states.",
+    "similarity": "What the contrastive loss compares: likelihoods, or hidden states.",
     "temperature": "Temperature of the contrastive loss: 0.3 for likelihoods, 0.1 for hidden states.",
     "contrastive_weight": "Weight of the contrastive loss beside the likelihood; 0: none.",
 }

@@ -30,9 +30,19 @@ from c3l_hf.evaluation.questions import QUESTION_FEATURES
 from c3l_hf.files import addresses, image, unreadable
 from c3l_hf.generation import column_attention, decoding, drawing, plain, prefix_cache, sampling, written
 from c3l_hf.generation.sampling import end_tokens
-from c3l_hf.models import adapters, batching, checks, control_tokens, encoding, packing, processors, token_texts
+from c3l_hf.models import (
+    adapters,
+    batching,
+    checks,
+    control_tokens,
+    encoding,
+    packing,
+    processors,
+    rounding,
+    token_texts,
+)
 from c3l_hf.models.loading import digest_weights
-from c3l_hf.scoring import batch, blind, formulas, likelihood, scorer, self_check
+from c3l_hf.scoring import batch, blind, formulas, likelihood, rows, scorer, self_check
 
 __all__ = ["PREDICTION_FEATURES", "PredictionConfig", "claim_folder", "predict", "predictions_file"]
 
@@ -324,6 +334,8 @@ _MODULES = (
     plain,
     prefix_cache,
     processors,
+    rounding,
+    rows,
     sampling,
     schema,
     scorer,

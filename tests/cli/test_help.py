@@ -45,7 +45,7 @@ def test_help_has_groups_defaults_and_choices(capsys, monkeypatch):
     for group in ("Images", "Model", "Pseudo-labels", "Publishing"):
         assert f"\n\n{group}\n" in text
     for group in ("Generation", "Server", "Scoring", "Curation"):
-        assert re.search(rf"\n\n{group} \(\d more with --help_all\)\n", text)
+        assert re.search(rf"\n\n{group} \(\d+ more with --help_all\)\n", text)
     for says in (
         "--pairs_per_image N             Replies per image, k: pairs or conversations. [5]",
         "--model TEXT                    A folder, a Hub id, or 'scenes' for the small generator that is shipped. (nee",

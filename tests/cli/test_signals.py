@@ -46,6 +46,7 @@ def test_signals_beside_the_scores_and_later(folder, llava, tmp_path, capsys):
     assert call(*some, "--agreement_replies", 2, "--output", tmp_path / "a.parquet") == 0
     printed = capsys.readouterr().out
     assert "question: 3 rows, 2 with scores, 1 without" in printed and "agreement: 3 rows" in printed
+    assert "no column generation_prompt says what was asked" in printed  # the rows are somebody's
     more = [*call_of, "--dataset", tmp_path / "a.parquet", "--signals", "truth", "premise"]
     assert call(*more, "--truth_text", "{{ question }} {{ answer }}?", "--output", tmp_path / "b.parquet") == 0
     found = open_dataset(tmp_path / "b.parquet")

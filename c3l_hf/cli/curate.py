@@ -65,7 +65,7 @@ def curate_rows(
         raise RunError(f"model makes vectors if embeddings is {' or '.join(EMBEDDING_KINDS)}; it is {column}")
     (dataset, score, told), clusters = with_score(open_rows(rows), curation), None
     fetch_pictures(dataset, vectors)
-    benchmarks = [one.contents() for one in open_benchmarks(curation.decontaminate or ())]
+    benchmarks = open_benchmarks(curation.decontaminate or ())
     if curation.clusters is not None:
         check_own_names(rows, CLUSTER_FEATURES)
         embedded = _embedded(dataset, vectors, column) if made else dataset
@@ -79,7 +79,7 @@ def curate_rows(
         **rules | {"score": score},
         near_duplicate_images=curation.near_duplicate_images,
         near_duplicate_distance=curation.near_duplicate_distance,
-        benchmarks=benchmarks,
+        benchmarks=[one.contents() for one in benchmarks],
         image_folder=vectors.image_folder,
     )
     if not report.kept:

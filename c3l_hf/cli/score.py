@@ -36,6 +36,8 @@ from c3l_hf.scoring.scorer import I2CScorer
 
 __all__ = ["COMMAND", "ScoreOptions", "some_images"]
 
+_ASSUMED = "question: no column generation_prompt says what was asked: the pairs count as replies to a shipped template"
+
 
 @dataclass
 class ScoreOptions(PassOptions, PictureOptions):
@@ -93,6 +95,8 @@ def score(
             scored = score_dataset(scored, signal or scorer, batch_size=scoring.scoring_batch_size)
         status = signal.status if signal else STATUS
         told.append(("" if name == "i2c" else f"{name}: ") + format_scores(scored, signal))
+        if name == "question" and "generation_prompt" not in dataset.column_names:
+            told.append(_ASSUMED)
         if STATUS_OK not in scored[status][:]:
             without.append(status)
     if process_state().is_main_process:

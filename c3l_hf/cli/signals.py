@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +24,16 @@ __all__ = ["SignalOptions", "check_signals", "new_columns", "open_signal"]
 
 _NAMES = ("i2c", "truth", "premise", "question", "agreement", "judge")
 _SAME = {"words": same_text, "f1": token_f1}
+# The signals that an option is for.
+_OF_SIGNALS = {
+    "truth_text": ("truth", "judge"),
+    "premise_text": ("premise",),
+    "agreement_replies": ("agreement",),
+    "agreement_same": ("agreement",),
+    "agreement_seed": ("agreement",),
+    "judge_url": ("judge",),
+    "judge_model": ("judge",),
+}
 
 
 @dataclass
@@ -64,8 +74,10 @@ def check_signals(options: SignalOptions) -> None:
         raise RunError("signals must name at least one signal, each once")
     if "judge" in options.signals and not options.judge_url:
         raise RunError("judge_url is missing: the signal judge asks a model on a server")
-    if "judge" not in options.signals and (options.judge_url or options.judge_model):
-        raise RunError("judge_url and judge_model are for the signal judge, which is not asked for")
+    for one in fields(options):
+        takers = _OF_SIGNALS.get(one.name, options.signals)
+        if getattr(options, one.name) != one.default and not set(takers) & set(options.signals):
+            raise RunError(f"{one.name} is for the signal {' or '.join(takers)}, which is not asked for (signals)")
     if options.agreement_replies < 1:
         raise RunError(f"agreement_replies is {options.agreement_replies}; it must be at least 1")
 

@@ -42,8 +42,7 @@ from c3l_hf.models import (
     token_texts,
 )
 from c3l_hf.models.loading import digest_weights
-from c3l_hf.scoring import batch, blind, formulas, likelihood, scorer, self_check
-from c3l_hf.scoring import rows as rows_of_batches
+from c3l_hf.scoring import batch, blind, formulas, likelihood, rows, scorer, self_check
 
 __all__ = ["PREDICTION_FEATURES", "PredictionConfig", "claim_folder", "predict", "predictions_file"]
 
@@ -336,7 +335,7 @@ _MODULES = (
     prefix_cache,
     processors,
     rounding,
-    rows_of_batches,
+    rows,
     sampling,
     schema,
     scorer,

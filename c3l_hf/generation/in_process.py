@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import digest
+from c3l_hf.common.versions import versions
 from c3l_hf.data.status import publishable
 from c3l_hf.files.image import open_image
 from c3l_hf.generation.requests import CUT_OFF, Reply, Request, uniforms_of
@@ -60,7 +61,8 @@ class ModelWriter:
         """What the replies depend on beside the requests, as a hex digest; of the weights it takes about 0.1 s per
         gigabyte."""
         drawing = (self.temperature, self.top_p, self.seed)
-        return digest(*model_state(self.model, self.processor), digest_weights(self.model), drawing)
+        code = versions()["c3l-hf"], versions()["transformers"]
+        return digest(*model_state(self.model, self.processor), digest_weights(self.model), drawing, *code)
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[tuple[Request, list[Reply]]]:
         sampler = TextSampler(

@@ -144,6 +144,8 @@ class GenerationOptions:
             raise RunError(f"retries is {self.retries}; it must not be negative")
         if not math.isfinite(self.retry_floor):
             raise RunError(f"retry_floor is {self.retry_floor}; it must be a finite number")
+        if self.retry_floor and not self.retries:
+            raise RunError(f"retry_floor is {self.retry_floor}, but retries is 0: no image would be asked about again")
         names = {"temperature": "sampling_temperature", "batch_size": "generation_batch_size"}
         values = {
             name: getattr(self, names.get(name, name))
@@ -180,7 +182,7 @@ class BackendOptions:
     )
     serve: str | None = field(
         default=None,
-        metadata={"help": "Command that serves a generator, with {model} and {port}; started and stopped as needed."},
+        metadata={"help": "Command that serves a model, with {model} and {port}; started and stopped as needed."},
     )
     serve_timeout: float = field(default=1800.0, metadata={"help": "Seconds until what serve starts must answer."})
     server_concurrency: int = field(default=16, metadata={"help": "Requests under way at once, at each address."})

@@ -197,7 +197,7 @@ class ReplyForm:
         return between
 
     def in_reply(self, text: str) -> str:
-        """A piece of an answer as it is written in a reply: JSON escapes some letters."""
+        """A question, an answer or a piece of it as it is written in a reply: JSON escapes some letters."""
         return json.dumps(text, ensure_ascii=False)[1:-1] if self.form == "json" else text
 
     def schema(self, turns: tuple[int, int] = (1, 1), pairs: int = 1) -> dict[str, Any] | None:
@@ -259,14 +259,6 @@ class ReplyForm:
         # Models that like JSON write it where labels were asked for, too.
         found = parse_pairs(text, self.labels) or json_pairs(text, *self.labels.names, None, whole=True)
         return found if not isinstance(found, str) else "no question"
-
-    def _text(self, conversation: Sequence[Turn]) -> str:
-        if self.form == "json":
-            return self._as_json(conversation)
-        if self.form == "labelled":
-            question, answer = self.labels.question[0], self.labels.answer[0]
-            return "\n".join(f"{question}: {turn[0]}\n{answer}: {turn[1]}" for turn in conversation)
-        return "\n".join(_filled(self.written or "", turn) for turn in conversation)
 
     def _as_json(self, conversation: Sequence[Turn]) -> str:
         question, answer = self.keys

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from c3l_hf.common.files import digest
 from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.prompts.templates import GENERAL, TemplateSet
 
-__all__ = ["Taken", "taken"]
+__all__ = ["Taken", "sets_digest", "taken"]
 
 # The set that has a template for any number of turns, and the one that versions before the columns that say what was
 # asked had: their rows name the template.
@@ -52,3 +53,9 @@ def taken(templates: TemplateSet | None, name: str | None, turns: int) -> Taken:
             of_type = load_templates(_SET).of_type(GENERAL if turns == 1 else "conversation")
             source, template = _SET, replace(of_type[0], turns=(turns, turns))
     return Taken(source, template.id, template.instruction({}), template.reply.to_json(), unknown)
+
+
+def sets_digest(templates: TemplateSet | None) -> str:
+    """What identifies the templates that `taken` chooses from."""
+    shipped = [load_templates(_SET), load_templates(_EARLIER_SET)]
+    return digest(*(repr(one.identity()) for one in (*shipped, *[templates] * (templates is not None))))

@@ -50,6 +50,7 @@ TRAINING_FACTS = (
     "projection_dim",
     "similarity",
     "temperature",
+    "token_weights",
     "train_language_model",
     "train_projector",
     "train_vision_tower",

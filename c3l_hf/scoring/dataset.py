@@ -37,7 +37,6 @@ __all__ = [
     "score_dataset",
     "score_stream",
     "score_tables",
-    "with_scores",
 ]
 
 logger = logging.getLogger(__name__)
@@ -90,14 +89,14 @@ def score_dataset(
     scores = in_parts(
         dataset,
         lambda rows: score_stream(rows, scorer, batch_size),
-        Features(scorer.features),
-        scorer.columns(dataset.column_names),
-        ("scores", "Scoring"),
-        scorer.fingerprint,
-        scorer.image_folder,
-        part_size,
-        cache_dir,
-        retake,
+        features=Features(scorer.features),
+        columns=scorer.columns(dataset.column_names),
+        names=("scores", "Scoring"),
+        fingerprint=scorer.fingerprint,
+        image_folder=scorer.image_folder,
+        part_size=part_size,
+        cache_dir=cache_dir,
+        retake=retake,
     )
     state = process_state()
     without = sum(status != STATUS_OK for status in scores[scorer.status])
@@ -108,12 +107,13 @@ def score_dataset(
             len(scores),
             scorer.status,
         )
-    return with_scores(dataset, scores)
+    return beside(dataset, scores)
 
 
 def in_parts(
     dataset: Dataset,
     make: Callable[[Dataset], Iterable[pa.Table]],
+    *,
     features: Features,
     columns: Iterable[str],
     names: tuple[str, str],
@@ -233,11 +233,6 @@ def _shown(tables: Iterable[pa.Table], total: int, desc: str) -> Iterator[pa.Tab
         for table in tables:
             bar.update(table.num_rows)
             yield table
-
-
-def with_scores(rows: Dataset, scores: Dataset) -> Dataset:
-    """Rows with their score columns beside them."""
-    return beside(rows, scores)
 
 
 def format_scores(scored: Dataset | DatasetDict, signal: Signal | None = None) -> str:

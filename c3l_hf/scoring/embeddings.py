@@ -26,7 +26,7 @@ from c3l_hf.common.choices import check_choice
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import code_digest, digest
 from c3l_hf.common.processes import process_state
-from c3l_hf.data.layouts import is_batch, layout_of
+from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import EMBEDDING, EMBEDDING_STATUS, STATUS_OK
 from c3l_hf.models.batching import PER_TOKEN, picture_row
 from c3l_hf.models.checks import model_state
@@ -37,6 +37,7 @@ from c3l_hf.scoring.batch import pairs_by_images, read_rows, reason_of_row, reas
 from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.dataset import in_parts, pair_batches, row_batches
 from c3l_hf.scoring.likelihood import batch_tensors, default_max_tokens, plan_batches
+from c3l_hf.scoring.rows import mapped
 from c3l_hf.scoring.scorer import code_version
 from c3l_hf.scoring.self_check import check_paths
 
@@ -133,15 +134,9 @@ class PairEmbedder:
             `embedding` and `embedding_status` with a value each, or with a list in the order of the batch.
 
         Raises:
-            ValueError: If the columns are in no accepted layout.
+            ValueError: If the columns are in no accepted layout, or hold arrays.
         """
-        columns = layout_of(rows.keys()).columns
-        needed = {name: rows[name] for name in columns}
-        if not is_batch(needed):
-            return self.embed([needed])[0]
-        count = len(needed[columns[0]])
-        found = self.embed([{name: needed[name][number] for name in columns} for number in range(count)])
-        return {name: [row[name] for row in found] for name in (EMBEDDING, EMBEDDING_STATUS)}
+        return mapped(rows, lambda names: layout_of(names).columns, self.embed, (EMBEDDING, EMBEDDING_STATUS))
 
     def embed(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The columns of each row, in order. See `__call__`."""
@@ -290,13 +285,13 @@ def embed_dataset(
     vectors = in_parts(
         dataset,
         lambda rows: embedder.tables(row_batches(rows, columns, batch_size)),
-        embedder.features,
-        columns,
-        ("embeddings", "Embedding"),
-        embedder.fingerprint,
-        embedder.image_folder,
-        part_size,
-        cache_dir,
+        features=embedder.features,
+        columns=columns,
+        names=("embeddings", "Embedding"),
+        fingerprint=embedder.fingerprint,
+        image_folder=embedder.image_folder,
+        part_size=part_size,
+        cache_dir=cache_dir,
     )
     reasons = Counter(status for status in vectors[EMBEDDING_STATUS] if status != STATUS_OK)
     if reasons and process_state().is_main_process:

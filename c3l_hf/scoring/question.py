@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,17 @@ import numpy as np
 from datasets import Value
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.common.files import code_digest, digest
+from c3l_hf.common.files import code_digest
 from c3l_hf.data import row_texts
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.row_texts import conversation_of
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.data.turns import Pair
-from c3l_hf.prompts import reply_forms
+from c3l_hf.prompts import reply_forms, template_texts
+from c3l_hf.prompts import taken as template_choice
 from c3l_hf.prompts.reply_forms import ReplyForm
-from c3l_hf.prompts.taken import taken
+from c3l_hf.prompts.taken import sets_digest, taken
 from c3l_hf.prompts.templates import TemplateSet
 from c3l_hf.scoring import batch
 from c3l_hf.scoring.batch import EncodedBatch
@@ -83,9 +83,8 @@ class _Question:
         return self.scorer.image_folder
 
     def identity(self) -> tuple[str, ...]:
-        templates = "" if self.templates is None else digest(repr(self.templates.identity()))
-        code = code_digest(sys.modules[__name__], batch, row_texts, reply_forms)
-        return self.scorer.fingerprint, templates, code
+        code = code_digest(sys.modules[__name__], batch, row_texts, reply_forms, template_choice, template_texts)
+        return self.scorer.fingerprint, sets_digest(self.templates), code
 
     def columns(self, names: Iterable[str]) -> tuple[str, ...]:
         names = list(names)
@@ -166,7 +165,7 @@ def reply_of(form: ReplyForm, conversation: Sequence[tuple[str, str]]) -> tuple[
     places, rest, start = [], marked, 0
     for word, (question, _) in zip(words, conversation):
         before, found, rest = rest.partition(word)
-        written = _written(form, question)
+        written = form.in_reply(question)
         if not found or not reply.startswith(before + written, start):
             raise RowError(_NOT_FOUND)
         start += len(before) + len(written)
@@ -224,8 +223,3 @@ def question_tokens(tokens: Sequence[str], reply: str, places: Sequence[slice]) 
     if not chosen.any():
         raise RowError("no token of the reply has a part of the question")
     return chosen
-
-
-def _written(form: ReplyForm, question: str) -> str:
-    """The question as it stands in a reply of this form."""
-    return json.dumps(question, ensure_ascii=False)[1:-1] if form.form == "json" else question

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import List, Value
 from datasets.fingerprint import Hasher
 
+from c3l_hf.common import thoughts, words
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import code_digest, digest
 from c3l_hf.common.thoughts import without_thoughts
@@ -25,6 +26,7 @@ from c3l_hf.data.turns import Pair
 from c3l_hf.files.image import image_key
 from c3l_hf.generation.requests import CUT_OFF, Reply, Request
 from c3l_hf.generation.server import is_unanswered
+from c3l_hf.prompts import template_texts
 from c3l_hf.prompts.template_texts import fields_of
 from c3l_hf.prompts.templates import GENERAL, Template
 from c3l_hf.scoring import batch, pair_questions
@@ -258,7 +260,8 @@ class _Replies:
         return {"value": float(np.mean(known)), "replies": texts, "status": STATUS_OK}
 
 
-_MODULES = (batch, pair_questions)
+# What requests and values come from, beside this module.
+_MODULES = (batch, pair_questions, template_texts, thoughts, words)
 
 
 def _normal(text: str) -> str:

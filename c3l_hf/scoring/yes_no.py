@@ -17,6 +17,7 @@ from c3l_hf.common.names import listed
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.data.turns import Pair
 from c3l_hf.models.encoding import with_answer
+from c3l_hf.prompts import template_texts
 from c3l_hf.prompts.template_texts import fields_of
 from c3l_hf.scoring import batch, pair_questions
 from c3l_hf.scoring.batch import EncodedBatch, Turn, read_rows, reason_of_row
@@ -132,7 +133,7 @@ class _YesNo:
         return self.scorer.image_folder
 
     def identity(self) -> tuple[str, ...]:
-        code = code_digest(sys.modules[__name__], batch, pair_questions)
+        code = code_digest(sys.modules[__name__], batch, pair_questions, template_texts)
         return self.scorer.fingerprint, self.name, self.text, self.longest, repr(self.words), code
 
     def columns(self, names: Iterable[str]) -> tuple[str, ...]:

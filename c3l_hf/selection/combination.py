@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, Features, Value
 
 from c3l_hf.common.arrow import beside
 from c3l_hf.common.names import nearest
 from c3l_hf.selection.columns import encode
-from c3l_hf.selection.scored_pairs import quantile_ranks
+from c3l_hf.selection.scored_pairs import numbers_of, quantile_ranks
 
 __all__ = ["COMBINED", "combine_scores", "weights_of"]
 
@@ -58,10 +57,9 @@ def combine_scores(
         if column not in names:
             raise ValueError(f"there is no column {column!r} to combine{nearest(column, names)}")
     with_types = within_type and "type" in names
-    table = dataset.select_columns([*weights, *["type"] * (with_types and "type" not in weights)]).with_format("arrow")[
-        :
-    ]
-    values = {column: _numbers(table[column], column) for column in weights}
+    needed = dict.fromkeys([*weights, *["type"] * with_types])
+    table = dataset.select_columns(list(needed)).with_format("arrow")[:]
+    values = {column: numbers_of(table, column) for column in weights}
     missing = {column: int(np.count_nonzero(~np.isfinite(numbers))) for column, numbers in values.items()}
     whole = np.logical_and.reduce([np.isfinite(numbers) for numbers in values.values()])
     groups = encode(table["type"])[0][whole] if with_types else np.zeros(np.count_nonzero(whole), np.int32)
@@ -93,11 +91,3 @@ def weights_of(words: Iterable[str]) -> dict[str, float]:
             raise ValueError(f"{column} is given twice")
         weights[column] = number
     return weights
-
-
-def _numbers(column: pa.ChunkedArray, name: str) -> np.ndarray:
-    """A column as float64, NaN for null."""
-    kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-        raise ValueError(f"column {name!r} has values of type {kind}; a score must be a number")
-    return pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy()

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from c3l_hf.common.words import normal_text
 from c3l_hf.selection.columns import pieces
 from c3l_hf.selection.image_duplicates import SketchedImages, sketched
 from c3l_hf.selection.image_sketches import DISTANCE, look_alikes, same_contents
 from c3l_hf.selection.minhash import WordHashes
-from c3l_hf.selection.near_duplicates import normal_text
 from c3l_hf.selection.pair_texts import PairTexts
 
 __all__ = ["RUN_OF_WORDS", "BenchmarkContents", "Contamination", "benchmark_contents", "find_contamination"]

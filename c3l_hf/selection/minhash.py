@@ -16,8 +16,8 @@ from typing import IO
 import numpy as np
 import xxhash
 
+from c3l_hf.common.words import normal_text
 from c3l_hf.selection.columns import pieces
-from c3l_hf.selection.near_duplicates import normal_text
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.scored_pairs import hash_of
 

@@ -46,6 +46,7 @@ def test_signals_beside_the_scores_and_later(folder, llava, tmp_path, capsys):
     assert call(*some, "--agreement_replies", 2, "--output", tmp_path / "a.parquet") == 0
     printed = capsys.readouterr().out
     assert "question: 3 rows, 2 with scores, 1 without" in printed and "agreement: 3 rows" in printed
+    assert "no column generation_prompt says what was asked" in printed  # the rows are somebody's
     more = [*call_of, "--dataset", tmp_path / "a.parquet", "--signals", "truth", "premise"]
     assert call(*more, "--truth_text", "{{ question }} {{ answer }}?", "--output", tmp_path / "b.parquet") == 0
     found = open_dataset(tmp_path / "b.parquet")
@@ -85,7 +86,8 @@ def test_a_judge_on_a_server(folder, tmp_path):
         (["truths"], "--signals has truths; there are i2c, truth,"),
         (["truth", "truth"], "--signals must name at least one signal, each once"),
         (["judge"], "--judge_url is missing"),
-        (["truth", "--judge_model", "m"], "--judge_url and judge_model are for the signal judge"),
+        (["truth", "--judge_model", "m"], "--judge_model is for the signal judge, which is not asked for"),
+        (["i2c", "--truth_text", "Is it so?"], "--truth_text is for the signal truth or judge, which is not asked for"),
         (["truth", "--truth_text", "{{ question }}"], "signal truth: text has no {{ question }} or no {{ answer }}"),
         (["agreement", "--agreement_replies", "0"], "--agreement_replies is 0"),
     ],

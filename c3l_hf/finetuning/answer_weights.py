@@ -73,7 +73,9 @@ class AnswerWeights:
             ours = token_texts(processor, encoded.answer_ids[:-1])
             carried = carry_over(texts, answer_weights(gains, self.token_weights).tolist(), ours)
             weights[:-1] = torch.tensor(carried, dtype=torch.float64)
-            weights[:-1] /= weights[:-1].mean()
+            # All are 0 where what counts is a space that the student's tokens do not have: then all count alike.
+            mean = weights[:-1].mean()
+            weights[:-1] = weights[:-1] / mean if mean > 0 else 1.0
         if self.weight_column is not None:
             weights *= row_weight(row, self.weight_column)
         return weights.float()

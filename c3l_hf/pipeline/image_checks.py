@@ -137,6 +137,8 @@ def _others(source: str, split: str | None, inventory: Path | None) -> OpenedBen
     pairs = import_pairs(dataset, inventory)
     if pairs.without_image:
         shown, _ = Counter(pairs.without_image).most_common(1)[0]
+        if not len(pairs.table):
+            raise RunError(f"none of its {sum(pairs.without_image.values()):,} rows has an image; most often: {shown}")
         logger.warning("%s: %d rows have no image: %s", name, sum(pairs.without_image.values()), shown)
     return _opened(name, pairs.images.dataset, list(_said(pairs.table)), pairs.digest)
 

@@ -145,7 +145,9 @@ class GenerationOptions:
         if not math.isfinite(self.retry_floor):
             raise RunError(f"retry_floor is {self.retry_floor}; it must be a finite number")
         if self.retry_floor and not self.retries:
-            raise RunError(f"retry_floor is {self.retry_floor}, but retries is 0: no image would be asked about again")
+            raise RunError(
+                f"retry_floor is {self.retry_floor:g}, but retries is 0: no image would be asked about again"
+            )
         names = {"temperature": "sampling_temperature", "batch_size": "generation_batch_size"}
         values = {
             name: getattr(self, names.get(name, name))
@@ -305,6 +307,8 @@ class ChoiceOptions:
             raise RunError(f"clusters is {self.clusters}; it must be at least 1")
         if self.balance_by is not None and self.clusters is not None and CLUSTER not in self.balance_by:
             raise RunError(f"clusters is {self.clusters}, but balance_by has no {CLUSTER}: they would change nothing")
+        if not 0 <= self.near_duplicate_distance < 256:
+            raise RunError(f"near_duplicate_distance is {self.near_duplicate_distance}; it must be from 0 to 255")
         # What pictures are looked at for has a place of its own: `pipeline.image_checks`.
         elsewhere = ("embeddings", "clusters", "near_duplicate_images", "near_duplicate_distance", "decontaminate")
         values = {name: value for name, value in vars(self).items() if name not in elsewhere}

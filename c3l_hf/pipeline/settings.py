@@ -64,8 +64,6 @@ def check_options(
     _check_curation(curation)
     if not 0 < curation.near_duplicate_threshold <= 1:
         raise RunError(f"near_duplicate_threshold is {curation.near_duplicate_threshold}; it must be in (0, 1]")
-    if not 0 <= curation.near_duplicate_distance < 256:
-        raise RunError(f"near_duplicate_distance is {curation.near_duplicate_distance}; it must be from 0 to 255")
     if selection.min_margin < 0:
         raise RunError(f"min_margin is {selection.min_margin}; it must not be negative")
     if run.pairs is None and any(STAGES.index(stage) >= STAGES.index("select") for stage in run.stages):

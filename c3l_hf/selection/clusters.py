@@ -198,7 +198,8 @@ def _matrix(piece: pa.Array, size: int) -> np.ndarray:
     """The vectors of a piece, (rows, size); of rows without one zeros, of null numbers NaN."""
     matrix = np.zeros((len(piece), size), np.float32)
     valid = piece.is_valid().to_numpy(zero_copy_only=False)
-    values = piece.drop_null().flatten().cast(pa.float32())
+    # Not `safe`, which refuses whole numbers that float32 rounds.
+    values = piece.drop_null().flatten().cast(pa.float32(), safe=False)
     matrix[valid] = values.to_numpy(zero_copy_only=False).reshape(-1, size)
     return matrix
 

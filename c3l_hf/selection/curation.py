@@ -142,9 +142,9 @@ def curate(
     Raises:
         TypeError: If the dataset is streamed, or a `DatasetDict`.
         ValueError: If columns are missing or of another type, the texts are in no accepted layout, which rows are about
-            one image cannot be told, a `pair_id` occurs twice, `image_id`, `pair_id` or `type` of a pair is null, an
-            option is out of range, or no pair has a type or language that is to be kept. The message says what and
-            where.
+            one image cannot be told, a `pair_id` occurs twice, `image_id` or `pair_id` of a pair is null, an
+            option is out of range, no pair has a type or language that is to be kept, or rule 3 or 6 can read no
+            picture. The message says what and where.
     """
     named = [*(floors or ()), *columns_of(balance_by), *[LANGUAGE] * (keep_languages is not None)]
     if score != RANDOM_SCORE or score in dataset.column_names:

@@ -306,6 +306,9 @@ class C3LConfig(SFTConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.nll_weight == self.contrastive_weight == 0:
             raise ValueError("nll_weight and contrastive_weight are both 0: there is nothing to train by")
+        for name in ("token_weights", "weight_column"):
+            if self.nll_weight == 0 and getattr(self, name) is not None:
+                raise ValueError(f"{name} weights the NLL, and nll_weight is 0: it would change nothing")
         if self.projection_dim < 1:
             raise ValueError(f"projection_dim is {self.projection_dim}; it must be 1 or more")
         check_choices(self)

@@ -222,6 +222,10 @@ def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
     [
         ("select --dataset {made}/scored.parquet --max_rejected 0", "c3l select: --max_rejected must be at least 1"),
         ("curate --dataset {made}/scored.parquet --target_size 0", "c3l curate: --target_size must be at least 1"),
+        (
+            "curate --dataset {made}/scored.parquet --near_duplicate_distance 256",
+            "c3l curate: --near_duplicate_distance is 256; it must be from 0 to 255",
+        ),
         ("select --dataset {made}/labels.parquet", "c3l select: "),
         ("select --dataset {made}/nothing.parquet", "nothing.parquet: there is no such file or folder"),
         ("select --dataset {made}/scored.parquet --split test --dataset_config x", "which has no configurations"),
@@ -233,6 +237,10 @@ def test_nothing_that_could_be_used_is_a_failure(made, tmp_path, capsys):
         (
             "generate --images scenes --num_images 1 --model scenes --retries -1",
             "--retries is -1; it must not be negative",
+        ),
+        (
+            "generate --images scenes --num_images 1 --model scenes --retry_floor 0.5",
+            "--retry_floor is 0.5, but retries is 0: no image would be asked about again",
         ),
         ("generate --images scenes --num_images 1 --model scenes --load_in_4bit --load_in_8bit", "are both set"),
         ("generate --images scenes --num_images 1 --model scenes --load_in_4bit", "needs the package bitsandbytes"),

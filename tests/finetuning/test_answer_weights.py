@@ -113,6 +113,15 @@ def test_weights_are_used_whatever_is_trained(tmp_path, use_lora):
     assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
 
 
+def test_a_space_that_only_the_scorer_has_may_be_all_that_counts(llava):
+    """ "cat" of the student is " ", "cat" of the scorer, of which "vig" keeps the first."""
+    processor = llava[1]
+    encoded = encode_examples(curated(PAIRS[:1]), processor).encoded(0, 0)
+    scores = {"answer_tokens": [" ", PAIRS[0][1]], "logprob_per_token": [0, -1], "logprob_blind_per_token": [-5, -1]}
+    weights = AnswerWeights("vig").of(scores, 0, encoded, processor)
+    assert weights.tolist() == [1.0] * len(encoded.answer_ids)
+
+
 def test_a_row_of_weight_0_teaches_nothing(tmp_path):
     def gradient(weights, rows):
         trainer = make_trainer(tmp_path, tiny_llava(), rows, weights)

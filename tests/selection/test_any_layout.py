@@ -57,6 +57,22 @@ def test_every_layout_gives_the_choice_of_plain_messages(layout):
     assert sorted(random_selection(dataset, 7)["number"]) == list(range(7))
 
 
+def test_rows_without_a_type_count_as_those_of_which_none_has_one():
+    """As the empty cells of a CSV file are."""
+    types = ["count", None, None, "count", None, "general", None]
+    dataset = dataset_of("messages of texts").add_column("type", types)
+    filled = dataset.remove_columns("type").add_column("type", [type or "general" for type in types])
+    for choose in (curate, select_pseudo_labels):
+        found, report = choose(dataset)
+        expected, plain = choose(filled)
+        assert len(found) and found.remove_columns("type")[:] == expected.remove_columns("type")[:]
+        line = f"{types.count(None)} rows have no type: they count as general"
+        assert [one for one in report.assumed if one not in plain.assumed] == [line]
+    assert found["type"][:] == expected["type"][:]
+    nothing = dataset.remove_columns("type").add_column("type", [None] * len(PAIRS))
+    assert curate(nothing)[1].types_after == {"general": 6}
+
+
 @pytest.mark.parametrize(
     "kind", ["paths", "folder", "lists of paths", "both columns", "large lists", "fixed lists", "late"]
 )

@@ -118,6 +118,12 @@ def test_types_of_numbers():
         assert same_partition(found.table[CLUSTER].to_pylist(), truth.tolist())
 
 
+def test_whole_numbers_that_float32_rounds():
+    rows = [[2**24 + 1, 0], [2**40 + 1, 1], [1, 2**24 + 1]]
+    found, _ = cluster_pairs(Dataset.from_dict({"vec": rows}), clusters=2, embeddings="vec")
+    assert same_partition(found[CLUSTER][:], [0, 0, 1])
+
+
 def test_wrong_input():
     vectors, _ = blobs(2, 5)
     data = dataset_of(vectors)

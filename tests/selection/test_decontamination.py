@@ -93,3 +93,18 @@ def test_benchmarks_without_texts_and_with_pictures_that_cannot_be_read():
     assert report.assumed == [
         "folder: 1 images are compared with none: the image cannot be read (UnidentifiedImageError)"
     ]
+
+
+def test_pictures_of_which_none_can_be_read_are_no_clean_result():
+    """As with a wrong folder: else all pairs would stay, as if they had been compared."""
+    data = pairs((photo(0), "What?", "A."), (None, "Who?", "B."))
+    gone = benchmark_contents("folder", [("a", [b"no picture"]), ("b", ["/nowhere/b.png"])])
+    curate(data, benchmarks=[gone])
+    gone = benchmark_contents("folder", [("a", ["/nowhere/a.png"]), ("b", ["/nowhere/b.png"])])
+    with pytest.raises(
+        ValueError, match=r"benchmark folder: of 2 pictures of it none can be read; .*FileNotFoundError"
+    ):
+        curate(data, benchmarks=[gone])
+    named = data.remove_columns("images").add_column("image", ["0.png", "1.png"])
+    with pytest.raises(ValueError, match="image_folder may be missing or wrong: of 2 pictures of the pairs none can"):
+        curate(named, near_duplicate_images="same")

@@ -565,6 +565,8 @@ def test_bad_arguments(tmp_path):
         ({"train_language_model": False}, "leaves nothing to train"),
         ({"nll_weight": -1.0}, "nll_weight is -1.0"),
         ({"nll_weight": 0.0, "contrastive_weight": 0.0}, "both 0"),
+        ({"nll_weight": 0.0, "token_weights": "cal"}, "token_weights weights the NLL, and nll_weight is 0"),
+        ({"nll_weight": 0.0, "weight_column": "weight"}, "weight_column weights the NLL, and nll_weight is 0"),
         ({"contrastive_loss": "triplet"}, "contrastive_loss is 'triplet'; it must be one of infonce, sigmoid"),
         ({"anchor": "images"}, "anchor is 'images'; it must be one of prompt, text, image"),
         ({"pooling": "max"}, "pooling is 'max'; it must be one of mean, last"),

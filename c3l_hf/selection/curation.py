@@ -236,7 +236,8 @@ def choose_pairs(
 
     def drop(rule: str, keep: np.ndarray) -> None:
         nonlocal best
-        dropped[rule] = int(len(best) - np.count_nonzero(keep))
+        # Rules may have the same words, as those of a column that is both a group and a floor.
+        dropped[rule] = dropped.get(rule, 0) + int(len(best) - np.count_nonzero(keep))
         best = best[keep]
 
     if keep_types is not None:

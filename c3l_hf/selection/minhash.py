@@ -178,7 +178,8 @@ def _compare(pairs: np.ndarray, keys: np.ndarray, shingles: _Shingles, threshold
         if there:
             others = np.unique(np.concatenate(there))
             size, sizes = shingles.sizes[pair], shingles.sizes[others]
-            others = others[np.minimum(size, sizes) >= threshold * np.maximum(size, sizes)]
+            # A quotient, as the similarity itself: 0.56 · 25 is rounded to more than 14.
+            others = others[np.minimum(size, sizes) / np.maximum(size, sizes) >= threshold]
             if len(others):
                 common = shingles.common(pair, others)
                 if (common / (size + shingles.sizes[others] - common) >= threshold).any():

@@ -241,6 +241,13 @@ def test_every_row_is_counted_once():
     assert f"dropped: {QUOTA}" in str(report)
 
 
+def test_rules_of_the_same_name_are_counted_together():
+    dataset = dataset_of(*pool(6)).add_column("cluster", [0, 1, None, 1, None, 0])
+    kept, report = curate(dataset, balance_by="cluster", floors={"cluster": 1})
+    assert (len(kept), report.dropped["no cluster"], report.dropped["cluster below 1"]) == (2, 2, 2)
+    assert report.pairs == report.kept + sum(report.dropped.values())
+
+
 def test_length_correlation():
     pairs = [pair("a", k, k**3, answer="word " * k) for k in range(1, 30)]
     up = length_correlation(dataset_of(*pairs, pair("a", 99, None)))

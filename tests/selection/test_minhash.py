@@ -62,6 +62,16 @@ def test_as_all_with_all(threshold, monkeypatch):
     assert 50 < sum(expected) < 500 and found == expected
 
 
+def test_similar_as_the_threshold_to_the_last_digit():
+    """14 shingles of 25 are .56; but .56 · 25 is rounded to more than 14."""
+    question = " ".join(f"w{number}" for number in range(10))
+    longer = " ".join(["a b", *(f"x{number}" for number in range(10)), "a b"])
+    pairs = [(question, "a b"), (question, longer)]
+    assert np.diff(shingle_hashes(*zip(*pairs))[1]).tolist() == [14, 25]
+    assert all_with_all(pairs, 0.56) == [False, True]
+    assert repeated_pairs(texts_of(pairs), np.arange(2), 0.56, seed=0).tolist() == [False, True]
+
+
 def test_the_order_of_the_rows_is_that_of_the_comparison():
     pairs = families(200, seed=2)
     order = np.random.default_rng(0).permutation(200)

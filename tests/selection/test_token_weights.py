@@ -27,6 +27,7 @@ def test_vig_keeps_the_greatest():
     assert vig_weights(GAINS).tolist() == pytest.approx([0, 0, 5 / 3, 5 / 3, 5 / 3])
     assert vig_weights([1.0, 1.0, 1.0, 0.0], keep=0.5).tolist() == [2.0, 2.0, 0.0, 0.0]
     assert vig_weights(GAINS, keep=1).tolist() == [1.0] * 5 and vig_weights([-1.0], keep=0.1).tolist() == [1.0]
+    assert np.count_nonzero(vig_weights(range(100), keep=0.07)) == 7  # 0.07 · 100 is rounded to more
     assert answer_weights(GAINS, "vig").tolist() == vig_weights(GAINS).tolist()
 
 

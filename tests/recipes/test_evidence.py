@@ -23,6 +23,7 @@ from c3l_hf.scoring.formulas import PMI_K
 
 SMALL = {
     "student": GENERATOR,
+    "parts": ["scores", "selection"],
     "seeds": [0],
     "arms": ["random", "truth", "truth_steps", "all"],
     "score_images": 5,
@@ -184,6 +185,7 @@ def test_other_options_need_another_folder(run):
     ("options", "message"),
     [
         ({"student": "nowhere"}, "nowhere has no model"),
+        ({"student": None}, "--student is missing"),
         ({"arms": ["best"]}, "--arms best"),
         ({"parts": []}, "--parts"),
         ({"generators": ["scenes"]}, "--generators scenes"),

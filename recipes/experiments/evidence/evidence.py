@@ -7,10 +7,11 @@
         weak=runs/generator/joint/checkpoint-1500 --output_dir runs/evidence
     python recipes/experiments/evidence/evidence_report.py --results_dirs runs/evidence/results
 
-Two parts. `scores`: pairs that generators of several strengths write about usual and shifted scenes, scored in every
-way against every blind baseline; how well does each ranking tell true pairs, and prior-driven errors? `selection`: from
-one large pool of the first generator's pairs each ranking keeps its best; students fine-tuned on these answer the four
-scenes benchmarks. Whether contrastive training helps is the question of `contrast_experiment.py`.
+Three parts. `scores`: pairs that generators of several strengths write about usual and shifted scenes, scored in every
+way against every blind baseline; how well does each ranking tell true pairs, and prior-driven errors? `signals`: the
+same question to the signals beside the correspondence, and to combinations (the call is in `signals_report.py`).
+`selection`: from one large pool of the first generator's pairs each ranking keeps its best; students fine-tuned on
+these answer the four scenes benchmarks. Whether contrastive training helps is the question of `contrast_experiment.py`.
 
 Hours on a CPU. Every result is a parquet file in `<output_dir>/results`; the same command goes on after an
 interruption, and several processes may share the folder if each has seeds, or parts, of its own.
@@ -20,12 +21,14 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import datasets
 from datasets import Dataset
 from evidence_pools import BASELINES, KINDS, Pool, load_generator, load_pool
 from evidence_scores import label, measure
+from evidence_signals import signal_results
 from evidence_students import ALL, ARMS, Training, candidates, describe, evaluate, questions, select, steps_of, train
 from trl import TrlParser
 
@@ -34,12 +37,15 @@ from c3l_hf.common.versions import versions
 from c3l_hf.finetuning.examples import encode_examples
 from c3l_hf.scenes import GENERATOR
 
-PARTS = ("scores", "selection")
+PARTS = ("scores", "signals", "selection")
 
 
 @dataclass
 class EvidenceArguments:
-    student: str = field(metadata={"help": "Folder of the student: pretrain_scenes.py --descriptions_only."})
+    student: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the student: pretrain_scenes.py --descriptions_only; for `selection`."},
+    )
     output_dir: str = field(default="runs/evidence", metadata={"help": "Folder of pools and results."})
     parts: list[str] = field(default_factory=lambda: list(PARTS), metadata={"help": f"Of {', '.join(PARTS)}."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of all that is random."})
@@ -52,7 +58,9 @@ class EvidenceArguments:
     )
 
     # All from here on is part of what a result is
-    score_images: int = field(default=200, metadata={"help": "Scenes of either kind, five pairs about each: `scores`."})
+    score_images: int = field(
+        default=200, metadata={"help": "Scenes of either kind, five pairs about each: `scores`, `signals`."}
+    )
     pool_images: int = field(default=5000, metadata={"help": "Usual scenes, five pairs about each: `selection`."})
     rows: int = field(default=5000, metadata={"help": "Pairs that a ranking keeps of these."})
     epochs: int = field(default=1, metadata={"help": "Passes over them."})
@@ -127,7 +135,9 @@ def check(args: EvidenceArguments) -> None:
     ):
         if wrong or not getattr(args, name):
             sys.exit(f"evidence: --{name} {' '.join(wrong)}: see --help")
-    for folder in (args.student, *args.folders().values()):
+    if "selection" in args.parts and args.student is None:
+        sys.exit("evidence: --student is missing, which --parts selection needs; see --help")
+    for folder in (*[args.student] * (args.student is not None), *args.folders().values()):
         if not any(Path(folder).glob("*.safetensors")):
             sys.exit(f"evidence: {folder} has no model; see the first lines of evidence.py")
     for name, value in args.sizes().items():
@@ -136,7 +146,7 @@ def check(args: EvidenceArguments) -> None:
     record = {
         "options": args.sizes(),
         "generators": {name: files_digest(folder, "*.safetensors") for name, folder in args.folders().items()},
-        "student": files_digest(args.student, "*.safetensors"),
+        "student": args.student and files_digest(args.student, "*.safetensors"),
         "versions": versions(),
     }
     file = Path(args.output_dir) / "evidence.json"
@@ -157,6 +167,14 @@ def main(args: EvidenceArguments) -> None:
         if "scores" in args.parts and not result_file(args, "scores", seed).is_file():
             write(result_file(args, "scores", seed), score_results(args, seed))
             print(f"scores, seed {seed}", flush=True)
+    for kind, seed in product(reversed(KINDS), args.seeds) if "signals" in args.parts else ():
+        for name, folder in args.folders().items():
+            file = result_file(args, "signals", name, kind, seed)
+            if not file.is_file():
+                pool = Pool(folder, kind, args.score_images, BASELINES[:1], seed)
+                kept = Path(args.output_dir) / "pools" / f"signals-{name}-{kind}-{seed}"
+                write(file, [{"generator": name, **row} for row in signal_results(kept, pool)])
+                print(f"signals, {name}, {kind}, seed {seed}", flush=True)
     for seed in args.seeds if "selection" in args.parts else ():
         missing = [arm for arm in args.arms if not result_file(args, "selection", seed, arm).is_file()]
 

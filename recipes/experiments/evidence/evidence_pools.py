@@ -1,6 +1,7 @@
 """Pools of `evidence.py`: pairs that a generator wrote about scenes, with every score."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,16 +67,24 @@ def load_pool(folder: Path, pool: Pool) -> Dataset:
     Raises:
         SystemExit: If the folder holds another pool.
     """
-    identity = pool.identity()
+    return kept(folder, pool.identity(), lambda: _make(pool))
+
+
+def kept(folder: Path, identity: dict, make: Callable[[], Dataset]) -> Dataset:
+    """Rows in this folder, made and kept there if they are not there yet.
+
+    Raises:
+        SystemExit: If the folder holds what has another identity.
+    """
     if not folder.exists():
         with atomic_folder(folder) as partial:
-            _make(pool).save_to_disk(partial)
+            make().save_to_disk(partial)
             (partial / "pool.json").write_text(json.dumps(identity))
     found = json.loads((folder / "pool.json").read_text())
     if found != identity:
-        key = next(key for key in identity if found.get(key) != identity[key])
+        key = next(key for key in {**identity, **found} if found.get(key) != identity.get(key))
         raise SystemExit(
-            f"evidence: {folder} was made with {key} {found.get(key)!r}, not {identity[key]!r}; give another "
+            f"evidence: {folder} was made with {key} {found.get(key)!r}, not {identity.get(key)!r}; give another "
             "--output_dir, or move that folder away"
         )
     return load_from_disk(folder)
@@ -86,33 +95,44 @@ def scenes_of(pool: Pool) -> Dataset:
     return load_scenes(pool.images, pool.seed, "validation", pool.kind == "shifted")
 
 
-def _make(pool: Pool) -> Dataset:
-    model, processor = load_generator(pool.generator)
+def written(pool: Pool, model: PreTrainedModel, processor: ProcessorMixin) -> Dataset:
+    """What the generator writes about the pool's scenes: rows of `generate_pairs`."""
     config = PairGenerationConfig("scenes", max_new_tokens=MAX_NEW_TOKENS, seed=pool.seed, batch_size=250)
     images = scenes_of(pool).select_columns(["images", "image_id"])
-    pairs = generate_pairs(images, model, processor, config, progress=False)
+    return generate_pairs(images, model, processor, config, progress=False)
+
+
+def texts_of(pairs: Dataset) -> dict[str, list]:
+    """The columns of these rows that a pool keeps, with `question` and `answer`."""
     texts = pair_texts(pairs)
-    found: dict[str, list] = {
+    return {
         **pairs.select_columns(["image_id", "pair_id", "type", "template", "generation_status"]).to_dict(),
         "question": [text and text[0] for text in texts],
         "answer": [text and text[1] for text in texts],
     }
+
+
+def _make(pool: Pool) -> Dataset:
+    model, processor = load_generator(pool.generator)
+    pairs = written(pool, model, processor)
+    found = texts_of(pairs)
     for baseline in pool.baselines:
         # Not of the images that are scored, and the same for all pools of a kind and seed.
         others = load_scenes(_SHUFFLE_IMAGES, pool.seed, "train", pool.kind == "shifted")
         blind_images = [row["images"][0] for row in others] if baseline == "shuffle" else ()
         scorer = I2CScorer(model, processor, blind=baseline, blind_images=blind_images)
         if baseline == "drop":
-            found |= _scored(pairs, scorer)
+            found |= scored(pairs, scorer)
             if pool.questions:
-                found["question_logprob"] = _scored(pairs, question_signal(scorer))["question_logprob"]
+                found["question_logprob"] = scored(pairs, question_signal(scorer))["question_logprob"]
         else:
-            scores = _scored(pairs, scorer)
+            scores = scored(pairs, scorer)
             found |= {f"{name}_{baseline}": scores[name] for name in SCORES}
     return Dataset.from_dict(found)
 
 
-def _scored(pairs: Dataset, scorer: I2CScorer | Signal) -> dict[str, list]:
+def scored(pairs: Dataset, scorer: I2CScorer | Signal) -> dict[str, list]:
+    """The columns of a signal, for each pair."""
     features = Features(scorer.features)
     return pairs.map(
         scorer, batched=True, batch_size=500, remove_columns=pairs.column_names, features=features, desc="Scoring"

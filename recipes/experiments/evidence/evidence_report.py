@@ -9,7 +9,7 @@ t-intervals over seeds.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,11 +131,11 @@ def plot_selection(rows: Rows, file: Path) -> None:
 # Files
 
 
-def collect(folders: Sequence[str], kept: Path) -> None:
+def collect(folders: Sequence[str], kept: Path, parts: Mapping[str, tuple[str, ...]] = PARTS) -> None:
     for folder in folders:
-        if not any(file for part in PARTS for file in Path(folder).glob(f"{part}-*.parquet")):
+        if not any(file for part in parts for file in Path(folder).glob(f"{part}-*.parquet")):
             sys.exit(f"evidence_report: {folder} has no results; give the folder results of an --output_dir")
-    for part, names in PARTS.items():
+    for part, names in parts.items():
         files = [file for folder in folders for file in sorted(Path(folder).glob(f"{part}-*.parquet"))]
         rows, found = [], {}
         for file in files:

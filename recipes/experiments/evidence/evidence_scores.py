@@ -13,7 +13,7 @@ from c3l_hf.scenes.world import sample_scenes
 from c3l_hf.scoring.formulas import PMI_K
 
 # A type, or an image, says something about a ranking only if it has both kinds of pairs: so many of either.
-_LEAST_OF_TYPE, _LEAST_OF_IMAGE = 5, 1
+LEAST_OF_TYPE, LEAST_OF_IMAGE = 5, 1
 # Found on the tuning seed, as `PMI_K` was.
 _QUESTION_WEIGHT = 0.3
 
@@ -53,22 +53,23 @@ def rankings(rows: Mapping[str, Sequence], seed: int) -> dict[str, np.ndarray]:
     and as controls `length` (tokens of the answer) and `random`.
     """
     with_image, blind = (_lists(rows[f"{name}_per_token"]) for name in ("logprob", "logprob_blind"))
-    found = {name: _column(rows[name]) for name in ("answer_kl", "token_kl", "pmi", "logprob")}
+    found = {name: column(rows[name]) for name in ("answer_kl", "token_kl", "pmi", "logprob")}
     found["pmi_k"] = np.array([np.mean(PMI_K * p - q) for p, q in zip(with_image, blind)])
     found["min_pmi"] = np.array([np.min(p - q) for p, q in zip(with_image, blind)])
     found["min_logprob"] = np.array([np.min(p) for p in with_image])
     if "question_logprob" in rows:
-        found["pmi_k+question"] = found["pmi_k"] + _QUESTION_WEIGHT * _column(rows["question_logprob"])
+        found["pmi_k+question"] = found["pmi_k"] + _QUESTION_WEIGHT * column(rows["question_logprob"])
     for baseline in BASELINES[1:]:
         for score in ("answer_kl", "token_kl", "pmi"):
             if f"{score}_{baseline}" in rows:
-                found[f"{score}, {baseline}"] = _column(rows[f"{score}_{baseline}"])
+                found[f"{score}, {baseline}"] = column(rows[f"{score}_{baseline}"])
     found["length"] = np.array([float(p.size) if np.isfinite(p).all() else np.nan for p in with_image])
     found["random"] = np.random.default_rng([seed, 99]).random(len(with_image))
     return found
 
 
-def _column(values: Sequence[float | None]) -> np.ndarray:
+def column(values: Sequence[float | None]) -> np.ndarray:
+    """Numbers, NaN for null."""
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
@@ -124,8 +125,8 @@ def measure(rows: Mapping[str, Sequence], pool: Pool) -> list[dict]:
                     "n": int(asked.sum()),
                     "bad": int((~g).sum()),
                     "auc": auc(s, g),
-                    "auc_within_type": mean_auc(s, g, types[asked], _LEAST_OF_TYPE),
-                    "auc_within_image": mean_auc(s, g, images[asked], _LEAST_OF_IMAGE),
+                    "auc_within_type": mean_auc(s, g, types[asked], LEAST_OF_TYPE),
+                    "auc_within_image": mean_auc(s, g, images[asked], LEAST_OF_IMAGE),
                     "length_spearman": float(rho),
                 }
             )

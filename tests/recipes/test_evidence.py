@@ -246,12 +246,25 @@ def test_report_has_intervals_over_seeds():
     assert tables.show([0.5]) == "0.500" and tables.show([]) == "–"
 
 
+def test_sizes_whose_oracle_is_chance_are_blunt():
+    rows = [
+        {"arm": arm, "seed": seed, "kind": kind, "benchmark": "seed", "by": "likelihood", "value": value}
+        for kind, gaps in (("usual", (0.1, 0.2, 0.3)), ("shifted", (0.3, -0.2, 0.1)))
+        for seed, gap in enumerate(gaps)
+        for arm, value in (("random", 0.5), ("truth", 0.5 + gap))
+    ]
+    lines = tables.oracle_table({"some pairs": rows}).splitlines()[2:]
+    verdicts = {tuple(line.split(" | ")[1:3]): line.split(" | ")[-1].strip(" |") for line in lines}
+    by_likelihood = "SEED-Bench by likelihood"
+    assert verdicts[by_likelihood, "usual"] == "sharp" and verdicts[by_likelihood, "shifted"] == "**blunt**"
+
+
 def test_published_results_are_what_the_readme_says():
     """The tables in the READMEs are those of the collected results."""
     kept = Path(evidence.__file__).parent
     texts = reports.texts_of(*(reports.read(kept, part) for part in reports.PARTS))
-    for readme in (kept.parents[2] / "README.md", kept / "README.md"):
-        text = readme.read_text()
+    for folder, name in reports.READMES:
+        text = (folder / name).read_text()
         assert "<!-- evidence: " in text
         assert fill_marks(text, texts) == text
 

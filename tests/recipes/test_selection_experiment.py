@@ -14,6 +14,7 @@ from datasets import Dataset
 from evidence_pools import Pool
 from scipy.stats import t
 
+from c3l_hf.common.tables import fill_marks
 from c3l_hf.scenes import GENERATOR, check_pair
 from c3l_hf.scenes.priors import premise_absent, prior_driven
 from c3l_hf.scenes.templates import QUESTION_TYPES
@@ -203,7 +204,7 @@ def test_report(run, results, tmp_path):
     readme.write_text("a\n<!-- evidence: students -->\nold\n<!-- end -->\nb\n")
     reports.main(reports.ReportArguments([str(Path(run.output_dir) / "results")], str(kept), str(readme)))
     text = readme.read_text()
-    assert "old" not in text and text.count("blunt") == 2  # one seed has no interval
+    assert "old" not in text and text.count("blunt") == 4  # one seed has no interval
     line = next(line for line in text.splitlines() if line.startswith("| truth |")).split("|")
     row = results["truth", "epoch" if "epoch" in text.partition("| truth |")[0] else "equal"]
     assert line[3].strip() == f"{np.mean(row['right']):.3f}"
@@ -222,11 +223,12 @@ def test_report(run, results, tmp_path):
 
 
 def made_up(gap):
-    """Students of three seeds: random ones get half of ten questions, those of true pairs more by the gap of a seed."""
+    """Students of some seeds: random ones get half of ten questions, those of true pairs more by the gap of a seed;
+    what is not right is prior-driven."""
     about = {"generator": "some", "share": 0.2, "steps_rule": "equal", "steps": 5, "wanted": 20, "pool": 100}
     shares = dict.fromkeys(("pairs", "true", "prior", "premise", "blind", "texts", "images", "cpu_seconds"), 0.5)
     return [
-        {**about, **shares, "seed": seed, "arm": arm, "right": right, "prior_driven": [False] * 10}
+        {**about, **shares, "seed": seed, "arm": arm, "right": right, "prior_driven": np.logical_not(right).tolist()}
         for seed, more in enumerate(gap)
         for arm, right in (("random", [True, False] * 5), ("truth", [True] * (5 + more) + [False] * (5 - more)))
     ]
@@ -246,7 +248,15 @@ def test_differences_have_both_intervals():
 
 
 def test_a_comparison_whose_oracle_is_chance_is_blunt():
-    assert "blunt" not in reports.texts_of(made_up([1, 1, 1]))["students"]
+    sharp, blunt = (reports.texts_of(made_up(gap)) for gap in ([2, 2, 3], [-2, 3, 1]))
+    assert sharp["students"].count("sharp") == sharp["oracle"].count("sharp") == 2
+    assert blunt["students"].count("**blunt**") == blunt["oracle"].count("**blunt**") == 2
     assert "+0.200 [" in reports.texts_of(made_up([1, 2, 3]))["oracle"]
-    assert "**blunt**" in reports.texts_of(made_up([-2, 3, 1]))["students"]
-    assert "not known" in reports.texts_of([row for row in made_up([1, 1]) if row["arm"] == "random"])["students"]
+    assert "not known: **blunt**" in reports.texts_of([r for r in made_up([1, 1]) if r["arm"] == "random"])["students"]
+
+
+def test_published_results_are_what_the_page_says():
+    """The tables of SELECTION.md are those of the collected results."""
+    text = (reports.HERE / "SELECTION.md").read_text()
+    assert "<!-- evidence: students -->" in text
+    assert fill_marks(text, reports.texts_of(reports.read(reports.HERE / "selection.parquet"))) == text

@@ -13,7 +13,7 @@ from c3l_hf.common.tables import markdown_table
 SUITE = (("pope", "generated"), ("seed", "generated"), ("mmbench", "generated"), ("llava_w", "judge"))
 LIKELIHOOD = (("seed", "likelihood"),)
 NAMES = {"pope": "POPE", "seed": "SEED-Bench", "mmbench": "MMBench", "llava_w": "LLaVA-Bench"}
-CONTROLS = ("length", "random", "longest", "bottom", "truth", "all")
+CONTROLS = ("length", "random", "longest", "bottom", "truth", "truth_seen", "all")
 
 Rows = list[dict]
 

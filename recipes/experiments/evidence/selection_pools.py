@@ -33,7 +33,7 @@ class Candidates:
     """The pairs of a pool that a student can be trained on.
 
     Attributes:
-        table: Their columns as `curate` takes them, `SCORES`, `truth`, `cluster`, and the `row` in the pool.
+        table: Their columns as `curate` takes them, `SCORES`, `truth`, `truth_seen`, `cluster`, and the `row` they are.
         examples: The pool's rows, encoded.
         labels: `LABELS`, each an array with an element for every row of the pool.
     """
@@ -75,6 +75,8 @@ def load_candidates(folder: Path, pool: Pool, clusters: int) -> Candidates:
     scores = {name: ranked[name] for name in SCORES}
     # True pairs first, in random order.
     scores["truth"] = labels["true"] + 0.5 * ranked["random"]
+    # Of these first what needs the picture.
+    scores["truth_seen"] = scores["truth"] + (labels["true"] & ~labels["blind"])
     numbers = np.flatnonzero(usable)
     table = found.remove_columns("images").select(numbers)
     for name, values in scores.items():

@@ -27,6 +27,8 @@ from c3l_hf.common.tables import fill_marks, markdown_table
 
 HERE = Path(__file__).parent
 KEY = ("generator", "arm", "share", "steps_rule", "seed")
+# What is measured, of each question → its name.
+MEASURES = {"right": "right answers", "prior_driven": "prior-driven answers"}
 # Seed → student.
 Students = Mapping[int, Mapping]
 
@@ -56,6 +58,10 @@ class Comparison:
     caption: str
     arms: Mapping[str, Students]
     everything: Students
+
+    @property
+    def has_oracle(self) -> bool:
+        return {"truth", "random"} <= set(self.arms)
 
     def difference(self, arm: str, column: str = "right") -> list[np.ndarray]:
         return differences(self.arms[arm], self.arms["random"], column)
@@ -137,23 +143,28 @@ def pools_table(rows: Sequence[Mapping]) -> str:
 
 def oracle_table(found: Sequence[Comparison]) -> str:
     """Whether a comparison can tell anything: students of true pairs against students of random pairs."""
-    lines = [("comparison", "truth − random, right answers", "seeds", "the comparison is")]
+    lines = [("comparison", *(f"truth − random, {name}" for name in MEASURES.values()), "seeds")]
     for one in found:
-        if {"truth", "random"} <= set(one.arms):
-            gap = one.difference("truth")
-            lines.append((one.caption, seeds_and_questions(gap), str(len(gap)), verdict(one)))
+        if one.has_oracle:
+            gaps = [f"{seeds_and_questions(one.difference('truth', of))} {verdict(one, of)}" for of in MEASURES]
+            lines.append((one.caption, *gaps, str(len(one.difference("truth")))))
     return markdown_table(lines)
 
 
-def verdict(one: Comparison) -> str:
-    """Blunt unless the interval over seeds is above 0."""
-    low = over_seeds(one.difference("truth"))[1] if {"truth", "random"} <= set(one.arms) else math.nan
-    return "sharp" if low > 0 else "**blunt**"
+def verdict(one: Comparison, column: str) -> str:
+    """Blunt unless the interval over seeds is on the right side of 0."""
+    _, low, high = over_seeds(one.difference("truth", column)) if one.has_oracle else (math.nan,) * 3
+    return "sharp" if (low > 0 if column == "right" else high < 0) else "**blunt**"
 
 
 def with_oracle(one: Comparison) -> str:
-    gap = one.difference("truth") if {"truth", "random"} <= set(one.arms) else []
-    return f"{one.caption}; truth − random {seeds_and_questions(gap) or 'is not known'}: {verdict(one)}"
+    if not one.has_oracle:
+        return f"{one.caption}; truth − random is not known: **blunt**"
+    gaps = (
+        f"{name} {seeds_and_questions(one.difference('truth', column))} {verdict(one, column)}"
+        for column, name in MEASURES.items()
+    )
+    return f"{one.caption}; truth − random: {', '.join(gaps)}"
 
 
 def students_table(one: Comparison, before: Students) -> str:

@@ -34,6 +34,7 @@ ARMS: dict[str, tuple[str, bool, float | None]] = {
     "logprob": ("logprob", False, None),
     "token_kl": ("token_kl", False, None),
     "answer_kl": ("answer_kl", False, None),
+    "truth_seen": ("truth_seen", False, None),
 }
 
 

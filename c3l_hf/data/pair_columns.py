@@ -103,10 +103,10 @@ def read_pair_columns(dataset: Dataset, columns: Sequence[str], *, conversations
     if "type" in columns and "type" not in names:
         table = table.append_column("type", _repeated(NO_TYPE, len(dataset)))
         assumed.append("no column type: all pairs count as one type")
-    elif "type" in columns and (missing := _without_type(table)):
+    elif "type" in columns and (untyped := _without_type(table)):
         place = table.column_names.index("type")
         table = table.set_column(place, "type", table["type"].cast(pa.string()).fill_null(NO_TYPE))
-        assumed.append(f"{missing:,} rows have no type: they count as {NO_TYPE}")
+        assumed.append(f"{untyped:,} rows have no type: they count as {NO_TYPE}")
     if "template" in columns and "template" not in names:
         table = table.append_column("template", _repeated(None, len(dataset)))
     kept = [*columns, *[UNREAD] * (UNREAD in table.column_names)]

@@ -57,5 +57,5 @@ def taken(templates: TemplateSet | None, name: str | None, turns: int) -> Taken:
 
 def sets_digest(templates: TemplateSet | None) -> str:
     """What identifies the templates that `taken` chooses from."""
-    shipped = [load_templates(_SET), load_templates(_EARLIER_SET)]
-    return digest(*(repr(one.identity()) for one in (*shipped, *[templates] * (templates is not None))))
+    sets = [load_templates(_SET), load_templates(_EARLIER_SET), *([templates] if templates is not None else [])]
+    return digest(*(repr(one.identity()) for one in sets))

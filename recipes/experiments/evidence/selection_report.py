@@ -146,7 +146,7 @@ def oracle_table(found: Sequence[Comparison]) -> str:
     lines = [("comparison", *(f"truth − random, {name}" for name in MEASURES.values()), "seeds")]
     for one in found:
         if one.has_oracle:
-            gaps = [f"{seeds_and_questions(one.difference('truth', of))} {verdict(one, of)}" for of in MEASURES]
+            gaps = [f"{seeds_and_questions(one.difference('truth', of))} **{verdict(one, of)}**" for of in MEASURES]
             lines.append((one.caption, *gaps, str(len(one.difference("truth")))))
     return markdown_table(lines)
 
@@ -154,12 +154,12 @@ def oracle_table(found: Sequence[Comparison]) -> str:
 def verdict(one: Comparison, column: str) -> str:
     """Blunt unless the interval over seeds is on the right side of 0."""
     _, low, high = over_seeds(one.difference("truth", column)) if one.has_oracle else (math.nan,) * 3
-    return "sharp" if (low > 0 if column == "right" else high < 0) else "**blunt**"
+    return "sharp" if (low > 0 if column == "right" else high < 0) else "blunt"
 
 
 def with_oracle(one: Comparison) -> str:
     if not one.has_oracle:
-        return f"{one.caption}; truth − random is not known: **blunt**"
+        return f"{one.caption}; truth − random is not known: blunt"
     gaps = (
         f"{name} {seeds_and_questions(one.difference('truth', column))} {verdict(one, column)}"
         for column, name in MEASURES.items()

@@ -57,7 +57,8 @@ def generate_with_retries(
     An attempt asks as the first one does, with draws of its own: of types, templates and samples, by the seed, the
     image's id and the attempt's number. So the question is another one, too: most errors of generators are in the
     question, which names what is not there. Every attempt's rows stay, those of the first ones too: `attempt` has its
-    number, and the numbers of the replies in `pair_id` go on. Which rows there are depends on nothing but the image.
+    number, and the numbers of the replies in `pair_id` go on. Which rows there are depends on the image and on the
+    scores alone.
 
     It costs a pass of scoring over all pairs but those of the last attempt.
 

@@ -488,11 +488,17 @@ def test_the_short_tables_numbers(tmp_path):
 
 def test_the_readme_shows_what_was_found():
     folder = Path(arms.__file__).parent
-    found = {name: reports.read_results(folder / f"contrast{name}.parquet", None, None) for name in ("", "_settings")}
-    assert len(found[""]["c3l"]) > 1
-    texts = reports.short_texts(found[""])
-    texts |= {"tables": reports.report(found[""]).rstrip(), "settings": reports.report(found["_settings"]).rstrip()}
-    shown = ((folder.parents[2] / "README.md", ("contrast", "second")), (folder / "README.md", ("tables", "settings")))
+    files = {"tables": "contrast", "settings": "contrast_settings"}
+    files |= {name: name for name in ("prior_heavy", "prior_heavy_tuning")}
+    found = {mark: reports.read_results(folder / f"{file}.parquet", None, None) for mark, file in files.items()}
+    assert len(found["tables"]["c3l"]) > 1 and len(found["prior_heavy"]["likelihood"]) > 1
+    further = {"prior_heavy": ["likelihood:dpo", "likelihood:c3l"]}
+    texts = {mark: reports.report(results, further.get(mark, ())).rstrip() for mark, results in found.items()}
+    texts |= reports.short_texts(found["tables"]) | reports.short_texts(found["prior_heavy"], "prior_heavy_")
+    shown = (
+        (folder.parents[2] / "README.md", ("contrast", "second", "prior_heavy_errors")),
+        (folder / "README.md", tuple(files)),
+    )
     for readme, names in shown:
         text = readme.read_text()
         assert fill_marks(text, texts) == text and all(f"<!-- evidence: {name} -->" in text for name in names)

@@ -244,6 +244,9 @@ def test_curation_within_clusters(finished, tmp_path, capsys, monkeypatch):
     assert run(*words, "--clusters", 4) == 0
     printed = capsys.readouterr().out
     assert "groups by cluster" in printed and "curated from these, without clusters" in printed
+    assert (
+        printed.count("  by answer_kl, without clusters ") == 2
+    )  # what the paper's form would have kept, of each round
     # Vectors of the pairs that could be scored, in the shards of the pairs; the choice by hand.
     (vectors,) = (Shards(path) for path in folder.glob("embeddings/rescore/hidden-*"))
     scored = Shards(folder / "stages" / "6_rescore").table(["i2c_status", "pmi"]).to_pydict()
@@ -258,7 +261,8 @@ def test_curation_within_clusters(finished, tmp_path, capsys, monkeypatch):
     shares = Counter(clusters[ids.index(pair_id)] for pair_id in rows["pair_id"])
     assert len(rows) == 8 and set(shares) == set(range(4)) and min(rows["pmi"]) >= -0.5
     card = (folder / "dataset" / "README.md").read_text()
-    assert "each of 4 clusters of like pairs" in card and "below a floor (pmi=-0.5)" in card
+    assert "the best by `pmi_k` are kept, equally many of each cluster" in card and "(4 clusters of like pairs)" in card
+    assert "below a floor (pmi=-0.5)" in card
 
     # Other clusters of the same pairs need no new vectors; a new second round does.
     monkeypatch.setattr(pair_clusters, "PairEmbedder", lambda *_, **__: pytest.fail("embedded again"))

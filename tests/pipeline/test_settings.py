@@ -180,6 +180,8 @@ def test_rules_of_curation():
         **{name: getattr(options, name) for name in ("near_duplicate_threshold", "keep_types", "keep_languages")},
         "floors": {"pmi": 0.0, "logprob": -2.5},
         "balance_by": ["cluster"],
+        "score": "pmi_k",
     }
+    assert CurationOptions(curation_score="i2c").rules()["score"] == "i2c"
     both = CurationOptions(embeddings="hidden", clusters=7, balance_by=["type", "cluster"])
     assert both.rules()["balance_by"] == ["type", "cluster"]

@@ -249,7 +249,7 @@ def test_report_has_intervals_over_seeds():
 def test_sizes_whose_oracle_is_chance_are_blunt():
     rows = [
         {"arm": arm, "seed": seed, "kind": kind, "benchmark": "seed", "by": "likelihood", "value": value}
-        for kind, gaps in (("usual", (0.1, 0.2, 0.3)), ("shifted", (0.3, -0.2, 0.1)))
+        for kind, gaps in (("usual", (0.19, 0.2, 0.21)), ("shifted", (0.3, -0.2, 0.1)))
         for seed, gap in enumerate(gaps)
         for arm, value in (("random", 0.5), ("truth", 0.5 + gap))
     ]

@@ -147,7 +147,8 @@ class C3LConfig(SFTConfig):
             s(a, c) of a row's anchor, its images and instruction, and a candidate c. `"likelihood"`: how likely the
             model itself finds it, (1/N) Σ_t ln p(c_t | images, instruction, c_<t), the mean over its N tokens without
             the one that ends it; or `"hidden"`: the cosine of projected hidden states. The paper names the loss, not
-            the similarity.
+            the similarity. Likelihoods helped where most rejected answers are wrong, and harmed where most are right:
+            look at them first, or lower `contrastive_weight`.
         temperature (`float`, *optional*):
             τ. Defaults to 0.3 for likelihoods and 0.1 for cosines.
         nll_weight (`float`, *optional*, defaults to `1.0`):

@@ -43,7 +43,7 @@ def test_the_options_on_the_page():
     assert set(re.findall(r"`--(\w+)", PAGE)) <= known
     table = set(re.findall(r"`--(\w+)`", PAGE.partition("## The order of the rules")[2].partition("##")[0]))
     # What only says how rows are compared, or where vectors come from, is no rule.
-    assert {*options_of([CurationOptions]), "score", "min_quantile"} - table == {"embeddings"}
+    assert {*options_of([CurationOptions]), "score", "min_quantile"} - table == {"embeddings", "curation_score"}
     lacking = set(options_of([CurateOptions])) - set(options_of(command("run").groups))
     assert lacking == set(re.findall(r"`--(\w+)`", PAGE.partition("## In a run")[2].partition(":")[0]))
 

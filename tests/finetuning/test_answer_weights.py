@@ -113,11 +113,13 @@ def test_weights_are_used_whatever_is_trained(tmp_path, use_lora):
     assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
 
 
-def test_a_space_that_only_the_scorer_has_may_be_all_that_counts(llava):
+def test_a_space_that_only_the_scorer_has_may_be_all_that_counts(llava, monkeypatch):
     """ "cat" of the student is " ", "cat" of the scorer, of which "vig" keeps the first."""
-    processor = llava[1]
+    processor, answer = llava[1], PAIRS[0][1]
     encoded = encode_examples(curated(PAIRS[:1]), processor).encoded(0, 0)
-    scores = {"answer_tokens": [" ", PAIRS[0][1]], "logprob_per_token": [0, -1], "logprob_blind_per_token": [-5, -1]}
+    # A student whose tokens have no space in front: all the text is in the first here.
+    monkeypatch.setattr("c3l_hf.finetuning.answer_weights.token_texts", lambda _, ids: [answer, *[""] * (len(ids) - 1)])
+    scores = {"answer_tokens": [" ", answer], "logprob_per_token": [0, -1], "logprob_blind_per_token": [-5, -1]}
     weights = AnswerWeights("vig").of(scores, 0, encoded, processor)
     assert weights.tolist() == [1.0] * len(encoded.answer_ids)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 from datasets import Dataset
 
-__all__ = ["count_repeated", "count_statuses", "generation_counts", "publishable"]
+__all__ = ["count_repeated", "count_statuses", "generation_counts", "of_image", "publishable"]
 
 
 def generation_counts(dataset: Dataset) -> dict[str, int]:
@@ -43,6 +43,11 @@ def count_repeated(tables: Iterable[pa.Table | pa.RecordBatch]) -> int:
                 repeated += texts in seen
                 seen.add(texts)
     return repeated
+
+
+def of_image(status: str) -> bool:
+    """Whether a row's status says that its image cannot be shown to a model: whatever is asked about it."""
+    return re.match(r"no image$|the image |images\[\d+\] ", status) is not None
 
 
 def publishable(status: str) -> str:

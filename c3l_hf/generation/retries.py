@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.data.status import of_image
 from c3l_hf.generation.pairs import PairGenerationConfig, generate_tables
 from c3l_hf.generation.requests import Writer
 
@@ -58,7 +59,7 @@ def generate_with_retries(
     image's id and the attempt's number. So the question is another one, too: most errors of generators are in the
     question, which names what is not there. Every attempt's rows stay, those of the first ones too: `attempt` has its
     number, and the numbers of the replies in `pair_id` go on. Which rows there are depends on the image and on the
-    scores alone.
+    scores alone. An image that cannot be read is asked about once.
 
     It costs a pass of scoring over all pairs but those of the last attempt.
 
@@ -88,7 +89,8 @@ def generate_with_retries(
         if attempt < retries.most and parts:
             pairs = made[-len(parts) :]
             scores = pa.concat_tables(retries.score(pairs))
-            waiting = np.setdiff1d(waiting, _good_images(pa.concat_tables(pairs), scores, retries.floor) - first_row)
+            done = _finished_images(pa.concat_tables(pairs), scores, retries.floor)
+            waiting = np.setdiff1d(waiting, done - first_row)
     if made:
         table = pa.concat_tables(made)
         order = np.argsort(table["image_row"].to_numpy(), kind="stable")
@@ -124,10 +126,11 @@ def _placed(table: pa.Table, rows: np.ndarray) -> pa.Table:
     return table.set_column(place, table.schema.field(place), pa.array(rows[table["image_row"].to_numpy()]))
 
 
-def _good_images(pairs: pa.Table, scores: pa.Table, floor: float) -> np.ndarray:
-    """The rows of images that have a pair at or above the floor."""
+def _finished_images(pairs: pa.Table, scores: pa.Table, floor: float) -> np.ndarray:
+    """The rows of images that have a pair at or above the floor, or cannot be shown to a model."""
     if len(scores) != len(pairs):
         raise ValueError(f"there are {len(scores)} scores of {len(pairs)} pairs")
     # NaN is not at or above anything.
     good = pc.and_(pc.equal(scores[STATUS], STATUS_OK), pc.greater_equal(scores["pmi"], floor)).fill_null(False)
-    return pairs["image_row"].to_numpy()[good.to_numpy()]
+    unseen = np.array([of_image(status) for status in pairs["generation_status"].to_pylist()], bool)
+    return pairs["image_row"].to_numpy()[good.to_numpy() | unseen]

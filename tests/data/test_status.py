@@ -5,7 +5,7 @@ from PIL import Image
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image_files import located
-from c3l_hf.data.status import publishable
+from c3l_hf.data.status import of_image, publishable
 from c3l_hf.files.image import open_image
 
 
@@ -51,3 +51,19 @@ def test_addresses_are_not_published(address):
 def test_other_reasons_stay():
     for status in ("ok", "prompt is null", "the image has mode I;16; convert it to 8 bits per channel"):
         assert publishable(status) == status
+
+
+@pytest.mark.parametrize(
+    ("status", "known"),
+    [
+        ("no image", True),
+        ("the image cannot be read (UnidentifiedImageError)", True),
+        ("images[1] cannot be read (OSError)", True),
+        ("images[0] is null", True),
+        ("ok", False),
+        ("no answer", False),
+        ("no image of a dog is in the reply", False),
+    ],
+)
+def test_what_is_the_images_fault(status, known):
+    assert of_image(status) is known

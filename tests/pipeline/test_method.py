@@ -38,6 +38,7 @@ from c3l_hf.publishing.hub import verify
 from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
 from c3l_hf.selection.clusters import cluster_vectors
+from c3l_hf.selection.curation import curate
 from c3l_hf.training.config import C3LConfig
 
 ROOT = Path(__file__).parents[2]
@@ -236,6 +237,20 @@ def test_stages_are_made_again_and_the_old_ones_kept(finished, tmp_path, capsys)
     # What came before stays as it was made.
     before, after = files_of(finished[0], "stages/6_rescore/*"), files_of(folder, "stages/6_rescore/*")
     assert len(before) == len(after) == 2
+
+
+def test_the_dataset_has_the_best_by_the_score_of_curation(finished, tmp_path):
+    """By default `pmi_k`; `i2c`, by which pseudo-labels are chosen, would keep others."""
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    scored = load_dataset(str(folder / "dataset"), "scored", split="train")
+
+    def best(size):
+        return {score: curate(scored, target_size=size, score=score)[0]["pair_id"][:] for score in ("pmi_k", "i2c")}
+
+    size, kept = next((n, found) for n in range(1, 21) if (found := best(n))["pmi_k"] != found["i2c"])
+    for words, score in (((), "pmi_k"), (("--curation_score", "i2c"), "i2c")):
+        assert run("--output_dir", folder, "--target_size", size, *words, "--restart_from", "curate") == 0
+        assert load_dataset(str(folder / "dataset"), split="train")["pair_id"][:] == kept[score]
 
 
 def test_curation_within_clusters(finished, tmp_path, capsys, monkeypatch):

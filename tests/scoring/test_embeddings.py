@@ -8,31 +8,12 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from scored_rows import png
-from tiny_families import (
-    tiny_idefics3,
-    tiny_internvl,
-    tiny_llava_onevision,
-    tiny_qwen2_5_vl,
-    tiny_qwen3_vl,
-    tiny_smolvlm,
-)
-from tiny_models import tiny_gemma3, tiny_llava, tiny_llava_next
+from tiny_families import ALL_FAMILIES
+from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import EMBEDDING, EMBEDDING_STATUS
 from c3l_hf.models.control_tokens import control_of
 from c3l_hf.scoring.embeddings import PairEmbedder, embed_dataset
-
-FAMILIES = [
-    tiny_llava,
-    tiny_llava_next,
-    tiny_gemma3,
-    tiny_llava_onevision,
-    tiny_qwen2_5_vl,
-    tiny_qwen3_vl,
-    tiny_idefics3,
-    tiny_smolvlm,
-    tiny_internvl,
-]
 
 
 def picture(seed, size=(32, 32)):
@@ -52,7 +33,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda build: build.__name__.removeprefix("tiny_"))
+@pytest.fixture(scope="module", params=ALL_FAMILIES.values(), ids=ALL_FAMILIES)
 def family(request):
     model, processor = request.param()
     return model.eval(), processor

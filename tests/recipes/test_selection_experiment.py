@@ -259,4 +259,4 @@ def test_published_results_are_what_the_page_says():
     """The tables of SELECTION.md are those of the collected results."""
     text = (reports.HERE / "SELECTION.md").read_text()
     assert "<!-- evidence: students -->" in text
-    assert fill_marks(text, reports.texts_of(reports.read(reports.HERE / "selection.parquet"))) == text
+    assert fill_marks(text, reports.texts_of(reports.read_results(reports.HERE / "selection.parquet"))) == text

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
 from evidence_tables import (
     LIKELIHOOD,
     SUITE,
@@ -33,9 +32,9 @@ from evidence_tables import (
     selection_table,
     suite,
 )
+from kept_results import collect_results, read_results
 from trl import TrlParser
 
-from c3l_hf.common.files import atomic_write
 from c3l_hf.common.tables import fill_marks
 
 HERE = Path(__file__).parent
@@ -136,34 +135,11 @@ def collect(folders: Sequence[str], kept: Path, parts: Mapping[str, tuple[str, .
         if not any(file for part in parts for file in Path(folder).glob(f"{part}-*.parquet")):
             sys.exit(f"evidence_report: {folder} has no results; give the folder results of an --output_dir")
     for part, names in parts.items():
-        files = [file for folder in folders for file in sorted(Path(folder).glob(f"{part}-*.parquet"))]
-        rows, found = [], {}
-        for file in files:
-            for row in Dataset.from_parquet(str(file), keep_in_memory=True):
-                first = found.setdefault(tuple(row[name] for name in names), file)
-                if first != file:
-                    sys.exit(f"evidence_report: the same result is there more than once: {first}, {file}")
-                rows.append(row)
-        if not rows:
-            continue
-        target = kept / f"evidence_{part}.parquet"
-        before = read(kept, part) if target.is_file() else []
-        lost = [key for row in before if (key := tuple(row.get(name) for name in names)) not in found]
-        if lost:
-            what = ", ".join(f"{name} {value}" for name, value in zip(names, lost[0]))
-            sys.exit(
-                f"evidence_report: {target} has {len(lost)} results that are not in these folders (the first: {what}); "
-                "give theirs too, or another --kept"
-            )
-        with atomic_write(target) as partial:
-            Dataset.from_list(rows).to_parquet(partial)
+        collect_results(folders, f"{part}-*.parquet", names, kept / f"evidence_{part}.parquet")
 
 
 def read(kept: Path, part: str) -> Rows:
-    file = kept / f"evidence_{part}.parquet"
-    if not file.is_file():
-        sys.exit(f"evidence_report: {file} is missing; collect results with --results_dirs")
-    return Dataset.from_parquet(str(file), keep_in_memory=True).to_list()
+    return read_results(kept / f"evidence_{part}.parquet")
 
 
 def texts_of(scores: Rows, selection: Rows) -> dict[str, str]:

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
 from evidence_tables import CONTROLS, captioned, distinct, show
+from kept_results import collect_results, read_results
 from trl import TrlParser
 
-from c3l_hf.common.files import atomic_write
 from c3l_hf.common.intervals import bootstrap_interval, t_interval
 from c3l_hf.common.tables import fill_marks, markdown_table
 
@@ -237,40 +236,15 @@ def texts_of(rows: Sequence[Mapping]) -> dict[str, str]:
 
 
 def collect(folders: Sequence[str], kept: Path) -> None:
-    files = [file for folder in folders for file in sorted(Path(folder).glob("students-*.parquet"))]
-    if not files:
+    if not collect_results(folders, "students-*.parquet", KEY, kept):
         sys.exit(f"selection_report: no results in {', '.join(folders)}; give the folder results of an --output_dir")
-    found: dict[tuple, Path] = {}
-    rows = []
-    for file in files:
-        (row,) = Dataset.from_parquet(str(file), keep_in_memory=True)
-        first = found.setdefault(tuple(row[name] for name in KEY), file)
-        if first != file:
-            sys.exit(f"selection_report: the same result is there more than once: {first}, {file}")
-        rows.append(row)
-    lost = [row for row in read(kept) if tuple(row[name] for name in KEY) not in found] if kept.is_file() else []
-    if lost:
-        what = ", ".join(f"{name} {lost[0][name]}" for name in KEY)
-        sys.exit(
-            f"selection_report: {kept} has {len(lost)} results that are not in these folders (the first: {what}); give "
-            "theirs too, or another --kept"
-        )
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with atomic_write(kept) as partial:
-        Dataset.from_list([{name: row.get(name) for name in names} for row in rows]).to_parquet(partial)
-
-
-def read(kept: Path) -> list[dict]:
-    if not kept.is_file():
-        sys.exit(f"selection_report: {kept} is missing; collect results with --results_dirs")
-    return Dataset.from_parquet(str(kept), keep_in_memory=True).to_list()
 
 
 def main(args: ReportArguments) -> None:
     if args.results_dirs:
         collect(args.results_dirs, Path(args.kept))
     readme = Path(args.readme)
-    readme.write_text(fill_marks(readme.read_text(), texts_of(read(Path(args.kept)))))
+    readme.write_text(fill_marks(readme.read_text(), texts_of(read_results(Path(args.kept)))))
     print(f"written: {readme}")
 
 

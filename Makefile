@@ -42,11 +42,7 @@ test: .venv/installed-test  ## run all tests in WORKERS=2 processes, with line c
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 25 \
 		--cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
 
-.venv/installed-bench: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	@touch $@
-
-bench: .venv/installed-bench  ## compare generator and scorer with the obvious scripts, and the trainer's ways: speed and memory
+bench: .venv/installed  ## compare generator and scorer with the obvious scripts, and the trainer's ways: speed and memory
 	$(BIN)/python recipes/benchmarks/generation.py
 	$(BIN)/python recipes/benchmarks/scoring.py
 	$(BIN)/python recipes/benchmarks/memory.py

@@ -25,6 +25,7 @@ ROOMS = (
     "metrics",
     "evaluation",
     "publishing",
+    "report",
     "pipeline",
     "cli",
 )

@@ -1,0 +1,1 @@
+"""The report: what is shown, charts, and one page to look at."""

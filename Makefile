@@ -16,7 +16,7 @@ PUBLISH = $(if $(HUB),,$(BIN)/python recipes/demo/loopback_hub.py --) $(BIN)/pyt
 EVALUATE = $(BIN)/c3l evaluate --model $(OUTPUT)/generator --bare_questions --num_images 25
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench crosscheck crosscheck-vllm style clean
+.PHONY: help demo test coverage bench crosscheck crosscheck-vllm style clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1	/' | expand -t 24
@@ -38,9 +38,13 @@ demo: .venv/installed  ## run the whole of C3L on the embedded world (or your pi
 
 # Two processes of one thread each: the models of the tests are too small for more.
 WORKERS ?= 2
-test: .venv/installed-test  ## run all tests in WORKERS=2 processes, with line coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 25 \
-		--cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 25
+test: .venv/installed-test  ## run all tests in WORKERS=2 processes
+	$(PYTEST)
+
+# Apart, as tests of pure Python take twice as long with it.
+coverage: .venv/installed-test  ## the same with line coverage
+	$(PYTEST) --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
 
 bench: .venv/installed  ## compare generator and scorer with the obvious scripts, and the trainer's ways: speed and memory
 	$(BIN)/python recipes/benchmarks/generation.py

@@ -1,4 +1,4 @@
-"""Links that leave `docs/`: what they point at becomes part of the site, so that pages read alike there and as files."""
+"""Links that leave `docs/`: what they point at becomes part of the site, so that pages also work as plain files."""
 
 import os
 import re

@@ -191,7 +191,8 @@ def test_the_list_of_files_has_their_first_lines():
 
 
 def test_the_page_on_the_house_names_the_files_of_each_room():
-    table = (ROOT / "docs" / "how-it-is-built.md").read_text().partition("<!-- files -->")[2].partition("<!-- end -->")[0]
+    page = (ROOT / "docs" / "how-it-is-built.md").read_text()
+    table = page.partition("<!-- files -->")[2].partition("<!-- end -->")[0]
     rows = re.findall(r"^\| `(\w+)/` \| (.+) \|$", table, re.MULTILINE)
     assert [room for room, _ in rows] == [*ROOMS, "scenes"]
     for room, names in rows:

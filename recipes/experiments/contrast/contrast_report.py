@@ -6,7 +6,8 @@
 
 What is published comes from the kept results; here in their folder:
 
-    python contrast_report.py --results contrast.parquet --plot contrast.png --readmes ../../../docs/evidence.md README.md
+    python contrast_report.py --results contrast.parquet --plot contrast.png \
+        --readmes ../../../docs/evidence.md README.md
     python contrast_report.py --results contrast_settings.parquet --mark settings --readmes README.md
     python contrast_report.py --results prior_heavy_tuning.parquet --mark prior_heavy_tuning --readmes README.md
     python contrast_report.py --results prior_heavy.parquet --prefix prior_heavy_ --mark prior_heavy \

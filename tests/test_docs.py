@@ -1,0 +1,289 @@
+"""All pages: their commands are read by the parsers that users meet, their code names what there is and runs where it
+can, their links lead somewhere. What a page says of its subject is tested beside this, page by page."""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.launch import launch_command_parser
+from pages import PAGES, ROOT, anchors_of, blocks_of, commands_of, links_of, name_of, prose_of
+from scored_rows import picture
+from trl.scripts.sft import make_parser
+
+from c3l_hf.cli.dispatch import COMMANDS, all_options
+from c3l_hf.cli.settings import read_settings
+from c3l_hf.cli.signals import SignalOptions, check_signals
+from c3l_hf.pipeline.options import CurationOptions, GenerationOptions
+
+COMMAND_LINES = [command for page in PAGES for command in commands_of(page)]
+CODE = [block for page in PAGES for block in blocks_of(page, "python", "py")]
+# Recipes that `accelerate launch` starts → the command whose options they take.
+RECIPES = {"recipes/c3l.py": "run", "recipes/sft.py": "sft"}
+# Programs of others: their words are theirs.
+OTHERS = ("cd", "curl", "distilabel", "dj-process", "docker", "export", "hf", "huggingface-cli", "jupyter", "llamafactory-cli", "sbatch")  # fmt: skip
+# Pages whose code needs more than `namespace` has, and which a test of their own runs.
+OWN_TESTS = {
+    "docs/opening.md": "test_docs_opening.py",
+    "docs/servers.md": "test_docs_servers.py",
+    "docs/which-score.md": "test_docs_which_score.py",
+}
+
+
+# Commands
+
+
+def check_c3l(words):
+    name = next(" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS)
+    words = words[len(name.split()) :]
+    if words == ["--help"] or words == ["--help_all"]:
+        return
+    command = importlib.import_module(f"c3l_hf.cli.{COMMANDS[name][1]}").COMMAND
+    for group in read_settings(command, words, {}, lambda: ()).groups:
+        if isinstance(group, CurationOptions):
+            group.rules()
+        elif isinstance(group, GenerationOptions):
+            group.config(0)
+        elif isinstance(group, SignalOptions):
+            check_signals(group)
+
+
+def check_accelerate(words):
+    assert words[0] == "launch"
+    started = launch_command_parser().parse_args(words[1:])
+    if started.module:
+        assert started.training_script == "c3l_hf"
+        check_c3l(started.training_script_args)
+    elif started.training_script in RECIPES:
+        check_c3l([RECIPES[started.training_script], *started.training_script_args])
+
+
+def check_make(words):
+    targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    variables = re.findall(r"^([A-Z_]+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for word in words:
+        assert word.partition("=")[0] in variables if "=" in word else word in targets, word
+
+
+def check_pip(words):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, extras in re.findall(r"^(c3l-hf|\.)(?:\[(.*)\])?$", "\n".join(words), re.MULTILINE):
+        assert set(filter(None, extras.split(","))) <= set(project["optional-dependencies"]), name
+
+
+def check_trl(words):
+    assert words[0] == "sft"
+    _, _, _, _, rest = make_parser().parse_args_and_config(words[1:], return_remaining_strings=True)
+    assert not rest, rest
+
+
+def check_python(words):
+    assert words[0] == "-m" or (ROOT / words[0]).is_file(), words[0]
+
+
+CHECKS = {"c3l": check_c3l, "accelerate": check_accelerate, "make": check_make, "pip": check_pip, "trl": check_trl}
+CHECKS |= {"python": check_python, "python3": check_python, ".venv/bin/python": check_python}
+
+
+@pytest.mark.parametrize("command", COMMAND_LINES, ids=[command.place for command in COMMAND_LINES])
+def test_a_command(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    program, *words = shlex.split(command.text, comments=True)
+    for word in words:
+        if word.startswith(("recipes/", "docs/", "tests/", "c3l_hf/")):
+            assert Path(word).exists(), word
+    if program not in (*OTHERS, ".venv/bin/pre-commit"):
+        assert program in CHECKS, f"no test can read {program}"
+        CHECKS[program](words)
+
+
+def test_commands_are_in_blocks():
+    """Where they are read."""
+    for page in PAGES:
+        indented = re.findall(r"^ {4,}(?:c3l|accelerate|make|pip) .*$", prose_of(page), re.MULTILINE)
+        assert not indented, f"{name_of(page)}: put into a block ```bash: {indented}"
+
+
+def test_options_in_the_text_exist():
+    others = {"num_processes", "config_file", "multi_gpu", "num_machines", "machine_rank", "main_process_ip", "mmproj"}
+    known = {*all_options(), "config", "help", "help_all", "traceback", *others}
+    for page in PAGES:
+        named = re.findall(r"`--([a-z0-9]+(?:_[a-z0-9]+)*)(?=[ =`])", prose_of(page))
+        assert set(named) <= known, f"{name_of(page)}: {set(named) - known}"
+
+
+# Code
+
+
+def ours(block):
+    """(name as the code has it, what it is) of all that a block imports from the package."""
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "c3l_hf":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                try:
+                    found = getattr(module, alias.name)
+                except AttributeError:
+                    found = importlib.import_module(f"{node.module}.{alias.name}")
+                yield alias.asname or alias.name, found
+
+
+@pytest.mark.parametrize("block", CODE, ids=[block.place for block in CODE])
+def test_code_names_what_there_is(block):
+    names = dict(ours(block))
+    for call in [node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Call)]:
+        *path, last = ast.unparse(call.func).split(".")
+        called = names.get(last) if not path else getattr(names.get(path[0]), last, None) if len(path) == 1 else None
+        if called is None or not callable(called):
+            assert not path or path[0] not in names, f"there is no {ast.unparse(call.func)}"
+            continue
+        parameters = inspect.signature(called).parameters
+        takes_any = any(one.kind == one.VAR_KEYWORD for one in parameters.values())
+        for keyword in call.keywords:
+            assert keyword.arg is None or takes_any or keyword.arg in parameters, f"{last} has no {keyword.arg}"
+
+
+@pytest.fixture
+def namespace(llava, tmp_path, monkeypatch):
+    """What the code of pages may take as given: a model with its processor, rows, and the same rows with scores."""
+    from datasets import Dataset
+
+    from c3l_hf import I2CScorer, score_dataset
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [{"image": picture(n), "question": f"What is {n}?", "answer": f"a {n}"} for n in range(4)]
+    dataset = Dataset.from_list(rows)
+    model, processor = llava
+    scored = score_dataset(dataset, I2CScorer(model, processor))
+    return {"model": model, "processor": processor, "rows": dataset, "dataset": dataset, "scored": scored}
+
+
+RUN = [page for page in PAGES if blocks_of(page, "python") and name_of(page) not in OWN_TESTS]
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_code_runs(page, namespace, capsys):
+    """The blocks of a page one after the other; `py` is for what needs a network or a large model."""
+    for block in blocks_of(page, "python"):
+        exec(compile(block.text, block.place, "exec"), namespace)
+
+
+def test_other_pages_run_their_code_themselves():
+    for page, test in OWN_TESTS.items():
+        text = (ROOT / "tests" / test).read_text()
+        assert Path(page).name in text and "exec(code" in text and blocks_of(ROOT / page, "python")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_data_can_be_read(page):
+    for block in blocks_of(page, "yaml", "json"):
+        read = yaml.safe_load if block.language == "yaml" else json.loads
+        try:
+            assert read(block.text) is not None
+        except Exception as error:
+            pytest.fail(f"{block.place}: {error}")
+
+
+def test_every_block_has_a_language_that_is_tested():
+    tested = {"bash", "python", "py", "yaml", "json", ""}  # without one it is what a program writes
+    for page in PAGES:
+        for block in blocks_of(page):
+            assert block.language in tested, f"{block.place}: {block.language}"
+
+
+# Links
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, *(ROOT / "recipes").rglob("*.md"), ROOT / "c3l_hf/scenes/generator/README.md"], ids=name_of
+)
+def test_links_lead_somewhere(page):
+    for target, anchor in links_of(page):
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists() and file.is_relative_to(ROOT), f"{name_of(page)} links to {target}"
+        if anchor:
+            assert anchor in anchors_of(file), f"{name_of(page)} links to {target}#{anchor}"
+
+
+def test_pages_are_on_the_first_page_and_in_the_navigation():
+    names = {page.name for page in PAGES if page.parent.name == "docs"} - {"index.md"}
+    linked = {target for target, _ in links_of(ROOT / "docs" / "index.md")}
+    assert names <= linked, names - linked
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2].partition("hooks:")[0]
+    assert names <= set(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE))
+
+
+def test_the_readme_is_short_and_begins_with_what_to_type():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    first = "\n".join(lines[:20])
+    assert "pip install c3l-hf" in first and "--images my_pictures/" in first and "docs/images/report.png" in first
+
+
+def test_pages_name_no_machine():
+    for page in PAGES:
+        found = re.findall(r"(?:/home|/root|/Users|/work|/tmp)/\S+", page.read_text())
+        assert not found, f"{name_of(page)}: {found}"
+
+
+# Reference
+
+
+def test_the_rows_are_those_of_the_schema():
+    from c3l_hf.data import schema
+
+    pages = (ROOT / "docs" / "rows.md").read_text()
+    tables = {
+        "Pairs": schema.PAIR_FEATURES,
+        "Scores": schema.SCORE_FEATURES,
+        "Pseudo-labels": {**schema.PSEUDO_LABEL_FEATURES, **schema.CHOSEN_TOKENS_FEATURES},
+    }
+    for heading, features in tables.items():
+        text = pages.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        found = re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
+        assert found == [(name, type_name(feature)) for name, feature in features.items()], heading
+    assert "`image_row` (int64)" in pages and schema.PAIR_TABLE_FEATURES["image_row"].dtype == "int64"
+
+
+def type_name(feature) -> str:
+    if isinstance(feature, dict):
+        return "{" + ", ".join(f"{name}: {type_name(inner)}" for name, inner in feature.items()) + "}"
+    if inner := getattr(feature, "feature", None):
+        return f"list of {type_name(inner)}"
+    return "Image" if type(feature).__name__ == "Image" else feature.dtype
+
+
+def test_the_api_has_all_names():
+    import c3l_hf
+
+    text = (ROOT / "docs" / "api.md").read_text()
+    table = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]*)`? \|", text, re.MULTILINE))
+    shown = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    assert {name for name, module in table.items() if not module} == set(c3l_hf.__all__)
+    imported = {(name, found) for block in CODE for name, found in ours(block) if callable(found)}
+    for path in shown:
+        module, name = path.rsplit(".", 1)
+        found = getattr(importlib.import_module(module), name)
+        assert found.__doc__ and found is getattr(importlib.import_module(table[name] or "c3l_hf"), name), path
+    missing = {name for name, _ in imported} - table.keys()
+    assert not missing, f"docs/api.md has not {missing}, which other pages import"
+
+
+def test_options_of_training_on_the_page_of_the_method_have_its_defaults():
+    from c3l_hf import C3LConfig
+
+    text = (ROOT / "docs" / "method.md").read_text().partition("## The contrastive loss")[2]
+    defaults = {field.name: field.default for field in dataclasses.fields(C3LConfig)}
+    for names, value in re.findall(r"^\| (`\w+`.*?) \| `?([\w., −]+)`?", text, re.MULTILINE):
+        assert set(re.findall(r"`(\w+)`", names)) <= defaults.keys(), names
+        first = re.findall(r"`(\w+)`", names)[0]
+        if isinstance(defaults[first], str):
+            assert value.split(":")[0].strip("` ") == defaults[first], names

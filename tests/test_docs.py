@@ -92,13 +92,23 @@ CHECKS = {"c3l": check_c3l, "accelerate": check_accelerate, "make": check_make, 
 CHECKS |= {"python": check_python, "python3": check_python, ".venv/bin/python": check_python}
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder in which the commands are read: a checkout, with what users have beside it."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    for name in ("my_pictures", "coco"):
+        (folder / name).mkdir()
+    return folder
+
+
 @pytest.mark.parametrize("command", COMMAND_LINES, ids=[command.place for command in COMMAND_LINES])
-def test_a_command(command, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_a_command(command, checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
     program, *words = shlex.split(command.text, comments=True)
     for word in words:
         if word.startswith(("recipes/", "docs/", "tests/", "c3l_hf/")):
-            assert Path(word).exists(), word
+            assert (ROOT / word).exists(), word
     if program not in (*OTHERS, ".venv/bin/pre-commit"):
         assert program in CHECKS, f"no test can read {program}"
         CHECKS[program](words)

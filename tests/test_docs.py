@@ -2,7 +2,6 @@
 can, their links lead somewhere. What a page says of its subject is tested beside this, page by page."""
 
 import ast
-import dataclasses
 import importlib
 import inspect
 import json
@@ -13,7 +12,7 @@ import tomllib
 import pytest
 import yaml
 from accelerate.commands.launch import launch_command_parser
-from pages import PAGES, ROOT, anchors_of, blocks_of, commands_of, links_of, name_of, prose_of
+from pages import CODE, PAGES, ROOT, anchors_of, blocks_of, commands_of, imports_of, links_of, name_of, prose_of
 from scored_rows import picture
 from tiny_models import tiny_llava
 from trl.scripts.sft import make_parser
@@ -24,7 +23,6 @@ from c3l_hf.cli.signals import SignalOptions, check_signals
 from c3l_hf.pipeline.options import CurationOptions, GenerationOptions
 
 COMMAND_LINES = [command for page in PAGES for command in commands_of(page)]
-CODE = [block for page in PAGES for block in blocks_of(page, "python", "py")]
 # Recipes that `accelerate launch` starts → the command whose options they take.
 RECIPES = {"recipes/c3l.py": "run", "recipes/sft.py": "sft"}
 # Programs of others: their words are theirs.
@@ -50,6 +48,7 @@ def check_c3l(words):
     if words == ["--help"] or words == ["--help_all"]:
         return
     command = importlib.import_module(f"c3l_hf.cli.{COMMANDS[name][1]}").COMMAND
+    words = [getattr(command, "short", {}).get(word, word) for word in words]
     for group in read_settings(command, words, {}, lambda: ()).groups:
         if isinstance(group, CurationOptions):
             group.rules()
@@ -144,22 +143,9 @@ def test_options_in_the_text_exist():
 # Code
 
 
-def ours(block):
-    """(name as the code has it, what it is) of all that a block imports from the package."""
-    for node in ast.walk(ast.parse(block.text)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "c3l_hf":
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                try:
-                    found = getattr(module, alias.name)
-                except AttributeError:
-                    found = importlib.import_module(f"{node.module}.{alias.name}")
-                yield alias.asname or alias.name, found
-
-
 @pytest.mark.parametrize("block", CODE, ids=[block.place for block in CODE])
 def test_code_names_what_there_is(block):
-    names = dict(ours(block))
+    names = dict(imports_of(block))
     for call in [node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Call)]:
         *path, last = ast.unparse(call.func).split(".")
         called = names.get(last) if not path else getattr(names.get(path[0]), last, None) if len(path) == 1 else None
@@ -248,58 +234,3 @@ def test_pages_name_no_machine():
     for page in PAGES:
         found = re.findall(r"(?:/home|/root|/Users|/work|/tmp)/\S+", page.read_text())
         assert not found, f"{name_of(page)}: {found}"
-
-
-# Reference
-
-
-def test_the_rows_are_those_of_the_schema():
-    from c3l_hf.data import schema
-
-    pages = (ROOT / "docs" / "rows.md").read_text()
-    tables = {
-        "Pairs": schema.PAIR_FEATURES,
-        "Scores": schema.SCORE_FEATURES,
-        "Pseudo-labels": {**schema.PSEUDO_LABEL_FEATURES, **schema.CHOSEN_TOKENS_FEATURES},
-    }
-    for heading, features in tables.items():
-        text = pages.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-        found = re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
-        assert found == [(name, type_name(feature)) for name, feature in features.items()], heading
-    assert "`image_row` (int64)" in pages and schema.PAIR_TABLE_FEATURES["image_row"].dtype == "int64"
-
-
-def type_name(feature) -> str:
-    if isinstance(feature, dict):
-        return "{" + ", ".join(f"{name}: {type_name(inner)}" for name, inner in feature.items()) + "}"
-    if inner := getattr(feature, "feature", None):
-        return f"list of {type_name(inner)}"
-    return "Image" if type(feature).__name__ == "Image" else feature.dtype
-
-
-def test_the_api_has_all_names():
-    import c3l_hf
-
-    text = (ROOT / "docs" / "api.md").read_text()
-    table = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]*)`? \|", text, re.MULTILINE))
-    shown = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
-    assert {name for name, module in table.items() if not module} == set(c3l_hf.__all__)
-    imported = {(name, found) for block in CODE for name, found in ours(block) if callable(found)}
-    for path in shown:
-        module, name = path.rsplit(".", 1)
-        found = getattr(importlib.import_module(module), name)
-        assert found.__doc__ and found is getattr(importlib.import_module(table[name] or "c3l_hf"), name), path
-    missing = {name for name, _ in imported} - table.keys()
-    assert not missing, f"docs/api.md has not {missing}, which other pages import"
-
-
-def test_options_of_training_on_the_page_of_the_method_have_its_defaults():
-    from c3l_hf import C3LConfig
-
-    text = (ROOT / "docs" / "method.md").read_text().partition("## The contrastive loss")[2]
-    defaults = {field.name: field.default for field in dataclasses.fields(C3LConfig)}
-    for names, value in re.findall(r"^\| (`\w+`.*?) \| `?([\w., −]+)`?", text, re.MULTILINE):
-        assert set(re.findall(r"`(\w+)`", names)) <= defaults.keys(), names
-        first = re.findall(r"`(\w+)`", names)[0]
-        if isinstance(defaults[first], str):
-            assert value.split(":")[0].strip("` ") == defaults[first], names

@@ -1,9 +1,11 @@
 """The pages of the documentation: their code blocks, headings and links."""
 
+import ast
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 # All that people read; `recipes/` has the experiments' own.
@@ -72,3 +74,19 @@ def commands_of(page: Path) -> list[Block]:
                     found.append(Block(f"{name}:{start}", "bash", joined))
                 joined = ""
     return found
+
+
+def imports_of(block: Block) -> Iterator[tuple[str, Any]]:
+    """(name as the code has it, what it is) of all that a block imports from the package."""
+    for node in ast.walk(ast.parse(block.text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "c3l_hf":
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                try:
+                    found = getattr(module, alias.name)
+                except AttributeError:
+                    found = importlib.import_module(f"{node.module}.{alias.name}")
+                yield alias.asname or alias.name, found
+
+
+CODE = [block for page in PAGES for block in blocks_of(page, "python", "py")]

@@ -42,6 +42,8 @@ def runs_its_code(page):
 
 
 def check_c3l(words):
+    if words in ([], ["--help"], ["--version"]):
+        return
     names = [" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS]
     assert names, f"there is no command c3l {words[0]}"
     name, words = names[0], words[len(names[0].split()) :]

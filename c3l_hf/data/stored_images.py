@@ -19,6 +19,7 @@ __all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images
 
 # Rows whose images are in one Arrow array, which holds 2 GB.
 AT_ONCE = 32
+_DAMAGED = "damaged picture"
 
 
 def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, Any]]]:
@@ -55,7 +56,8 @@ def with_contents(table: pa.Table, features: Features, keep_metadata: bool = Fal
     """A table of a dataset with the contents of the files that its images name, to be read elsewhere: without what they
     say of place, time, camera and people, see `files.metadata.without_metadata`.
 
-    An image that is not here keeps its path, and one that cannot be read its name: what metadata it has cannot be told.
+    An image that is not here keeps its path; of one that is damaged there is the name alone, as what metadata it has
+    cannot be told.
     `datasets` would end at the first, after all the work on the rows, and fetch addresses on the web, whether somebody
     asked for it or not.
 
@@ -79,7 +81,7 @@ def with_contents(table: pa.Table, features: Features, keep_metadata: bool = Fal
                 made[content] = None
         picture = made[content]
         if picture is None:
-            return {"bytes": None, "path": name}
+            return {"bytes": None, "path": name or _DAMAGED}
         return {"bytes": picture.content, "path": f"{name}{picture.ending}" if name else None}
 
     made: dict[bytes, PlainPicture | None] = {}  # rows about one image often come together

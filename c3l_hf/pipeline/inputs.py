@@ -121,7 +121,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "regenerate": regenerate,
             "rescore": score,
             "curate": vars(settings.curation) | {"decontaminate": {one.name: one.digest for one in inputs.benchmarks}},
-            "write": settings.words(),
+            "write": settings.words() | ({"keep_metadata": True} if settings.publishing.keep_metadata else {}),
         },
         settings.run.stages,
         settings.run.restart_from,

@@ -358,6 +358,9 @@ class PublishingOptions:
     images_source: str | None = field(
         default=None, metadata={"help": "Where the images come from, in words or as an address, for the cards."}
     )
+    keep_metadata: bool = field(
+        default=False, metadata={"help": "Publish the pictures with EXIF (places, cameras, ...) and the like."}
+    )
     hub_namespace: str | None = field(
         default=None, metadata={"help": "User or organisation on the Hub; by default the token's user."}
     )

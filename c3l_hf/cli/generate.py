@@ -100,6 +100,7 @@ def generate(
         limit=images.num_images,
         seed=seed.seed,
         inventory=cached("images", os.path.abspath(images.images), images.images_split, images.num_images, seed.seed),
+        copies=images.copies,
     )
     check_columns(config, source.dataset)
     check_written_tokens(backend, config, how)

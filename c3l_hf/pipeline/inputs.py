@@ -11,17 +11,17 @@ from c3l_hf.common.run_folder import INVENTORY, RunFolder
 from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.reading import fetch_pictures, read_dataset
-from c3l_hf.data.sources import Images, columns_digest, load_images
+from c3l_hf.data.sources import Images, columns_digest, is_picture_folder, load_images
 from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.image_checks import OpenedBenchmark, open_benchmarks
-from c3l_hf.pipeline.options import STAGES
+from c3l_hf.pipeline.options import STAGES, CurationOptions, ImageOptions
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_written_tokens
 from c3l_hf.training.checkpoints import training_options
 
-__all__ = ["EMBEDDINGS", "RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
+__all__ = ["EMBEDDINGS", "RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside", "with_image_comparison"]
 
 # What a finished run has beside its stages.
 RESULTS = ("dataset", "generator", "config.yaml")
@@ -80,12 +80,26 @@ def open_inputs(settings: Settings) -> Inputs:
             limit=options.num_images,
             seed=settings.training.seed,
             inventory=inventory,
+            copies=options.copies,
         )
     asked = settings.generating(0)
     check_columns(asked, images.dataset)
     check_written_tokens(settings.backend, asked, generator)
     benchmarks = open_benchmarks(settings.curation.decontaminate or (), inventory)
     return Inputs(images, pairs, generator, identity, scorer, scorer_identity, benchmarks)
+
+
+def with_image_comparison(curation: CurationOptions, images: ImageOptions) -> CurationOptions:
+    """The options with near-duplicate images decided where they are "auto": in a folder of somebody's pictures there
+    are bursts and smaller copies; in a dataset it is somebody's choice which images are there.
+
+    Raises:
+        RunError: See `data.sources.is_picture_folder`.
+    """
+    if curation.near_duplicate_images != "auto":
+        return curation
+    own = images.images is not None and is_picture_folder(images.images)
+    return replace(curation, near_duplicate_images="similar" if own else "none")
 
 
 def plan(settings: Settings, inputs: Inputs) -> RunFolder:

@@ -15,7 +15,7 @@ from c3l_hf.common.processes import limit_threads, process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.image_checks import ImageChecks
-from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside
+from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside, with_image_comparison
 from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import (
     STAGES,
@@ -70,6 +70,7 @@ def run_c3l(
         RunError: If something about the call is wrong, which is found before any work, or a stage has no result.
         HubError: If the results cannot be published; what was made stays.
     """
+    curation = with_image_comparison(curation, images)
     settings = Settings(
         run, images, model, generation, backend, scoring, selection, curation, publishing, training, config_name
     )

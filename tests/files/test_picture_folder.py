@@ -118,7 +118,7 @@ def test_a_picture_is_one_whatever_it_is_called(tmp_path, caplog):
     ):
         (tmp_path / name).write_bytes(encoded("red", kind))
     (tmp_path / "list.json").write_text("[]")
-    images = load_images(str(tmp_path))
+    images = load_images(str(tmp_path), copies="all")
     assert images.dataset["image_id"][:] == ["3f2a", "4b", "B.JPG", "picture.php", "x.jpg.1"]
     assert all(open_image(stored_row(images.dataset, row)["images"][0]).size == (8, 6) for row in range(5))
     assert "1 file of other kinds passed over (1 .json)" in caplog.text
@@ -169,6 +169,61 @@ def test_a_name_that_is_no_text(folder, caplog):
         pytest.skip("this file system has no such names")
     assert len(load_images(str(folder))) == 3
     assert "1 files passed over, whose names are not UTF-8; rename: gr\\udcfcn.png" in caplog.text
+
+
+# Copies, links
+
+
+def test_copies_are_used_once_unless_all_are_wanted(folder, caplog):
+    for name in ("a (1).png", "z.png", "more/a.jpg"):
+        (folder / name).write_bytes((folder / "a.png").read_bytes())
+    for name in ("empty1.png", "empty2.png"):  # of which nothing is known but that they cannot be read
+        (folder / name).write_bytes(b"")
+    once = load_images(str(folder)).dataset["image_id"][:]
+    assert once == ["a (1).png", "b.jpg", "empty1.png", "empty2.png", "more/c.webp"]
+    assert "3 files left out that are copies of others: a.png (as a (1).png), more/a.jpg (as a (1).png), z.png" in (
+        caplog.text
+    )
+    assert "copies: all takes them" in caplog.text
+    caplog.clear()
+    assert len(load_images(str(folder), copies="all")) == 8 and "left out" not in caplog.text
+
+
+def test_copies_do_not_count_among_the_first_pictures(folder, tmp_path, caplog):
+    for name in ("a0.png", "a1.png"):
+        (folder / name).write_bytes((folder / "a.png").read_bytes())
+    inventory = tmp_path / "images.parquet"
+    for _ in range(2):
+        images = load_images(str(folder), limit=2, inventory=inventory)
+        assert images.dataset["image_id"][:] == ["a.png", "b.jpg"]
+        assert "the first 2 of 3 images are taken" in caplog.text
+
+
+def test_links(folder, tmp_path, caplog):
+    """To files, to folders within and without, to each other, to what is gone, and to a folder above."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    picture("yellow").save(elsewhere / "d.png")
+    (elsewhere / "back").symlink_to(folder)
+    for name, target in {
+        "0_first": "more",
+        "a_link.png": "a.png",
+        "around": "around",
+        "gone.png": "nothing.png",
+        "outside": elsewhere,
+        "outside_too": elsewhere,
+        "up": "..",
+        "root": "/",
+    }.items():
+        (folder / name).symlink_to(target)
+    (folder / "more" / "self").symlink_to(folder / "more")
+    names = load_images(str(folder)).dataset["image_id"][:]
+    assert names == ["a.png", "b.jpg", "more/c.webp", "outside/d.png"]
+    text = caplog.text
+    assert f"links to folders, followed: 1 (outside → {elsewhere})" in text
+    assert "links that lead nowhere: 2 (around, gone.png)" in text and "a_link.png (as a.png)" in text
+    assert "passed over" in text and "6 (0_first, more/self, outside/back, outside_too, root and 1 more)" in text
+    assert len(load_images(str(folder), copies="all")) == 5  # but a folder never twice
 
 
 METADATA = {

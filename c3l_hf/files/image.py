@@ -132,7 +132,11 @@ def _beginning(value: Any) -> bytes:
 def _shown(name: str | Path) -> str:
     if is_address(name):
         return shown_address(str(name))
-    return str(name) if len(str(name)) <= _LONGEST_SHOWN else f"…{str(name)[1 - _LONGEST_SHOWN :]}"
+    if len(str(name)) <= _LONGEST_SHOWN:
+        return str(name)
+    # Whole names of folders, and that of the file.
+    end = str(name)[1 - _LONGEST_SHOWN :]
+    return f"…{end[end.index('/') :] if '/' in end else end}"
 
 
 def is_inline(value: Any) -> bool:

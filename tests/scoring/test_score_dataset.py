@@ -165,12 +165,6 @@ def test_totals(scorer, dataset, tmp_path):
     assert format_scores(bad).startswith("2 rows, 0 with scores, 2 without\n\nwithout a score, because")
 
 
-def test_reasons_are_counted_by_kind():
-    assert scoring._kind("the image /a/b.png cannot be read: X") == scoring._kind("the image c cannot be read: X")
-    missing = "the image {0} cannot be read: FileNotFoundError: [Errno 2] No such file: '{0}'"
-    assert scoring._kind(missing.format("/a/b.png")) == scoring._kind(missing.format("/c/another.png"))
-    assert scoring._kind("700 tokens, but the model takes at most 512") == "N tokens, but the model takes at most N"
-
 
 @pytest.mark.slow
 def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):

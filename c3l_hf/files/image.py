@@ -243,7 +243,7 @@ def orientation_of(image: PIL.Image.Image) -> int:
     It may stand in a file behind the pixels: then it is known once they are loaded.
     """
     try:
-        orientation = image.getexif().get(ExifTag.Orientation)
+        orientation: Any = image.getexif().get(ExifTag.Orientation)
     except Exception:  # Pillow raises errors of many types on broken EXIF
         return 1
     return orientation if orientation in range(2, 9) else 1

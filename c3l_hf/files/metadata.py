@@ -1,4 +1,4 @@
-"""A picture as it is published: without the place where it was taken, the camera, names, comments and small pictures."""
+"""A picture as it is published: without the place where it was taken, the camera, names, comments, small pictures."""
 
 import io
 import re

@@ -1,5 +1,5 @@
-"""JPEG, PNG, WebP and GIF without what is no part of the picture: their parts are copied or left out, nothing is encoded
-again, and so no pixel changes.
+"""JPEG, PNG, WebP and GIF without what is no part of the picture: their parts are copied or left out, nothing is
+encoded again, and so no pixel changes.
 
 Each function takes a file's content and the EXIF block that is to be in it (of the orientation alone), or nothing; it
 raises a ValueError, an IndexError or a struct.error where the parts do not fit together. What follows the end of the
@@ -28,7 +28,7 @@ _GIF_KEPT = (b"NETSCAPE2.0", b"ANIMEXTS1.0", b"ICCRGBG1012")  # how often it is 
 
 
 def plain_jpeg(content: bytes, exif: bytes = b"") -> bytes:
-    """The first picture of a JPEG file, with JFIF's header, its ICC profile and Adobe's note on how colours are kept."""
+    """The first picture of a JPEG file, with JFIF's header, its ICC profile and Adobe's note on its colours."""
     kept = [content[:2]]
     if exif:
         kept.append(b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif)

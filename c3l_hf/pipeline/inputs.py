@@ -116,7 +116,9 @@ def with_image_comparison(curation: CurationOptions, images: ImageOptions) -> Cu
     return replace(curation, near_duplicate_images="similar" if own else "none")
 
 
-def list_unreadable(folder: RunFolder, inputs: Inputs, batches: Iterable[pa.Table | pa.RecordBatch], column: str) -> None:
+def list_unreadable(
+    folder: RunFolder, inputs: Inputs, batches: Iterable[pa.Table | pa.RecordBatch], column: str
+) -> None:
     """Name the images that cannot be read in a file of the run's folder, on the main process.
 
     Args:

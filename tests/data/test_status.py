@@ -73,7 +73,10 @@ def test_what_is_the_images_fault(status, known):
     ("reasons", "told"),
     [
         (
-            [f"the image {name} cannot be read: FileNotFoundError: No such file: '/x/{name}'" for name in ("a b.png", "c")],
+            [
+                f"the image {name} cannot be read: FileNotFoundError: No such file: '/x/{name}'"
+                for name in ("a b.png", "c")
+            ],
             "the image cannot be read: FileNotFoundError: No such file, as a b.png; is image_folder, where relative "
             "paths begin, given and right?",
         ),

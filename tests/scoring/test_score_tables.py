@@ -110,7 +110,7 @@ def test_scores_equal_those_of_rows_with_images(llava_scorer, column, batch_size
     statuses = [row["i2c_status"] for row in found]
     assert statuses[:3] == ["ok"] * 3
     assert all("cannot be read" in status for status in statuses[3:6])
-    assert statuses[7] == "prompt is null" and statuses[6] == statuses[8] == "ok"
+    assert statuses[7] == "no answer" and statuses[6] == statuses[8] == "ok"
     nothing = {"images": "images[0] is null; the row has 1 images", "image": "the row has no image (column images)"}
     assert statuses[9:] == [nothing[column]] * 3
 
@@ -237,18 +237,3 @@ def test_decoded_pictures_do_not_stay_beside_what_the_model_takes(llava, monkeyp
     assert len(pixels) == 8  # each image once, for both of its questions
     assert [turn.row for turn in batch.turns] == list(range(16))
     assert torch.equal(batch.turns[0].seen.inputs["pixel_values"], batch.turns[8].seen.inputs["pixel_values"])
-
-
-def test_a_row_without_a_pair_says_why(llava_scorer):
-    """Where its image could not be read, not that the prompt is null."""
-    rows = [dict(row) for row in table_of(PAIRS).to_pylist()]
-    number = next(number for number, row in enumerate(rows) if row["prompt"] is None)
-    reason = "the image cannot be read (UnidentifiedImageError)"
-    rows[number]["generation_status"] = reason
-    images = images_of([png(0), png(1), png(2), png(3)], "images")
-    table = pa.Table.from_pylist(rows, schema=PAIR_TABLE_FEATURES.arrow_schema)
-    (statuses,) = [[row["i2c_status"] for row in scores_of(score_tables([table], images, llava_scorer))]]
-    assert statuses[number] == reason
-    dataset = Dataset(table).add_column("images", [[]] * len(rows), feature=List(Image()))
-    scored = score_dataset(dataset.select([number]), llava_scorer)
-    assert scored["i2c_status"][:] == [reason]

@@ -21,10 +21,10 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
+from c3l_hf.data.picture_contents import with_contents
 from c3l_hf.data.schema import GENERATION_STATUS, PAIR_FEATURES
 from c3l_hf.data.sources import Images, columns_digest, load_images
 from c3l_hf.data.status import count_repeated, generation_counts
-from c3l_hf.data.stored_images import with_contents
 from c3l_hf.data.unreadable_list import beside, unreadable_images, write_unreadable
 from c3l_hf.files.inventory import cached
 from c3l_hf.generation.pairs import PairGenerationConfig, check_columns, generate_tables, with_images

@@ -28,8 +28,13 @@ _HAVE_NONE = ("BMP", "DIB")
 # What an AVIF has of them is in items and boxes of these kinds. They may be somewhere by chance: then it is encoded
 # again in vain.
 _OF_AVIF = re.compile(rb"Exif|mime|uri |uuid|jumb|moov")
-# What a content that Pillow does not know may have them in: HEIC, TIFF and raw photographs, and what is left of others.
-_OF_DAMAGED = re.compile(rb"\A(?:II[*+RU]|MM\0|....ftyp)|Exif\0\0|xmpmeta|ns\.adobe\.com", re.DOTALL)
+# What a content that Pillow cannot open may have them in: how formats begin that have metadata (JPEG, PNG, GIF, WebP,
+# TIFF and raw photographs, HEIC and AVIF, JPEG 2000 and XL, Photoshop's), and how these begin.
+_OF_DAMAGED = re.compile(
+    rb"\A(?:\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II[*+RU]|MM\0|....ftyp|\0\0\0\x0c(?:jP|JXL)|\xff\x4f\xff\x51|8BPS)"
+    rb"|Exif\0\0|xmpmeta|ns\.adobe\.com",
+    re.DOTALL,
+)
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
@@ -108,11 +113,9 @@ def _encoded_again(content: bytes) -> PlainPicture:
 def _is_no_picture(content: bytes) -> bool:
     try:
         opened(io.BytesIO(content)).close()
-    except PIL.UnidentifiedImageError:
-        return not _OF_DAMAGED.search(content)
+        return False
     except Exception:  # decoders raise errors of many types
-        pass
-    return False
+        return not _OF_DAMAGED.search(content)
 
 
 def _as_it_is(content: bytes) -> PlainPicture:

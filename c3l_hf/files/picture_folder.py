@@ -127,8 +127,8 @@ def pictures_in(
     if others and say:
         logger.warning("%s: %s", folder, f"{_files(len(others))} of other kinds passed over ({_endings(others)})")
     if repeated and say:
-        told = f"{_files(len(repeated))} left out that are copies of others: {listed(repeated)}; copies: all takes them"
-        logger.warning("%s: %s", folder, told)
+        told = f"{_files(len(repeated))} left out, copies of others to the byte"
+        logger.warning("%s: %s", folder, f"{told}: {listed(repeated)}; copies: all takes them")
     if bad and say:
         kept = "cannot be read; rows are kept, with the reason"
         logger.warning("%s: %s", folder, f"{_files(len(bad))} {kept}: {listed(bad)}")

@@ -4,6 +4,8 @@ import io
 import json
 import os
 
+import numpy as np
+import pillow_heif
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -171,6 +173,49 @@ def test_a_name_that_is_no_text(folder, caplog):
     assert "1 files passed over, whose names are not UTF-8; rename: gr\\udcfcn.png" in caplog.text
 
 
+def test_a_folder_that_nobody_made_for_it(tmp_path, caplog):
+    """What lies in people's folders: all of it is read, or named with its reason."""
+
+    def photo(seed, size=(40, 30)):
+        return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+
+    pictures = {
+        "A.JPG": (photo(1), {}),
+        "IMG_1.HEIC": (photo(2, (64, 48)), {"format": "HEIF"}),
+        "anim.gif": (photo(3), {"save_all": True, "append_images": [photo(4)]}),
+        "anim.webp": (photo(5), {"save_all": True, "append_images": [photo(6)]}),
+        "big.jpg": (Image.linear_gradient("L").resize((5000, 4000)), {}),
+        "cmyk.jpg": (photo(7).convert("CMYK"), {}),
+        "grün 日.png": (photo(8), {}),
+        "new\nline.png": (photo(9), {}),
+        "palette.png": (photo(10).quantize(), {"transparency": 0}),
+        "really_png.jpg": (photo(11), {"format": "PNG"}),
+        "sixteen.png": (Image.fromarray(np.linspace(0, 65_535, 1200).reshape(30, 40).astype(np.uint16)), {}),
+        "x.avif": (photo(12, (64, 48)), {}),
+        "y.TIFF": (photo(13), {}),
+        ".hidden.png": (photo(14), {}),
+    }
+    pillow_heif.register_heif_opener()  # to write it
+    for name, (image, options) in pictures.items():
+        image.save(tmp_path / name, **options)
+    (tmp_path / "IMG_2").write_bytes((tmp_path / "IMG_1.HEIC").read_bytes() + b" ")
+    (tmp_path / "zero.jpg").touch()
+    (tmp_path / "Thumbs.db").write_bytes(bytes(100))
+    rows = load_images(str(tmp_path)).dataset
+    names = sorted({*pictures, "IMG_2", "zero.jpg"} - {".hidden.png"})
+    assert sorted(rows["image_id"]) == names
+    for row, name in enumerate(rows["image_id"]):
+        stored = stored_row(rows, row)["images"][0]
+        if name == "zero.jpg":
+            with pytest.raises(RowError, match="it is empty"):
+                open_image(stored)
+            continue
+        image = open_image(stored)
+        assert image.mode == "RGB" and (image.width * image.height <= 4096**2)
+        assert name == "big.jpg" or image.size == pictures[name if name in pictures else "IMG_1.HEIC"][0].size
+    assert "1 file of other kinds passed over (1 .db)" in caplog.text and "zero.jpg (empty)" in caplog.text
+
+
 # Copies, links
 
 
@@ -181,7 +226,7 @@ def test_copies_are_used_once_unless_all_are_wanted(folder, caplog):
         (folder / name).write_bytes(b"")
     once = load_images(str(folder)).dataset["image_id"][:]
     assert once == ["a (1).png", "b.jpg", "empty1.png", "empty2.png", "more/c.webp"]
-    assert "3 files left out that are copies of others: a.png (as a (1).png), more/a.jpg (as a (1).png), z.png" in (
+    assert "3 files left out, copies of others to the byte: a.png (as a (1).png), more/a.jpg (as a (1).png), z.png" in (
         caplog.text
     )
     assert "copies: all takes them" in caplog.text

@@ -6,7 +6,7 @@ import pyarrow as pa
 from datasets import Dataset, Features, Image, List
 from PIL import Image as PILImage
 
-from c3l_hf.data.stored_images import with_contents
+from c3l_hf.data.picture_contents import with_contents
 
 FEATURES = Features({"images": List(Image())})
 

@@ -21,7 +21,7 @@ _END, _SCAN = 0xD9, 0xDA
 
 # Chunks of a PNG that change how it looks, or how it moves. Others with a small first letter may be left out.
 _PNG_KEPT = frozenset(
-    b"tRNS gAMA cHRM sRGB iCCP cICP mDCV cLLI sBIT bKGD pHYs hIST sPLT acTL fcTL fdAT".split(),
+    b"tRNS gAMA cHRM sRGB iCCP cICP mDCV cLLI sBIT bKGD pHYs sPLT acTL fcTL fdAT".split(),
 )
 _WEBP_KEPT = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"ANIM", b"ANMF"))
 _GIF_KEPT = (b"NETSCAPE2.0", b"ANIMEXTS1.0", b"ICCRGBG1012")  # how often it is shown, and its colours

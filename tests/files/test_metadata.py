@@ -173,6 +173,14 @@ def test_an_avif_without_metadata_stays_as_it_is():
     assert without_metadata(content) == (content, "")
 
 
+@pytest.mark.parametrize(("orientation", "flag"), [(1, 0), (6, 0x08)])
+def test_the_header_of_a_webp_says_what_is_in_it(orientation, flag):
+    content = saved(photo(), "WEBP", exif=exif(orientation), xmp=XMP)
+    plain = without_metadata(content).content
+    assert content[12:16] == plain[12:16] == b"VP8X"
+    assert (content[20] & 0x0C, plain[20] & 0x0C) == (0x0C, flag) and (b"EXIF" in plain) is bool(flag)
+
+
 def test_colours_keep_their_profile_where_a_picture_is_encoded_again():
     with Image.open(io.BytesIO(without_metadata(tiff()).content)) as image:
         assert image.format == "PNG" and image.info["icc_profile"] == PROFILE

@@ -1,22 +1,18 @@
 """The images of rows as they are stored: what `image_row` of a pair table names is a row of the images' dataset."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Image
+from datasets import Dataset
 
 from c3l_hf.common.arrow import in_lists
 from c3l_hf.data.image_files import stored_here
+from c3l_hf.data.picture_contents import AT_ONCE
 from c3l_hf.data.sources import image_column
-from c3l_hf.data.stored_rows import has_images
 
-__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images", "with_contents", "without_contents"]
-
-# Rows whose images are in one Arrow array, which holds 2 GB.
-AT_ONCE = 32
+__all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images"]
 
 
 def stored_images(images: Dataset, rows: Sequence[int]) -> list[list[dict[str, Any]]]:
@@ -47,53 +43,6 @@ def storable(images: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, An
     """
     here = (None if image is None else stored_here(image) for image in images)
     return [image for image in here if image is not None]
-
-
-def with_contents(table: pa.Table, features: Features) -> pa.Table:
-    """A table of a dataset with the contents of the files that its images name, to be read elsewhere.
-
-    An image that is not here keeps its path. `datasets` would end there, after all the work on the rows, and fetch
-    addresses on the web, whether somebody asked for it or not.
-
-    Args:
-        table: Some of the rows, as many as can be in memory together with their images.
-        features: Those of the dataset.
-    """
-    return _changed(table, features, _embedded)
-
-
-def without_contents(table: pa.Table, features: Features) -> pa.Table:
-    """A table of a dataset whose images, also those within messages, have at most their paths."""
-    return _changed(table, features, lambda image: {**image, "bytes": None})
-
-
-def _embedded(image: dict[str, Any]) -> dict[str, Any]:
-    here = stored_here(image)
-    if here is None or here["bytes"] is not None:
-        return image
-    try:
-        return {"bytes": Path(here["path"]).read_bytes(), "path": Path(here["path"]).name}
-    except OSError:
-        return image
-
-
-def _changed(table: pa.Table, features: Features, change: Callable[[dict[str, Any]], dict[str, Any]]) -> pa.Table:
-    """A table with other images, as they are stored."""
-
-    def changed(value: Any, feature: Any) -> Any:
-        if value is None or not has_images(feature):
-            return value
-        if isinstance(feature, dict):
-            return {name: changed(value[name], item) for name, item in feature.items()}
-        return change(value) if isinstance(feature, Image) else [changed(item, feature.feature) for item in value]
-
-    for place, name in enumerate(table.column_names):
-        if has_images(feature := features[name]):
-            column = table[name]
-            parts = (column.slice(start, AT_ONCE).to_pylist() for start in range(0, len(column), AT_ONCE))
-            chunks = [pa.array([changed(value, feature) for value in part], column.type) for part in parts]
-            table = table.set_column(place, table.schema.field(name), pa.chunked_array(chunks, column.type))
-    return table
 
 
 def _rows_of(images: Dataset, numbers: Sequence[int]) -> Iterable[tuple[int, list | None]]:

@@ -2,6 +2,7 @@
 
 import json
 
+import PIL.Image
 import pytest
 from datasets import Image as ImageFeature
 from datasets import load_dataset
@@ -100,16 +101,22 @@ def test_pictures_of_a_folder_go_with_their_pairs(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "pictures").mkdir()
     source = load_images("scenes", split="test", limit=2).dataset
+    place = PIL.Image.Exif()
+    place[0x010F] = "SecretPhone"
     for number, row in enumerate(source):
         row["images"][0].save(tmp_path / "pictures" / f"{number}.png")
     content = (tmp_path / "pictures" / "0.png").read_bytes()
+    source[0]["images"][0].save(tmp_path / "pictures" / "0.png", exif=place)
+    (tmp_path / "pictures" / "empty.png").touch()
     options = ["--images", tmp_path / "pictures", "--model", "scenes", "--pairs_per_image", 2]
     for output in ("pairs.parquet", "pairs/"):
         assert call("generate", *options, "--output", f"{tmp_path}/{output}") == 0
         pairs = open_dataset(tmp_path / output).cast_column("images", [ImageFeature(decode=False)])
-        assert pairs["image_id"][:] == ["0.png", "0.png", "1.png", "1.png"]
-        assert pairs[0]["images"][0]["bytes"] == content
+        assert pairs["image_id"][:] == ["0.png", "0.png", "1.png", "1.png", "empty.png", "empty.png"]
+        assert pairs[0]["images"][0]["bytes"] == content  # without the camera
         assert str(tmp_path) not in str(pairs[0]["images"][0]["path"])
+        header, *named = (tmp_path / "pairs.unreadable.csv").read_text().splitlines()
+        assert header == "image,reason" and len(named) == 1 and "empty.png,the image" in named[0]
 
 
 def test_training_makes_a_generator_once(made, tmp_path, capsys):

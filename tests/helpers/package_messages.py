@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,7 @@ class Message:
     kind: str
 
 
+@cache
 def messages() -> list[Message]:
     """All of the package, without those that only hand on the text of another."""
     found = {}

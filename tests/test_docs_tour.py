@@ -38,9 +38,12 @@ def outputs(notebook):
 
 
 def test_the_tour_runs_and_shows_what_is_stored(executed, stored):
-    for (text, shown), (before, stored_kinds) in zip(outputs(executed), outputs(stored), strict=True):
+    *cells, (_, report) = zip(outputs(executed), outputs(stored), strict=True)
+    for (text, shown), (before, stored_kinds) in cells:
         assert len(text.splitlines()) == len(before.splitlines())
         assert stored_kinds <= shown
+    assert not report[0] and not report[1]  # as large as the report is, it is not kept
+    assert any("data" in out for out in executed.cells[-1].outputs)
     printed = "\n".join(text for text, _ in outputs(executed))
     assert "pseudo-label" in printed and "120 rows, " in printed
     losses = [float(line.split()[0]) for line in printed.splitlines() if "  contrast " in line]

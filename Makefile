@@ -16,7 +16,7 @@ PUBLISH = $(if $(HUB),,$(BIN)/python recipes/demo/loopback_hub.py --) $(BIN)/pyt
 EVALUATE = $(BIN)/c3l evaluate --model $(OUTPUT)/generator --bare_questions --num_images 25
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench crosscheck crosscheck-vllm style clean
+.PHONY: help demo test coverage bench crosscheck crosscheck-vllm docs style clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1	/' | expand -t 24
@@ -38,9 +38,13 @@ demo: .venv/installed  ## run the whole of C3L on the embedded world (or your pi
 
 # Two processes of one thread each: the models of the tests are too small for more.
 WORKERS ?= 2
-test: .venv/installed-test  ## run all tests in WORKERS=2 processes, with line coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 25 \
-		--cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 25
+test: .venv/installed-test  ## run all tests in WORKERS=2 processes
+	$(PYTEST)
+
+# Apart, as tests of pure Python take twice as long with it.
+coverage: .venv/installed-test  ## the same with line coverage
+	$(PYTEST) --cov c3l_hf --cov-report term-missing:skip-covered --cov-fail-under 90
 
 bench: .venv/installed  ## compare generator and scorer with the obvious scripts, and the trainer's ways: speed and memory
 	$(BIN)/python recipes/benchmarks/generation.py
@@ -73,12 +77,19 @@ VLLM ?= .venv-vllm
 crosscheck-vllm: .venv/installed $(if $(filter .venv-vllm,$(VLLM)),.venv-vllm/installed)  ## compare replies from vLLM on the CPU with those in the process (VLLM=environment/)
 	$(BIN)/python recipes/crosscheck/crosscheck_vllm.py --vllm $(VLLM)
 
-style: .venv/installed-test  ## check lint, formatting, spelling and types
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: .venv/installed-docs  ## build the documentation into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+style: .venv/installed-test docs  ## check lint, formatting, spelling and types, and build the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/typos
 	$(BIN)/mypy
 
 clean:  ## remove .venv and caches; results in runs/ stay
-	rm -rf .venv .venv-crosscheck .venv-vllm .pytest_cache .ruff_cache .mypy_cache .coverage build dist *.egg-info
+	rm -rf site .venv .venv-crosscheck .venv-vllm .pytest_cache .ruff_cache .mypy_cache .coverage build dist *.egg-info
 	find c3l_hf recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +

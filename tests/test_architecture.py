@@ -169,7 +169,7 @@ def test_no_file_is_a_second_house():
 
 
 def test_the_list_of_files_is_that_of_the_tree():
-    """`docs/files.md` and the README name every module once, where it is."""
+    """`docs/files.md` names every module once, where it is."""
     sections = re.split(r"^## (\S+)/$", (ROOT / "docs" / "files.md").read_text(), flags=re.MULTILINE)[1:]
     listed = dict(zip(sections[::2], sections[1::2]))
     assert list(listed) == [*(f"c3l_hf/{room}" for room in (*ROOMS, "scenes")), "recipes"]
@@ -190,8 +190,9 @@ def test_the_list_of_files_has_their_first_lines():
             assert first in text, f"docs/files.md has not the first line of {path.relative_to(ROOT)}: {first}"
 
 
-def test_the_readme_names_the_files_of_each_room():
-    table = (ROOT / "README.md").read_text().partition("<!-- files -->")[2].partition("<!-- end -->")[0]
+def test_the_page_on_the_house_names_the_files_of_each_room():
+    page = (ROOT / "docs" / "how-it-is-built.md").read_text()
+    table = page.partition("<!-- files -->")[2].partition("<!-- end -->")[0]
     rows = re.findall(r"^\| `(\w+)/` \| (.+) \|$", table, re.MULTILINE)
     assert [room for room, _ in rows] == [*ROOMS, "scenes"]
     for room, names in rows:

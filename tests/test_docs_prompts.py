@@ -57,7 +57,7 @@ def test_its_files_can_be_read(file, tmp_path):
 
 
 def test_its_forms_and_examples_can_be_read(tmp_path):
-    assert len(FORMS) == 3 and len(FILES) == 2 and len(BLOCKS) == 6
+    assert len(FORMS) == 3 and len(FILES) == 3 and len(BLOCKS) == 7
     (tmp_path / "pictures").mkdir()
     picture(0).save(tmp_path / "pictures" / "street.jpg")
     head = "templates:\n  - id: a\n    type: b\n    user: '{{ caption }}'\n    turns: 2\n"

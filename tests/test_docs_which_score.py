@@ -1,11 +1,9 @@
-"""The page on selection: its commands are read, its options exist in the order of the rules, its code runs."""
+"""The page on selection: its options exist in the order of the rules, its code runs."""
 
 import importlib
 import re
-import shlex
 from pathlib import Path
 
-import pytest
 from datasets import Dataset
 from scored_rows import picture
 
@@ -13,29 +11,13 @@ from c3l_hf import I2CScorer, score_dataset
 from c3l_hf.cli.curate import CurateOptions
 from c3l_hf.cli.dispatch import COMMANDS
 from c3l_hf.cli.options import options_of
-from c3l_hf.cli.settings import read_settings
-from c3l_hf.cli.signals import SignalOptions, check_signals
-from c3l_hf.pipeline.options import CurationOptions, GenerationOptions
+from c3l_hf.pipeline.options import CurationOptions
 
 PAGE = (Path(__file__).parents[1] / "docs" / "which-score.md").read_text("utf-8")
-LINES = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 
 
 def command(name):
     return importlib.import_module(f"c3l_hf.cli.{COMMANDS[name][1]}").COMMAND
-
-
-@pytest.mark.parametrize("line", LINES)
-def test_the_commands_on_the_page(line):
-    program, name, *words = shlex.split(line)
-    assert program == "c3l"
-    for group in read_settings(command(name), words, {}, lambda: ()).groups:
-        if isinstance(group, CurationOptions):
-            assert group.rules()["balance_by"]
-        elif isinstance(group, GenerationOptions):
-            group.config(0)
-        elif isinstance(group, SignalOptions):
-            check_signals(group)
 
 
 def test_the_options_on_the_page():

@@ -61,7 +61,7 @@ def test_score_dataset(scored, plain):
 
 
 def undecoded(dataset):
-    """As the README says for `map`, where a picture is damaged."""
+    """As docs/scoring.md says for `map`, where a picture is damaged."""
     for name in ("image", "images"):
         if name in dataset.features:
             kind = dataset.features[name]

@@ -23,6 +23,7 @@ import transformers
 import xxhash
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common import thoughts
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RowError
@@ -370,10 +371,15 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
     return scorer
 
 
+# What makes a score: whoever changes one of these gets new scores instead of old ones.
+_MODULES = (
+    *(thoughts, addresses, image, image_files, layouts, messages, places, schema, stored_rows, turns),
+    *(adapters, batching, control_tokens, encoding, packing, processors, token_texts),
+    *(batch, blind, formulas, likelihood, rows, self_check, sys.modules[__name__]),
+)
+
+
 @functools.cache
 def code_version() -> str:
     """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
-    reading = (addresses, image, image_files, layouts, messages, places, schema, stored_rows, turns)
-    of_models = (adapters, batching, control_tokens, encoding, packing, processors, token_texts)
-    modules = (batch, blind, formulas, likelihood, rows, self_check, sys.modules[__name__])
-    return digest(transformers.__version__, code_digest(*reading, *of_models, *modules))
+    return digest(transformers.__version__, code_digest(*_MODULES))

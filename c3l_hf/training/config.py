@@ -114,7 +114,7 @@ class C3LConfig(SFTConfig):
             each: the same gradients for a fraction of time and memory. Where a few rows, tried at the start, show that
             it is not exact for the model, each has its own, and a warning says why.
 
-    > Parameters that control the data
+        > Parameters that control the data
 
         max_length (`int`, *optional*):
             Longest allowed sequence in tokens, image tokens included. Defaults to the language model's own limit.
@@ -137,7 +137,7 @@ class C3LConfig(SFTConfig):
             is an invalid one, or `"escape"` them, so that they are read as the letters they are. See
             `models.control_tokens`.
 
-    > Parameters that control the loss
+        > Parameters that control the loss
 
         contrastive_loss (`str`, *optional*, defaults to `"infonce"`):
             `"infonce"`: -ln [ e^{s(a,p)/τ} / ( e^{s(a,p)/τ} + Σ_n e^{s(a,n)/τ} ) ], or `"sigmoid"`, each candidate by

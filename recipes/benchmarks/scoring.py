@@ -51,7 +51,7 @@ class BenchmarkArguments:
     plot: str | None = field(default=None, metadata={"help": "File for a plot of the ratios against k."})
 
 
-def build(seed: int, heads_of_keys: int = 10):
+def build(seed: int, heads_of_keys: int = 10, layers: int = 8):
     processor = build_processor()
     processor.image_processor.size = processor.image_processor.crop_size = {"height": SIDE, "width": SIDE}
     processor.patch_size = PATCH
@@ -60,7 +60,7 @@ def build(seed: int, heads_of_keys: int = 10):
         vision_config=CLIPVisionConfig(
             hidden_size=512,
             intermediate_size=2048,
-            num_hidden_layers=8,
+            num_hidden_layers=layers,
             num_attention_heads=8,
             image_size=SIDE,
             patch_size=PATCH,
@@ -69,7 +69,7 @@ def build(seed: int, heads_of_keys: int = 10):
             vocab_size=32000,
             hidden_size=640,
             intermediate_size=1728,
-            num_hidden_layers=8,
+            num_hidden_layers=layers,
             num_attention_heads=10,
             num_key_value_heads=heads_of_keys,
         ),

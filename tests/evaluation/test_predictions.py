@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from closures import loaded_by
 from datasets import Dataset
 from scored_rows import picture, png
 from tiny_models import tiny_llava
@@ -222,12 +223,7 @@ def test_another_run_is_an_error_that_says_what_differs(llava, tmp_path):
 
 def test_predictions_are_known_by_the_code_they_come_from():
     """Of all modules of ours that the answerer loads, but those that open files, find models, or read pairs."""
-    code = (
-        "import sys, c3l_hf.evaluation.answerer; print(*(name for name in sys.modules if name.startswith('c3l_hf.')))"
-    )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
-    modules = {name for name in loaded.split() if Path(sys.modules[name].__file__).name != "__init__.py"}
+    modules = loaded_by("c3l_hf.evaluation.answerer")
     harmless = {"c3l_hf.files.inventory", "c3l_hf.data.worlds", "c3l_hf.prompts.parsing", "c3l_hf.models.loading"}
     rooms = {name for name in modules if not name.startswith("c3l_hf.common.")} - harmless
     # Of what is common to all only that which reads texts.

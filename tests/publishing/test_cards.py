@@ -485,10 +485,10 @@ def test_figures_are_written_as_the_cards_write_them():
 # Scores
 
 
-def test_every_score_is_described_once_and_in_the_readme():
+def test_every_score_is_described_once_and_on_the_page_of_the_method():
     assert tuple(SCORE_DESCRIPTIONS) == SCORES
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    rows = table(readme, "column | formula")[2:]
+    page = (Path(__file__).parents[2] / "docs" / "method.md").read_text("utf-8")
+    rows = table(page, "column | formula")[2:]
     assert [name for row in rows for name in re.findall(r"`(\w+)`", row[0])] == list(SCORES)
 
 

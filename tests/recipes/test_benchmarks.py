@@ -11,9 +11,8 @@ import storage
 from c3l_hf.scoring.scorer import I2CScorer
 
 
-@pytest.mark.slow
 def test_the_obvious_script_has_the_same_scores():
-    model, processor = scoring.build(0)
+    model, processor = scoring.build(0, layers=2)
     rows = scoring.make_rows(2, 2, 0)
     scores = [row["pmi"] for row in I2CScorer(model, processor).score(rows)]
     assert scoring.obvious_script(model, processor, rows) == pytest.approx(scores, abs=1e-4)

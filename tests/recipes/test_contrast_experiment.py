@@ -486,7 +486,7 @@ def test_the_short_tables_numbers(tmp_path):
     assert row[1] == "0.700 [0.700, 0.700]" and row[2] == f"+0.300 [{0.3 - half:+.3f}, {0.3 + half:+.3f}]" == row[4]
 
 
-def test_the_readme_shows_what_was_found():
+def test_the_pages_show_what_was_found():
     folder = Path(arms.__file__).parent
     files = {"tables": "contrast", "settings": "contrast_settings"}
     files |= {name: name for name in ("prior_heavy", "prior_heavy_tuning")}
@@ -496,7 +496,7 @@ def test_the_readme_shows_what_was_found():
     texts = {mark: reports.report(results, further.get(mark, ())).rstrip() for mark, results in found.items()}
     texts |= reports.short_texts(found["tables"]) | reports.short_texts(found["prior_heavy"], "prior_heavy_")
     shown = (
-        (folder.parents[2] / "README.md", ("contrast", "second", "prior_heavy_errors")),
+        (folder.parents[2] / "docs" / "evidence.md", ("contrast", "second", "prior_heavy_errors")),
         (folder / "README.md", tuple(files)),
     )
     for readme, names in shown:

@@ -259,8 +259,8 @@ def test_sizes_whose_oracle_is_chance_are_blunt():
     assert verdicts[by_likelihood, "usual"] == "sharp" and verdicts[by_likelihood, "shifted"] == "**blunt**"
 
 
-def test_published_results_are_what_the_readme_says():
-    """The tables in the READMEs are those of the collected results."""
+def test_published_results_are_what_the_pages_say():
+    """The tables on the pages are those of the collected results."""
     kept = Path(evidence.__file__).parent
     texts = reports.texts_of(*(reports.read(kept, part) for part in reports.PARTS))
     for folder, name in reports.READMES:

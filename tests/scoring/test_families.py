@@ -307,7 +307,7 @@ def test_markers_are_the_places_of_pictures(case):
 
 
 def test_the_path_that_the_self_check_finds(case, request):
-    # as the README's table of families says
+    # as the table of families in docs/method.md says
     _, model, processor = case
     name = request.node.callspec.params["case"]
     assert I2CScorer(model, processor).path == ("batched" if name == "gemma3" else "packed")

@@ -314,7 +314,7 @@ def test_token_budget(llava, packed):
 
 
 def test_bf16_bound(llava):
-    # what README states: in bfloat16 the logits, of the order of ten, are rounded to 8 bits
+    # what docs/method.md states: in bfloat16 the logits, of the order of ten, are rounded to 8 bits
     model, processor = llava
     half = copy.deepcopy(model).to(torch.bfloat16)
     for packed in (False, True):

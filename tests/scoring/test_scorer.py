@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import disk_offload
+from closures import loaded_by
 from datasets import Dataset, Features, Image, List, Value, load_from_disk
 from datasets.fingerprint import Hasher
 from scored_rows import assert_same, assert_same_turn, picture, png
@@ -331,6 +332,14 @@ def test_fingerprint_differs_with_every_part(llava, folder, monkeypatch):
     assert len(set(hashes.values())) == len(hashes), hashes
     monkeypatch.undo()
     assert Hasher.hash(I2CScorer(*tiny_llava())) == hashes["base"]
+
+
+def test_scores_are_known_by_the_code_they_come_from():
+    """Of all modules of ours that the scorer loads, but those that find models, call others, or choose a path."""
+    harmless = {"data.worlds", "files.unreadable", "models.checks", "models.loading", "models.rounding"}
+    loaded = {name.removeprefix("c3l_hf.") for name in loaded_by("c3l_hf.scoring.scorer")} - harmless
+    rooms = {name for name in loaded if not name.startswith(("common.", "_compat"))}
+    assert rooms | {"common.thoughts"} == {module.__name__.removeprefix("c3l_hf.") for module in i2c._MODULES}
 
 
 def test_a_model_from_the_hub(folder, dataset, tmp_path, monkeypatch):

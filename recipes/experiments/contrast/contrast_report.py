@@ -6,11 +6,12 @@
 
 What is published comes from the kept results; here in their folder:
 
-    python contrast_report.py --results contrast.parquet --plot contrast.png --readmes ../../../README.md README.md
+    python contrast_report.py --results contrast.parquet --plot contrast.png \
+        --readmes ../../../docs/evidence.md README.md
     python contrast_report.py --results contrast_settings.parquet --mark settings --readmes README.md
     python contrast_report.py --results prior_heavy_tuning.parquet --mark prior_heavy_tuning --readmes README.md
     python contrast_report.py --results prior_heavy.parquet --prefix prior_heavy_ --mark prior_heavy \
-        --readmes ../../../README.md README.md
+        --readmes ../../../docs/evidence.md README.md
 
 Shares of generated pairs are type-balanced: every question type counts the same. A share is the mean over seeds. Two
 95 % intervals answer two questions:
@@ -66,7 +67,7 @@ class ReportArguments:
             "(after --prefix), --mark."
         },
     )
-    prefix: str = field(default="", metadata={"help": "What the marks of the README's tables begin with."})
+    prefix: str = field(default="", metadata={"help": "What the marks of the short tables begin with."})
     mark: str = field(default="tables", metadata={"help": "Name of the mark that takes all tables."})
 
 
@@ -251,7 +252,7 @@ def report(results: Results, further: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# What the README shows: an arm in words, and the arm that it is compared with
+# What docs/evidence.md shows: an arm in words, and the arm that it is compared with
 FIRST = {
     "before": ("nothing: the shipped generator", ""),
     "random_nll": ("random pairs, NLL", "before"),
@@ -327,7 +328,7 @@ def short_with_errors(results: Results, arms: Mapping[str, tuple[str, str]]) -> 
 
 
 def short_texts(results: Results, prefix: str = "") -> dict[str, str]:
-    """The README's tables by name."""
+    """The tables of docs/evidence.md by name."""
     texts = {"contrast": short(results, FIRST), "second": short(results, SECOND)}
     if counts_errors(results):
         texts["errors"] = short_with_errors(results, REGIME)

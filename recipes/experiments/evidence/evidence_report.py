@@ -1,4 +1,4 @@
-"""Tables and plots of `evidence.py`, written between their marks in the README, README.md and APPENDIX.md.
+"""Tables and plots of `evidence.py`, written between their marks in docs/evidence.md, README.md and APPENDIX.md.
 
     cd recipes/experiments/evidence
     python evidence_report.py --results_dirs ../../../runs/evidence/results    # collect from these, then write
@@ -38,7 +38,7 @@ from trl import TrlParser
 from c3l_hf.common.tables import fill_marks
 
 HERE = Path(__file__).parent
-READMES = ((HERE.parents[2], "README.md"), (HERE, "README.md"), (HERE, "APPENDIX.md"))
+READMES = ((HERE.parents[2] / "docs", "evidence.md"), (HERE, "README.md"), (HERE, "APPENDIX.md"))
 # What there is → what its results are told apart by.
 PARTS = {
     "scores": ("generator", "kind", "seed", "ranking", "label"),

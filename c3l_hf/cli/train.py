@@ -16,7 +16,6 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
-from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
 from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import Layout
@@ -28,6 +27,7 @@ from c3l_hf.files.inventory import cached
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.options import ImageOptions, ModelOptions
+from c3l_hf.pipeline.progress import format_training
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder, training_options
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.run import train_generator
@@ -77,7 +77,7 @@ def train(
         result = run.path("train") / "generator"
         if result.exists():
             os.rename(result, generator)  # now that it is complete
-        print(f"{_format(report)}\n\ngenerator  {generator}")
+        print(f"{format_training(report)}\n\ngenerator  {generator}")
 
 
 def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Dataset:
@@ -128,15 +128,6 @@ def _digest(labels: Dataset, others: Collection[str | None]) -> str:
     used = labels.select_columns([*layout.columns, *[name for name in labels.column_names if name in others]])
     tables = used.with_format("arrow").iter(50)
     return digest(*(digest(repr(table.to_pylist())) for table in tables), row_files_state(used, layout))
-
-
-def _format(report: dict) -> str:
-    log = [entry for entry in report["log"] if "loss/nll" in entry]
-    table: list[tuple] = [(f"{report['steps']} steps", "first logged", "last logged")]
-    for name in ("loss", "loss/nll", "loss/contrastive", "contrastive_accuracy"):
-        if log and name in log[0]:
-            table.append((name, f"{float(log[0][name]):.3f}", f"{float(log[-1][name]):.3f}"))
-    return format_table(table)
 
 
 COMMAND = Command(

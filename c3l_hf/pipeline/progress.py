@@ -62,7 +62,6 @@ def format_training(report: Mapping[str, Any]) -> str:
     log = [entry for entry in report["log"] if "loss/nll" in entry]
     names = ("loss", "loss/nll", "loss/contrastive", "contrastive_accuracy")
     rows = [(f"{report['steps']} steps", "first logged", "last logged")]
-    rows += [
-        (name, f"{float(log[0][name]):.3f}", f"{float(log[-1][name]):.3f}") for name in names if log and name in log[0]
-    ]
+    logged = ((name, [float(entry[name]) for entry in log if name in entry]) for name in names)  # the end has no loss
+    rows += [(name, f"{values[0]:.3f}", f"{values[-1]:.3f}") for name, values in logged if values]
     return format_table(rows)

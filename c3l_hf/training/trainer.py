@@ -246,6 +246,9 @@ class C3LTrainer(SFTTrainer):
             self._raised = [(weight, weight.dtype) for weight in trained if weight.dtype != torch.float32]
             for weight, _ in self._raised:
                 weight.data = weight.data.float()
+        if any(weight.requires_grad and weight.dtype == torch.float16 for weight in self.model.parameters()):
+            # Adam's second moments and its ε are 0 there: the loss explodes, and nothing says why.
+            raise ValueError("the trained weights are in float16: load the model in float32 or bfloat16 (dtype)")
         if args.pack_candidates and isinstance(data_collator, DataCollatorForC3L):
             data_collator.packed = self._can_pack(vlm)
             data_collator.position_module = position_module(vlm) if data_collator.packed else None

@@ -171,3 +171,12 @@ def test_adapters_are_on_every_linear_layer_of_the_language_model(name):
     of_blocks = {id(module) for module in blocks.modules() if isinstance(module, nn.Linear)}
     matched = {id(module) for name, module in model.named_modules() if re.fullmatch(pattern, name)}
     assert matched == of_blocks and len(of_blocks) >= 4 * len(blocks)
+
+
+def test_weights_in_float16_are_not_trained(tmp_path):
+    """As `from_pretrained` gives them where the file has them so."""
+    model, processor = tiny_llava()
+    with pytest.raises(ValueError, match="the trained weights are in float16: load the model in float32 or bfloat16"):
+        make_trainer(tmp_path, (model.half(), processor), use_lora=False)
+    adapters = make_trainer(tmp_path, (tiny_llava()[0].half(), processor))  # those of LoRA are in float32
+    assert adapters.model.get_base_model().dtype == torch.float16

@@ -27,7 +27,7 @@ from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
-from c3l_hf.files import addresses, image, unreadable
+from c3l_hf.files import addresses, decoders, image, sixteen_bits, unreadable
 from c3l_hf.generation import column_attention, decoding, drawing, plain, prefix_cache, sampling, written
 from c3l_hf.generation.sampling import end_tokens
 from c3l_hf.models import (
@@ -320,6 +320,7 @@ _MODULES = (
     checks,
     column_attention,
     control_tokens,
+    decoders,
     decoding,
     drawing,
     encoding,
@@ -340,6 +341,7 @@ _MODULES = (
     schema,
     scorer,
     self_check,
+    sixteen_bits,
     stored_rows,
     thoughts,
     token_texts,

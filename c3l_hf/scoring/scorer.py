@@ -32,7 +32,7 @@ from c3l_hf.data import image_files, layouts, messages, places, schema, stored_r
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import GENERATION_STATUS, SCORE_COLUMNS, SCORE_FEATURES, STATUS, Ranking
 from c3l_hf.data.turns import Pair
-from c3l_hf.files import addresses, image
+from c3l_hf.files import addresses, decoders, image, sixteen_bits
 from c3l_hf.files.image import open_image
 from c3l_hf.models import adapters, batching, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.checks import model_state
@@ -375,7 +375,8 @@ def _restore(fingerprint: str, source: Source | None, options: _Options, paths: 
 
 # What makes a score: whoever changes one of these gets new scores instead of old ones.
 _MODULES = (
-    *(thoughts, addresses, image, image_files, layouts, messages, places, schema, stored_rows, turns),
+    *(thoughts, addresses, decoders, image, sixteen_bits),
+    *(image_files, layouts, messages, places, schema, stored_rows, turns),
     *(adapters, batching, control_tokens, encoding, packing, processors, token_texts),
     *(batch, blind, formulas, likelihood, rows, self_check, sys.modules[__name__]),
 )

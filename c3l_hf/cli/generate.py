@@ -153,8 +153,8 @@ def _in_shards(
                 made = generate_tables(part, writer, config)
             pairs = with_images(part, pa.concat_tables(made))
             for table in pairs.with_format("arrow").iter(100):
-                # A picture in a file goes with its pairs.
-                yield with_contents(table.cast(schema), PAIR_FEATURES)
+                # A picture in a file goes with its pairs; what it says of places and people stays here.
+                yield with_contents(table.cast(schema), PAIR_FEATURES, keep_metadata=True)
 
         shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")

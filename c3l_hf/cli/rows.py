@@ -55,6 +55,9 @@ class OutputOptions:
     _argument_group_name: ClassVar[str] = "Result"
     output: str = field(metadata={"help": "A .parquet or .jsonl file (this without images), or a folder to be made."})
     overwrite: bool = field(default=False, metadata={"help": "Replace what is there under that name."})
+    keep_metadata: bool = field(
+        default=False, metadata={"help": "Leave EXIF (places, cameras, ...) and the like in the pictures."}
+    )
 
 
 def open_rows(options: RowsOptions) -> Dataset:
@@ -112,8 +115,8 @@ def check_output(options: OutputOptions) -> Path:
 
 
 def write_rows(dataset: Dataset, options: OutputOptions) -> None:
-    """Writes rows where `check_output` found the place, whole or not at all. Images that are files go into it, too;
-    those that are not there stay as they are named."""
+    """Writes rows where `check_output` found the place, whole or not at all. Images that are files go into it, too, and
+    all without their metadata, unless the options keep them; those that are not there stay as they are named."""
     output, images = Path(options.output), [name for name, kind in dataset.features.items() if has_images(kind)]
     if _is_folder(options):
         starts = range(0, len(dataset), _SHARD_ROWS)
@@ -121,7 +124,7 @@ def write_rows(dataset: Dataset, options: OutputOptions) -> None:
             shards = Shards(partial, len(starts))
             for number, start in enumerate(starts):
                 rows = dataset.select(range(start, min(start + _SHARD_ROWS, len(dataset))))
-                shards.write(number, _tables(rows), dataset.features.arrow_schema)
+                shards.write(number, _tables(rows, options.keep_metadata), dataset.features.arrow_schema)
         return
     with atomic_write(output) as partial:
         if output.suffix == ".jsonl":
@@ -130,7 +133,7 @@ def write_rows(dataset: Dataset, options: OutputOptions) -> None:
             dataset.to_parquet(partial)
         else:
             with pq.ParquetWriter(partial, dataset.features.arrow_schema, compression="zstd") as writer:
-                for table in _tables(dataset):
+                for table in _tables(dataset, options.keep_metadata):
                     writer.write_table(table)
 
 
@@ -151,12 +154,12 @@ def _is_of_images(feature: Any) -> bool:
     return isinstance(feature, Image) or (inner is not None and _is_of_images(inner))
 
 
-def _tables(dataset: Dataset) -> Iterator[pa.Table]:
+def _tables(dataset: Dataset, keep_metadata: bool) -> Iterator[pa.Table]:
     """The rows with the contents of their images, few at a time."""
     schema = dataset.features.arrow_schema
     for table in dataset.with_format("arrow").iter(100) if len(dataset) else ():
         # Images first: the other one, which embeds sounds and the like, would end at one that is not there.
-        table = with_contents(table.cast(schema), dataset.features)
+        table = with_contents(table.cast(schema), dataset.features, keep_metadata)
         others = [name for name, kind in dataset.features.items() if not has_images(kind)]
         embedded = _compat.embed_images(table.select(others))
         yield pa.table({name: (embedded if name in others else table)[name] for name in table.column_names}, schema)

@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Image
 
 from c3l_hf.common.arrow import in_lists
+from c3l_hf.common.errors import RowError
 from c3l_hf.data.image_files import stored_here
 from c3l_hf.data.sources import image_column
 from c3l_hf.data.stored_rows import has_images
+from c3l_hf.files.metadata import PlainPicture, without_metadata
 
 __all__ = ["AT_ONCE", "WithImages", "images_of_rows", "storable", "stored_images", "with_contents", "without_contents"]
 
@@ -49,17 +51,39 @@ def storable(images: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, An
     return [image for image in here if image is not None]
 
 
-def with_contents(table: pa.Table, features: Features) -> pa.Table:
-    """A table of a dataset with the contents of the files that its images name, to be read elsewhere.
+def with_contents(table: pa.Table, features: Features, keep_metadata: bool = False) -> pa.Table:
+    """A table of a dataset with the contents of the files that its images name, to be read elsewhere: without what they
+    say of place, time, camera and people, see `files.metadata.without_metadata`.
 
-    An image that is not here keeps its path. `datasets` would end there, after all the work on the rows, and fetch
-    addresses on the web, whether somebody asked for it or not.
+    An image that is not here keeps its path, and one that cannot be read its name: what metadata it has cannot be told.
+    `datasets` would end at the first, after all the work on the rows, and fetch addresses on the web, whether somebody
+    asked for it or not.
 
     Args:
         table: Some of the rows, as many as can be in memory together with their images.
         features: Those of the dataset.
+        keep_metadata: Contents as they are.
     """
-    return _changed(table, features, _embedded)
+
+    def plain(image: dict[str, Any]) -> dict[str, Any]:
+        embedded = _embedded(image)
+        if keep_metadata or embedded["bytes"] is None:
+            return embedded
+        content, name = embedded["bytes"], embedded["path"] and Path(embedded["path"]).name
+        if content not in made:
+            if len(made) == AT_ONCE:
+                made.clear()
+            try:
+                made[content] = without_metadata(content)
+            except RowError:
+                made[content] = None
+        picture = made[content]
+        if picture is None:
+            return {"bytes": None, "path": name}
+        return {"bytes": picture.content, "path": f"{name}{picture.ending}" if name else None}
+
+    made: dict[bytes, PlainPicture | None] = {}  # rows about one image often come together
+    return _changed(table, features, plain)
 
 
 def without_contents(table: pa.Table, features: Features) -> pa.Table:

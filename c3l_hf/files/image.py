@@ -20,9 +20,22 @@ from PIL.ExifTags import Base as ExifTag
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.files.addresses import download_problem, downloaded, is_address, shown_address
+from c3l_hf.files.decoders import opened
+from c3l_hf.files.sixteen_bits import SIXTEEN_BITS, check_range, had_sixteen_bits, in_eight_bits
 from c3l_hf.files.unreadable import kind_of
 
-__all__ = ["IN_DICT", "MAX_PIXELS", "content_of", "file_of", "image_key", "is_inline", "open_image", "value_of"]
+__all__ = [
+    "IN_DICT",
+    "MAX_PIXELS",
+    "content_of",
+    "file_of",
+    "image_key",
+    "is_inline",
+    "open_image",
+    "orientation_of",
+    "upright",
+    "value_of",
+]
 
 # A picture of more pixels is drawn down to so many while it is read. No processor in transformers takes more: by
 # default Qwen3-VL's takes the most, 4096 × 4096; Qwen2.5-VL's takes 3584 × 3584.
@@ -31,8 +44,10 @@ MAX_PIXELS = 4096 * 4096
 _SHORT_SIDE = 1024
 _STRIP = 128  # rows of the smaller picture that are made at once
 
-# Pillow's conversion of these to RGB clips instead of scaling.
-_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+# What black and white are in these, no file says; Pillow's conversion of them to RGB clips.
+_DEEP_MODES = ("I", "F")
+# Where the orientation may stand, in what Pillow has of a file.
+_WITH_ORIENTATION = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 # Where a dict has its image, the first that is there: as `datasets` has it, and as items of messages do.
 IN_DICT = ("bytes", "image", "path", "url")
 # Drawing programs, for which Pillow calls other programs, and formats of which it knows no more than the name.
@@ -52,7 +67,9 @@ def open_image(value: Any) -> PIL.Image.Image:
     """A row's image as an upright 8-bit RGB image; what is transparent is put on white, as models' own processors do.
 
     A picture of more than `MAX_PIXELS` is drawn down to so many, its shorter side to 1,024 at least: one at a time is
-    in memory as large as it is. Of an animation it is the first frame.
+    in memory as large as it is. Of an animation it is the first frame. 16 bits are scaled to 8, see
+    `files.sixteen_bits`. HEIC needs the package pillow-heif. Of the file's metadata nothing comes along but the ICC
+    profile; what is broken among them does not matter.
 
     Args:
         value: A PIL image; its encoded content, as bytes, base64 text or a data URL; a path or a file:// URL; an array
@@ -60,8 +77,8 @@ def open_image(value: Any) -> PIL.Image.Image:
             fetched; or a dict of one of these: as `datasets` has it with "bytes" or "path", or with "url" or "image".
 
     Raises:
-        RowError: If it is missing, cannot be decoded, has more than 8 bits per channel, or is an address that has not
-            been fetched.
+        RowError: If it is missing, cannot be decoded, has 32 bits or floats per channel, has 16 of which it uses so few
+            that they may be meant otherwise, or is an address that has not been fetched.
     """
     name = "the image"
     try:
@@ -79,8 +96,15 @@ def open_image(value: Any) -> PIL.Image.Image:
             raise RowError(f"the image has mode {image.mode}; convert it to 8 bits per channel")
         if image.format in _NOT_READ:
             raise RowError(f"{name} is {image.format}, which is not read; convert it to PNG or JPEG")
+        check = had_sixteen_bits(image)  # is not told once the pixels are read
         size = _bounded(image.size)
-        return _on_white(PIL.ImageOps.exif_transpose(image)) if size == image.size else _drawn_down(image, size)
+        if check and image.mode in SIXTEEN_BITS:
+            check_range(image)  # the whole of it, of which only strips may be converted at a time
+        result = _on_white(upright(image)) if size == image.size else _drawn_down(image, size)
+        if check and image.mode not in SIXTEEN_BITS:
+            check_range(result)
+        result.info = {name: value for name, value in result.info.items() if name == "icc_profile"}
+        return result
     except RowError:
         raise
     except Exception as error:  # decoders raise errors of many types on damaged files
@@ -161,11 +185,11 @@ def _opened(value: Any) -> PIL.Image.Image:
             raise RowError(f"the image is an array of {value.dtype}, shape {value.shape}; give uint8")
         return PIL.Image.fromarray(value)
     if is_inline(value):
-        return PIL.Image.open(io.BytesIO(content_of(value)))
+        return opened(io.BytesIO(content_of(value)))
     if isinstance(value, str | Path):
         if (file := file_of(value)) is None:
             raise RowError(_not_fetched(str(value)))
-        return PIL.Image.open(file)
+        return opened(file)
     raise RowError(f"the image is {type(value).__name__}, not a PIL image, bytes or a path")
 
 
@@ -205,11 +229,38 @@ def _drawn_down(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Imag
         box = (0, top * scale - first, image.width, min(bottom * scale - first, last - first))
         small.paste(strip.resize((width, bottom - top), PIL.Image.Resampling.BICUBIC, box), (0, top))
     # Stands in a file behind its pixels too: it is known only now.
-    small.getexif()[ExifTag.Orientation] = image.getexif().get(ExifTag.Orientation, 1)
+    small.getexif()[ExifTag.Orientation] = orientation_of(image)
     return PIL.ImageOps.exif_transpose(small)
 
 
+def orientation_of(image: PIL.Image.Image) -> int:
+    """How a picture lies, as EXIF counts it; 1, upright, if nothing says so, or what does is broken.
+
+    It may stand in a file behind the pixels: then it is known once they are loaded.
+    """
+    try:
+        orientation = image.getexif().get(ExifTag.Orientation)
+    except Exception:  # Pillow raises errors of many types on broken EXIF
+        return 1
+    return orientation if orientation in range(2, 9) else 1
+
+
+def upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A picture as it is to be seen; itself, if it lies so."""
+    image.load()
+    orientation = orientation_of(image)
+    if orientation == 1:
+        return image
+    # Without the rest of EXIF, which may be broken, and which Pillow would write anew.
+    turned = image.copy()
+    turned.info = {name: value for name, value in turned.info.items() if name not in _WITH_ORIENTATION}
+    turned.getexif()[ExifTag.Orientation] = orientation
+    return PIL.ImageOps.exif_transpose(turned)
+
+
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode in SIXTEEN_BITS:
+        image = in_eight_bits(image)
     # Dropping alpha alone would show what nobody sees: a black drawing on nothing would be all black.
     if "A" not in image.getbands() and image.info.get("transparency") is None:
         return image.convert("RGB")

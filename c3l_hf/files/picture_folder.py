@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
+from c3l_hf.files.decoders import opened
 from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.inventory import FileState, Inventory, Look, sha256_of
 from c3l_hf.files.json_files import open_json
@@ -152,7 +153,7 @@ def _problem(path: Path) -> str | None:
     try:
         with open(path, "rb") as file:
             beginning = file.read(64)
-        with PIL.Image.open(path, formats=formats):
+        with opened(path, formats):
             return None
     except PIL.UnidentifiedImageError:
         return kind_of(beginning) or "not a picture"

@@ -1,8 +1,8 @@
 """What a content is that is no picture, or none that Pillow reads: told by how it begins."""
 
-__all__ = ["kind_of"]
+from c3l_hf.files.decoders import can_heic, is_heic
 
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+__all__ = ["kind_of"]
 
 
 def kind_of(beginning: bytes) -> str | None:
@@ -10,8 +10,8 @@ def kind_of(beginning: bytes) -> str | None:
     start = beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not beginning:
         return "empty"
-    if beginning[4:8] == b"ftyp" and beginning[8:12] in _HEIC:
-        return "HEIC; convert it to JPEG or PNG"
+    if is_heic(beginning):
+        return "damaged HEIC" if can_heic() else "HEIC; pip install 'c3l-hf[heic]', or convert it to JPEG or PNG"
     if beginning.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         return "JPEG XL; convert it to JPEG or PNG"
     if start.startswith((b"<!doctype html", b"<html", b"<head")):

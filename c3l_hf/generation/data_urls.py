@@ -11,6 +11,7 @@ from PIL.ExifTags import Base as ExifTag
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.status import publishable
 from c3l_hf.files.image import content_of, file_of, is_inline, open_image, value_of
+from c3l_hf.files.metadata import without_metadata
 
 __all__ = ["data_urls"]
 
@@ -21,7 +22,8 @@ _TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF":
 def data_urls(images: Sequence[Mapping[str, Any]]) -> list[str]:
     """Pictures as data URLs.
 
-    A JPEG, PNG, WebP or GIF goes as it is stored if it is upright, in RGB, and one picture. Anything else goes as a PNG
+    A JPEG, PNG, WebP or GIF goes as it is stored, without its metadata, if it is upright, in RGB, and one picture (the
+    server may be anybody's). Anything else goes as a PNG
     of what `open_image` makes of it, which is what a model in this process sees: servers turn, clip and flatten
     pictures in ways of their own.
 
@@ -61,7 +63,7 @@ def _as_stored(image: Any) -> tuple[str, bytes] | None:
         plain = opened.mode == "RGB" and opened.info.get("transparency") is None
         upright = opened.getexif().get(ExifTag.Orientation, 1) == 1
         if plain and upright and opened.format in _TYPES and getattr(opened, "n_frames", 1) == 1:
-            return _TYPES[opened.format], content
+            return _TYPES[opened.format], without_metadata(content).content
     return None
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from c3l_hf import _compat
 from c3l_hf.common.arrow import in_tables_of
@@ -17,6 +17,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import atomic_folder
 from c3l_hf.common.plain import plain
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.data.stored_images import with_contents
 from c3l_hf.data.streams import RowStream
 from c3l_hf.files.image import open_image
 from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card
@@ -72,6 +73,8 @@ def write_dataset(
 
     Columns, features and the order of rows stay as they are. The bytes of all images are in the shards, also where rows
     refer to files; equal images of one row group (100 rows) are stored once. Streams are never in memory as a whole.
+    Pictures are published without their metadata (see `files.metadata`), unless the options of the facts have
+    `keep_metadata`.
 
     An image that cannot be read is left out, so that everybody can load the dataset: its row in the configuration
     "images" stays, with an empty list, and so do rows that have no score and say so in `i2c_status`.
@@ -116,7 +119,8 @@ def write_dataset(
                 tables = (_without_unreadable(table, pc.not_equal(table[STATUS], STATUS_OK)) for table in tables)
             if {"image_id", STATUS} <= stream.features.keys():
                 tables = _noting_scored(tables, readable)
-            written[name] = _write_shards(tables, stream.features.arrow_schema, subfolder)
+            keep = bool((facts.options or {}).get("keep_metadata"))
+            written[name] = _write_shards(tables, stream.features, subfolder, keep)
             if written[name].rows != len(rows):
                 raise ValueError(f"the dataset {name!r} gave {written[name].rows:,} rows instead of {len(rows):,}")
         _write_pictures(pictures, facts, made)
@@ -182,10 +186,10 @@ def _finish(folder: Path, kind: Literal["dataset", "generator"], facts: RunFacts
         (folder / name).write_bytes(content)
 
 
-def _write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -> DataConfig:
+def _write_shards(tables: Iterable[pa.Table], features: Features, folder: Path, keep_metadata: bool) -> DataConfig:
     """Writes parquet shards, images embedded."""
     folder.mkdir()
-    with_images = "images" in schema.names
+    schema, with_images = features.arrow_schema, "images" in features
     groups = in_tables_of(_ROW_GROUP if with_images else _ROW_GROUP_OF_TEXT, tables)
     shards: list[Path] = []
     rows = 0
@@ -201,7 +205,11 @@ def _write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path) -
             write_page_index=True,
         ) as writer:
             while table is not None:
-                writer.write_table(_compat.embed_images(table.cast(schema)) if with_images else table.cast(schema))
+                table = table.cast(schema)
+                if with_images:
+                    # The second ends at an image that is not there.
+                    table = _compat.embed_images(with_contents(table, features, keep_metadata))
+                writer.write_table(table)
                 rows += len(table)
                 table = next(groups, None)
                 if shards[-1].stat().st_size >= _SHARD_BYTES:

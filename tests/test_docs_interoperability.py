@@ -1,17 +1,12 @@
 """The page on other tools: its commands and code run in their order, and its examples are what is written."""
 
-import ast
-import importlib
 import json
 import re
 import shlex
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
-from openai.types.chat import ChatCompletionMessageParam
-from pydantic import TypeAdapter
 from scored_rows import picture
 from tiny_models import tiny_llava
 from transformers import AutoModelForImageTextToText
@@ -19,8 +14,6 @@ from trl.scripts.sft import main as trl_sft
 from trl.scripts.sft import make_parser
 
 from c3l_hf.cli import main
-from c3l_hf.data.conversations import read_conversation
-from c3l_hf.data.written_layouts import Written
 from c3l_hf.files.opening import open_dataset
 
 PAGE = (Path(__file__).parents[1] / "docs" / "interoperability.md").read_text("utf-8")

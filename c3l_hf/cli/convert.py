@@ -31,6 +31,9 @@ class ConvertOptions(PictureOptions):
         default=None,
         metadata={"help": "In the rows' files, or as files beside them; by default as the layout has them."},
     )
+    keep_metadata: bool = field(
+        default=False, metadata={"help": "Leave EXIF (places, cameras, ...) and the like in the pictures."}
+    )
 
 
 def convert_rows(rows: RowsOptions, options: ConvertOptions, _: CallOptions) -> None:
@@ -47,7 +50,12 @@ def convert_rows(rows: RowsOptions, options: ConvertOptions, _: CallOptions) -> 
     watched = RowStream(stream.features, len(stream), lambda: bar.over(stream.tables(), len(stream)))
     try:
         result = convert(
-            watched, options.to, options.output, placement=options.pictures, image_folder=options.image_folder
+            watched,
+            options.to,
+            options.output,
+            placement=options.pictures,
+            image_folder=options.image_folder,
+            keep_metadata=options.keep_metadata,
         )
     finally:
         bar.close()
@@ -75,8 +83,8 @@ COMMAND = Command(
     description="Writes rows of any layout in another one, with their pictures: LLaVA's JSON (llava), ShareGPT as "
     "LLaMA-Factory reads it (sharegpt), FineVision's and the Cauldron's parquet (texts), OpenAI's messages (openai), "
     "plain JSON lines or CSV with paths (jsonl, csv), WebDataset's tars (webdataset), parquet for TRL (trl). Scores "
-    "and other columns go along where the layout has a place for them. A row that the layout cannot hold unchanged is left "
-    "out, counted and listed with its reason. docs/interoperability.md says what each can hold.",
+    "and other columns go along where the layout has a place for them. A row that the layout cannot hold unchanged is "
+    "left out, counted and listed with its reason. docs/interoperability.md says what each can hold.",
     examples=(
         "c3l convert runs/demo --to llava --output llava",
         "c3l convert user/my-pairs --to openai --pictures files --output openai",

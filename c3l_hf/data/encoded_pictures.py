@@ -12,7 +12,9 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import digest
 from c3l_hf.data.image_files import located
 from c3l_hf.data.row_images import as_stored
+from c3l_hf.files.decoders import opened
 from c3l_hf.files.image import content_of, file_of, is_inline, open_image, value_of
+from c3l_hf.files.metadata import without_metadata
 
 __all__ = ["EncodedPicture", "PictureReader"]
 
@@ -49,14 +51,15 @@ class PictureReader:
 
     Args:
         folder: Where pictures are that rows name by a relative path; by default the working folder.
+        keep_metadata: Leave what the files say of place, time, camera and people; see `files.metadata`.
     """
 
-    def __init__(self, folder: str | Path | None = None):
-        self._folder = folder
+    def __init__(self, folder: str | Path | None = None, keep_metadata: bool = False):
+        self._folder, self._keep_metadata = folder, keep_metadata
         self._known: OrderedDict[str, str] = OrderedDict()
 
     def read(self, image: Any) -> EncodedPicture:
-        """A picture with the bytes that the row or the file has; one that is pixels only, as PNG.
+        """A picture with the bytes that the row or the file has, but for metadata; one that is pixels only, as PNG.
 
         Raises:
             RowError: If it cannot be read.
@@ -66,11 +69,13 @@ class PictureReader:
         if content is None:
             open_image(image)  # says why
             raise RowError("the image cannot be read")
+        if not self._keep_metadata:
+            content = without_metadata(content).content
         key = digest(content)
         if (ending := self._known.get(key)) is None:
             open_image(content)
-            with PIL.Image.open(io.BytesIO(content)) as opened:
-                kind = str(opened.format)
+            with opened(io.BytesIO(content)) as picture:
+                kind = str(picture.format)
             ending = _ENDINGS.get(kind, "".join(filter(str.isalnum, kind.lower())))
             self._known[key] = ending
             if len(self._known) > _REMEMBERED:

@@ -88,6 +88,7 @@ def convert(
     *,
     placement: Placement | None = None,
     image_folder: str | Path | None = None,
+    keep_metadata: bool = False,
 ) -> Conversion:
     """Write rows in another layout.
 
@@ -100,6 +101,7 @@ def convert(
         output: A folder to be made. It appears when it is complete, or not at all.
         placement: Where pictures go; by default as the layout has them.
         image_folder: Where pictures are that rows name by a relative path; by default the working folder.
+        keep_metadata: Leave EXIF and the like in the pictures.
 
     Raises:
         ValueError: If the columns are in none of the accepted layouts.
@@ -110,7 +112,7 @@ def convert(
     layout = layout_of(rows.column_names)
     kept, left = _further_columns(rows.features, to)
     result = Conversion(columns_left_out=left)
-    reader = PictureReader(image_folder)
+    reader = PictureReader(image_folder, keep_metadata)
     with atomic_folder(output) as folder, (folder / _LEFT_OUT).open("w", encoding="utf-8") as listing:
         file = open_rows_file(to, folder, kept)
         result.files = file.files

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, Image, Json, List, Value, load_dataset
 from PIL import Image as PILImage
+from PIL.ExifTags import Base as ExifTag
 from scored_rows import png
 
 from c3l_hf.common.errors import RowError, RunError
@@ -187,7 +188,7 @@ def source():
 def conversations(dataset, folder=None):
     """Of each row the messages, and the encoded pictures."""
     layout = layout_of(dataset.column_names)
-    reader = PictureReader(folder)
+    reader = PictureReader(folder, keep_metadata=True)
     result = []
     for row in stored_rows(dataset.with_format("arrow")[:], dataset.features):
         read = read_conversation({name: row[name] for name in layout.columns})
@@ -322,6 +323,21 @@ def test_pictures_that_openai_does_not_take_are_sent_as_a_model_sees_them(tmp_pa
     ((_, (sent,)),) = conversations(open_dataset(tmp_path / "out"))
     assert sent.startswith(b"\x89PNG")
     assert open_image(sent).tobytes() == open_image(content.getvalue()).tobytes()
+
+
+def test_places_and_cameras_stay_at_home(tmp_path):
+    content, exif = io.BytesIO(), PILImage.Exif()
+    exif[ExifTag.Make], exif[ExifTag.Orientation] = "A phone's maker", 6
+    PILImage.open(io.BytesIO(PICTURES[1])).save(content, "JPEG", exif=exif)
+    rows = [{"image": {"bytes": content.getvalue(), "path": None}, "question": "Q?", "answer": "A."}]
+    features = Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
+    for to in LAYOUTS:
+        converted(Dataset.from_list(rows, features=features), to, tmp_path / to)
+        ((_, (plain,)),) = conversations(open_dataset(tmp_path / to), tmp_path / to)
+        assert b"phone" not in plain and open_image(plain).tobytes() == open_image(content.getvalue()).tobytes(), to
+    converted(Dataset.from_list(rows, features=features), "llava", tmp_path / "kept", keep_metadata=True)
+    (kept,) = (tmp_path / "kept" / "images").iterdir()
+    assert kept.read_bytes() == content.getvalue()
 
 
 def test_nothing_is_written_over(tmp_path):

@@ -8,6 +8,7 @@ from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.rows import RowsOptions, open_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
+from c3l_hf.common.processes import process_state
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.streams import RowStream
@@ -39,6 +40,8 @@ class ConvertOptions(PictureOptions):
 def convert_rows(rows: RowsOptions, options: ConvertOptions, _: CallOptions) -> None:
     """Converts a dataset; see `COMMAND`."""
     set_up_process()
+    if not process_state().is_main_process:  # one of a launcher's, which have nothing to share
+        return
     check_conversion(options.to, options.output, options.pictures)
     if (Path(rows.dataset) / "run.json").is_file():
         if not (Path(rows.dataset) / "dataset").is_dir():

@@ -261,6 +261,13 @@ def random_rows(count):
     return Dataset.from_list(rows, features=FEATURES)
 
 
+def is_read(rows):
+    try:
+        return bool(conversations(rows))
+    except RowError:
+        return False
+
+
 @pytest.mark.parametrize("to", LAYOUTS)
 def test_nothing_is_changed_and_nothing_disappears(to, tmp_path):
     rows = random_rows(120)
@@ -274,8 +281,9 @@ def test_nothing_is_changed_and_nothing_disappears(to, tmp_path):
         parts = turns_apart(Conversation(messages, tuple(contents)))
         expected += [(part.messages, list(part.images)) for part in parts] if to == "trl" else [(messages, contents)]
     assert conversations(open_dataset(tmp_path / "out"), tmp_path / "out") == expected
-    readable = sum(number not in left for number in range(len(rows)))
-    assert readable > (60 if to in ("openai", "jsonl", "webdataset") else 3)
+    unread = {number for number in range(len(rows)) if not is_read(rows.select([number]))}
+    assert unread == left if to in ("openai", "jsonl", "webdataset", "trl") else unread < left
+    assert len(unread) < 60 and result.converted > 3
 
 
 def test_rows_that_cannot_be_used_are_left_out_counted_together_and_listed(tmp_path):

@@ -69,10 +69,13 @@ def format_conversion(result: Conversion, output: str) -> str:
     """What became of the rows, as the command prints it."""
     parts = []
     if result.left_out:
-        shown = result.left_out.most_common(_MOST_REASONS)
-        if more := result.left_out.total() - sum(count for _, count in shown):
+        counted = result.left_out.most_common(_MOST_REASONS)
+        shown = [(f"{reason}, as row {result.first[reason]:,}", count) for reason, count in counted]
+        if more := result.left_out.total() - sum(count for _, count in counted):
             shown.append(("other reasons", more))
         parts.append(format_table([("left out", "rows"), *shown]))
+        if any("FileNotFoundError" in reason for reason in result.left_out):
+            parts.append("Pictures are not there: is --image_folder, where relative paths begin, given and right?")
         parts.append(f"{Path(output) / 'left_out.txt'} has the reason of each.")
     if result.columns_left_out:
         parts.append(f"columns that the layout has no place for: {listed(result.columns_left_out, 20)}")

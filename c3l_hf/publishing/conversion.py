@@ -51,6 +51,7 @@ class Conversion:
         written: Rows in the files: more, where every answer is one.
         pictures: Different ones in the folder `images`, or pictures in the files, also the same one again.
         left_out: Reason → rows. The file `left_out.txt` has each of them.
+        first: Reason → the number of the first row that has it.
         columns_left_out: Columns of the source that the layout has no place for.
         files: The files of rows in the folder, a name or a pattern.
     """
@@ -60,6 +61,7 @@ class Conversion:
     written: int = 0
     pictures: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    first: dict[str, int] = field(default_factory=dict)
     columns_left_out: list[str] = field(default_factory=list)
     files: str = ""
 
@@ -128,7 +130,9 @@ def convert(
                         for part in made:
                             file.add(WrittenRow(part, others, pictures))
                     except RowError as error:
-                        result.left_out[_kind(str(error))] += 1
+                        kind = _kind(str(error))
+                        result.left_out[kind] += 1
+                        result.first.setdefault(kind, result.read)
                         listing.write(f"row {result.read}{_named(row)}: {error}\n")
                     else:
                         result.converted += 1

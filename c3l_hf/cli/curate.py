@@ -77,7 +77,7 @@ def curate_rows(
     curated, report = curate(
         dataset,
         **rules | {"score": score},
-        near_duplicate_images=curation.near_duplicate_images,
+        near_duplicate_images=curation.image_comparison(),
         near_duplicate_distance=curation.near_duplicate_distance,
         benchmarks=[one.contents() for one in benchmarks],
         image_folder=vectors.image_folder,

@@ -21,10 +21,11 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
-from c3l_hf.data.schema import PAIR_FEATURES
+from c3l_hf.data.picture_contents import with_contents
+from c3l_hf.data.schema import GENERATION_STATUS, PAIR_FEATURES
 from c3l_hf.data.sources import Images, columns_digest, load_images
 from c3l_hf.data.status import count_repeated, generation_counts
-from c3l_hf.data.stored_images import with_contents
+from c3l_hf.data.unreadable_list import beside, unreadable_images, write_unreadable
 from c3l_hf.files.inventory import cached
 from c3l_hf.generation.pairs import PairGenerationConfig, check_columns, generate_tables, with_images
 from c3l_hf.generation.retries import Retries, count_attempts, generate_with_retries
@@ -100,6 +101,7 @@ def generate(
         limit=images.num_images,
         seed=seed.seed,
         inventory=cached("images", os.path.abspath(images.images), images.images_split, images.num_images, seed.seed),
+        copies=images.copies,
     )
     check_columns(config, source.dataset)
     check_written_tokens(backend, config, how)
@@ -110,6 +112,8 @@ def generate(
         counts |= count_attempts(pairs.select_columns(["image_id", "attempt"]).with_format("arrow").iter(1000))
     if process_state().is_main_process:
         write_rows(pairs, output)
+        rows = zip(pairs["image_id"], pairs[GENERATION_STATUS])
+        write_unreadable(beside(path), unreadable_images(rows, source.dataset))
         print(f"{format_table([('pairs', counts.pop('pairs')), *counts.items()])}\n\n{len(pairs):,} rows → {path}")
         if repeated := count_repeated(pairs.with_format("arrow").iter(1000)):
             print(f"{repeated:,} pairs have the same texts as another of their image")

@@ -14,8 +14,8 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.arranging import columns_of, restored
+from c3l_hf.data.picture_contents import with_contents, without_contents
 from c3l_hf.data.reading import ColumnOptions, read_dataset
-from c3l_hf.data.stored_images import with_contents, without_contents
 from c3l_hf.data.stored_rows import has_images
 
 __all__ = [

@@ -27,6 +27,7 @@ from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.data.stored_rows import stored_row
+from c3l_hf.data.unreadable_list import beside, unreadable_images, write_unreadable
 from c3l_hf.files.image import open_image
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source
@@ -101,6 +102,10 @@ def score(
             without.append(status)
     if process_state().is_main_process:
         write_rows(with_own_names(scored, rows), output)
+        if STATUS in scored.column_names:
+            named = "image_id" in scored.column_names
+            names = map(str, scored["image_id"]) if named else (f"row {row}" for row in range(len(scored)))
+            write_unreadable(beside(path), unreadable_images(zip(names, scored[STATUS])))
         print("\n\n".join([*told, f"{model.model}, {scorer.path} path → {path}"]))
     if without:
         raise RunError(f"none of {len(scored):,} rows has a score; {path} has the reasons in {', '.join(without)}")

@@ -23,6 +23,7 @@ from c3l_hf.data.places import places
 from c3l_hf.data.row_images import images_as_stored, pictures_of
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, number_id
 from c3l_hf.data.sources import Images, images_digest
+from c3l_hf.data.status import count_reasons
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import to_turns, turn_reason
 from c3l_hf.files.image import image_key
@@ -153,7 +154,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
         _by_image(tables, image_of[image_of >= 0]),
         [0, *np.cumsum(pairs_of).tolist()],
         digest(sha.hexdigest(), known, *sorted(without_image.items())),
-        dict(without_image.most_common()),
+        dict(count_reasons(without_image.elements())),
     )
 
 

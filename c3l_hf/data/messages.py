@@ -7,6 +7,7 @@ from typing import Any
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import UNREAD_COLUMNS, Layout, is_columns
 from c3l_hf.data.places import MARKER, PLACE, is_nothing, plain_item
+from c3l_hf.data.schema import GENERATION_STATUS, STATUS_OK
 
 __all__ = ["answer_text", "check_unread", "message_problem", "messages_of", "messages_of_value"]
 
@@ -34,7 +35,8 @@ def messages_of(row: Mapping[str, Any], layout: Layout, images: int | None) -> t
         prompt or a history are no answers of the row.
 
     Raises:
-        RowError: If there are no messages to be seen, or the row has something in a column of `UNREAD_COLUMNS`.
+        RowError: If there are no messages to be seen, or the row has something in a column of `UNREAD_COLUMNS`. Where
+            generation has made no pair, the reason is that of `generation_status`.
     """
     check_unread(row)
     column, last = layout.text[0], layout.text[-1]
@@ -46,6 +48,9 @@ def messages_of(row: Mapping[str, Any], layout: Layout, images: int | None) -> t
     elif column == "messages":
         messages = messages_of_value(row[column], column, "user")
     else:
+        said = row.get(GENERATION_STATUS)
+        if row[column] is None and isinstance(said, str) and said != STATUS_OK:
+            raise RowError(said)  # why there is no pair
         messages = messages_of_value(row[column], column, "user")
         if "input" in layout.further:
             messages = _with_input(messages, row["input"])

@@ -15,6 +15,7 @@ __all__ = [
     "CLUSTER_SIMILARITY",
     "EMBEDDING",
     "EMBEDDING_STATUS",
+    "GENERATION_STATUS",
     "LANGUAGE",
     "PAIR_FEATURES",
     "PAIR_TABLE_FEATURES",
@@ -38,6 +39,7 @@ PAPERS_FORM: Literal["answer_kl"] = "answer_kl"
 Ranking = Literal[SCORES]  # type: ignore[valid-type]
 TOKEN_COLUMNS = ("answer_tokens", "token_kl_per_token", "logprob_per_token", "logprob_blind_per_token")
 STATUS, STATUS_OK = "i2c_status", "ok"
+GENERATION_STATUS = "generation_status"  # "ok", or why generation has made no pair
 TURNS = "turns"
 LANGUAGE = "language"
 # A vector of the pair, and why it has none; the cluster of that vector, and its cosine with the cluster's centre.

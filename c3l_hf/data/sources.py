@@ -22,9 +22,9 @@ from c3l_hf.data.worlds import World, find_world
 from c3l_hf.files.image import file_of
 from c3l_hf.files.inventory import FileState, Inventory, list_files, sha256_of
 from c3l_hf.files.opening import is_saved, open_dataset
-from c3l_hf.files.picture_folder import data_files, metadata_columns, pictures_in
+from c3l_hf.files.picture_folder import Copies, data_files, metadata_columns, pictures_in
 
-__all__ = ["Images", "columns_digest", "image_column", "image_ids", "images_digest", "load_images"]
+__all__ = ["Images", "columns_digest", "image_column", "image_ids", "images_digest", "is_picture_folder", "load_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def load_images(
     limit: int | None = None,
     seed: int = 0,
     inventory: Path | None = None,
+    copies: Copies = "once",
 ) -> Images:
     """The images to generate pairs about.
 
@@ -67,6 +68,7 @@ def load_images(
         seed: Seed of a world.
         inventory: A file to keep in mind what is known of the pictures: with it, a second call reads those only whose
             size or time changed. One process of each machine looks, the others take what it has written there.
+        copies: Of a folder of pictures: "once" takes files that are equal to the byte once, "all" each of them.
 
     Raises:
         RunError: If the source does not exist, is empty, has no images, or is a folder of both pictures and tables.
@@ -79,16 +81,26 @@ def load_images(
         dataset = world.load_images(source, limit, seed, split)
         return Images(dataset, images_digest(dataset, inventory), world)
     path = Path(source)
-    if path.is_dir() and not is_saved(path):
-        files = _listed_files(path)
-        # Of a run's folder `open_dataset` says what it is.
-        if not (path / "run.json").is_file() and not data_files(path, files):
-            return _read_folder(path, files, limit, inventory)
+    if is_picture_folder(source):
+        return _read_folder(path, _listed_files(path), limit, inventory, copies)
     if path.is_file():
         raise RunError(f"{source} is a file; images wants a folder of pictures or a dataset")
     dataset = open_dataset(source, split=split)
     dataset = _checked(dataset.select(range(_count(source, len(dataset), limit))), source)
     return Images(dataset, images_digest(dataset, inventory))
+
+
+def is_picture_folder(source: str) -> bool:
+    """Whether a source of images is a folder of pictures, and no dataset.
+
+    Raises:
+        RunError: If it has both pictures and tables with rows.
+    """
+    path = Path(source)
+    # Of a run's folder `open_dataset` says what it is.
+    if find_world(source) or not path.is_dir() or is_saved(path) or (path / "run.json").is_file():
+        return False
+    return not data_files(path, [file for file in list_files(path) if _is_text(file.name)])
 
 
 def images_digest(dataset: Dataset, inventory: Path | None = None) -> str:
@@ -161,14 +173,16 @@ def _count(source: str | Path, there: int, limit: int | None) -> int:
     return limit
 
 
-def _read_folder(folder: Path, files: list[FileState], limit: int | None, inventory: Path | None) -> Images:
+def _read_folder(
+    folder: Path, files: list[FileState], limit: int | None, inventory: Path | None, copies: Copies
+) -> Images:
     state = process_state()
     say = state.is_main_process
     with first_on_each_machine():
         if inventory is not None and not state.is_local_main_process:
             # As the main process has just seen them, if it could keep what it saw.
             files = Inventory(inventory).states or files
-        pictures, there = pictures_in(folder, files, limit, Inventory(inventory), say)
+        pictures, there = pictures_in(folder, files, limit, Inventory(inventory), say, copies)
     if say:
         _count(folder, there, limit)
     columns = metadata_columns(folder, files, [picture.name for picture in pictures], say)
@@ -196,7 +210,10 @@ def _read_folder(folder: Path, files: list[FileState], limit: int | None, invent
 
 def _listed_files(folder: Path) -> list[FileState]:
     """The files in a folder whose names can be told."""
-    files = list_files(folder)
+    notes: list[str] = []
+    files = list_files(folder, notes)
+    for note in notes if process_state().is_main_process else ():
+        logger.warning("%s: %s", folder, note)
     told = [file for file in files if _is_text(file.name)]
     if (odd := [file.name for file in files if not _is_text(file.name)]) and process_state().is_main_process:
         names = ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in odd[:5])

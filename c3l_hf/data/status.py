@@ -7,7 +7,18 @@ from collections.abc import Iterable
 import pyarrow as pa
 from datasets import Dataset
 
-__all__ = ["count_repeated", "count_statuses", "generation_counts", "of_image", "publishable"]
+__all__ = ["count_reasons", "count_repeated", "count_statuses", "generation_counts", "of_image", "publishable"]
+
+# The name of an image within a reason: an address, or that of a file.
+_ADDRESS = re.compile(
+    r"(?P<image>the image) is an address, (?P<name>.+?), (?P<what>which (?:is not fetched|could not be downloaded).*)",
+    re.DOTALL,
+)
+_FILE = re.compile(
+    r"(?P<image>the image) (?P<name>.+?) (?P<what>(?:cannot be read|is not in the folder|is on another machine|"
+    r"is \w+, which is not read).*)",
+    re.DOTALL,
+)
 
 
 def generation_counts(dataset: Dataset) -> dict[str, int]:
@@ -25,6 +36,40 @@ def count_statuses(statuses: Iterable[str], rows: str) -> dict[str, int]:
     counts = Counter(statuses)
     total, ok = counts.total(), counts.pop("ok", 0)
     return {rows: total, "ok": ok, **dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))}
+
+
+def count_reasons(statuses: Iterable[str]) -> list[tuple[str, int]]:
+    """Reasons and how many rows have each, by frequency. Those that are the same but for the name of a file, an address
+    or a number are one, with the first as its example, whole, and what may help."""
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for status in statuses:
+        kind, example = _kind_of(status)
+        counts[kind] += 1
+        if example:
+            examples.setdefault(kind, example)
+    return [
+        (f"{kind}{f', as {examples[kind]}' if kind in examples else ''}{_remedy(kind)}", count)
+        for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _kind_of(status: str) -> tuple[str, str | None]:
+    """A reason without what is particular to its row, and the name that it has of an image."""
+    example = None
+    if found := _ADDRESS.match(status) or _FILE.match(status):
+        example = found["name"]
+        comma = "is an address, " if found.re is _ADDRESS else ""
+        status = f"{found['image']} {comma}{found['what']}"
+    # Paths of the system's own messages; numbers, but for those that name an error.
+    return re.sub(r"(?<!Errno )(?<!HTTP )\b\d+", "N", re.sub(r": '/[^']*'", "", status)), example
+
+
+def _remedy(kind: str) -> str:
+    """What may help against a reason, where that is not said in it."""
+    if "FileNotFoundError" in kind or "No such file" in kind:
+        return "; is image_folder, where relative paths begin, given and right?"
+    return ""
 
 
 def count_repeated(tables: Iterable[pa.Table | pa.RecordBatch]) -> int:

@@ -132,7 +132,11 @@ def _beginning(value: Any) -> bytes:
 def _shown(name: str | Path) -> str:
     if is_address(name):
         return shown_address(str(name))
-    return str(name) if len(str(name)) <= _LONGEST_SHOWN else f"…{str(name)[1 - _LONGEST_SHOWN :]}"
+    if len(str(name)) <= _LONGEST_SHOWN:
+        return str(name)
+    # Whole names of folders, and that of the file.
+    end = str(name)[1 - _LONGEST_SHOWN :]
+    return f"…{end[end.index('/') :] if '/' in end else end}"
 
 
 def is_inline(value: Any) -> bool:
@@ -239,7 +243,7 @@ def orientation_of(image: PIL.Image.Image) -> int:
     It may stand in a file behind the pixels: then it is known once they are loaded.
     """
     try:
-        orientation = image.getexif().get(ExifTag.Orientation)
+        orientation: Any = image.getexif().get(ExifTag.Orientation)
     except Exception:  # Pillow raises errors of many types on broken EXIF
         return 1
     return orientation if orientation in range(2, 9) else 1

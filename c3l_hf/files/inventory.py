@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from c3l_hf.common.files import atomic_write, digest, file_sha256
+from c3l_hf.common.names import listed
 
 __all__ = ["FileState", "Inventory", "Look", "cached", "list_files", "sha256_of"]
 
@@ -57,21 +58,71 @@ def cached(kind: str, *parts: object) -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{kind}-{digest(*parts)}.parquet"
 
 
-def list_files(folder: str | Path) -> list[FileState]:
-    """The files in a folder and below it, by their path relative to it, in order; hidden ones are passed over."""
+def list_files(folder: str | Path, notes: list[str] | None = None) -> list[FileState]:
+    """The files in a folder and below it, by their path relative to it, in order; hidden ones are passed over.
+
+    Links are followed, those to folders too, wherever they lead: a folder is read once, by its own path if it has one
+    here. A link to a folder that has this one in it is not followed.
+
+    Args:
+        folder: The folder.
+        notes: To it is added what can be said of links and of folders that cannot be read, a line each.
+    """
+    root = os.path.realpath(folder)
+    folders: set[tuple[int, int]] = set()
+    links: list[tuple[str, str]] = []  # to folders: name, path
+    followed, passed_over, nowhere, denied = [], [], [], []
 
     def visit(path: str, prefix: str) -> Iterator[FileState]:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    yield from visit(entry.path, f"{name}/")
+        here = os.stat(path)
+        if (here.st_dev, here.st_ino) in folders:
+            passed_over.append(prefix[:-1])
+            return
+        folders.add((here.st_dev, here.st_ino))
+        try:
+            entries = list(os.scandir(path))
+        except PermissionError:
+            if not prefix:
+                raise
+            denied.append(prefix[:-1])
+            return
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from visit(entry.path, f"{name}/")
+                continue
+            try:
+                if entry.is_dir():
+                    links.append((name, entry.path))
                 elif entry.is_file():
                     yield FileState.of(name, entry.stat())
+                elif entry.is_symlink():
+                    nowhere.append(name)
+            except OSError:  # links that lead to each other
+                nowhere.append(name)
 
-    return sorted(visit(str(folder), ""), key=lambda state: state.name.split("/"))
+    files = list(visit(str(folder), ""))
+    while links:
+        name, path = min(links)
+        links.remove((name, path))
+        if Path(root).is_relative_to(os.path.realpath(path)):
+            passed_over.append(name)
+            continue
+        before = len(passed_over)
+        files += visit(path, f"{name}/")
+        if len(passed_over) == before or passed_over[-1] != name:
+            followed.append(f"{name} → {os.path.realpath(path)}")
+    for text, names in (
+        ("links to folders, followed", followed),
+        ("folders passed over, as they are read by another path or have this one in them", passed_over),
+        ("links that lead nowhere", nowhere),
+        ("folders that may not be read", denied),
+    ):
+        if names and notes is not None:
+            notes.append(f"{text}: {len(names):,} ({listed(sorted(names), 5)})")
+    return sorted(files, key=lambda state: state.name.split("/"))
 
 
 class Inventory:
@@ -95,31 +146,38 @@ class Inventory:
         return list(self._known)
 
     def digests(self, states: Sequence[FileState], make: Callable[[FileState], bytes]) -> list[bytes]:
-        """The digest of each, made where its state is new; what was kept of others is forgotten.
+        """The digest of each, made where its state is new, and kept; what was kept of others is forgotten.
 
         Args:
             states: In their order.
             make: A new state → its digest, 32 bytes.
         """
-        return [look.digest for look in self.looks(states, lambda state: Look(make(state)))]
+        found = [look.digest for _, look in self.looks(states, lambda state: Look(make(state)))]
+        self.keep()
+        return found
 
     def looks(
         self,
         states: Sequence[FileState],
         make: Callable[[FileState], Look],
-        check: Callable[[Sequence[Look]], None] = lambda looks: None,
-    ) -> list[Look]:
-        """What is known of each, likewise.
+        wanted: Callable[[FileState], bool] = lambda state: True,
+    ) -> Iterator[tuple[FileState, Look]]:
+        """What is known of each, one after the other, likewise; `keep` keeps it.
 
         Args:
             states: In their order.
             make: A new state → what is found out about it.
-            check: Raises an error if nothing comes of it all, before anything is kept.
+            wanted: Asked when its turn comes: what is not wanted is not looked at.
         """
-        new = [state for state in states if state not in self._known]
-        read = {state: make(state) for state in tqdm(new, desc="Reading files", leave=False, disable=None)}
-        known = {state: read[state] if state in read else self._known[state] for state in states}
-        check(list(known.values()))
+        self._found: dict[FileState, Look] = {}
+        for state in tqdm(states, desc="Reading files", leave=False, disable=None):
+            if wanted(state):
+                self._found[state] = self._known[state] if state in self._known else make(state)
+                yield state, self._found[state]
+
+    def keep(self) -> None:
+        """Keep what was looked at last, and nothing else."""
+        known = self._found
         if self.file is not None and list(known) != list(self._known):
             columns = [[getattr(state, name) for state in known] for name in _STATE]
             columns += [[getattr(look, name) for look in known.values()] for name in ("digest", "problem")]
@@ -131,7 +189,6 @@ class Inventory:
             except OSError as error:  # the results are the same without it
                 logger.warning("what is known of the files cannot be kept (%s); they are read again next time", error)
         self._known = known
-        return [known[state] for state in states]
 
 
 def sha256_of(path: str | Path) -> bytes:

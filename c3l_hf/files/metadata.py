@@ -1,4 +1,4 @@
-"""A picture as it is published: without the place where it was taken, the camera, names, comments and small pictures."""
+"""A picture as it is published: without the place where it was taken, the camera, names, comments, small pictures."""
 
 import io
 import re
@@ -28,6 +28,13 @@ _HAVE_NONE = ("BMP", "DIB")
 # What an AVIF has of them is in items and boxes of these kinds. They may be somewhere by chance: then it is encoded
 # again in vain.
 _OF_AVIF = re.compile(rb"Exif|mime|uri |uuid|jumb|moov")
+# What a content that Pillow cannot open may have them in: how formats begin that have metadata (JPEG, PNG, GIF, WebP,
+# TIFF and raw photographs, HEIC and AVIF, JPEG 2000 and XL, Photoshop's), and how these begin.
+_OF_DAMAGED = re.compile(
+    rb"\A(?:\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II[*+RU]|MM\0|....ftyp|\0\0\0\x0c(?:jP|JXL)|\xff\x4f\xff\x51|8BPS)"
+    rb"|Exif\0\0|xmpmeta|ns\.adobe\.com",
+    re.DOTALL,
+)
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
@@ -47,11 +54,13 @@ def without_metadata(content: bytes) -> PlainPicture:
     formats become PNG (TIFF, where PNG has no such colours) of their first picture, upright; so does what has broken
     metadata that cannot be taken apart.
 
+    What is no picture at all, as a web page, stays as it is.
+
     Args:
         content: The encoded picture.
 
     Raises:
-        RowError: If it cannot be read.
+        RowError: If it cannot be read, and may have metadata: it is damaged, or HEIC without pillow-heif.
     """
     try:
         with opened(io.BytesIO(content)) as image:
@@ -86,7 +95,12 @@ def _orientation_alone(image: PIL.Image.Image) -> bytes:
 
 
 def _encoded_again(content: bytes) -> PlainPicture:
-    seen = open_image(content)
+    try:
+        seen = open_image(content)
+    except RowError:
+        if _is_no_picture(content):
+            return PlainPicture(content)
+        raise
     try:
         again = _as_it_is(content)
         if np.array_equal(np.asarray(open_image(again.content)), np.asarray(seen)):
@@ -94,6 +108,14 @@ def _encoded_again(content: bytes) -> PlainPicture:
     except Exception:  # colours that neither format has, and what Pillow cannot write
         pass
     return PlainPicture(_saved(seen, "PNG"), ".png")
+
+
+def _is_no_picture(content: bytes) -> bool:
+    try:
+        opened(io.BytesIO(content)).close()
+        return False
+    except Exception:  # decoders raise errors of many types
+        return not _OF_DAMAGED.search(content)
 
 
 def _as_it_is(content: bytes) -> PlainPicture:

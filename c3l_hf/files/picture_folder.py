@@ -1,13 +1,12 @@
 """A folder of pictures as people have it: which of its files are pictures, and what its metadata say of them."""
 
 import functools
-import itertools
 import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import PIL.Image
 import pyarrow as pa
@@ -22,7 +21,7 @@ from c3l_hf.files.inventory import FileState, Inventory, Look, sha256_of
 from c3l_hf.files.json_files import open_json
 from c3l_hf.files.unreadable import kind_of
 
-__all__ = ["Picture", "data_files", "metadata_columns", "pictures_in"]
+__all__ = ["Copies", "Picture", "data_files", "metadata_columns", "pictures_in"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +38,9 @@ _TABLES = frozenset((".arrow", ".parquet"))  # what nobody keeps beside pictures
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"
 _NOT_LOOKED_AT = bytes(32)  # the digest of a file that is no picture: it may be a long film
+
+
+Copies = Literal["once", "all"]
 
 
 class Picture(NamedTuple):
@@ -73,7 +75,12 @@ def data_files(folder: Path, files: Sequence[FileState]) -> list[str]:
 
 
 def pictures_in(
-    folder: Path, files: Sequence[FileState], limit: int | None, inventory: Inventory, say: bool = True
+    folder: Path,
+    files: Sequence[FileState],
+    limit: int | None,
+    inventory: Inventory,
+    say: bool = True,
+    copies: Copies = "once",
 ) -> tuple[list[Picture], int]:
     """The pictures among the files of a folder, in order; what can be said of all of them is logged in a line each.
 
@@ -83,9 +90,10 @@ def pictures_in(
     Args:
         folder: The folder.
         files: As `list_files` has them.
-        limit: The first so many pictures; only they are read.
+        limit: The first so many pictures; others are not read.
         inventory: What is known from an earlier look.
         say: Whether to log; one process does.
+        copies: "once": of files that are equal to the byte, as links to one file are, the first by name stands for all.
 
     Returns:
         The pictures, and how many there are without the limit.
@@ -93,36 +101,38 @@ def pictures_in(
     Raises:
         RunError: If none of them can be read.
     """
-    named = 0 if limit is None else sum(_ending(file.name) in _PICTURES for file in files)
-    left_out = 0 if limit is None else max(0, named - limit)
-    files = _first_pictures(files, named - left_out) if left_out else files
-    pictures, others = [], []
+    pictures: list[Picture] = []
+    others, repeated, not_read = [], [], []
+    names: dict[bytes, str] = {}
 
-    def sort_out(looks: Sequence[Look]) -> None:
-        for file, look in zip(files, looks):
-            if look.digest != _NOT_LOOKED_AT:
-                pictures.append(Picture(file.name, look.digest, look.problem))
-            elif not _is_metadata(file.name):
-                others.append(file.name)
-        if all(picture.problem is not None for picture in pictures[:limit]):
-            raise RunError(_nothing(folder, _problems(pictures[:limit]), others))
+    def wanted(file: FileState) -> bool:
+        if limit is None or len(pictures) < limit or _ending(file.name) not in _PICTURES:
+            return True
+        not_read.append(file.name)
+        return False
 
-    inventory.looks(files, lambda file: _look(folder, file.name), sort_out)
-    there = len(pictures) + left_out
+    for file, look in inventory.looks(files, lambda file: _look(folder, file.name), wanted):
+        if look.digest == _NOT_LOOKED_AT:
+            others += [] if _is_metadata(file.name) else [file.name]
+        elif copies == "once" and look.problem is None and names.setdefault(look.digest, file.name) != file.name:
+            repeated.append(f"{file.name} (as {names[look.digest]})")
+        else:
+            pictures.append(Picture(file.name, look.digest, look.problem))
+    there = len(pictures) + len(not_read)
     pictures = pictures[:limit]
     bad = _problems(pictures)
+    if len(bad) == len(pictures):
+        raise RunError(_nothing(folder, bad, others))
+    inventory.keep()
     if others and say:
         logger.warning("%s: %s", folder, f"{_files(len(others))} of other kinds passed over ({_endings(others)})")
+    if repeated and say:
+        told = f"{_files(len(repeated))} left out, copies of others to the byte"
+        logger.warning("%s: %s", folder, f"{told}: {listed(repeated)}; copies: all takes them")
     if bad and say:
         kept = "cannot be read; rows are kept, with the reason"
         logger.warning("%s: %s", folder, f"{_files(len(bad))} {kept}: {listed(bad)}")
     return pictures, there
-
-
-def _first_pictures(files: Sequence[FileState], count: int) -> list[FileState]:
-    """The files without those that have the ending of a picture, but for the first so many."""
-    seen = itertools.count()
-    return [file for file in files if _ending(file.name) not in _PICTURES or next(seen) < count]
 
 
 def _problems(pictures: Sequence[Picture]) -> list[str]:

@@ -1,5 +1,5 @@
-"""JPEG, PNG, WebP and GIF without what is no part of the picture: their parts are copied or left out, nothing is encoded
-again, and so no pixel changes.
+"""JPEG, PNG, WebP and GIF without what is no part of the picture: their parts are copied or left out, nothing is
+encoded again, and so no pixel changes.
 
 Each function takes a file's content and the EXIF block that is to be in it (of the orientation alone), or nothing; it
 raises a ValueError, an IndexError or a struct.error where the parts do not fit together. What follows the end of the
@@ -21,14 +21,14 @@ _END, _SCAN = 0xD9, 0xDA
 
 # Chunks of a PNG that change how it looks, or how it moves. Others with a small first letter may be left out.
 _PNG_KEPT = frozenset(
-    b"tRNS gAMA cHRM sRGB iCCP cICP mDCV cLLI sBIT bKGD pHYs hIST sPLT acTL fcTL fdAT".split(),
+    b"tRNS gAMA cHRM sRGB iCCP cICP mDCV cLLI sBIT bKGD pHYs sPLT acTL fcTL fdAT".split(),
 )
 _WEBP_KEPT = frozenset((b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"ANIM", b"ANMF"))
 _GIF_KEPT = (b"NETSCAPE2.0", b"ANIMEXTS1.0", b"ICCRGBG1012")  # how often it is shown, and its colours
 
 
 def plain_jpeg(content: bytes, exif: bytes = b"") -> bytes:
-    """The first picture of a JPEG file, with JFIF's header, its ICC profile and Adobe's note on how colours are kept."""
+    """The first picture of a JPEG file, with JFIF's header, its ICC profile and Adobe's note on its colours."""
     kept = [content[:2]]
     if exif:
         kept.append(b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif)

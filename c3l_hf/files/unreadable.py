@@ -11,7 +11,7 @@ def kind_of(beginning: bytes) -> str | None:
     if not beginning:
         return "empty"
     if is_heic(beginning):
-        return "damaged HEIC" if can_heic() else "HEIC; pip install 'c3l-hf[heic]', or convert it to JPEG or PNG"
+        return "damaged HEIC" if can_heic() else "HEIC; pip install 'c3l-hf[heic]', or convert it"
     if beginning.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         return "JPEG XL; convert it to JPEG or PNG"
     if start.startswith((b"<!doctype html", b"<html", b"<head")):

@@ -16,13 +16,11 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.data.imported_pairs import import_pairs
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.sources import image_ids, images_digest, load_images
+from c3l_hf.data.sources import image_ids, images_digest, is_picture_folder, load_images
 from c3l_hf.data.stored_images import AT_ONCE, stored_images
 from c3l_hf.evaluation.benchmarks import BENCHMARKS
 from c3l_hf.evaluation.questions import load_questions
-from c3l_hf.files.inventory import list_files
-from c3l_hf.files.opening import is_saved, open_dataset
-from c3l_hf.files.picture_folder import data_files
+from c3l_hf.files.opening import open_dataset
 from c3l_hf.pipeline.options import CurationOptions
 from c3l_hf.selection.decontamination import BenchmarkContents, benchmark_contents
 from c3l_hf.selection.hygiene import Hygiene, image_hygiene
@@ -73,7 +71,7 @@ class ImageChecks:
         curation = self._curation
         contents = [benchmark.contents() for benchmark in self._benchmarks]
         images = partial(_images_of_source, self._images)
-        return image_hygiene(images, curation.near_duplicate_images, contents, curation.near_duplicate_distance)
+        return image_hygiene(images, curation.image_comparison(), contents, curation.near_duplicate_distance)
 
 
 def open_benchmarks(sources: Iterable[str], inventory: Path | None = None) -> list[OpenedBenchmark]:
@@ -127,7 +125,7 @@ def _others(source: str, split: str | None, inventory: Path | None) -> OpenedBen
     path = Path(source)
     name = path.resolve().name if path.exists() else source
     split = split or "train"
-    if path.is_dir() and not is_saved(path) and not data_files(path, list_files(path)):
+    if is_picture_folder(source):
         dataset = load_images(source, inventory=inventory).dataset
     else:
         dataset = open_dataset(source, split=split)

@@ -1,9 +1,11 @@
 """What a run starts from: images, perhaps pairs, and models; and the plan of its stages in its folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
@@ -11,22 +13,34 @@ from c3l_hf.common.run_folder import INVENTORY, RunFolder
 from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.reading import fetch_pictures, read_dataset
-from c3l_hf.data.sources import Images, columns_digest, load_images
+from c3l_hf.data.sources import Images, columns_digest, is_picture_folder, load_images
+from c3l_hf.data.unreadable_list import unreadable_images, write_unreadable
 from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.image_checks import OpenedBenchmark, open_benchmarks
-from c3l_hf.pipeline.options import STAGES
+from c3l_hf.pipeline.options import STAGES, CurationOptions, ImageOptions
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_written_tokens
 from c3l_hf.training.checkpoints import training_options
 
-__all__ = ["EMBEDDINGS", "RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
+__all__ = [
+    "EMBEDDINGS",
+    "RESULTS",
+    "Inputs",
+    "list_unreadable",
+    "open_inputs",
+    "plan",
+    "set_old_results_aside",
+    "with_image_comparison",
+]
 
 # What a finished run has beside its stages.
 RESULTS = ("dataset", "generator", "config.yaml")
 # Where the vectors of pairs are, in a folder of the stage that scored them.
 EMBEDDINGS = "embeddings"
+# What names the images that cannot be read.
+UNREADABLE = "unreadable.csv"
 
 
 @dataclass(frozen=True)
@@ -80,12 +94,42 @@ def open_inputs(settings: Settings) -> Inputs:
             limit=options.num_images,
             seed=settings.training.seed,
             inventory=inventory,
+            copies=options.copies,
         )
     asked = settings.generating(0)
     check_columns(asked, images.dataset)
     check_written_tokens(settings.backend, asked, generator)
     benchmarks = open_benchmarks(settings.curation.decontaminate or (), inventory)
     return Inputs(images, pairs, generator, identity, scorer, scorer_identity, benchmarks)
+
+
+def with_image_comparison(curation: CurationOptions, images: ImageOptions) -> CurationOptions:
+    """The options with near-duplicate images decided where they are "auto": in a folder of somebody's pictures there
+    are bursts and smaller copies; in a dataset it is somebody's choice which images are there.
+
+    Raises:
+        RunError: See `data.sources.is_picture_folder`.
+    """
+    if curation.near_duplicate_images != "auto":
+        return curation
+    own = images.images is not None and is_picture_folder(images.images)
+    return replace(curation, near_duplicate_images="similar" if own else "none")
+
+
+def list_unreadable(
+    folder: RunFolder, inputs: Inputs, batches: Iterable[pa.Table | pa.RecordBatch], column: str
+) -> None:
+    """Name the images that cannot be read in a file of the run's folder, on the main process.
+
+    Args:
+        folder: The run's folder.
+        inputs: With the images.
+        batches: Rows with `image_id` and the column.
+        column: Their status.
+    """
+    if process_state().is_main_process:
+        rows = (row for batch in batches for row in zip(batch["image_id"].to_pylist(), batch[column].to_pylist()))
+        write_unreadable(folder.folder / UNREADABLE, unreadable_images(rows, inputs.images.dataset))
 
 
 def plan(settings: Settings, inputs: Inputs) -> RunFolder:
@@ -121,7 +165,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "regenerate": regenerate,
             "rescore": score,
             "curate": vars(settings.curation) | {"decontaminate": {one.name: one.digest for one in inputs.benchmarks}},
-            "write": settings.words(),
+            "write": settings.words() | ({"keep_metadata": True} if settings.publishing.keep_metadata else {}),
         },
         settings.run.stages,
         settings.run.restart_from,

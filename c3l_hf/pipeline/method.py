@@ -13,9 +13,18 @@ import datasets
 
 from c3l_hf.common.processes import limit_threads, process_state
 from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.data.schema import GENERATION_STATUS, STATUS
 from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.image_checks import ImageChecks
-from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside
+from c3l_hf.pipeline.inputs import (
+    RESULTS,
+    Inputs,
+    list_unreadable,
+    open_inputs,
+    plan,
+    set_old_results_aside,
+    with_image_comparison,
+)
 from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import (
     STAGES,
@@ -70,6 +79,7 @@ def run_c3l(
         RunError: If something about the call is wrong, which is found before any work, or a stage has no result.
         HubError: If the results cannot be published; what was made stays.
     """
+    curation = with_image_comparison(curation, images)
     settings = Settings(
         run, images, model, generation, backend, scoring, selection, curation, publishing, training, config_name
     )
@@ -108,8 +118,12 @@ def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[s
     """The stages in their order, each of which gives the text that tells what it has made."""
     models = ModelInUse(settings.model, settings.training.trust_remote_code)
     pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
+    if inputs.pairs is None:
+        list_unreadable(folder, inputs, pairs.batches(["image_id", GENERATION_STATUS]), GENERATION_STATUS)
     yield stages.describe(folder, "generate")
     first = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
+    if inputs.pairs is not None:
+        list_unreadable(folder, inputs, first.tables(["image_id", STATUS]), STATUS)
     yield stages.describe(folder, "score")
     labels = stages.select(folder, settings, first)
     yield stages.describe(folder, "select")

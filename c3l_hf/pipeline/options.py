@@ -60,6 +60,9 @@ class ImageOptions:
     )
     num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
     images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
+    copies: Literal["once", "all"] = field(
+        default="once", metadata={"help": "Files of a folder that are the same to the byte: take one, or each."}
+    )
 
 
 @dataclass
@@ -277,10 +280,11 @@ class ChoiceOptions:
     keep_languages: list[str] | None = field(
         default=None, metadata={"help": "Only pairs of these languages (en, de, ...); by default of all."}
     )
-    near_duplicate_images: Literal["none", "same", "similar"] = field(
-        default="none",
+    near_duplicate_images: Literal["auto", "none", "same", "similar"] = field(
+        default="auto",
         metadata={
-            "help": "Of images with the same file, or that look alike, only that with the best pair keeps its pairs."
+            "help": "Of images with the same file, or that look alike, only that with the best pair keeps its pairs; "
+            "auto: similar in a run on a folder of pictures, else none."
         },
     )
     near_duplicate_distance: int = field(
@@ -293,6 +297,10 @@ class ChoiceOptions:
             "folders of pictures, datasets (name#split)."
         },
     )
+
+    def image_comparison(self) -> Literal["none", "same", "similar"]:
+        """Which images are near-duplicates; "auto" that nobody has decided (`inputs.with_image_comparison`) is none."""
+        return "none" if self.near_duplicate_images == "auto" else self.near_duplicate_images
 
     def rules(self) -> dict[str, Any]:
         """The same for `curate`, whatever the clusters are made of.
@@ -357,6 +365,9 @@ class PublishingOptions:
     )
     images_source: str | None = field(
         default=None, metadata={"help": "Where the images come from, in words or as an address, for the cards."}
+    )
+    keep_metadata: bool = field(
+        default=False, metadata={"help": "Publish the pictures with EXIF (places, cameras, ...) and the like."}
     )
     hub_namespace: str | None = field(
         default=None, metadata={"help": "User or organisation on the Hub; by default the token's user."}

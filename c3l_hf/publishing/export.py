@@ -16,8 +16,8 @@ from c3l_hf.common.arrow import in_tables_of
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import atomic_folder
 from c3l_hf.common.plain import plain
+from c3l_hf.data.picture_contents import with_contents
 from c3l_hf.data.schema import STATUS, STATUS_OK
-from c3l_hf.data.stored_images import with_contents
 from c3l_hf.data.streams import RowStream
 from c3l_hf.files.image import open_image
 from c3l_hf.publishing.cards import RunFacts, dataset_card, model_card

@@ -2,8 +2,6 @@
 
 import contextlib
 import logging
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +20,8 @@ from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.image_files import row_files_state
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.schema import SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.schema import GENERATION_STATUS, SCORES, STATUS, STATUS_OK, TURNS
+from c3l_hf.data.status import count_reasons
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.scoring.scorer import I2CScorer
@@ -169,11 +168,12 @@ def pair_batches(
     pairs: Iterable[pa.Table | pa.RecordBatch], images: Dataset, batch_size: int
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows of pair tables with their images as they are stored, so many at a time; see `score_tables`."""
-    needed = (table.select(["image_row", "prompt", "completion"]) for table in pairs)
+    columns = ("prompt", "completion", GENERATION_STATUS)
+    needed = (table.select([name for name in ("image_row", *columns) if name in table.schema.names]) for table in pairs)
     for table in in_tables_of(batch_size, needed):
         batch = table.to_pydict()
         batch["images"] = stored_images(images, batch["image_row"])
-        yield _rows_of(batch, ["images", "prompt", "completion"])
+        yield _rows_of(batch, ["images", *(name for name in columns if name in batch)])
 
 
 def score_stream(rows: Dataset, scorer: I2CScorer | Signal, batch_size: int = 256) -> Iterator[pa.Table]:
@@ -247,7 +247,7 @@ def format_scores(scored: Dataset | DatasetDict, signal: Signal | None = None) -
         return "\n\n".join(f"{split}: {format_scores(rows, signal)}" for split, rows in scored.items())
     names, status = (("i2c", *SCORES), STATUS) if signal is None else (signal.numbers, signal.status)
     statuses = scored[status][:]
-    kinds = Counter(_kind(reason) for reason in statuses if reason != STATUS_OK)
+    reasons = count_reasons(reason for reason in statuses if reason != STATUS_OK)
     count = sum(reason == STATUS_OK for reason in statuses)
     lines = [f"{len(statuses):,} rows, {count:,} with scores, {len(statuses) - count:,} without"]
     if count:
@@ -256,27 +256,19 @@ def format_scores(scored: Dataset | DatasetDict, signal: Signal | None = None) -
             values = np.array([value for value in scored[name][:] if value is not None])
             rows.append((name, *(f"{value:.3f}" for value in np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]))))
         lines += ["", format_table(rows)]
-    if kinds:
-        lines += ["", format_table([("without a score, because", "rows"), *kinds.most_common(20)])]
+    if reasons:
+        lines += ["", format_table([("without a score, because", "rows"), *reasons[:20]])]
     if signal is None and (turns := _turns_without_score(scored)):
         lines += [
             "",
-            format_table([("turns without a score in rows with some, because", "turns"), *turns.most_common(20)]),
+            format_table([("turns without a score in rows with some, because", "turns"), *turns[:20]]),
         ]
     return "\n".join(lines)
 
 
-def _turns_without_score(scored: Dataset) -> Counter[str]:
+def _turns_without_score(scored: Dataset) -> list[tuple[str, int]]:
     if TURNS not in scored.column_names:
-        return Counter()
+        return []
     turns = (turn for turns in scored.with_format(None)[TURNS] for turn in turns or ())
     statuses = (turn.get("status") for turn in turns)
-    return Counter(_kind(status) for status in statuses if status not in (None, STATUS_OK))
-
-
-def _kind(reason: str) -> str:
-    """A reason without what is particular to its row."""
-    reason = re.sub(
-        r"the image .*?(cannot be read|has mode|is not in|which is not|which could not)", r"the image \1", reason
-    )
-    return re.sub(r"\d+", "N", re.sub(r"'/[^']*'", "...", reason))[:90]
+    return count_reasons(status for status in statuses if status not in (None, STATUS_OK))

@@ -29,7 +29,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import code_digest, digest
 from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
 from c3l_hf.data.layouts import layout_of
-from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, STATUS, Ranking
+from c3l_hf.data.schema import GENERATION_STATUS, SCORE_COLUMNS, SCORE_FEATURES, STATUS, Ranking
 from c3l_hf.data.turns import Pair
 from c3l_hf.files import addresses, image
 from c3l_hf.files.image import open_image
@@ -225,7 +225,9 @@ class I2CScorer:
         Raises:
             ValueError: If they are in no accepted layout.
         """
-        return layout_of(names).columns
+        names = list(names)
+        # It says why a generated row has no pair.
+        return (*layout_of(names).columns, *(name for name in (GENERATION_STATUS,) if name in names))
 
     def __call__(self, rows: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
         """Scores one row, or a batch of rows.

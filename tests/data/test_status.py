@@ -5,7 +5,7 @@ from PIL import Image
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image_files import located
-from c3l_hf.data.status import of_image, publishable
+from c3l_hf.data.status import count_reasons, of_image, publishable
 from c3l_hf.files.image import open_image
 
 
@@ -67,3 +67,45 @@ def test_other_reasons_stay():
 )
 def test_what_is_the_images_fault(status, known):
     assert of_image(status) is known
+
+
+@pytest.mark.parametrize(
+    ("reasons", "told"),
+    [
+        (
+            [
+                f"the image {name} cannot be read: FileNotFoundError: No such file: '/x/{name}'"
+                for name in ("a b.png", "c")
+            ],
+            "the image cannot be read: FileNotFoundError: No such file, as a b.png; is image_folder, where relative "
+            "paths begin, given and right?",
+        ),
+        (
+            [f"the image is an address, http://a/{n},x.png, which is not fetched; download it" for n in "ab"],
+            "the image is an address, which is not fetched; download it, as http://a/a,x.png",
+        ),
+        (
+            [f"the image {n}.eps is EPS, which is not read; convert it" for n in "ab"],
+            "the image is EPS, which is not read; convert it, as a.eps",
+        ),
+        (["700 tokens, but the model takes at most 512", "701 tokens, but the model takes at most 512"], None),
+        (["the image cannot be read: UnidentifiedImageError: it is empty"] * 2, None),
+    ],
+)
+def test_reasons_that_are_the_same_but_for_a_name_are_one(reasons, told):
+    ((text, count), other) = count_reasons(["prompt is null", *reasons])
+    assert count == 2 and other == ("prompt is null", 1)
+    assert text == (told or reasons[0].replace("700", "N").replace("512", "N"))
+
+
+def test_errors_of_other_numbers_are_others():
+    address = "the image is an address, http://a/b.png, which could not be downloaded: the server answers HTTP {}"
+    assert len(count_reasons([address.format(404), address.format(500)])) == 2
+
+
+def test_a_long_name_is_not_cut_within(tmp_path):
+    name = "/".join(["photographs of the summer"] * 8) + "/a.png"
+    with pytest.raises(RowError) as caught:
+        open_image(name)
+    ((text, _),) = count_reasons([str(caught.value)])
+    assert "as …/photographs of the summer/" in text and "/a.png; " in text

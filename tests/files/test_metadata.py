@@ -207,10 +207,15 @@ def test_segments_that_do_not_fit_together():
     np.testing.assert_array_equal(np.asarray(open_image(plain.content)), np.asarray(open_image(odd)))
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", jpeg()[:60], png()[:80], heic()[:200], gif()[:8]])
-def test_what_cannot_be_read_is_refused(content):
+@pytest.mark.parametrize("content", [jpeg()[:60], png()[:80], heic()[:200], tiff()[:-60], jpeg()[1:]])
+def test_what_may_have_metadata_and_cannot_be_read_is_refused(content):
     with pytest.raises(RowError, match="cannot be read"):
         without_metadata(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"<html>404</html>"])
+def test_what_is_no_picture_stays(content):
+    assert without_metadata(content) == (content, "")
 
 
 def test_every_cut_and_every_damage_is_plain_or_refused():

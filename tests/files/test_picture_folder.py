@@ -4,6 +4,8 @@ import io
 import json
 import os
 
+import numpy as np
+import pillow_heif
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -87,7 +89,7 @@ def test_pictures_that_cannot_be_read_are_kept_and_named_at_once(folder, caplog,
     assert images.dataset["image_id"][:] == [*BAD, "a.png", "b.jpg", "more/c.webp"]
     (record,) = caplog.records
     assert "5 files cannot be read; rows are kept, with the reason: 1_404.jpg (a web page (HTML)" in record.message
-    for part in ("2_empty.png (empty)", "3_iphone.heic (HEIC; convert it", "4_lfs.webp (a pointer", "5_cut.gif (not a"):
+    for part in ("2_empty.png (empty)", "3_iphone.heic (damaged HEIC", "4_lfs.webp (a pointer", "5_cut.gif (not a"):
         assert part in record.message
     for row in range(len(BAD)):
         with pytest.raises(RowError, match="cannot be read"):
@@ -118,7 +120,7 @@ def test_a_picture_is_one_whatever_it_is_called(tmp_path, caplog):
     ):
         (tmp_path / name).write_bytes(encoded("red", kind))
     (tmp_path / "list.json").write_text("[]")
-    images = load_images(str(tmp_path))
+    images = load_images(str(tmp_path), copies="all")
     assert images.dataset["image_id"][:] == ["3f2a", "4b", "B.JPG", "picture.php", "x.jpg.1"]
     assert all(open_image(stored_row(images.dataset, row)["images"][0]).size == (8, 6) for row in range(5))
     assert "1 file of other kinds passed over (1 .json)" in caplog.text
@@ -169,6 +171,104 @@ def test_a_name_that_is_no_text(folder, caplog):
         pytest.skip("this file system has no such names")
     assert len(load_images(str(folder))) == 3
     assert "1 files passed over, whose names are not UTF-8; rename: gr\\udcfcn.png" in caplog.text
+
+
+def test_a_folder_that_nobody_made_for_it(tmp_path, caplog):
+    """What lies in people's folders: all of it is read, or named with its reason."""
+
+    def photo(seed, size=(40, 30)):
+        return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+
+    pictures = {
+        "A.JPG": (photo(1), {}),
+        "IMG_1.HEIC": (photo(2, (64, 48)), {"format": "HEIF"}),
+        "anim.gif": (photo(3), {"save_all": True, "append_images": [photo(4)]}),
+        "anim.webp": (photo(5), {"save_all": True, "append_images": [photo(6)]}),
+        "big.jpg": (Image.linear_gradient("L").resize((5000, 4000)), {}),
+        "cmyk.jpg": (photo(7).convert("CMYK"), {}),
+        "grün 日.png": (photo(8), {}),
+        "new\nline.png": (photo(9), {}),
+        "palette.png": (photo(10).quantize(), {"transparency": 0}),
+        "really_png.jpg": (photo(11), {"format": "PNG"}),
+        "sixteen.png": (Image.fromarray(np.linspace(0, 65_535, 1200).reshape(30, 40).astype(np.uint16)), {}),
+        "x.avif": (photo(12, (64, 48)), {}),
+        "y.TIFF": (photo(13), {}),
+        ".hidden.png": (photo(14), {}),
+    }
+    pillow_heif.register_heif_opener()  # to write it
+    for name, (image, options) in pictures.items():
+        image.save(tmp_path / name, **options)
+    (tmp_path / "IMG_2").write_bytes((tmp_path / "IMG_1.HEIC").read_bytes() + b" ")
+    (tmp_path / "zero.jpg").touch()
+    (tmp_path / "Thumbs.db").write_bytes(bytes(100))
+    rows = load_images(str(tmp_path)).dataset
+    names = sorted({*pictures, "IMG_2", "zero.jpg"} - {".hidden.png"})
+    assert sorted(rows["image_id"]) == names
+    for row, name in enumerate(rows["image_id"]):
+        stored = stored_row(rows, row)["images"][0]
+        if name == "zero.jpg":
+            with pytest.raises(RowError, match="it is empty"):
+                open_image(stored)
+            continue
+        image = open_image(stored)
+        assert image.mode == "RGB" and (image.width * image.height <= 4096**2)
+        assert name == "big.jpg" or image.size == pictures[name if name in pictures else "IMG_1.HEIC"][0].size
+    assert "1 file of other kinds passed over (1 .db)" in caplog.text and "zero.jpg (empty)" in caplog.text
+
+
+# Copies, links
+
+
+def test_copies_are_used_once_unless_all_are_wanted(folder, caplog):
+    for name in ("a (1).png", "z.png", "more/a.jpg"):
+        (folder / name).write_bytes((folder / "a.png").read_bytes())
+    for name in ("empty1.png", "empty2.png"):  # of which nothing is known but that they cannot be read
+        (folder / name).write_bytes(b"")
+    once = load_images(str(folder)).dataset["image_id"][:]
+    assert once == ["a (1).png", "b.jpg", "empty1.png", "empty2.png", "more/c.webp"]
+    assert "3 files left out, copies of others to the byte: a.png (as a (1).png), more/a.jpg (as a (1).png), z.png" in (
+        caplog.text
+    )
+    assert "copies: all takes them" in caplog.text
+    caplog.clear()
+    assert len(load_images(str(folder), copies="all")) == 8 and "left out" not in caplog.text
+
+
+def test_copies_do_not_count_among_the_first_pictures(folder, tmp_path, caplog):
+    for name in ("a0.png", "a1.png"):
+        (folder / name).write_bytes((folder / "a.png").read_bytes())
+    inventory = tmp_path / "images.parquet"
+    for _ in range(2):
+        images = load_images(str(folder), limit=2, inventory=inventory)
+        assert images.dataset["image_id"][:] == ["a.png", "b.jpg"]
+        assert "the first 2 of 3 images are taken" in caplog.text
+
+
+def test_links(folder, tmp_path, caplog):
+    """To files, to folders within and without, to each other, to what is gone, and to a folder above."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    picture("yellow").save(elsewhere / "d.png")
+    (elsewhere / "back").symlink_to(folder)
+    for name, target in {
+        "0_first": "more",
+        "a_link.png": "a.png",
+        "around": "around",
+        "gone.png": "nothing.png",
+        "outside": elsewhere,
+        "outside_too": elsewhere,
+        "up": "..",
+        "root": "/",
+    }.items():
+        (folder / name).symlink_to(target)
+    (folder / "more" / "self").symlink_to(folder / "more")
+    names = load_images(str(folder)).dataset["image_id"][:]
+    assert names == ["a.png", "b.jpg", "more/c.webp", "outside/d.png"]
+    text = caplog.text
+    assert f"links to folders, followed: 1 (outside → {elsewhere})" in text
+    assert "links that lead nowhere: 2 (around, gone.png)" in text and "a_link.png (as a.png)" in text
+    assert "passed over" in text and "6 (0_first, more/self, outside/back, outside_too, root and 1 more)" in text
+    assert len(load_images(str(folder), copies="all")) == 5  # but a folder never twice
 
 
 METADATA = {

@@ -18,7 +18,8 @@ from tiny_benchmarks import (
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.pipeline.image_checks import ImageChecks, open_benchmarks
-from c3l_hf.pipeline.options import CurationOptions
+from c3l_hf.pipeline.inputs import with_image_comparison
+from c3l_hf.pipeline.options import CurationOptions, ImageOptions
 from c3l_hf.selection.image_duplicates import sketched
 
 LONG = "Considering the two bicycles that lean against the old wall, which of them has a basket in front?"
@@ -109,3 +110,15 @@ def test_pictures_are_read_when_asked_for_and_once(monkeypatch):
     checks = ImageChecks(CurationOptions(near_duplicate_images="same"), images(photo(0), photo(0)), [])
     assert not read and checks.found.similar.looks == {"i0": 0, "i1": 0} and checks.found is checks.found
     assert read == [{"decode": False}]
+
+
+def test_pictures_of_ones_own_that_look_alike_are_used_once_by_default(tmp_path):
+    (tmp_path / "own").mkdir()
+    photo(0).save(tmp_path / "own" / "a.png")
+    Dataset.from_dict({"image": [photo(0)]}).save_to_disk(tmp_path / "rows")
+    for source, expected in ((tmp_path / "own", "similar"), (tmp_path / "rows", "none"), ("scenes", "none")):
+        decided = with_image_comparison(CurationOptions(), ImageOptions(str(source)))
+        assert decided.near_duplicate_images == expected
+        kept = with_image_comparison(CurationOptions(near_duplicate_images="same"), ImageOptions(str(source)))
+        assert kept.near_duplicate_images == "same"
+    assert with_image_comparison(CurationOptions(), ImageOptions()).image_comparison() == "none"  # pairs

@@ -9,6 +9,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import PIL.Image
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -309,8 +311,10 @@ def test_pictures_of_a_benchmark_leave_the_dataset(finished, tmp_path, capsys):
 
 def test_a_folder_of_pictures(tmp_path):
     (tmp_path / "pictures").mkdir()
+    place = PIL.Image.Exif()
+    place[0x010F], place.get_ifd(0x8825)[29] = "SecretPhone", "SecretPlace"
     for index, row in enumerate(load_scenes(6, seed=4, split="test")):
-        row["images"][0].resize((90, 70)).save(tmp_path / "pictures" / f"{index}.png")
+        row["images"][0].resize((90, 70)).save(tmp_path / "pictures" / f"{index}.png", exif=place)
     damaged = (tmp_path / "pictures" / "5.png").read_bytes()
     (tmp_path / "pictures" / "6.png").write_bytes(damaged[: len(damaged) // 2])
     # With the configuration of the scenes: what is said there of their images does not hold for these.
@@ -329,6 +333,14 @@ def test_a_folder_of_pictures(tmp_path):
     assert "**Licence of the images:** not stated" in card
     assert "pictures, 7 images" in card and str(tmp_path) not in card
     assert verify(str(tmp_path / "out"))
+    # It is named, and nothing says where the pictures were taken.
+    named = (tmp_path / "out" / "unreadable.csv").read_text().splitlines()
+    assert len(named) == 2 and named[1].startswith("6.png,the image ") and "OSError" in named[1]
+    assert "**Metadata of the images:** removed" in card
+    published = [path.read_bytes() for path in dataset.rglob("*") if path.is_file()]
+    published += [str(pq.read_table(path).to_pylist()).encode() for path in dataset.rglob("*.parquet")]  # unpacked
+    assert not [content for content in published if b"SecretP" in content]
+    assert b"SecretPlace" in (tmp_path / "pictures" / "0.png").read_bytes()
 
 
 def test_pairs_that_somebody_has(tmp_path, capsys):

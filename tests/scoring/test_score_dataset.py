@@ -16,7 +16,6 @@ from scored_rows import assert_same, picture, png
 from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import SCORE_COLUMNS, SCORE_FEATURES, SCORES
-from c3l_hf.scoring import dataset as scoring
 from c3l_hf.scoring.dataset import format_scores, score_dataset
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -163,13 +162,6 @@ def test_totals(scorer, dataset, tmp_path):
     assert [line.split()[0] for line in text.splitlines() if line.startswith(("i2c", "pmi"))] == ["i2c", "pmi", "pmi_k"]
     bad = score_dataset(dataset.select([4, 7]), scorer, cache_dir=tmp_path)
     assert format_scores(bad).startswith("2 rows, 0 with scores, 2 without\n\nwithout a score, because")
-
-
-def test_reasons_are_counted_by_kind():
-    assert scoring._kind("the image /a/b.png cannot be read: X") == scoring._kind("the image c cannot be read: X")
-    missing = "the image {0} cannot be read: FileNotFoundError: [Errno 2] No such file: '{0}'"
-    assert scoring._kind(missing.format("/a/b.png")) == scoring._kind(missing.format("/c/another.png"))
-    assert scoring._kind("700 tokens, but the model takes at most 512") == "N tokens, but the model takes at most N"
 
 
 @pytest.mark.slow

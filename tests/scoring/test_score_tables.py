@@ -110,7 +110,7 @@ def test_scores_equal_those_of_rows_with_images(llava_scorer, column, batch_size
     statuses = [row["i2c_status"] for row in found]
     assert statuses[:3] == ["ok"] * 3
     assert all("cannot be read" in status for status in statuses[3:6])
-    assert statuses[7] == "prompt is null" and statuses[6] == statuses[8] == "ok"
+    assert statuses[7] == "no answer" and statuses[6] == statuses[8] == "ok"
     nothing = {"images": "images[0] is null; the row has 1 images", "image": "the row has no image (column images)"}
     assert statuses[9:] == [nothing[column]] * 3
 

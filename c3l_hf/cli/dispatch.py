@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate compare": ("paired tests between two evaluations", "compare"),
     "templates": ("prompt templates: list, show, check one's own", "templates"),
     "sft": ("fine-tune a student on a dataset", "sft"),
+    "convert": ("rows of any layout → another one: LLaVA, ShareGPT, FineVision, OpenAI, WebDataset, …", "convert"),
 }
 _HELP = ("-h", "--help")
 _HELP_ALL = ("--help_all", "--help-all")

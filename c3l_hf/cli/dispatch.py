@@ -12,6 +12,7 @@ from c3l_hf.cli.command import Command, UsageError
 from c3l_hf.cli.names import nearest
 from c3l_hf.cli.options import options_of
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.words import printable
 
 __all__ = ["COMMANDS", "entry", "main"]
 
@@ -115,7 +116,7 @@ def _fail(title: str, message: str, code: int) -> int:
     first, *details = message.splitlines()
     for line in [*details, f"{title}: {' '.join(first.split())}"]:
         # Names and texts of others must not reach the terminal as commands to it.
-        print("".join(character if character.isprintable() else "?" for character in line), file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     return code
 
 

@@ -14,6 +14,7 @@ import datasets
 from c3l_hf.common.processes import limit_threads, process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.pipeline import stages
+from c3l_hf.pipeline.closing import format_closing
 from c3l_hf.pipeline.image_checks import ImageChecks
 from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside
 from c3l_hf.pipeline.model_in_use import ModelInUse
@@ -93,8 +94,11 @@ def run_c3l(
     steps = _stages(settings, inputs, run_folder)
     for stage in _needed(run.stages):
         state.print(f"\n== {stage}", flush=True)
-        begun = time.monotonic()
-        state.print(f"{next(steps)}\n({time.monotonic() - begun:.1f} s)", flush=True)
+        begun, there = time.monotonic(), run_folder.is_done(stage)
+        state.print(next(steps))
+        state.print("(was there)" if there else f"({time.monotonic() - begun:.1f} s)", flush=True)
+    if state.is_main_process:
+        print(f"\n{format_closing(run_folder, _needed(run.stages), settings.scoring.ranking)}", flush=True)
     if publication and state.is_main_process:
         print("\n== push", flush=True)
         try:

@@ -65,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
     if name is None:
         return _fail("c3l", f"there is no command {words[0]}{nearest(words[0], COMMANDS)}; see c3l --help", 2)
-    return _carry_out(name, words[len(name.split()) :])
+    try:
+        return _carry_out(name, words[len(name.split()) :])
+    except KeyboardInterrupt:  # while modules are loaded, which takes seconds
+        return _interrupted(f"c3l {name}", "nothing has been done yet")
 
 
 def all_options() -> set[str]:
@@ -92,7 +95,7 @@ def _carry_out(name: str, words: list[str]) -> int:
     try:
         settings = read_settings(command, words, os.environ, all_options)
         if next(group.dry_run for group in settings.groups if hasattr(group, "dry_run")):
-            if os.environ.get("RANK", "0") == "0":  # one of a launcher's processes
+            if _speaks():
                 print(format_settings(command, settings), flush=True)
             if not command.plans:
                 return 0
@@ -108,7 +111,16 @@ def _carry_out(name: str, words: list[str]) -> int:
         return _fail(title, _with_flag(str(error).strip() or type(error).__name__, options), 1)
     except KeyboardInterrupt:
         again = "the same command goes on where it stopped" if command.resumes else "nothing has been written"
-        return _fail(title, f"interrupted; {again}", 130)
+        return _interrupted(title, again)
+
+
+def _interrupted(title: str, again: str) -> int:
+    return _fail(title, f"interrupted; {again}", 130) if _speaks() else 130
+
+
+def _speaks() -> bool:
+    """Whether this is the one of a launcher's processes that tells what all of them have to say."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _fail(title: str, message: str, code: int) -> int:

@@ -58,7 +58,7 @@ def _format_pairs(folder: RunFolder, stages: Sequence[str], ranking: str) -> str
     usable = np.flatnonzero((columns[STATUS].to_numpy() == STATUS_OK) & np.isfinite(scores))
     order = usable[np.argsort(-scores[usable], kind="stable")]
     best = _one_of_each(order, images)
-    worst = _one_of_each(np.setdiff1d(order, best, assume_unique=True)[::-1], images)[::-1]
+    worst = _one_of_each(order[~np.isin(order, best)][::-1], images)[::-1]
     numbers = [*best, *worst]
     if not numbers:
         return ""

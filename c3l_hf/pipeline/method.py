@@ -31,7 +31,7 @@ from c3l_hf.pipeline.options import (
     SelectionOptions,
 )
 from c3l_hf.pipeline.pair_tables import ScoredPairs
-from c3l_hf.pipeline.progress import quiet_libraries
+from c3l_hf.pipeline.progress import describe, quiet_libraries
 from c3l_hf.pipeline.publication import check_publication
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_backend
@@ -112,20 +112,20 @@ def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[s
     """The stages in their order, each of which gives the text that tells what it has made."""
     models = ModelInUse(settings.model, settings.training.trust_remote_code)
     pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
-    yield stages.describe(folder, "generate")
+    yield describe(folder, "generate")
     first = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
-    yield stages.describe(folder, "score")
+    yield describe(folder, "score")
     labels = stages.select(folder, settings, first)
-    yield stages.describe(folder, "select")
+    yield describe(folder, "select")
     trained = stages.train(folder, settings, inputs, models, labels)
-    yield stages.describe(folder, "train")
+    yield describe(folder, "train")
     pairs = stages.generate("regenerate", folder, settings, inputs, models, trained)
-    yield stages.describe(folder, "regenerate")
+    yield describe(folder, "regenerate")
     second = ScoredPairs(pairs, stages.score("rescore", folder, settings, inputs, models, pairs))
-    yield stages.describe(folder, "rescore")
+    yield describe(folder, "rescore")
     checks = ImageChecks(settings.curation, inputs.images.dataset, inputs.benchmarks)
     curated = stages.curate(folder, settings, inputs, models, second, checks)
-    yield stages.describe(folder, "curate")
+    yield describe(folder, "curate")
     yield stages.write(folder, settings, inputs, models, first, labels, trained, second, curated, checks)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import datasets
 import transformers
 
+from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 
-__all__ = ["format_bytes", "format_counts", "format_seconds", "format_training", "quiet_libraries"]
+__all__ = ["describe", "format_bytes", "format_seconds", "quiet_libraries"]
 
 
 def quiet_libraries() -> None:
@@ -17,11 +18,22 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def format_counts(counts: Mapping[str, int]) -> str:
+def describe(folder: RunFolder, stage: str) -> str:
+    """What a stage has made, as text."""
+    report = folder.report(stage)
+    if "log" in report:
+        return _format_training(report)
+    if "table" in report:
+        return report["table"]
+    repeated = {"the same texts as another of the image": report["repeated"]} if report.get("repeated") else {}
+    return _format_counts(report["counts"] | repeated)
+
+
+def _format_counts(counts: Mapping[str, int]) -> str:
     return "\n".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
-def format_training(report: Mapping[str, Any]) -> str:
+def _format_training(report: Mapping[str, Any]) -> str:
     """The logged metrics of the first and the last steps, side by side."""
     log = [entry for entry in report["log"] if "loss/nll" in entry]
     names = ("loss", "loss/nll", "loss/contrastive", "contrastive_accuracy")

@@ -44,7 +44,6 @@ from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.pair_clusters import cluster_round
 from c3l_hf.pipeline.pair_tables import ScoredPairs
-from c3l_hf.pipeline.progress import format_counts, format_training
 from c3l_hf.pipeline.published_rows import image_rows, rows_of_examples, stream_of, with_images
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
@@ -63,7 +62,7 @@ from c3l_hf.selection.token_weights import GAIN_COLUMNS
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
 from c3l_hf.training.run import train_generator
 
-__all__ = ["curate", "describe", "generate", "score", "select", "train", "write"]
+__all__ = ["curate", "generate", "score", "select", "train", "write"]
 
 # Images in a shard: what an interruption can lose.
 _SHARD_SIZE = 500
@@ -283,17 +282,6 @@ def write(
                 os.rename(folder.path("write") / name, folder.folder / name)
     summary = format_summary([Pool(**values) for values in report["pools"]], settings.scoring.ranking)
     return f"{summary}\n\ndataset    {folder.folder / 'dataset'}\ngenerator  {folder.folder / 'generator'}"
-
-
-def describe(folder: RunFolder, stage: str) -> str:
-    """What a stage has made, as text."""
-    report = folder.report(stage)
-    if "log" in report:
-        return format_training(report)
-    if "table" in report:
-        return report["table"]
-    repeated = {"the same texts as another of the image": report["repeated"]} if report.get("repeated") else {}
-    return format_counts(report["counts"] | repeated)
 
 
 def _values(shards: Shards, column: str) -> Iterator[Any]:

@@ -34,6 +34,7 @@ from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import describe, quiet_libraries
 from c3l_hf.pipeline.publication import check_publication
 from c3l_hf.pipeline.settings import Settings
+from c3l_hf.pipeline.tracking import report_figures
 from c3l_hf.pipeline.writers import check_backend
 from c3l_hf.publishing.hub import push
 from c3l_hf.publishing.repository import HubError
@@ -92,13 +93,18 @@ def run_c3l(
         set_old_results_aside(folder, run.restart_from)
     run_folder.claim()
     steps = _stages(settings, inputs, run_folder)
-    for stage in _needed(run.stages):
-        state.print(f"\n== {stage}", flush=True)
-        begun, there = time.monotonic(), run_folder.is_done(stage)
-        state.print(next(steps))
-        state.print("(was there)" if there else f"({time.monotonic() - begun:.1f} s)", flush=True)
+    needed = _needed(run.stages)
+    try:
+        for stage in needed:
+            state.print(f"\n== {stage}", flush=True)
+            begun, there = time.monotonic(), run_folder.is_done(stage)
+            state.print(next(steps))
+            state.print("(was there)" if there else f"({time.monotonic() - begun:.1f} s)", flush=True)
+    finally:
+        if state.is_main_process:
+            report_figures(run_folder, needed, training)
     if state.is_main_process:
-        print(f"\n{format_closing(run_folder, _needed(run.stages), settings.scoring.ranking)}", flush=True)
+        print(f"\n{format_closing(run_folder, needed, scoring.ranking)}", flush=True)
     if publication and state.is_main_process:
         print("\n== push", flush=True)
         try:

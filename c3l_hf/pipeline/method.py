@@ -15,8 +15,9 @@ from c3l_hf.common.processes import limit_threads, process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.closing import format_closing
+from c3l_hf.pipeline.dry_run import format_dry_run
 from c3l_hf.pipeline.image_checks import ImageChecks
-from c3l_hf.pipeline.inputs import RESULTS, Inputs, open_inputs, plan, set_old_results_aside
+from c3l_hf.pipeline.inputs import Inputs, open_inputs, plan, set_old_results_aside
 from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import (
     STAGES,
@@ -87,7 +88,7 @@ def run_c3l(
     inputs = open_inputs(settings)
     run_folder = plan(settings, inputs)
     if run.dry_run:
-        state.print(_what_would_be_done(run_folder, inputs, run))
+        state.print(format_dry_run(run_folder, inputs, settings, _needed(run.stages)))
         return
     if run.restart_from:
         set_old_results_aside(folder, run.restart_from)
@@ -138,15 +139,3 @@ def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[s
 def _needed(wanted: list[str]) -> tuple[str, ...]:
     """The stages up to the last wanted one: those before it are there, and are shown."""
     return STAGES[: 1 + max(STAGES.index(stage) for stage in wanted)]
-
-
-def _what_would_be_done(folder: RunFolder, inputs: Inputs, run: RunOptions) -> str:
-    lines = [f"{len(inputs.images):,} images; {folder.folder}:"]
-    again = STAGES[STAGES.index(run.restart_from) :] if run.restart_from else ()
-    for stage in _needed(run.stages):
-        there = folder.is_done(stage)
-        lines.append(f"  {stage}: {'is there' if there and stage not in again else 'to be made'}")
-        if there and stage in again:
-            lines[-1] += ", what is there is set aside"
-    results = [name for name in RESULTS if (folder.folder / name).exists()]
-    return "\n".join([*lines, *(f"  {name} {'is set aside' if again else 'is there'}" for name in results)])

@@ -23,7 +23,10 @@ def parameters_of(generator: Source) -> int:
 
     Quantised weights count as they are stored; a folder whose index names files that are not there has 0.
     """
-    folder = Path(model_folder(generator.base_model or generator.model_id))
+    return _parameters(Path(model_folder(generator.base_model or generator.model_id)))
+
+
+def _parameters(folder: Path) -> int:
     try:
         files = get_local_safetensors_metadata(folder).files_metadata
     except (OSError, ValueError, KeyError):

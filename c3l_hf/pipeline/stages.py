@@ -44,7 +44,7 @@ from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.pair_clusters import cluster_round
 from c3l_hf.pipeline.pair_tables import ScoredPairs
-from c3l_hf.pipeline.published_rows import image_rows, rows_of_examples, stream_of, with_images
+from c3l_hf.pipeline.published_rows import counted, image_rows, rows_of_examples, stream_of, with_images
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.pipeline.writers import open_writer
@@ -268,7 +268,8 @@ def write(
             "pseudo_labels": stream_of(labels, _LABELS),
         }
         pictures = example_pictures(rows_of_examples(curated, inputs, facts.examples or ()), facts.examples)
-        write_dataset(configs, path / "dataset", facts, pictures)
+        with ProgressLine("write", sum(map(len, configs.values())), "row") as line:
+            write_dataset(counted(configs, line), path / "dataset", facts, pictures)
         model, processor = models.load(trained)
         write_generator(model, processor, path / "generator", facts, pictures)
         (path / "config.yaml").write_text(yaml.safe_dump(settings.configuration(), sort_keys=False), "utf-8")

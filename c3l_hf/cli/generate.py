@@ -142,7 +142,7 @@ def _in_shards(
         missing = shards.missing
         return k * sum(min(size, len(images) - start) for n, start in enumerate(starts) if n not in missing)
 
-    line = ProgressLine("generate", k * len(images), "reply", there)
+    line = ProgressLine("generate", k * len(images), "replies", there)
     with contextlib.ExitStack() as stack:
         stack.enter_context(line)
         loading = functools.cache(lambda: load(how))

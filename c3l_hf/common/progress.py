@@ -29,14 +29,14 @@ class ProgressLine:
     Example:
 
     ```python
-    with ProgressLine("score", 5000, "pair", there=shards.num_rows_there) as line:
+    with ProgressLine("score", 5000, "pairs", there=shards.num_rows_there) as line:
         shards.write_missing(lambda number: line.over(scores_of(number)), schema)
     ```
 
     Args:
         name: Of the stage.
         total: Rows that it has when it is complete.
-        unit: What a row is.
+        unit: What rows are: "pairs".
         there: Rows that are complete on the disk, of all processes; None where they are not kept in parts, and rows
             that this process has made are all there are.
         shown: Whether there is a line at all.
@@ -93,7 +93,7 @@ class ProgressLine:
         """Without colours or returns, for logs."""
         rate = (done - self._start) / max(seconds, 1e-9)
         left = f"{tqdm.format_interval((self.total - done) / rate)} left" if rate else "nothing made yet"
-        return f"{self.name}: {done:,} of {self.total:,} ({self.unit}), {rate:.3g}/s, {left}"
+        return f"{self.name}: {done:,} of {self.total:,} {self.unit}, {rate:.3g}/s, {left}"
 
     def close(self) -> None:
         if self._bar is not None:

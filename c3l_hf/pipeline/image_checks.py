@@ -109,7 +109,7 @@ def open_benchmarks(sources: Iterable[str], inventory: Path | None = None) -> li
 def _images_of_source(images: Dataset) -> Iterator[tuple[str, list[Any]]]:
     """Ids and pictures as they are stored, few at a time."""
     ids = image_ids(images)
-    with ProgressLine("image checks", len(ids), "image") as line:
+    with ProgressLine("image checks", len(ids), "images") as line:
         line.begin_part()
         for start in range(0, len(ids), AT_ONCE):
             rows = range(start, min(start + AT_ONCE, len(ids)))

@@ -54,7 +54,7 @@ def cluster_round(
 def _embed(
     kind: EmbeddingKind, shards: Shards, settings: Settings, inputs: Inputs, models: ModelInUse, pairs: Shards
 ) -> None:
-    options, line = settings.scoring, ProgressLine("embed", pairs.num_rows, "pair", shards.num_rows_there)
+    options, line = settings.scoring, ProgressLine("embed", pairs.num_rows, "pairs", shards.num_rows_there)
     embedder = PairEmbedder(*models.load(inputs.scorer), kind=kind, max_tokens=options.scoring_max_tokens)
 
     def make(number: int) -> Iterator[pa.Table]:

@@ -81,7 +81,7 @@ def generate(
     Images whose best pair is below the floor are asked about again, if the options say so.
     """
     images, k = inputs.images.dataset, settings.generation.pairs_per_image
-    line = ProgressLine(stage, k * len(images), "reply", lambda: k * sum(map(len, folder.begun_parts(stage))))
+    line = ProgressLine(stage, k * len(images), "replies", lambda: k * sum(map(len, folder.begun_parts(stage))))
     # Every random choice depends on (seed, stage, row).
     config = settings.generating(settings.training.seed + 1_000_003 * STAGES.index(stage))
 
@@ -134,9 +134,11 @@ def score(
 ) -> Shards:
     """The scores of all pairs, a shard for each of theirs. Both rounds by the same model, as it was before training."""
     options, scorers, sizes = settings.scoring, [], pairs.sizes()
-    line = ProgressLine(
-        stage, sum(sizes), "pair", lambda: sum(sum(sizes[r.start : r.stop]) for r in folder.begun_parts(stage))
-    )
+
+    def there() -> int:
+        return sum(sum(sizes[part.start : part.stop]) for part in folder.begun_parts(stage))
+
+    line = ProgressLine(stage, sum(sizes), "pairs", there)
 
     def make(first: int, last: int) -> Iterator[pa.Table]:
         if not scorers:
@@ -268,7 +270,7 @@ def write(
             "pseudo_labels": stream_of(labels, _LABELS),
         }
         pictures = example_pictures(rows_of_examples(curated, inputs, facts.examples or ()), facts.examples)
-        with ProgressLine("write", sum(map(len, configs.values())), "row") as line:
+        with ProgressLine("write", sum(map(len, configs.values())), "rows") as line:
             write_dataset(counted(configs, line), path / "dataset", facts, pictures)
         model, processor = models.load(trained)
         write_generator(model, processor, path / "generator", facts, pictures)

@@ -151,7 +151,7 @@ def in_parts(
     if retake and process_state().is_main_process:
         shards.take_away(*retake)
     process_state().wait_for_everyone()
-    with ProgressLine(names[1], len(needed), "row", shards.num_rows_there) as line:
+    with ProgressLine(names[1], len(needed), "rows", shards.num_rows_there) as line:
         shards.write_missing(part, features.arrow_schema)
     if not len(shards):
         return Dataset(features.arrow_schema.empty_table())

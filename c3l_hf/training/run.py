@@ -63,7 +63,7 @@ class _Line(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_):
         self.from_step = state.global_step
-        self._line = ProgressLine("train", state.max_steps, "step", lambda: self.from_step, self._shown)
+        self._line = ProgressLine("train", state.max_steps, "steps", lambda: self.from_step, self._shown)
         self._line.begin_part()
 
     def on_step_end(self, args, state, control, **_):

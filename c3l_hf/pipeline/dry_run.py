@@ -1,5 +1,4 @@
-"""What `c3l run --dry_run` tells: what would be made of how many rows, what is there, what it takes, and what is too
-much for this machine."""
+"""What `c3l run --dry_run` tells: what would be made, of how many rows, what it takes, and what will not fit."""
 
 import math
 import shutil

@@ -12,6 +12,7 @@ from c3l_hf.cli.command import Command, UsageError
 from c3l_hf.cli.names import nearest
 from c3l_hf.cli.options import options_of
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.words import printable
 
 __all__ = ["COMMANDS", "entry", "main"]
 
@@ -65,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
     if name is None:
         return _fail("c3l", f"there is no command {words[0]}{nearest(words[0], COMMANDS)}; see c3l --help", 2)
-    return _carry_out(name, words[len(name.split()) :])
+    try:
+        return _carry_out(name, words[len(name.split()) :])
+    except KeyboardInterrupt:  # while modules are loaded, which takes seconds
+        return _interrupted(f"c3l {name}", "nothing has been done yet")
 
 
 def all_options() -> set[str]:
@@ -92,7 +96,7 @@ def _carry_out(name: str, words: list[str]) -> int:
     try:
         settings = read_settings(command, words, os.environ, all_options)
         if next(group.dry_run for group in settings.groups if hasattr(group, "dry_run")):
-            if os.environ.get("RANK", "0") == "0":  # one of a launcher's processes
+            if _speaks():
                 print(format_settings(command, settings), flush=True)
             if not command.plans:
                 return 0
@@ -108,7 +112,16 @@ def _carry_out(name: str, words: list[str]) -> int:
         return _fail(title, _with_flag(str(error).strip() or type(error).__name__, options), 1)
     except KeyboardInterrupt:
         again = "the same command goes on where it stopped" if command.resumes else "nothing has been written"
-        return _fail(title, f"interrupted; {again}", 130)
+        return _interrupted(title, again)
+
+
+def _interrupted(title: str, again: str) -> int:
+    return _fail(title, f"interrupted; {again}", 130) if _speaks() else 130
+
+
+def _speaks() -> bool:
+    """Whether this is the one of a launcher's processes that tells what all of them have to say."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _fail(title: str, message: str, code: int) -> int:
@@ -116,7 +129,7 @@ def _fail(title: str, message: str, code: int) -> int:
     first, *details = message.splitlines()
     for line in [*details, f"{title}: {' '.join(first.split())}"]:
         # Names and texts of others must not reach the terminal as commands to it.
-        print("".join(character if character.isprintable() else "?" for character in line), file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     return code
 
 

@@ -18,6 +18,7 @@ from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
@@ -139,22 +140,31 @@ def _in_shards(
     shards = Shards(folder / str(size), len(starts))
     _make_room(shards)
     schema = PAIR_FEATURES.arrow_schema
+    k = config.pairs_per_image
+
+    def there() -> int:
+        missing = shards.missing
+        return k * sum(min(size, len(images) - start) for n, start in enumerate(starts) if n not in missing)
+
+    line = ProgressLine("generate", k * len(images), "replies", there)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(line)
         loading = functools.cache(lambda: load(how))
         if shards.missing:
             writer = stack.enter_context(open_writer(backend, config, how, loading, folder / "replies"))
 
         def pairs_of(number: int) -> Iterator[pa.Table]:
             part = images.dataset.select(range(starts[number], min(starts[number] + size, len(images))))
+            line.begin_part()
             if generation.retries:
 
                 def score(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
                     return score_tables(tables, part, I2CScorer(*loading()))
 
                 retries = Retries(score, generation.retries, generation.retry_floor)
-                made = generate_with_retries(part, writer, config, retries)
+                made = generate_with_retries(part, writer, config, retries, progress=line.advance)
             else:
-                made = generate_tables(part, writer, config)
+                made = generate_tables(part, writer, config, progress=line.advance)
             pairs = with_images(part, pa.concat_tables(made))
             for table in pairs.with_format("arrow").iter(100):
                 # A picture in a file goes with its pairs; what it says of places and people stays here.

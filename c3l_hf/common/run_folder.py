@@ -15,6 +15,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest, read_json, write_json
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
+from c3l_hf.common.usage import UsageMeter, most_of_processes, one_after_the_other
 from c3l_hf.common.versions import versions
 
 __all__ = ["INVENTORY", "RunFolder"]
@@ -26,6 +27,9 @@ _RUN = "run.json"
 _LOCK = ".lock"
 _BEGUN = "begun.json"  # in the folder of a stage that is not complete: what `stage.json` will say of it
 _ASIDE = "set_aside"
+# In `begun.json`, and not of what a stage is known by: rows in a shard; what the shards took that are there.
+_SHARD_SIZE, _USAGE = "shard_size", "usage"
+_USAGE_KEYS = ("seconds", "peak_memory_bytes", "peak_accelerator_bytes")
 
 
 @dataclass
@@ -158,8 +162,23 @@ class RunFolder:
         """What a complete stage has reported."""
         return read_json(self.path(name) / _RECORD)["report"]
 
+    def usage(self, name: str) -> dict[str, Any]:
+        """What a complete stage took: `seconds` by the clock, `peak_memory_bytes` of the process that had most, and of
+        an accelerator `peak_accelerator_bytes`. Shards that were there before an interruption count, lost work does
+        not; {} for a stage that an older version made. See `common.usage`.
+        """
+        record = read_json(self.path(name) / _RECORD)
+        return {key: record[key] for key in _USAGE_KEYS if key in record}
+
     def is_done(self, name: str) -> bool:
         return (self.path(name) / _RECORD).is_file()
+
+    def begun_parts(self, name: str) -> list[range]:
+        """Of a stage that is made in shards and not complete: the rows that it is made from whose shards are there."""
+        begun = self._unfinished(name) / _BEGUN
+        size = read_json(begun).get(_SHARD_SIZE, 0) if begun.is_file() else 0
+        files = begun.parent.glob("?????-of-?????.parquet") if size else ()
+        return [range(size * number, size * (number + 1)) for number in (int(file.name[:5]) for file in files)]
 
     def complete(self, name: str, make: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
         """Run a stage unless its result is there. Every process calls this; `make` sees a folder all of them share.
@@ -178,10 +197,16 @@ class RunFolder:
             if state.is_main_process:
                 self._begin(unfinished, self.records[name])
             state.wait_for_everyone()
-            report = make(unfinished)
-            state.wait_for_everyone()
+            # What the shards took that are there.
+            self._earlier = read_json(unfinished / _BEGUN).get(_USAGE, {}) if state.is_main_process else {}
+            self._meter = UsageMeter()
+            try:
+                report = make(unfinished)
+            finally:
+                usage = self._meter.stop()
+            usage = one_after_the_other([self._earlier, most_of_processes(usage)])
             if state.is_main_process:
-                write_json(unfinished / _RECORD, {**self.records[name], "report": report or {}})
+                write_json(unfinished / _RECORD, {**self.records[name], "report": report or {}, **usage})
                 os.rename(unfinished, self.path(name))
                 # Not before: shards without it would be cleared away if the run ended here.
                 (self.path(name) / _BEGUN).unlink()
@@ -212,18 +237,23 @@ class RunFolder:
 
         def write(folder: Path) -> Mapping[str, Any] | None:
             state = process_state()
-            size = read_json(folder / _BEGUN).get("shard_size")
+            begun = read_json(folder / _BEGUN)
+            size = begun.get(_SHARD_SIZE)
             if size is None:
-                size = max(1, min(shard_size, -(-rows // state.num_processes)))
+                size = begun[_SHARD_SIZE] = max(1, min(shard_size, -(-rows // state.num_processes)))
                 state.wait_for_everyone()  # all have read it
                 if state.is_main_process:
-                    write_json(folder / _BEGUN, {**self.records[name], "shard_size": size})
+                    write_json(folder / _BEGUN, begun)
             starts = range(0, rows, size)
             shards = Shards(folder, len(starts))
-            shards.write_missing(
-                lambda number: make(starts[number], min(starts[number] + size, rows)),
-                schema,
-            )
+
+            def make_shard(number: int) -> Iterable[pa.Table]:
+                if state.is_main_process:  # of the shards so far, for whoever goes on after an interruption
+                    usage = one_after_the_other([self._earlier, self._meter.so_far()])
+                    write_json(folder / _BEGUN, {**begun, _USAGE: usage})
+                return make(starts[number], min(starts[number] + size, rows))
+
+            shards.write_missing(make_shard, schema)
             return report(shards) if state.is_main_process else None
 
         self.complete(name, write)
@@ -244,7 +274,7 @@ class RunFolder:
         for leftover in self.folder.glob("stages/*.unfinished*"):
             begun = leftover / _BEGUN
             if ahead and leftover == self._unfinished(ahead) and begun.is_file():
-                record = {key: value for key, value in read_json(begun).items() if key != "shard_size"}
+                record = {k: value for k, value in read_json(begun).items() if k not in (_SHARD_SIZE, _USAGE)}
                 if record == self.records[ahead] and any(leftover.glob("*.parquet")):
                     for partial in leftover.glob(".*.partial"):
                         partial.unlink()

@@ -49,9 +49,17 @@ class Shards:
         """The numbers of the shards that are not there."""
         return [number for number, file in enumerate(self.files) if not file.is_file()]
 
+    def sizes(self) -> list[int]:
+        """Rows of each shard."""
+        return [pq.read_metadata(file).num_rows for file in self.files]
+
     @property
     def num_rows(self) -> int:
-        return sum(pq.read_metadata(file).num_rows for file in self.files)
+        return sum(self.sizes())
+
+    def num_rows_there(self) -> int:
+        """Rows in the shards that are there."""
+        return sum(pq.read_metadata(file).num_rows for file in self.files if file.is_file())
 
     @property
     def schema(self) -> pa.Schema:

@@ -1,8 +1,8 @@
-"""The words of texts, by which two texts are compared."""
+"""Texts of others: their words, by which two are compared; and how they stand in a line of the terminal."""
 
 import re
 
-__all__ = ["normal_text"]
+__all__ = ["in_one_line", "normal_text", "printable"]
 
 _WORD = re.compile(r"\w+")
 
@@ -10,3 +10,14 @@ _WORD = re.compile(r"\w+")
 def normal_text(text: str) -> str:
     """The words of a text without case and punctuation; a text without words as it is."""
     return " ".join(_WORD.findall(text.casefold())) or text.strip()
+
+
+def printable(text: str) -> str:
+    """A text that may go to a terminal: "?" stands for what cannot be printed, as codes that colour, turn or clear."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def in_one_line(text: str, most: int) -> str:
+    """The same in one line, cut where it has more characters than `most`."""
+    line = printable(" ".join(text[: 10 * most].split()))
+    return line if len(line) <= most and len(text) <= 10 * most else f"{line[: most - 1].rstrip()}…"

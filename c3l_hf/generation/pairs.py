@@ -1,7 +1,7 @@
 """Images → instruction/answer pairs: what is asked about each image, the replies of a writer, and the pairs in them."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -172,7 +172,7 @@ def generate_tables(
     config: PairGenerationConfig,
     *,
     first_row: int = 0,
-    progress: bool = True,
+    progress: bool | Callable[[int], None] = True,
 ) -> Iterator[pa.Table]:
     """The pairs of `generate_pairs` without the pixels: `image_row` says which row of the images they are about.
 
@@ -185,7 +185,7 @@ def generate_tables(
         writer: What replies.
         config: Options; those of sampling are the writer's.
         first_row: The row of the first one among all images.
-        progress: Show a progress bar.
+        progress: Show a progress bar; or what is told how many replies have come, each time.
 
     Returns:
         Tables of `PAIR_TABLE_FEATURES`, in the order of the images.
@@ -211,7 +211,11 @@ def check_columns(config: PairGenerationConfig, images: Dataset) -> None:
 
 
 def _tables(
-    images: Dataset, writer: Writer, config: PairGenerationConfig, first_row: int, progress: bool
+    images: Dataset,
+    writer: Writer,
+    config: PairGenerationConfig,
+    first_row: int,
+    progress: bool | Callable[[int], None],
 ) -> Iterator[pa.Table]:
     asked_of: dict[tuple[int, tuple[int, ...]], Asked] = {}
     rows: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -221,17 +225,18 @@ def _tables(
             if asked.request is None:
                 problem = [Reply("", asked.problem)] * len(asked.ks)
                 rows.update(_rows(asked, problem, first_row, config.attempt))
-                bar.update(len(asked.ks))
+                advance(len(asked.ks))
             else:
                 asked_of[asked.row, asked.ks] = asked
                 yield asked.request
 
     total = len(images) * config.pairs_per_image
-    with tqdm(total=total, desc="Generating pairs", unit="pair", disable=not progress) as bar:
+    with tqdm(total=total, desc="Generating pairs", unit="pair", disable=progress is not True) as bar:
+        advance = progress if callable(progress) else bar.update
         for request, replies in writer(requests()):
             asked = asked_of.pop((request.row, request.ks))
             rows.update(_rows(asked, replies, first_row, config.attempt))
-            bar.update(len(replies))
+            advance(len(replies))
     # The writer's settings of model and torch end here: between two tables others run.
     yield from _in_tables(row for key in sorted(rows) for row in rows.pop(key))
 

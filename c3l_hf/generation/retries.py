@@ -51,7 +51,7 @@ def generate_with_retries(
     retries: Retries,
     *,
     first_row: int = 0,
-    progress: bool = True,
+    progress: bool | Callable[[int], None] = True,
 ) -> Iterator[pa.Table]:
     """The pairs of `generate_tables`, and those of further attempts about images whose best pair is too poor.
 
@@ -69,7 +69,7 @@ def generate_with_retries(
         config: Options.
         retries: When an image is asked about again, and how often.
         first_row: The row of the first one among all images.
-        progress: Show a progress bar of each attempt.
+        progress: Show a progress bar of each attempt; or what is told how many replies of the first have come.
 
     Returns:
         Tables of `PAIR_TABLE_FEATURES`, in the order of the images; of each the attempts one after the other.
@@ -84,7 +84,8 @@ def generate_with_retries(
         if not len(waiting):
             break
         asked = replace(config, attempt=attempt)
-        parts = list(generate_tables(images.select(waiting), writer, asked, progress=progress))
+        shown = progress if progress is True or not attempt else False
+        parts = list(generate_tables(images.select(waiting), writer, asked, progress=shown))
         made += [_placed(part, first_row + waiting) for part in parts]
         if attempt < retries.most and parts:
             pairs = made[-len(parts) :]

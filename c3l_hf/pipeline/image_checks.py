@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
+from c3l_hf.common.progress import ProgressLine
 from c3l_hf.data.imported_pairs import import_pairs
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.sources import image_ids, images_digest, is_picture_folder, load_images
@@ -106,9 +107,12 @@ def open_benchmarks(sources: Iterable[str], inventory: Path | None = None) -> li
 def _images_of_source(images: Dataset) -> Iterator[tuple[str, list[Any]]]:
     """Ids and pictures as they are stored, few at a time."""
     ids = image_ids(images)
-    for start in range(0, len(ids), AT_ONCE):
-        rows = range(start, min(start + AT_ONCE, len(ids)))
-        yield from zip(ids[start:], stored_images(images, rows))
+    with ProgressLine("image checks", len(ids), "images") as line:
+        line.begin_part()
+        for start in range(0, len(ids), AT_ONCE):
+            rows = range(start, min(start + AT_ONCE, len(ids)))
+            yield from zip(ids[start:], stored_images(images, rows))
+            line.advance(len(rows))
 
 
 def _questions(benchmark: str, source: str | None, split: str | None, inventory: Path | None) -> OpenedBenchmark:

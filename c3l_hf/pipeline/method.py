@@ -15,9 +15,10 @@ from c3l_hf.common.processes import limit_threads, process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.data.schema import GENERATION_STATUS, STATUS
 from c3l_hf.pipeline import stages
+from c3l_hf.pipeline.closing import format_closing
+from c3l_hf.pipeline.dry_run import format_dry_run
 from c3l_hf.pipeline.image_checks import ImageChecks
 from c3l_hf.pipeline.inputs import (
-    RESULTS,
     Inputs,
     list_unreadable,
     open_inputs,
@@ -39,9 +40,10 @@ from c3l_hf.pipeline.options import (
     SelectionOptions,
 )
 from c3l_hf.pipeline.pair_tables import ScoredPairs
-from c3l_hf.pipeline.progress import quiet_libraries
+from c3l_hf.pipeline.progress import describe, quiet_libraries
 from c3l_hf.pipeline.publication import check_publication
 from c3l_hf.pipeline.settings import Settings
+from c3l_hf.pipeline.tracking import report_figures
 from c3l_hf.pipeline.writers import check_backend
 from c3l_hf.publishing.hub import push
 from c3l_hf.publishing.repository import HubError
@@ -95,16 +97,24 @@ def run_c3l(
     inputs = open_inputs(settings)
     run_folder = plan(settings, inputs)
     if run.dry_run:
-        state.print(_what_would_be_done(run_folder, inputs, run))
+        state.print(format_dry_run(run_folder, inputs, settings, _needed(run.stages)))
         return
     if run.restart_from:
         set_old_results_aside(folder, run.restart_from)
     run_folder.claim()
     steps = _stages(settings, inputs, run_folder)
-    for stage in _needed(run.stages):
-        state.print(f"\n== {stage}", flush=True)
-        begun = time.monotonic()
-        state.print(f"{next(steps)}\n({time.monotonic() - begun:.1f} s)", flush=True)
+    needed = _needed(run.stages)
+    try:
+        for stage in needed:
+            state.print(f"\n== {stage}", flush=True)
+            begun, there = time.monotonic(), run_folder.is_done(stage)
+            state.print(next(steps))
+            state.print("(was there)" if there else f"({time.monotonic() - begun:.1f} s)", flush=True)
+    finally:
+        if state.is_main_process:
+            report_figures(run_folder, needed, training)
+    if state.is_main_process:
+        print(f"\n{format_closing(run_folder, needed, scoring.ranking)}", flush=True)
     if publication and state.is_main_process:
         print("\n== push", flush=True)
         try:
@@ -120,37 +130,25 @@ def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[s
     pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
     if inputs.pairs is None:
         list_unreadable(folder, inputs, pairs.batches(["image_id", GENERATION_STATUS]), GENERATION_STATUS)
-    yield stages.describe(folder, "generate")
+    yield describe(folder, "generate")
     first = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
     if inputs.pairs is not None:
         list_unreadable(folder, inputs, first.tables(["image_id", STATUS]), STATUS)
-    yield stages.describe(folder, "score")
+    yield describe(folder, "score")
     labels = stages.select(folder, settings, first)
-    yield stages.describe(folder, "select")
+    yield describe(folder, "select")
     trained = stages.train(folder, settings, inputs, models, labels)
-    yield stages.describe(folder, "train")
+    yield describe(folder, "train")
     pairs = stages.generate("regenerate", folder, settings, inputs, models, trained)
-    yield stages.describe(folder, "regenerate")
+    yield describe(folder, "regenerate")
     second = ScoredPairs(pairs, stages.score("rescore", folder, settings, inputs, models, pairs))
-    yield stages.describe(folder, "rescore")
+    yield describe(folder, "rescore")
     checks = ImageChecks(settings.curation, inputs.images.dataset, inputs.benchmarks)
     curated = stages.curate(folder, settings, inputs, models, second, checks)
-    yield stages.describe(folder, "curate")
+    yield describe(folder, "curate")
     yield stages.write(folder, settings, inputs, models, first, labels, trained, second, curated, checks)
 
 
 def _needed(wanted: list[str]) -> tuple[str, ...]:
     """The stages up to the last wanted one: those before it are there, and are shown."""
     return STAGES[: 1 + max(STAGES.index(stage) for stage in wanted)]
-
-
-def _what_would_be_done(folder: RunFolder, inputs: Inputs, run: RunOptions) -> str:
-    lines = [f"{len(inputs.images):,} images; {folder.folder}:"]
-    again = STAGES[STAGES.index(run.restart_from) :] if run.restart_from else ()
-    for stage in _needed(run.stages):
-        there = folder.is_done(stage)
-        lines.append(f"  {stage}: {'is there' if there and stage not in again else 'to be made'}")
-        if there and stage in again:
-            lines[-1] += ", what is there is set aside"
-    results = [name for name in RESULTS if (folder.folder / name).exists()]
-    return "\n".join([*lines, *(f"  {name} {'is set aside' if again else 'is there'}" for name in results)])

@@ -47,6 +47,13 @@ class RunOptions(ColumnOptions, PictureOptions):
         default=None, metadata={"help": "Make this stage and those after it again; their old results are set aside."}
     )
     dry_run: bool = field(default=False, metadata={"help": "Print the merged settings and what would be done."})
+    calibrate: int | None = field(
+        default=None,
+        metadata={
+            "help": "Images that a dry run tries, to estimate time, memory and disk; 0: none. By default a batch of "
+            "them, if there is an accelerator or the model is small."
+        },
+    )
 
 
 @dataclass

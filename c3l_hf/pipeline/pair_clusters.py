@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import EMBEDDING
 from c3l_hf.pipeline.inputs import EMBEDDINGS, Inputs
 from c3l_hf.pipeline.model_in_use import ModelInUse
-from c3l_hf.pipeline.progress import StageBar
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.scoring.embeddings import EMBEDDING_KINDS, EmbeddingKind, PairEmbedder, embed_tables
 from c3l_hf.selection.clusters import Clusters, cluster_vectors
@@ -54,13 +54,13 @@ def cluster_round(
 def _embed(
     kind: EmbeddingKind, shards: Shards, settings: Settings, inputs: Inputs, models: ModelInUse, pairs: Shards
 ) -> None:
-    options, bar = settings.scoring, StageBar("embed", "pair")
+    options, line = settings.scoring, ProgressLine("embed", pairs.num_rows, "pairs", shards.num_rows_there)
     embedder = PairEmbedder(*models.load(inputs.scorer), kind=kind, max_tokens=options.scoring_max_tokens)
 
     def make(number: int) -> Iterator[pa.Table]:
         rows = pairs.batches(size=options.scoring_batch_size, numbers=[number])
         tables = embed_tables(rows, inputs.images.dataset, embedder, options.scoring_batch_size)
-        return bar.over(tables, pairs.num_rows)
+        return line.over(tables)
 
-    shards.write_missing(make, embedder.features.arrow_schema)
-    bar.close()
+    with line:
+        shards.write_missing(make, embedder.features.arrow_schema)

@@ -1,50 +1,15 @@
-"""What a run tells while it works: one progress line a stage, and what became of it."""
+"""What a run tells while it works, and what became of it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
-import pyarrow as pa
 import transformers
-from tqdm.auto import tqdm
 
-from c3l_hf.common.processes import process_state
+from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 
-__all__ = ["StageBar", "format_counts", "format_training", "quiet_libraries"]
-
-
-class StageBar:
-    """One progress line for all rows that this process makes of a stage; none where nobody watches (in logs).
-
-    Args:
-        stage: Its name.
-        unit: What a row is.
-    """
-
-    def __init__(self, stage: str, unit: str):
-        self.stage, self.unit = stage, unit
-        self._bar: tqdm | None = None
-
-    def over(self, tables: Iterable[pa.Table], total: int, column: str | None = None) -> Iterator[pa.Table]:
-        """The tables as they come, counted.
-
-        Args:
-            tables: Rows of the stage.
-            total: Of all that the stage will make.
-            column: Count the different values of this column instead of rows.
-        """
-        if self._bar is None:
-            shown = None if process_state().is_main_process else True
-            share = -(-total // process_state().num_processes)
-            self._bar = tqdm(total=share, desc=self.stage, unit=self.unit, disable=shown, leave=False)
-        for table in tables:
-            yield table
-            self._bar.update(len(table if column is None else table[column].unique()))
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+__all__ = ["describe", "format_bytes", "format_seconds", "quiet_libraries"]
 
 
 def quiet_libraries() -> None:
@@ -53,11 +18,22 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def format_counts(counts: Mapping[str, int]) -> str:
+def describe(folder: RunFolder, stage: str) -> str:
+    """What a stage has made, as text."""
+    report = folder.report(stage)
+    if "log" in report:
+        return _format_training(report)
+    if "table" in report:
+        return report["table"]
+    repeated = {"the same texts as another of the image": report["repeated"]} if report.get("repeated") else {}
+    return _format_counts(report["counts"] | repeated)
+
+
+def _format_counts(counts: Mapping[str, int]) -> str:
     return "\n".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
-def format_training(report: Mapping[str, Any]) -> str:
+def _format_training(report: Mapping[str, Any]) -> str:
     """The logged metrics of the first and the last steps, side by side."""
     log = [entry for entry in report["log"] if "loss/nll" in entry]
     names = ("loss", "loss/nll", "loss/contrastive", "contrastive_accuracy")
@@ -65,3 +41,16 @@ def format_training(report: Mapping[str, Any]) -> str:
     logged = ((name, [float(entry[name]) for entry in log if name in entry]) for name in names)  # the end has no loss
     rows += [(name, f"{values[0]:.3f}", f"{values[-1]:.3f}") for name, values in logged if values]
     return format_table(rows)
+
+
+def format_seconds(seconds: float) -> str:
+    """A time in the units in which one thinks of it: 4.1 s, 12 min, 3 h 05 min."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def format_bytes(size: float) -> str:
+    """A size in MB, from 1000 on in GB."""
+    return f"{size / 1e6:,.0f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"

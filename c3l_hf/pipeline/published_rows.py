@@ -1,18 +1,20 @@
 """The rows of what a run publishes, with the images that they are about: streams, a few rows in memory at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, List, Value
 
+from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_FEATURES
 from c3l_hf.data.stored_images import AT_ONCE, images_of_rows
 from c3l_hf.data.streams import RowStream
 from c3l_hf.pipeline.inputs import Inputs
 
-__all__ = ["image_rows", "rows_of_examples", "stream_of", "with_images"]
+__all__ = ["counted", "image_rows", "rows_of_examples", "stream_of", "with_images"]
 
 
 def stream_of(shards: Shards, features: Features) -> RowStream:
@@ -59,3 +61,12 @@ def image_rows(inputs: Inputs) -> RowStream:
             yield pa.table(columns, names=list(features)).cast(features.arrow_schema)
 
     return RowStream(features, len(dataset), tables)
+
+
+def counted(streams: Mapping[str, RowStream], line: ProgressLine) -> dict[str, RowStream]:
+    """The same streams, whose rows a progress line counts as they are read."""
+
+    def over(stream: RowStream) -> RowStream:
+        return replace(stream, tables=lambda: line.over(stream.tables()))
+
+    return {name: over(stream) for name, stream in streams.items()}

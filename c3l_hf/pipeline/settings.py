@@ -64,6 +64,8 @@ def check_options(
     _check_curation(curation)
     if not 0 < curation.near_duplicate_threshold <= 1:
         raise RunError(f"near_duplicate_threshold is {curation.near_duplicate_threshold}; it must be in (0, 1]")
+    if run.calibrate is not None and run.calibrate < 0:
+        raise RunError(f"calibrate is {run.calibrate}; it must not be negative")
     if selection.min_margin < 0:
         raise RunError(f"min_margin is {selection.min_margin}; it must not be negative")
     if run.pairs is None and any(STAGES.index(stage) >= STAGES.index("select") for stage in run.stages):
@@ -95,7 +97,16 @@ def _check_curation(curation: CurationOptions) -> None:
 # What the cards say and no stage reads.
 _WORDS = ("license", "images_license", "images_source")
 # What does not change the results, and so is not part of their configuration.
-_HOW = ("stages", "restart_from", "dry_run", "hub_namespace", "hub_dataset_name", "hub_generator_name", "public")
+_HOW = (
+    "stages",
+    "restart_from",
+    "dry_run",
+    "calibrate",
+    "hub_namespace",
+    "hub_dataset_name",
+    "hub_generator_name",
+    "public",
+)
 _WHERE = ("image_folder", "download_images")
 _SERVER = (
     "base_url",

@@ -18,6 +18,7 @@ from datasets import Dataset, Features, Value
 from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import (
@@ -43,8 +44,7 @@ from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.pair_clusters import cluster_round
 from c3l_hf.pipeline.pair_tables import ScoredPairs
-from c3l_hf.pipeline.progress import StageBar, format_counts, format_training
-from c3l_hf.pipeline.published_rows import image_rows, rows_of_examples, stream_of, with_images
+from c3l_hf.pipeline.published_rows import counted, image_rows, rows_of_examples, stream_of, with_images
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.pipeline.writers import open_writer
@@ -62,7 +62,7 @@ from c3l_hf.selection.token_weights import GAIN_COLUMNS
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
 from c3l_hf.training.run import train_generator
 
-__all__ = ["curate", "describe", "generate", "score", "select", "train", "write"]
+__all__ = ["curate", "generate", "score", "select", "train", "write"]
 
 # Images in a shard: what an interruption can lose.
 _SHARD_SIZE = 500
@@ -80,7 +80,8 @@ def generate(
 
     Images whose best pair is below the floor are asked about again, if the options say so.
     """
-    images, bar = inputs.images.dataset, StageBar(stage, "image")
+    images, k = inputs.images.dataset, settings.generation.pairs_per_image
+    line = ProgressLine(stage, k * len(images), "replies", lambda: k * sum(map(len, folder.begun_parts(stage))))
     # Every random choice depends on (seed, stage, row).
     config = settings.generating(settings.training.seed + 1_000_003 * STAGES.index(stage))
 
@@ -89,11 +90,10 @@ def generate(
             assert inputs.pairs is not None
             return inputs.pairs.tables(first, last)
         part = images.select(range(first, last))
+        line.begin_part()
         if retries is None:
-            tables = generate_tables(part, writer, config, first_row=first, progress=False)
-        else:
-            tables = generate_with_retries(part, writer, config, retries, first_row=first, progress=False)
-        return bar.over(tables, len(images), "image_row")
+            return generate_tables(part, writer, config, first_row=first, progress=line.advance)
+        return generate_with_retries(part, writer, config, retries, first_row=first, progress=line.advance)
 
     def report(shards: Shards) -> dict[str, Any]:
         counts = count_statuses(_values(shards, "generation_status"), "pairs")
@@ -114,6 +114,7 @@ def generate(
     imported, writer = stage == "generate" and inputs.pairs is not None, None
     replies = folder.folder / "replies" / stage
     with contextlib.ExitStack() as stack:
+        stack.enter_context(line)
         if not imported and not folder.is_done(stage):
             source = generator if isinstance(generator, Source) else models.source_of(generator)
             load, trained = functools.partial(models.load, generator), stage == "regenerate"
@@ -121,7 +122,6 @@ def generate(
                 models.release()  # the memory is the server's
             writer = stack.enter_context(open_writer(settings.backend, config, source, load, replies, trained))
         shards = folder.in_shards(stage, len(images), make, PAIR_TABLE_FEATURES.arrow_schema, report, _SHARD_SIZE)
-    bar.close()
     if process_state().is_main_process and replies.is_dir():
         shutil.rmtree(replies)  # all that is in it stands in the shards
         with contextlib.suppress(OSError):  # another stage's may be there
@@ -133,21 +133,25 @@ def score(
     stage: str, folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, pairs: Shards
 ) -> Shards:
     """The scores of all pairs, a shard for each of theirs. Both rounds by the same model, as it was before training."""
-    options, bar, scorers = settings.scoring, StageBar(stage, "pair"), []
+    options, scorers, sizes = settings.scoring, [], pairs.sizes()
+
+    def there() -> int:
+        return sum(sum(sizes[part.start : part.stop]) for part in folder.begun_parts(stage))
+
+    line = ProgressLine(stage, sum(sizes), "pairs", there)
 
     def make(first: int, last: int) -> Iterator[pa.Table]:
         if not scorers:
             scorers.append(_scorer(settings, inputs, models))
         rows = pairs.batches(size=options.scoring_batch_size, numbers=range(first, last))
         tables = score_tables(rows, inputs.images.dataset, scorers[0], options.scoring_batch_size)
-        return bar.over(map(_with_publishable_status, tables), pairs.num_rows)
+        return line.over(map(_with_publishable_status, tables))
 
     def report(shards: Shards) -> dict[str, Any]:
         return {"counts": dict(Counter(_values(shards, STATUS)).most_common())}
 
-    shards = folder.in_shards(stage, len(pairs), make, SCORE_FEATURES.arrow_schema, report, shard_size=1)
-    bar.close()
-    return shards
+    with line:
+        return folder.in_shards(stage, len(pairs), make, SCORE_FEATURES.arrow_schema, report, shard_size=1)
 
 
 def _scorer(settings: Settings, inputs: Inputs, models: ModelInUse) -> I2CScorer:
@@ -266,7 +270,8 @@ def write(
             "pseudo_labels": stream_of(labels, _LABELS),
         }
         pictures = example_pictures(rows_of_examples(curated, inputs, facts.examples or ()), facts.examples)
-        write_dataset(configs, path / "dataset", facts, pictures)
+        with ProgressLine("write", sum(map(len, configs.values())), "rows") as line:
+            write_dataset(counted(configs, line), path / "dataset", facts, pictures)
         model, processor = models.load(trained)
         write_generator(model, processor, path / "generator", facts, pictures)
         (path / "config.yaml").write_text(yaml.safe_dump(settings.configuration(), sort_keys=False), "utf-8")
@@ -280,17 +285,6 @@ def write(
                 os.rename(folder.path("write") / name, folder.folder / name)
     summary = format_summary([Pool(**values) for values in report["pools"]], settings.scoring.ranking)
     return f"{summary}\n\ndataset    {folder.folder / 'dataset'}\ngenerator  {folder.folder / 'generator'}"
-
-
-def describe(folder: RunFolder, stage: str) -> str:
-    """What a stage has made, as text."""
-    report = folder.report(stage)
-    if "log" in report:
-        return format_training(report)
-    if "table" in report:
-        return report["table"]
-    repeated = {"the same texts as another of the image": report["repeated"]} if report.get("repeated") else {}
-    return format_counts(report["counts"] | repeated)
 
 
 def _values(shards: Shards, column: str) -> Iterator[Any]:

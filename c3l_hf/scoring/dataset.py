@@ -10,12 +10,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
-from tqdm.auto import tqdm
 
 from c3l_hf import _compat
 from c3l_hf.common.arrow import beside, in_tables_of
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.image_files import row_files_state
@@ -145,12 +145,13 @@ def in_parts(
 
     def part(number: int) -> Iterator[pa.Table]:
         rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
-        return _shown(make(rows), len(rows), f"{names[1]}, part {number + 1} of {len(starts)}")
+        return line.over(make(rows))
 
     if retake and process_state().is_main_process:
         shards.take_away(*retake)
     process_state().wait_for_everyone()
-    shards.write_missing(part, features.arrow_schema)
+    with ProgressLine(names[1], len(needed), "rows", shards.num_rows_there) as line:
+        shards.write_missing(part, features.arrow_schema)
     if not len(shards):
         return Dataset(features.arrow_schema.empty_table())
     with process_state().main_process_first():  # the others find the copy
@@ -225,14 +226,6 @@ def _score_tables(batches: Iterable[list[dict[str, Any]]], scorer: I2CScorer | S
 
 def _rows_of(batch: Mapping[str, list], columns: Sequence[str]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values)) for values in zip(*(batch[name] for name in columns))]
-
-
-def _shown(tables: Iterable[pa.Table], total: int, desc: str) -> Iterator[pa.Table]:
-    """The same with a progress bar of rows."""
-    with tqdm(total=total, desc=desc, unit="row") as bar:
-        for table in tables:
-            bar.update(table.num_rows)
-            yield table
 
 
 def format_scores(scored: Dataset | DatasetDict, signal: Signal | None = None) -> str:

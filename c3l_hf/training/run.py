@@ -1,14 +1,14 @@
 """A whole training: a generator and pseudo-labels → the trained generator in a folder, also after an interruption."""
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin
+from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, TrainerCallback
 
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.progress import ProgressLine
 from c3l_hf.training.checkpoints import last_checkpoint
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.trainer import C3LTrainer
@@ -35,18 +35,39 @@ def train_generator(
         folder: Where the model is saved, its adapters merged, with its processor.
 
     Returns:
-        How many steps it took, and what was logged.
+        How many steps it took, and what was logged; and the step of the checkpoint that this call went on from, if any.
     """
     training = copy.copy(training)
     training.output_dir = str(checkpoints)
     training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
-    training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
-    trainer = C3LTrainer(model, training, labels, processing_class=processor)
+    shown, training.disable_tqdm = not training.disable_tqdm, True  # our line tells more, and stands in logs, too
+    last = last_checkpoint(checkpoints)
+    line = _Line(shown)
+    trainer = C3LTrainer(model, training, labels, processing_class=processor, callbacks=[line])
     # What it would print at every logging step is in the report.
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    trainer.train(resume_from_checkpoint=last)
     trained = trainer.merged_model()
     if trained is not None and process_state().is_main_process:
         trained.save_pretrained(folder)
         processor.save_pretrained(folder)
-    return {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+    report = {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+    return report | ({"from_step": line.from_step} if line.from_step else {})
+
+
+class _Line(TrainerCallback):
+    """The progress line of a training, over all its steps."""
+
+    def __init__(self, shown: bool):
+        self._shown, self.from_step = shown, 0
+
+    def on_train_begin(self, args, state, control, **_):
+        self.from_step = state.global_step
+        self._line = ProgressLine("train", state.max_steps, "steps", lambda: self.from_step, self._shown)
+        self._line.begin_part()
+
+    def on_step_end(self, args, state, control, **_):
+        self._line.advance()
+
+    def on_train_end(self, args, state, control, **_):
+        self._line.close()

@@ -66,6 +66,22 @@ def test_an_interruption(command, capsys, resumes):
     assert capsys.readouterr().err == f"c3l select: interrupted; {ends}\n"
 
 
+def test_an_interruption_while_modules_are_loaded(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("c3l_hf.cli.dispatch._load", interrupted)
+    assert main(["run"]) == 130
+    assert capsys.readouterr().err == "c3l run: interrupted; nothing has been done yet\n"
+
+
+def test_one_of_a_launchers_processes_tells_of_an_interruption(command, monkeypatch, capsys):
+    command(KeyboardInterrupt(), True)
+    monkeypatch.setenv("RANK", "1")
+    assert main(["select"]) == 130
+    assert capsys.readouterr().err == ""
+
+
 def test_what_nobody_expects_keeps_its_traceback(command):
     command(KeyError("a bug"))
     with pytest.raises(KeyError, match="a bug"):

@@ -292,3 +292,45 @@ def test_a_restart_is_planned_before_anything_is_moved(tmp_path):
     with pytest.raises(RunError, match="no result of first yet"):
         restarted.plan(PLAN, ["second"], restart_from="first")
     assert run.is_done("first") and run.is_done("second")
+
+
+class Meter:
+    """A meter that says: 10 seconds for each look."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def so_far(self):
+        self.looks += 1
+        return {"seconds": 10.0 * self.looks, "peak_memory_bytes": 100 - self.looks}
+
+    stop = so_far
+
+
+def test_what_a_stage_took_is_in_its_record_and_no_part_of_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("c3l_hf.common.run_folder.UsageMeter", Meter)
+    run = make_run(tmp_path)
+    run.complete("first", numbers(1, []))
+    assert run.usage("first") == {"seconds": 10.0, "peak_memory_bytes": 99}
+    record = json.loads((run.path("first") / "stage.json").read_text())
+    assert record["seconds"] == 10.0 and record["report"] == {"rows": 1}
+    record["seconds"] = 7.0
+    (run.path("first") / "stage.json").write_text(json.dumps(record))
+    again = make_run(tmp_path)
+    assert again.is_done("first") and again.digest("first") == run.digest("first")
+    for name in ("seconds", "peak_memory_bytes"):  # made by an older version
+        del record[name]
+    (run.path("first") / "stage.json").write_text(json.dumps(record))
+    assert make_run(tmp_path).usage("first") == {}
+
+
+def test_shards_from_before_an_interruption_count_in_what_a_stage_took(tmp_path, monkeypatch):
+    monkeypatch.setattr("c3l_hf.common.run_folder.UsageMeter", Meter)
+    calls = []
+    with pytest.raises(KeyboardInterrupt):
+        in_shards(make_run(tmp_path), calls, stop_at=4)  # three looks: before each shard
+    run = make_run(tmp_path)
+    assert sorted(part.start for part in run.begun_parts("first")) == [0, 2]
+    in_shards(run, calls)  # two more shards, and the end
+    assert run.usage("first") == {"seconds": 30.0 + 30.0, "peak_memory_bytes": 97}
+    assert run.begun_parts("first") == [] == run.begun_parts("second")

@@ -121,6 +121,13 @@ def test_nothing_is_scored_that_decides_nothing():
     assert seen == [2, 2]
 
 
+def test_progress_is_told_of_the_replies_that_every_image_gets():
+    """Not of those of later attempts, whose number nobody knows before."""
+    told = []
+    list(generate_with_retries(images(), Writer(), CONFIG, Retries(score, 3, 0.5), progress=told.append))
+    assert sum(told) == len(NAMES) * CONFIG.pairs_per_image and len(told) > 1
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match="the images have no column image_id"):
         next(generate_with_retries(images().remove_columns("image_id"), Writer(), CONFIG, Retries(score)))

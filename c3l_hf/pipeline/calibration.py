@@ -1,0 +1,136 @@
+"""A short try of a run in a folder that is thrown away: what an image, a pair and a training step take here."""
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.common.usage import one_after_the_other
+from c3l_hf.data.stored_images import stored_images
+from c3l_hf.pipeline import stages
+from c3l_hf.pipeline.inputs import Inputs
+from c3l_hf.pipeline.model_in_use import ModelInUse
+from c3l_hf.pipeline.options import STAGES
+from c3l_hf.pipeline.pair_tables import ScoredPairs
+from c3l_hf.pipeline.settings import Settings
+
+__all__ = ["Calibration", "calibrate"]
+
+# Of the training. The first one, which takes longer, counts like the others.
+_STEPS = 4
+
+
+@dataclass
+class Calibration:
+    """What a try took, as far as it came.
+
+    Attributes:
+        images: How many were tried.
+        fixed: Stage ("generate", "score", "train") → seconds that it takes whatever the number of rows.
+        per_row: Stage → seconds of an image, a pair, a training step.
+        pairs_per_image, labels_per_image: What came of an image.
+        bytes_of_pair: In the tables of a round.
+        bytes_of_image: As it is stored.
+        usage: The most memory, see `UsageMeter`.
+        problem: Which stage could not be tried, and why; None if all were.
+    """
+
+    images: int
+    fixed: dict[str, float] = field(default_factory=dict)
+    per_row: dict[str, float] = field(default_factory=dict)
+    pairs_per_image: float = 0.0
+    labels_per_image: float = 0.0
+    bytes_of_pair: float = 0.0
+    bytes_of_image: float = 0.0
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def calibrate(settings: Settings, inputs: Inputs, images: int) -> Calibration:
+    """Try generation, scores and training with some images, by the stages themselves, in one process.
+
+    Nothing is written into the run's folder; what is made lies in a temporary one until the end. The images are spread
+    over all of them. If there are several, one goes ahead, so that what a process does once (loading, checks of the
+    model) is told apart from what it does for each row.
+
+    Args:
+        settings: Of the run.
+        inputs: Of the run.
+        images: How many are tried, at most.
+    """
+    total = len(inputs.images)
+    tried = Calibration(min(images, total))
+    rows = np.linspace(0, total - 1, tried.images).astype(int).tolist()
+    if inputs.pairs is not None:
+        rows = list(range(tried.images))  # pairs that somebody has are read from the first on
+    models = ModelInUse(settings.model, settings.training.trust_remote_code)
+    with tempfile.TemporaryDirectory(prefix="c3l-dry-run-") as place:
+        ahead, whole = (_empty_run(Path(place, name)) for name in ("ahead", "whole"))
+        try:
+            if len(rows) > 1:
+                _generate_and_score(settings, _some(inputs, rows[:1]), ahead, models)
+                tried.fixed = {stage: ahead.usage(stage)["seconds"] for stage in ("generate", "score")}
+            _measure(_short(settings, place), _some(inputs, rows), whole, models, tried)
+        except (RunError, ValueError, RuntimeError, MemoryError) as error:  # a RuntimeError is torch's out-of-memory
+            stage = next(stage for stage in STAGES if not whole.is_done(stage))
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            tried.problem = f"{stage} could not be tried: {reason}"
+        tried.usage = one_after_the_other(whole.usage(stage) for stage in STAGES if whole.is_done(stage))
+    return tried
+
+
+def _measure(settings: Settings, inputs: Inputs, folder: RunFolder, models: ModelInUse, tried: Calibration) -> None:
+    scored = _generate_and_score(settings, inputs, folder, models)
+    for stage, rows in (("generate", tried.images), ("score", len(scored))):
+        tried.per_row[stage] = folder.usage(stage)["seconds"] / max(1, rows)
+    tried.pairs_per_image = len(scored) / tried.images
+    files = [*scored.pairs.files, *scored.scores.files]
+    tried.bytes_of_pair = sum(file.stat().st_size for file in files) / max(1, len(scored))
+    tried.bytes_of_image = _bytes_of(inputs) / tried.images
+    labels = stages.select(folder, settings, scored)
+    tried.labels_per_image = labels.num_rows / tried.images
+    stages.train(folder, settings, inputs, models, labels)
+    seconds = next(entry["train_runtime"] for entry in folder.report("train")["log"] if "train_runtime" in entry)
+    tried.per_row["train"] = seconds / _STEPS
+    tried.fixed["train"] = max(0.0, folder.usage("train")["seconds"] - seconds)
+
+
+def _generate_and_score(settings: Settings, inputs: Inputs, folder: RunFolder, models: ModelInUse) -> ScoredPairs:
+    pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
+    return ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
+
+
+def _empty_run(folder: Path) -> RunFolder:
+    run = RunFolder(folder, {})
+    run.plan({stage: {} for stage in STAGES}, STAGES)
+    run.claim()
+    return run
+
+
+def _some(inputs: Inputs, rows: Sequence[int]) -> Inputs:
+    return replace(inputs, images=replace(inputs.images, dataset=inputs.images.dataset.select(rows)))
+
+
+def _short(settings: Settings, place: str) -> Settings:
+    """With a training of a few steps that tells nobody and keeps nothing."""
+    training = copy.copy(settings.training)
+    training.output_dir, training.max_steps, training.report_to = place, _STEPS, []
+    training.save_strategy, training.disable_tqdm = type(training.save_strategy)("no"), True
+    return replace(settings, training=training)
+
+
+def _bytes_of(inputs: Inputs) -> int:
+    """Size of all images as they are stored, also in files beside the dataset."""
+    dataset = inputs.images.dataset
+    return sum(
+        len(image["bytes"]) if image.get("bytes") else Path(image["path"]).stat().st_size
+        for row in range(len(dataset))
+        for image in stored_images(dataset, [row])[0]
+        if image and (image.get("bytes") or (image.get("path") and Path(image["path"]).is_file()))
+    )

@@ -1,0 +1,55 @@
+"""A whole training: its progress line, and where it went on."""
+
+import re
+
+import pytest
+from tiny_models import tiny_llava
+from tiny_training import config, pseudo_labels
+
+from c3l_hf.training import run
+from c3l_hf.training.run import train_generator
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """The progress lines that trainings open."""
+    opened = []
+
+    class Line(run.ProgressLine):
+        def __init__(self, *args):
+            super().__init__(*args)
+            opened.append(self)
+            self.calls = []
+
+        def begin_part(self):
+            self.calls.append(f"from {self._there()}")
+
+        def advance(self, rows=1):
+            self.calls.append("step")
+
+        def close(self):
+            self.calls.append("closed")
+
+    monkeypatch.setattr(run, "ProgressLine", Line)
+    return opened
+
+
+def test_one_line_over_all_steps_and_only_new_ones_count(tmp_path, lines, capsys):
+    def trained(name, **options):
+        training = config(tmp_path, disable_tqdm=False, **options)
+        return train_generator(*tiny_llava(), pseudo_labels(), training, tmp_path / "checkpoints", tmp_path / name)
+
+    first = trained("first", max_steps=2, save_strategy="steps", save_steps=2)
+    assert first["steps"] == 2 and "from_step" not in first
+    second = trained("second", max_steps=3)
+    assert second["steps"] == 3 and second["from_step"] == 2
+    assert [line.calls for line in lines] == [["from 0", "step", "step", "closed"], ["from 2", "step", "closed"]]
+    assert [(line.total, line._shown) for line in lines] == [(2, True), (3, True)]
+    captured = capsys.readouterr()
+    assert not re.search(r" \d/[23] \[", captured.err) and "{'loss'" not in captured.out  # no bar of the trainer's own
+
+
+def test_disable_tqdm_means_this_line_too(tmp_path, lines):
+    training = config(tmp_path, disable_tqdm=True, max_steps=1)
+    train_generator(*tiny_llava(), pseudo_labels(), training, tmp_path / "checkpoints", tmp_path / "made")
+    assert [line._shown for line in lines] == [False]

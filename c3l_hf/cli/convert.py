@@ -9,11 +9,11 @@ from c3l_hf.cli.rows import RowsOptions, open_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.streams import RowStream
 from c3l_hf.data.written_layouts import Written
-from c3l_hf.pipeline.progress import StageBar
 from c3l_hf.publishing.conversion import AT_ONCE, Conversion, Placement, check_conversion, convert
 
 __all__ = ["COMMAND", "ConvertOptions", "format_conversion"]
@@ -49,19 +49,16 @@ def convert_rows(rows: RowsOptions, options: ConvertOptions, _: CallOptions) -> 
         rows.dataset = str(Path(rows.dataset) / "dataset")
     dataset = open_rows(rows)
     fetch_pictures(dataset, options)
-    stream, bar = RowStream.of(dataset, AT_ONCE), StageBar("convert", "row")
-    watched = RowStream(stream.features, len(stream), lambda: bar.over(stream.tables(), len(stream)))
-    try:
+    stream = RowStream.of(dataset, AT_ONCE)
+    with ProgressLine("convert", len(stream), "rows") as line:
         result = convert(
-            watched,
+            RowStream(stream.features, len(stream), lambda: line.over(stream.tables())),
             options.to,
             options.output,
             placement=options.pictures,
             image_folder=options.image_folder,
             keep_metadata=options.keep_metadata,
         )
-    finally:
-        bar.close()
     print(format_conversion(result, options.output))
 
 

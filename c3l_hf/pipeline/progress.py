@@ -9,7 +9,7 @@ import transformers
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 
-__all__ = ["describe", "format_bytes", "format_seconds", "quiet_libraries"]
+__all__ = ["describe", "format_bytes", "format_seconds", "format_training", "quiet_libraries"]
 
 
 def quiet_libraries() -> None:
@@ -22,7 +22,7 @@ def describe(folder: RunFolder, stage: str) -> str:
     """What a stage has made, as text."""
     report = folder.report(stage)
     if "log" in report:
-        return _format_training(report)
+        return format_training(report)
     if "table" in report:
         return report["table"]
     repeated = {"the same texts as another of the image": report["repeated"]} if report.get("repeated") else {}
@@ -33,7 +33,7 @@ def _format_counts(counts: Mapping[str, int]) -> str:
     return "\n".join(f"{name}: {count:,}" for name, count in counts.items())
 
 
-def _format_training(report: Mapping[str, Any]) -> str:
+def format_training(report: Mapping[str, Any]) -> str:
     """The logged metrics of the first and the last steps, side by side."""
     log = [entry for entry in report["log"] if "loss/nll" in entry]
     names = ("loss", "loss/nll", "loss/contrastive", "contrastive_accuracy")

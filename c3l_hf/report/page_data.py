@@ -14,7 +14,7 @@ from c3l_hf.common.files import digest
 from c3l_hf.report.content import Content, Picture, ShownPair, ShownTurn
 from c3l_hf.report.thumbnails import Thumbnail, thumbnails
 
-__all__ = ["Piece", "PageData", "script_json", "write_pieces"]
+__all__ = ["PageData", "Piece", "script_json", "write_pieces"]
 
 # Pairs and pictures of a piece: so many that there are few files, so few that one is read in some milliseconds.
 _PAIRS, _PICTURES = 100, 40
@@ -139,7 +139,7 @@ def write_pieces(content: Content, folder: Path) -> PageData:
     used = set(columns.pictures)
     for number, start in enumerate(range(0, len(content.pictures), _PICTURES)):
         numbers = range(start, min(start + _PICTURES, len(content.pictures)))
-        made = thumbnails([content.pictures[n] for n in numbers if n in used])
+        made = thumbnails([content.pictures[n] for n in numbers if n in used], len(used))
         write(f"pictures-{number}", [_picture(content.pictures[n], next(made)) if n in used else None for n in numbers])
     alike = [[other for other in content.alike.get(n, ()) if other in used] for n in range(len(content.pictures))]
     write("columns-0", {**columns.as_lists(), "alike": alike if any(alike) else []})
@@ -157,7 +157,11 @@ def write_pieces(content: Content, folder: Path) -> PageData:
         "gain_scale": _scale(columns.gains),
         "divergence_scale": _scale(columns.divergences),
         "charts": {
-            chart.id: {"score": chart.filter.score, "stage": chart.filter.stage, "edges": list(chart.filter.edges)}
+            chart.id: {
+                "score": chart.filter.score,
+                "stage": chart.filter.stage,
+                "edges": [_rounded(edge, 7) for edge in chart.filter.edges],  # as the scores, so that equal ones are
+            }
             for chart in content.charts
             if chart.filter is not None
         },

@@ -198,14 +198,14 @@ function writeAddress() {
 
 async function readAddress() {
   const found = new URLSearchParams(location.hash.slice(1));
-  if (location.hash && ![...found.keys()].some((name) => name === "pair" || name in state)) return update();
+  if (location.hash && ![...found.keys()].some((name) => name === "pair" || Object.hasOwn(state, name))) return update();
   const read = plainState();
   for (const [name, value] of found) {
     if (["from", "below", "image"].includes(name)) read[name] = value === "" || !Number.isFinite(Number(value)) ? null : Number(value);
-    else if (name in read) read[name] = value;
+    else if (Object.hasOwn(read, name)) read[name] = value;
   }
   for (const name of facetNames) if (read[name] !== "" && !head.facets[facetNames.indexOf(name)][1].includes(read[name])) read[name] = "";
-  if (!(read.mark in MARKS)) read.mark = "";
+  if (!Object.hasOwn(MARKS, read.mark)) read.mark = "";
   if (!head.scores.includes(read.score)) Object.assign(read, { score: plainState().score, from: null, below: null });
   if (!sortChoices().some(([value]) => value === read.sort)) read.sort = "data";
   const pair = pairOfKey.get(found.get("pair"));

@@ -38,11 +38,11 @@ function answerText(name, [, answer, tokens, gain = [], divergence = []]) {
   const whole = unfolded.has(name);
   let length = 0, number = 0;
   for (; number < tokens.length && (whole || length < FOLDED); number++) {
-    const token = el("span", { class: tokenClasses(gain[number], divergence[number]) });
-    const text = number ? tokens[number] : tokens[number].trimStart(); // the space before an answer
-    token.textContent = visible(whole ? text : text.slice(0, FOLDED));
+    const text = whole ? tokens[number] : tokens[number].slice(0, FOLDED);
+    const [space, word] = /\S/.test(text) ? [text.match(/^\s*/)[0], text.trimStart()] : ["", text];
+    const token = el("span", { class: tokenClasses(gain[number], divergence[number]) }, visible(word));
     token.numbers = [gain[number], divergence[number]];
-    element.append(token);
+    element.append(number ? space : "", token); // the space before a word has no colour, that before the answer is none
     length += tokens[number].length;
   }
   const cut = number < tokens.length || (!whole && length > 2 * FOLDED);

@@ -1,5 +1,6 @@
 """The report in a real browser: what is shown, found, filtered, marked; and that nothing is asked of the network."""
 
+import html
 import json
 import re
 
@@ -353,6 +354,23 @@ def test_help_and_its_keys(reader, report):
     page.keyboard.press("Escape")
     page.keyboard.press("t")
     assert page.locator("html").get_attribute("data-colour") == "divergence"
+
+
+def test_in_the_frame_of_a_notebook(reader, report, tmp_path):
+    notebook = tmp_path / "notebook.html"
+    sandbox = "allow-scripts allow-downloads"
+    document = html.escape(report.read_text("utf-8"))
+    notebook.write_text(f'<p>cells<p><iframe sandbox="{sandbox}" width=900 height=600 srcdoc="{document}"></iframe>')
+    page = reader.look(notebook, ready=False)
+    frame = page.frames[1]
+    frame.wait_for_selector("html[data-ready]", state="attached")
+    assert frame.locator("#told").inner_text().startswith("This browser does not keep marks")
+    frame.get_by_role("link", name="Gallery", exact=True).click()
+    frame.get_by_role("button", name="Most negative").click()
+    frame.locator(".pair[data-pair='1'] .actions a").click()
+    frame.wait_for_selector(".pair[data-pair='1'][data-current]")
+    frame.locator(".pair[data-pair='1']").get_by_role("button", name="Reject").click()
+    assert frame.locator("#marked").inner_text() == "0 to keep, 1 to reject"
 
 
 def test_without_javascript_the_overview_is_there(reader, report):

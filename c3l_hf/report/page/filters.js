@@ -21,6 +21,7 @@ function changed(name) {
   return state[name] !== plainState()[name];
 }
 
+const READ_TOGETHER = 12; // files of a search
 let search = 0; // number of the latest update, so that an earlier one that still reads files stops
 
 async function update() {
@@ -28,19 +29,20 @@ async function update() {
   const sought = state.q.normalize("NFC").toLowerCase();
   show(filtered(sought));
   if (!sought || haystacks.size === pieceCount()) return;
-  for (let number = 0; number < pieceCount(); number++) {
-    if (haystacks.has(number)) continue;
+  for (let first = 0; first < pieceCount(); first += READ_TOGETHER) {
+    const numbers = Array.from({ length: Math.min(READ_TOGETHER, pieceCount() - first) }, (_, n) => first + n);
     try {
-      await readHaystack(number);
+      await Promise.all(numbers.filter((number) => !haystacks.has(number)).map(readHaystack));
     } catch (error) {
-      byId("shown").textContent = `The search ended at ${error.message}.`;
+      byId("shown").textContent = `The search ended: ${error.message}.`;
       return;
     }
     if (mine !== search) return;
+    tellShown(order.length); // how far it is
     // In a large report, what was found so far is shown now and then.
-    if (head.beside && haystacks.size % 100 === 0 && haystacks.size < pieceCount()) show(filtered(sought));
+    if (head.beside && first % (8 * READ_TOGETHER) === 0) show(filtered(sought), { onward: true });
   }
-  show(filtered(sought));
+  show(filtered(sought), { onward: true });
 }
 
 // Texts of all pairs in lower case, piece by piece: read at the first search, and kept.
@@ -96,11 +98,17 @@ function sorted(pairs) {
   return pairs.sort((a, b) => values.get(a) - values.get(b) || a - b || 0);
 }
 
-function show(pairs) {
-  const read = haystacks.size;
-  const part = state.q && read < pieceCount() ? `, ${Math.round((100 * read) / pieceCount())} % of the texts searched` : "";
-  byId("shown").textContent = (pairs.length === head.count ? counted(head.count, "pair") : `${pairs.length.toLocaleString("en")} of ${counted(head.count, "pair")}`) + part;
-  if (byId("list").getBoundingClientRect().top < 0) byId("gallery").scrollIntoView({ behavior: "instant" });
+function tellShown(number) {
+  const share = Math.floor((100 * haystacks.size) / pieceCount());
+  const part = state.q && share < 100 ? `, ${share} % of the texts searched` : "";
+  const found = number === head.count ? "" : `${number.toLocaleString("en")} of `;
+  byId("shown").textContent = `${found}${counted(head.count, "pair")}${part}`;
+}
+
+// `onward`: more of what is looked at already, so that nobody is thrown back to its beginning.
+function show(pairs, { onward = false } = {}) {
+  tellShown(pairs.length);
+  if (!onward && byId("list").getBoundingClientRect().top < 0) byId("gallery").scrollIntoView({ behavior: "instant" });
   setOrder(pairs);
   drawHistogram();
 }
@@ -196,9 +204,9 @@ function writeAddress() {
   }
 }
 
-async function readAddress() {
-  const found = new URLSearchParams(location.hash.slice(1));
-  if (location.hash && ![...found.keys()].some((name) => name === "pair" || Object.hasOwn(state, name))) return update();
+async function readAddress(address = location.hash) {
+  const found = new URLSearchParams(address.slice(1));
+  if (address && ![...found.keys()].some((name) => name === "pair" || Object.hasOwn(state, name))) return update();
   const read = plainState();
   for (const [name, value] of found) {
     if (["from", "below", "image"].includes(name)) read[name] = value === "" || !Number.isFinite(Number(value)) ? null : Number(value);

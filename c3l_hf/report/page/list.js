@@ -15,7 +15,7 @@ const watcher = new IntersectionObserver((entries) => {
     if (isIntersecting) draw(block);
     else clear(block);
   }
-}, { rootMargin: `${NEAR}px 0px` });
+}, { root: document, rootMargin: `${NEAR}px 0px` }); // without a root the margin is nothing in a notebook's frame
 
 function setOrder(pairs) {
   order = pairs;

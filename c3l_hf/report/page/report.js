@@ -58,6 +58,24 @@ function startKeys() {
   });
 }
 
+// Links within the page. In the frame of a notebook the browser would look for them in the notebook.
+function startLinks() {
+  document.addEventListener("click", (event) => {
+    const address = event.target.closest?.("a[href^='#']")?.getAttribute("href");
+    if (!address || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    try {
+      history.pushState(null, "", address);
+    } catch {
+      // There is no address to write.
+    }
+    const part = byId(address.slice(1));
+    if (!part) return void readAddress(address);
+    part.focus({ preventScroll: true });
+    part.scrollIntoView();
+  });
+}
+
 async function start() {
   startTheme();
   startKeys();
@@ -73,7 +91,8 @@ async function start() {
   startRange();
   startCharts();
   followTokens(byId("list"));
-  window.addEventListener("hashchange", readAddress);
+  startLinks();
+  window.addEventListener("hashchange", () => readAddress());
   await readAddress();
   document.documentElement.dataset.ready = "";
 }

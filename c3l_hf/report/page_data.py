@@ -86,8 +86,8 @@ class _Columns:
         for name, of in _FACETS.items():
             value, values = of(pair), self.values[name]
             self.facets[name].append(-1 if value is None else values.setdefault(value, len(values)))
-        for name in pair.scores.keys() - self.scores.keys():
-            self.scores[name] = [None] * before
+        for name in pair.scores:
+            self.scores.setdefault(name, [None] * before)
         for name, scores in self.scores.items():
             scores.append(_rounded(pair.scores.get(name), 7))
         for turn in pair.turns:

@@ -37,6 +37,13 @@ def test_scores_that_some_pairs_lack_are_null(tmp_path):
     assert data.head["threshold_score"] is None  # no pair has it
 
 
+def test_scores_stay_in_their_order(tmp_path):
+    names = [f"score-{n}" for n in (5, 3, 8, 1, 9, 2)]
+    rows = [shown_pair(0, scores={names[0]: 1.0}), shown_pair(1, scores=dict.fromkeys(names, 2.0))]
+    data, pieces = written(report_content(rows), tmp_path)
+    assert data.head["scores"] == names and pieces["columns-0"]["scores"] == [[1, 2], *[[None, 2]] * 5]
+
+
 def test_numbers_of_tokens_are_short(tmp_path):
     numbers = (1.23456, -0.000123456, 1e-30, 12345.6, float("inf"), None, 2.0)
     _, pieces = written(report_content([shown_pair(0, turns=[turn(*numbers)])]), tmp_path)

@@ -36,8 +36,8 @@ def thumbnail(image: PIL.Image.Image, quality: int) -> Thumbnail:
     """
     small = image.convert("RGB") if image.mode != "RGB" else image.copy()
     small.thumbnail((SIDE, SIDE), PIL.Image.Resampling.LANCZOS, reducing_gap=3.0)
-    small.info.clear()  # no EXIF, with the place where it was taken, and no colour profile larger than the picture
     file = io.BytesIO()
+    # Of what a camera wrote into the picture (EXIF, with the place where it was taken) nothing is handed on.
     small.save(file, "WEBP", quality=quality, method=4)
     return Thumbnail(small.width, small.height, file.getvalue())
 

@@ -201,6 +201,8 @@ def test_links_to_pairs(reader, report):
     page.evaluate("location.hash = 'pair=key+5'")  # which the filter hides
     page.wait_for_selector(".pair[data-pair='5'][data-current]")
     assert shown(page) == "60 pairs"
+    page.evaluate("location.hash = 'type=count&pair=key+7'")
+    page.wait_for_selector(".pair[data-pair='7'][data-current]")
     page.locator(".pair[data-pair='4'] .actions a").click()
     assert page.evaluate("location.hash") == "#pair=key+4"
     page.evaluate("location.hash = 'pair=key+999'")

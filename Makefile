@@ -16,7 +16,7 @@ PUBLISH = $(if $(HUB),,$(BIN)/python recipes/demo/loopback_hub.py --) $(BIN)/pyt
 EVALUATE = $(BIN)/c3l evaluate --model $(OUTPUT)/generator --bare_questions --num_images 25
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage bench crosscheck crosscheck-vllm docs style clean
+.PHONY: help demo chromium test coverage bench crosscheck crosscheck-vllm docs style clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1	/' | expand -t 24
@@ -29,7 +29,17 @@ help:  ## list the targets
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@$(MAKE) --no-print-directory chromium
 	@touch $@
+
+# In a browser the tests look at the report. It is Debian's, for who may install it; else there is a line, and no error.
+APT := apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20
+INSTALL_CHROMIUM := $(APT) install -y --no-install-recommends chromium
+chromium:
+	@[ -n "$$CHROMIUM" ] || for name in chromium chromium-browser google-chrome; do command -v $$name; done | grep -q . || \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get && { $(INSTALL_CHROMIUM) || { $(APT) update && $(INSTALL_CHROMIUM); }; }; } \
+			>/dev/null 2>&1 || \
+		echo "No Chromium was found or could be installed: the tests of the report in a browser will be skipped."
 
 demo: .venv/installed  ## run the whole of C3L on the embedded world (or your pictures: IMAGES=folder/), push, pull, evaluate
 	$(BIN)/c3l run --config scenes --output_dir $(OUTPUT) $(if $(IMAGES),--images $(IMAGES))

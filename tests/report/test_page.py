@@ -1,0 +1,127 @@
+"""The page as a file: what is in it, what is beside it, and what is refused."""
+
+import json
+import re
+
+import pytest
+from report_content import bars, report_content, shown_pair
+
+from c3l_hf.common.errors import RunError
+from c3l_hf.report import page
+from c3l_hf.report.content import Chart, ShownTurn
+from c3l_hf.report.page import page_html, write_page
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return [shown_pair(number) for number in range(12)]
+
+
+def test_one_file_with_all_in_it(pairs, tmp_path):
+    content = report_content(pairs)
+    written = write_page(content, tmp_path / "made" / "report.html")
+    assert written == [tmp_path / "made" / "report.html"]
+    assert [file.name for file in (tmp_path / "made").iterdir()] == ["report.html"]
+    text = written[0].read_text("utf-8")
+    assert text == page_html(content)
+    assert "A small report" in text and "a copy" in text and "thing11" in text
+    assert not re.search(r"""(?:src|href)=["'](?!#)""", text), "the page refers to something outside"
+
+
+def test_more_pairs_than_a_file_takes_lie_beside_it(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_PAIRS", 11)
+    path = tmp_path / "report.html"
+    written = write_page(report_content(pairs), path)
+    names = ["texts-0.js", "pictures-0.js", "columns-0.js"]
+    assert written == [path, *(tmp_path / "report_files" / name for name in names)]
+    assert "thing11" not in path.read_text() and "thing11" in written[1].read_text()
+    monkeypatch.undo()
+    assert write_page(report_content(pairs), path) == [path]  # a smaller one takes its place
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_more_bytes_than_a_file_takes_lie_beside_it(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "MOST_BYTES", 100)
+    assert len(write_page(report_content(pairs), tmp_path / "report.html")) == 4
+
+
+def test_what_others_put_beside_it_stays(pairs, tmp_path):
+    (tmp_path / "report_files").mkdir()
+    theirs = tmp_path / "report_files" / "style.css"
+    theirs.write_text("p {}")
+    with pytest.raises(RunError, match="with 'style.css' in it, and no report made it; give the report another name"):
+        write_page(report_content(pairs), tmp_path / "report.html")
+    assert theirs.read_text() == "p {}" and not (tmp_path / "report.html").exists()
+
+
+def test_texts_of_the_overview_stay_texts(pairs):
+    hostile = "</script><script>alert(1)</script>\ud800"
+    text = page_html(report_content(pairs, title=hostile, facts=[(hostile, hostile)], notes=[hostile]))
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;\ufffd") == 5
+
+
+def test_texts_of_the_pairs_stay_texts():
+    hostile = "</script><script>alert(1)</script><!--\u2028\ud800"
+    text = page_html(report_content([shown_pair(0, hostile, type=hostile, key=hostile, raw=hostile)]))
+    text.encode("utf-8")
+    assert "<script>alert" not in text and "<!--" not in text and "\u2028" not in text
+    found = re.search(r'<script type="application/json" id="c3l-texts-0">(.*?)</script>', text)[1]
+    assert json.loads(found)[0][2] == [[hostile, hostile]]
+
+
+def test_the_policy_names_the_styles_of_drawings(pairs):
+    policy = re.search(r'Content-Security-Policy" content="(.*?)"', page_html(report_content(pairs)))[1]
+    rules = dict(rule.split(" ", 1) for rule in policy.replace("&#39;", "'").split("; "))
+    assert rules["default-src"] == "'none'" and "connect-src" not in rules
+    assert rules["script-src"].count("sha256-") == 1 and "self" not in rules["script-src"]
+    assert rules["style-src-elem"].count("sha256-") == 2  # the page's and the chart's
+    assert rules["img-src"] == "data: blob:"
+
+
+def test_two_charts_of_one_id_are_refused(pairs):
+    with pytest.raises(ValueError, match="two charts have the same id: hist, hist"):
+        page_html(report_content(pairs, charts=[bars(), bars()]))
+
+
+@pytest.mark.parametrize(
+    ("inside", "message"),
+    [
+        ("<script>1</script>", "has an element 'script'"),
+        ("<image href='#a'/>", "has an element 'image'"),
+        ("<use href='http://a/b.svg#c'/>", "has an attribute href='http://a/b.svg#c'"),
+        ("<rect onclick='a()'/>", r"has an attribute onclick='a\(\)'"),
+        ("<rect>", "is not SVG"),
+    ],
+)
+def test_drawings_that_act_or_load_are_refused(pairs, inside, message):
+    chart = Chart("one", "One", "one", f'<svg xmlns="http://www.w3.org/2000/svg">{inside}</svg>')
+    with pytest.raises(ValueError, match=f"the drawing of chart 'one' {message}"):
+        page_html(report_content(pairs, charts=[chart]))
+
+
+def test_what_a_drawing_program_says_of_itself_is_left_out(pairs):
+    svg = (
+        '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+        '<metadata>made by a program</metadata><use xlink:href="#a"/></svg>'
+    )
+    text = page_html(report_content(pairs, charts=[Chart("one", "One", "<what>", svg)]))
+    assert "made by a program" not in text and '<use href="#a" />' in text
+    assert 'role="img" aria-label="&lt;what&gt;"' in text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"key": "key 0"}, "two pairs have the key 'key 0'"),
+        ({"picture": 9}, "pair 'key 1' is about picture 9, and there are 1"),
+        ({"turns": [ShownTurn("q", "a b", ("a", " b"), (1.0,))]}, "pair 'key 1' has 2 tokens and 1 numbers"),
+    ],
+)
+def test_contents_that_contradict_themselves_are_refused(wrong, message, tmp_path):
+    content = report_content([shown_pair(0)])
+    rows = [shown_pair(0), shown_pair(1, **wrong)]
+    content = report_content(rows, pictures=content.pictures)
+    with pytest.raises(ValueError, match=message):
+        write_page(content, tmp_path / "report.html")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,398 @@
+"""The report in a real browser: what is shown, found, filtered, marked; and that nothing is asked of the network."""
+
+import html
+import json
+import re
+
+import pytest
+from browsers import Reader, started_browser
+from report_content import UNREADABLE, report_content, shown_pair
+
+from c3l_hf.report.content import ShownTurn
+from c3l_hf.report.page import write_page
+
+COUNT = 60
+CHOSEN = {0: "chosen", 1: None, 2: "rejected"}  # of the first picture, by number
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with started_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    rows = [shown_pair(number, role=CHOSEN.get(number)) for number in range(COUNT)]
+    rows[8] = shown_pair(8, status="the reply has no answer", turns=(), scores={}, raw="Question: What?")
+    content = report_content(rows, alike={0: [3, UNREADABLE]})
+    return write_page(content, tmp_path_factory.mktemp("report") / "report.html")[0]
+
+
+@pytest.fixture
+def reader(browser):
+    reader = Reader(browser)
+    yield reader
+    reader.close()
+    assert reader.problems == []
+    assert [url for url in reader.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def shown(page) -> str:
+    return page.locator("#shown").inner_text()
+
+
+def keys(page) -> list[str]:
+    """The pairs that are shown, in order."""
+    return page.evaluate("order.map((pair) => columns.key[pair])")
+
+
+def choose(page, facet: str, value: str) -> None:
+    page.locator(f"[data-facet={facet}] select").select_option(value)
+
+
+def search(page, text: str) -> None:
+    page.locator("#search").fill(text)
+    page.wait_for_function("text => state.q === text", arg=text)
+
+
+def test_overview_and_gallery_are_shown(reader, report):
+    page = reader.look(report)
+    assert page.locator("h1").inner_text() == "A small report"
+    assert page.get_by_text("One picture cannot be read.").is_visible()
+    assert page.get_by_text("30 dropped, for 2 reasons").is_visible()
+    assert page.locator("figure svg").get_attribute("aria-label") == "How many pairs have which pmi."
+    assert shown(page) == "60 pairs"
+    image = page.locator("#list img").first
+    image.scroll_into_view_if_needed()
+    assert image.evaluate("image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])") == [160, 96]
+    first = page.locator(".pair[data-pair='0']")
+    assert first.locator(".question").inner_text() == "What is it, 0?"
+    assert first.locator(".answer").inner_text() == "A blue thing0."
+    assert first.locator(".score").inner_text() == "−0.20"
+
+
+def test_tokens_have_the_colour_and_the_numbers_of_their_gain(reader, report):
+    page = reader.look(report)
+    tokens = page.locator(".pair[data-pair='0'] .t")
+    # Every answer's strongest token has a gain of 2, where the scale ends, and a divergence of 1.5 of 2.
+    assert [tokens.nth(n).get_attribute("class") for n in range(3)] == ["t", "t g5 d4", "t l3"]
+    tokens.nth(1).hover()
+    assert page.locator("#tip").inner_text() == '"blue"   gain +2.00   divergence 1.50'
+    tokens.nth(2).click()  # as a tap
+    assert page.locator("#tip").inner_text() == '"thing0."   gain −1.00   no divergence'
+    blue = tokens.nth(1).evaluate("token => getComputedStyle(token).backgroundColor")
+    assert tokens.nth(0).evaluate("token => getComputedStyle(token).backgroundColor") == "rgba(0, 0, 0, 0)"
+    assert "−2 or less\n0\n+2 or more" in page.locator("#legend").inner_text()
+    page.get_by_role("button", name="Divergence", exact=True).click()
+    assert tokens.nth(1).evaluate("token => getComputedStyle(token).backgroundColor") not in (blue, "rgba(0, 0, 0, 0)")
+    assert tokens.nth(2).evaluate("token => getComputedStyle(token).backgroundColor") == "rgba(0, 0, 0, 0)"
+
+
+def test_tokens_by_keyboard(reader, report):
+    page = reader.look(report)
+    page.keyboard.press("j")
+    page.wait_for_selector(".pair[data-current]")
+    page.keyboard.press("Tab")
+    assert page.locator("#tip").inner_text().startswith('"A"')
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip").inner_text().startswith('"blue"')
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+
+
+def test_chosen_stands_beside_rejected(reader, report):
+    page = reader.look(report, "#stage=first+round")
+    card = page.locator(".card").first
+    assert card.locator(".side.chosen .pair").get_attribute("data-pair") == "0"
+    assert card.locator(".side.rejected .pair").get_attribute("data-pair") == "2"
+    left, right = (card.locator(f".side.{role}").bounding_box() for role in ("chosen", "rejected"))
+    assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+
+
+def test_what_failed_is_shown_with_its_reason(reader, report):
+    page = reader.look(report, "#status=the+reply+has+no+answer")
+    assert keys(page) == ["key 8"]
+    pair = page.locator(".pair")
+    assert pair.locator(".bad").inner_text() == "the reply has no answer"
+    assert pair.locator(".raw").inner_text() == "Question: What?"
+    assert page.locator(".unreadable").inner_text() == "the image photo.jpg cannot be read: it is empty"
+
+
+def test_filters(reader, report):
+    page = reader.look(report)
+    choose(page, "type", "colour")
+    assert keys(page) == [f"key {n}" for n in range(1, COUNT, 2)] and shown(page) == "30 of 60 pairs"
+    choose(page, "kept", "kept")
+    assert keys(page) == [] and page.get_by_text("No pair has all of this.").is_visible()
+    page.get_by_role("button", name="Type: colour: take off").click()
+    assert keys(page) == [f"key {n}" for n in range(0, COUNT, 4)]
+    choose(page, "role", "rejected")
+    assert keys(page) == []
+    choose(page, "kept", "")
+    assert keys(page) == ["key 2"]
+    page.get_by_role("button", name="Show all again").click()
+    assert shown(page) == "60 pairs"
+
+
+def test_the_range_of_a_score(reader, report):
+    page = reader.look(report)
+    page.locator("#score").select_option("answer_kl")
+    page.locator("#from").fill("5")
+    page.locator("#from").press("Tab")
+    assert keys(page) == [f"key {n}" for n in range(COUNT) if n % 7 >= 5 and n != 8]
+    page.locator("#below").fill("6")
+    page.locator("#below").press("Tab")
+    assert keys(page) == [f"key {n}" for n in range(COUNT) if n % 7 == 5]
+    page.locator("#histogram").scroll_into_view_if_needed()
+    box = page.locator("#histogram").bounding_box()
+    page.mouse.move(box["x"] + 1, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    page.mouse.up()
+    assert 0 < len(keys(page)) < COUNT - 1
+    assert all(int(key.split()[1]) % 7 <= 3 for key in keys(page))
+
+
+def test_orders_and_presets(reader, report):
+    page = reader.look(report)
+    page.get_by_role("button", name="Most negative").click()
+    assert keys(page)[:3] == ["key 0", "key 1", "key 2"] and keys(page)[-1] == "key 8"  # which has no score
+    page.get_by_role("button", name="Near the threshold").click()
+    assert keys(page)[0] == "key 30" and set(keys(page)[1:3]) == {"key 29", "key 31"}  # 0.1
+    page.locator("#sort").select_option("-pmi")
+    assert keys(page)[:2] == ["key 59", "key 58"] and keys(page)[-1] == "key 8"
+    page.locator("#sort").select_option("+length")
+    assert keys(page)[:2] == ["key 8", "key 0"]
+
+
+def test_search_in_questions_and_answers(reader, report):
+    page = reader.look(report)
+    search(page, "WHAT IS IT, 5")
+    page.wait_for_function("() => order.length === 11")
+    assert keys(page) == ["key 5", *(f"key {n}" for n in range(50, 60))]
+    assert page.evaluate("CSS.highlights.get('found').size") >= 4  # of those near the view
+    search(page, "blue THING17.")
+    page.wait_for_function("() => order.length === 1")
+    assert keys(page) == ["key 17"]
+    assert page.evaluate("[...CSS.highlights.get('found')].map(String)") == ["blue thing17."]
+    search(page, "nothing like it")
+    page.wait_for_function("() => order.length === 0")
+
+
+def test_a_bar_filters_by_click_and_by_key(reader, report):
+    page = reader.look(report)
+    page.locator("#hist-bar-0").click()  # all below 0.0 of the first round, which is every other pair
+    assert keys(page) == [f"key {n}" for n in range(0, 20, 2) if n != 8]
+    assert page.locator("#gallery").evaluate("gallery => document.activeElement === gallery")
+    bar = page.get_by_role("button", name="Show the pairs with pmi from 0.20, first round")
+    bar.focus()
+    bar.press("Enter")
+    assert keys(page) == [f"key {n}" for n in range(40, COUNT, 2)]
+
+
+def test_links_to_pairs(reader, report):
+    page = reader.look(report, "#pair=key+59")
+    page.wait_for_selector(".pair[data-pair='59'][data-current]")
+    assert page.locator(".pair[data-pair='59']").evaluate("pair => pair.getBoundingClientRect().top < innerHeight")
+    page.evaluate("location.hash = 'pair=key+3'")
+    page.wait_for_selector(".pair[data-pair='3'][data-current]")
+    choose(page, "type", "count")
+    page.evaluate("location.hash = 'pair=key+5'")  # which the filter hides
+    page.wait_for_selector(".pair[data-pair='5'][data-current]")
+    assert shown(page) == "60 pairs"
+    page.evaluate("location.hash = 'type=count&pair=key+7'")
+    page.wait_for_selector(".pair[data-pair='7'][data-current]")
+    page.locator(".pair[data-pair='4'] .actions a").click()
+    assert page.evaluate("location.hash") == "#pair=key+4"
+    page.evaluate("location.hash = 'pair=key+999'")
+    page.get_by_text("No pair of this report has the key key 999.").wait_for()
+
+
+def test_the_address_keeps_the_view(reader, report):
+    page = reader.look(report)
+    choose(page, "stage", "second round")
+    page.locator("#sort").select_option("-answer_kl")
+    page.locator("#below").fill("0.2")
+    page.locator("#below").press("Tab")
+    before = keys(page)
+    page.goto("about:blank")
+    page.go_back()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    assert keys(page) == before and len(before) == 20
+    assert page.locator("#below").input_value() == "0.2"
+    other = reader.look(report, "#stage=none+such&sort=constructor&score=__proto__&from=abc&mark=toString&image=x")
+    assert shown(other) == "60 pairs"
+
+
+def test_pictures_lead_to_their_pairs_and_to_those_that_look_alike(reader, report):
+    page = reader.look(report)
+    page.locator(".card").first.get_by_role("button", name="all 3 pairs").click()
+    assert keys(page) == ["key 0", "key 1", "key 2"]
+    alike = page.locator(".alike").first
+    assert alike.get_by_role("button").count() == 1  # the other one cannot be read
+    alike.get_by_role("button", name="The pairs of picture image-3").click()
+    assert keys(page) == ["key 9", "key 10", "key 11"]
+
+
+def test_marks_are_set_kept_exported_and_imported(reader, report, tmp_path):
+    page = reader.look(report)
+    page.locator(".pair[data-pair='1']").get_by_role("button", name="Keep").click()
+    page.keyboard.press("j")
+    page.wait_for_selector(".pair[data-pair='2'][data-current]")
+    page.keyboard.press("n")
+    assert page.locator("#marked").inner_text() == "1 to keep, 1 to reject"
+    page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
+    assert page.locator(".pair[data-pair='2']").get_attribute("data-mark") == "reject"
+    choose(page, "mark", "keep")
+    assert keys(page) == ["key 1"]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    assert download.value.suggested_filename == "marks.json"
+    path = tmp_path / "marks.json"
+    download.value.save_as(path)
+    exported = json.loads(path.read_text())
+    rows = [(number, shown_pair(number), mark) for number, mark in ((1, "keep"), (2, "reject"))]
+    assert exported == {
+        "c3l_marks": 1,
+        "title": "A small report",
+        "marks": [
+            {"key": pair.key, "pair_id": pair.pair_id, "digest": pair.digest, "stage": pair.stage, "mark": mark}
+            for _, pair, mark in rows
+        ],
+    }
+    exported["marks"][1]["digest"] = "of other texts"
+    exported["marks"] += [{"key": "none", "mark": "keep"}, {"key": "key 7", "mark": "maybe"}, None]
+    path.write_text(json.dumps(exported))
+    other = reader.look(report)  # another window, which has no marks
+    assert other.locator("#marked").inner_text() == "None yet."
+    other.locator("#import").set_input_files(path)
+    other.get_by_text(re.compile("1 mark taken. 2 are of pairs .* 2 are neither")).wait_for()
+    assert other.evaluate("[...marks]") == [["key 1", "keep"]]
+    path.write_text("[]")
+    other.locator("#import").set_input_files(path)
+    other.get_by_text("marks.json is not a file of marks").wait_for()
+    other.keyboard.press("Escape")
+    other.locator(".pair[data-pair='1']").click()
+    other.keyboard.press("u")
+    assert other.locator("#marked").inner_text() == "None yet."
+
+
+def test_hostile_texts_stay_texts(reader, tmp_path):
+    texts = [
+        "<img src=x onerror=alert(1)><script>alert(1)</script>",
+        "</script><!--<script>alert(1)//",
+        "\u05e9\u05dc\u05d5\u05dd \u202egnorw",
+        "half \ud83d of a letter",
+        "bell \x07 and null \x00",
+        "word " * 20_000,
+        "{{ 7 * 7 }} ${7 * 7} __proto__",
+    ]
+    rows = [shown_pair(number, text) for number, text in enumerate(texts)]
+    # The names too, and tokens that are not the answer's.
+    rows.append(shown_pair(7, turns=[ShownTurn("q", "a", texts, [1.0] * 7, [1.0] * 7)], type=texts[0], key=texts[0]))
+    rows.append(shown_pair(8, scores={"__proto__": 1.0, texts[0]: 2.0}, status=texts[1], raw=texts[0]))
+    report = write_page(report_content(rows, title=texts[0], notes=texts, ranking=None), tmp_path / "report.html")[0]
+    page = reader.look(report)
+    page.on("dialog", lambda dialog: reader.problems.append("a dialog"))
+    assert page.locator("h1").inner_text() == texts[0]
+    for number, shown_text in ((0, texts[0]), (1, texts[1]), (3, "half \ufffd of a letter"), (6, texts[6])):
+        page.evaluate("number => goTo(number)", number)
+        assert page.locator(f".pair[data-pair='{number}'] .answer").inner_text() == shown_text
+    assert page.locator(".pair[data-pair='4'] .answer").inner_text() == "bell \u2407 and null \u2400"
+    hebrew = page.locator(".pair[data-pair='2'] .answer")
+    assert hebrew.evaluate("text => getComputedStyle(text).direction") == "rtl"
+    long = page.locator(".pair[data-pair='5'] .turns > div").last
+    assert len(long.locator(".answer").inner_text()) < 1300
+    long.get_by_role("button", name="Show all 100,000 characters").click()
+    assert len(page.locator(".pair[data-pair='5'] .answer").text_content()) == 100_000
+    page.locator(".pair[data-pair='5']").get_by_role("button", name="Show less").click()
+    page.evaluate("goTo(7)")
+    assert "Show all" in page.locator(".pair[data-pair='7']").inner_text()
+    page.evaluate("goTo(8)")
+    assert page.locator(".pair[data-pair='8'] .bad").inner_text() == texts[1]
+    choose(page, "type", texts[0])
+    assert shown(page) == "1 of 9 pairs"
+    page.locator("#score").select_option("__proto__")
+    assert page.locator("main script, main img[src='x']").count() == 0
+
+
+def test_many_pairs_are_not_all_in_the_page(reader, tmp_path):
+    rows = [shown_pair(number, picture=number // 100) for number in range(3000)]
+    page = reader.look(write_page(report_content(rows), tmp_path / "report.html")[0])
+    assert page.evaluate("document.querySelectorAll('.pair').length") < 600
+    page.evaluate("goTo(2999)")
+    page.wait_for_selector(".pair[data-pair='2999'][data-current]")
+    page.wait_for_selector(".pair[data-pair='0']", state="detached")
+    assert page.evaluate("document.querySelectorAll('.pair').length") < 1200
+
+
+def test_phone_dark_and_print(reader, report):
+    page = reader.look(report, viewport={"width": 360, "height": 700}, color_scheme="dark", has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.locator("#filters summary").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 24)"
+    page.get_by_role("button", name="Dark or light").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(247, 247, 245)"
+    page.evaluate("change({ type: 'count' })")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    page.wait_for_function("() => document.querySelectorAll('.pair').length === 30")
+    assert page.locator(".controls").is_hidden() and page.locator(".actions").first.is_hidden()
+    assert page.locator(".answer").last.is_visible() and page.locator("h1").is_visible()
+
+
+def test_help_and_its_keys(reader, report):
+    page = reader.look(report)
+    page.keyboard.press("?")
+    assert page.get_by_role("dialog", name="Help").is_visible()
+    page.keyboard.press("Escape")
+    assert page.get_by_role("dialog").count() == 0
+    page.keyboard.press("/")
+    page.keyboard.type("jk?")  # letters, not commands
+    page.wait_for_function("() => state.q === 'jk?'")
+    page.keyboard.press("Escape")
+    page.keyboard.press("t")
+    assert page.locator("html").get_attribute("data-colour") == "divergence"
+
+
+def test_in_the_frame_of_a_notebook(reader, report, tmp_path):
+    notebook = tmp_path / "notebook.html"
+    sandbox = "allow-scripts allow-downloads"
+    document = html.escape(report.read_text("utf-8"))
+    notebook.write_text(f'<p>cells<p><iframe sandbox="{sandbox}" width=900 height=600 srcdoc="{document}"></iframe>')
+    page = reader.look(notebook, ready=False)
+    frame = page.frames[1]
+    frame.wait_for_selector("html[data-ready]", state="attached")
+    assert frame.locator("#told").inner_text().startswith("This browser does not keep marks")
+    frame.get_by_role("link", name="Gallery", exact=True).click()
+    frame.get_by_role("button", name="Most negative").click()
+    frame.locator(".pair[data-pair='1'] .actions a").click()
+    frame.wait_for_selector(".pair[data-pair='1'][data-current]")
+    frame.locator(".pair[data-pair='1']").get_by_role("button", name="Reject").click()
+    assert frame.locator("#marked").inner_text() == "0 to keep, 1 to reject"
+
+
+def test_without_javascript_the_overview_is_there(reader, report):
+    page = reader.look(report, ready=False, java_script_enabled=False)
+    line = page.locator("noscript p")
+    assert line.is_visible() and line.text_content().startswith("The gallery needs JavaScript")
+    assert page.locator("table").is_visible() and page.locator("#search").is_hidden()
+
+
+def test_the_policy_forbids_the_network_and_markup(reader, report):
+    page = reader.look(report)
+    asked = """address => new Promise((resolve) => {
+        document.addEventListener('securitypolicyviolation', (event) => resolve(event.effectiveDirective));
+        fetch(address).catch(() => {});
+    })"""
+    assert page.evaluate(asked, "http://127.0.0.1:9/") == "connect-src"
+    with pytest.raises(Exception, match="TrustedHTML"):
+        page.evaluate("document.body.innerHTML = '<b>markup</b>'")
+    assert len(reader.problems) >= 1 and all(
+        "Content Security Policy" in said or "Trusted" in said for said in reader.problems
+    )
+    reader.problems.clear()
+    reader.requests.clear()

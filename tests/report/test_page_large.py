@@ -1,0 +1,73 @@
+"""A report with files beside it, from disk and from a server."""
+
+import functools
+import http.server
+import threading
+
+import pytest
+from browsers import Reader, started_browser
+from report_content import report_content, shown_pair
+
+from c3l_hf.report import page as page_module
+from c3l_hf.report.page import write_page
+
+COUNT = 450
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with started_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("large") / "ä folder"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "MOST_PAIRS", 100)
+        write_page(report_content([shown_pair(number) for number in range(COUNT)]), folder / "my report #1.html")
+    return folder
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(params=["file", "http"])
+def address(request, folder):
+    if request.param == "file":
+        yield (folder / "my report #1.html").as_uri()
+        return
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/my%20report%20%231.html"
+    server.shutdown()
+    server.server_close()
+
+
+def test_pairs_and_search_of_files_beside_the_page(browser, address):
+    reader = Reader(browser)
+    page = reader.look(address)
+    assert page.locator("#shown").inner_text() == "450 pairs"
+    page.wait_for_selector(".pair[data-pair='0'] .answer")
+    page.evaluate("location.hash = 'pair=key+449'")
+    page.wait_for_selector(".pair[data-pair='449'][data-current]")
+    page.locator("#search").fill("THING449.")
+    page.wait_for_function("() => state.q !== '' && order.length === 1")
+    assert page.locator(".answer").inner_text() == "A blue thing449."
+    assert page.locator("#list img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 160
+    reader.close()
+    own = address.rpartition("/")[0]
+    assert reader.problems == []
+    assert [url for url in reader.requests if not url.startswith((own, "data:", "blob:"))] == []
+
+
+def test_a_page_without_its_files_says_so(browser, folder, tmp_path):
+    alone = tmp_path / "alone.html"
+    alone.write_bytes((folder / "my report #1.html").read_bytes())
+    reader = Reader(browser)
+    page = reader.look(alone, ready=False)
+    page.get_by_text("my report #1_files/columns-0.js is not there; the folder belongs beside this file").wait_for()
+    assert page.locator("table").is_visible()
+    reader.close()

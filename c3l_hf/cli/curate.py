@@ -25,6 +25,7 @@ from c3l_hf.pipeline.options import ChoiceOptions, UsedModelOptions
 from c3l_hf.scoring.embeddings import EMBEDDING_KINDS, PairEmbedder, embed_dataset
 from c3l_hf.selection.clusters import CLUSTER_FEATURES, cluster_pairs
 from c3l_hf.selection.curation import curate
+from c3l_hf.selection.marks import read_marks
 
 __all__ = ["COMMAND", "CurateOptions", "VectorOptions"]
 
@@ -58,6 +59,7 @@ def curate_rows(
     set_up_process()
     path, rules = check_output(output), curation.rules()
     del rules["combine"]  # into the score
+    marks = None if curation.marks is None else read_marks(curation.marks)
     made, column = curation.embeddings in EMBEDDING_KINDS, str(curation.embeddings)
     if made and not vectors.model:
         raise RunError(f"embeddings is {column}, and model, which makes them, is not given")
@@ -81,6 +83,7 @@ def curate_rows(
         near_duplicate_distance=curation.near_duplicate_distance,
         benchmarks=[one.contents() for one in benchmarks],
         image_folder=vectors.image_folder,
+        marks=marks,
     )
     if not report.kept:
         raise RunError(f"no pair is left for the dataset\n{report}\n")
@@ -108,6 +111,7 @@ COMMAND = Command(
     examples=(
         "c3l curate --dataset scored.parquet --target_size 5000 --output curated.parquet",
         "c3l curate --dataset scored.parquet --combine pmi=1 truth_logodds=0.5 --output curated.parquet",
+        "c3l curate --dataset scored.parquet --marks marks.json --output curated.parquet",
         "c3l curate --dataset scored.parquet --floors pmi=0 --embeddings hidden --clusters 50 --model … --output …",
     ),
     groups=(RowsOptions, CurateOptions, VectorOptions, OutputOptions, CallOptions),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import file_sha256
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import INVENTORY, RunFolder
 from c3l_hf.common.versions import versions
@@ -19,6 +20,7 @@ from c3l_hf.pipeline.image_checks import OpenedBenchmark, open_benchmarks
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_written_tokens
+from c3l_hf.selection.marks import read_marks
 from c3l_hf.training.checkpoints import training_options
 
 __all__ = ["EMBEDDINGS", "RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
@@ -120,7 +122,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "train": training_options(settings.training),
             "regenerate": regenerate,
             "rescore": score,
-            "curate": vars(settings.curation) | {"decontaminate": {one.name: one.digest for one in inputs.benchmarks}},
+            "curate": _curation_identity(settings, inputs),
             "write": settings.words(),
         },
         settings.run.stages,
@@ -131,6 +133,16 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
         if not set_aside and not folder.is_done("write") and (folder.folder / name).exists():
             raise RunError(f"{folder.folder / name} is in the way; move it, or give another output_dir")
     return folder
+
+
+def _curation_identity(settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """The options of the curation, files being known by their contents."""
+    options = vars(settings.curation) | {"decontaminate": {one.name: one.digest for one in inputs.benchmarks}}
+    file = options.pop("marks")
+    if file is None:
+        return options
+    read_marks(file)  # which says now, and not after hours, what is wrong with it
+    return options | {"marks": file_sha256(file).hex()}
 
 
 def set_old_results_aside(folder: Path, first: str) -> None:

@@ -56,6 +56,7 @@ from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.clusters import Clusters
 from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS
+from c3l_hf.selection.marks import Marks, read_marks
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.selection.random_choice import choose_random
 from c3l_hf.selection.token_weights import GAIN_COLUMNS
@@ -226,7 +227,8 @@ def curate(
             clusters = cluster_round("rescore", folder, settings, inputs, models, scored.pairs)
         if not process_state().is_main_process:
             return None
-        rows, report = _choose(_choice_table(scored, settings), settings, checks, clusters)
+        marks = None if settings.curation.marks is None else read_marks(settings.curation.marks)
+        rows, report = _choose(_choice_table(scored, settings), settings, checks, clusters, marks=marks)
         if not report.kept:
             raise RunError(f"no pair is left for the dataset:\n{report}")
         Shards(path, 1).write(0, [scored.rows(rows)], _SCORED.arrow_schema)
@@ -324,6 +326,7 @@ def _choose(
     checks: ImageChecks,
     clusters: Clusters | None = None,
     score: str | None = None,
+    marks: Marks | None = None,
 ) -> tuple[np.ndarray, CurationReport]:
     """The rows that are kept, by the score that the options name or another one. Without the clusters that the options
     ask for, types share the places in their stead."""
@@ -333,7 +336,7 @@ def _choose(
         table = table.append_column(CLUSTER, clusters.table[CLUSTER])
     elif CLUSTER in rules["balance_by"]:
         rules["balance_by"] = [name for name in rules["balance_by"] if name != CLUSTER] or ["type"]
-    return choose_pairs(table, **rules, hygiene=checks.found, seed=settings.training.seed)
+    return choose_pairs(table, **rules, hygiene=checks.found, marks=marks, seed=settings.training.seed)
 
 
 def _pools(

@@ -206,6 +206,7 @@ def _legend(axes: "Axes", colours: Mapping[str, str], series: int) -> None:
 
 
 def _names_on_y(axes: "Axes", names: Sequence[str]) -> None:
+    names = ["".join(letter if letter.isprintable() else " " for letter in name) for name in names]
     shown = [name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…" for name in names]
     # A "$" would begin a formula, of which not every text is one.
     axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in shown])

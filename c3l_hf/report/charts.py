@@ -239,4 +239,3 @@ def _make_plain(element: ElementTree.Element, id: str, used: set[str]) -> None:
         element.set("clip-path", f"url(#{id}-{clip.split('#', 1)[1]}")
     if element.tag == f"{{{_SVG}}}text" and (element.get("fill") in (None, "#000000")):
         element.set("fill", _MARKED["ink"])
-

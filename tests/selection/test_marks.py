@@ -55,9 +55,7 @@ def test_a_mark_does_not_save_a_pair_without_a_score_or_of_another_type(tmp_path
     pairs[0] |= {"i2c": None, "i2c_status": "the image cannot be read"}
     pairs[1]["type"] = "colour"
     marks = read_marks(marks_of(tmp_path, ("i0/0", "keep"), ("i1/0", "keep"), ("i2/0", "keep")))
-    kept, report = curate(
-        Dataset.from_list(pairs, features=FEATURES), target_size=2, keep_types=["count"], marks=marks
-    )
+    kept, report = curate(Dataset.from_list(pairs, features=FEATURES), target_size=2, keep_types=["count"], marks=marks)
     assert kept["pair_id"][:] == ["i2/0", "i9/0"]
     assert report.marks == "marks: 3 keep, 0 reject; of those to keep 1 are in the result"
 

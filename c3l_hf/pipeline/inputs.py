@@ -152,6 +152,8 @@ def set_old_results_aside(folder: Path, first: str) -> None:
         # And vectors, by the options of the stages.
         others = [
             *RESULTS,
+            "report.html",  # which tells of them
+            "report_files",
             *(f"{place}/{stage}" for place in ("replies", EMBEDDINGS) for stage in STAGES[STAGES.index(first) :]),
         ]
         if STAGES.index(first) <= STAGES.index("train"):

@@ -294,7 +294,7 @@ class ChoiceOptions:
         },
     )
     marks: str | None = field(
-        default=None, metadata={"help": "File of marks from a report: pairs to keep whatever their score, or to reject."}
+        default=None, metadata={"help": "A report's file of marks: pairs to keep whatever their score, or to reject."}
     )
 
     def rules(self) -> dict[str, Any]:
@@ -312,9 +312,9 @@ class ChoiceOptions:
             raise RunError(f"clusters is {self.clusters}, but balance_by has no {CLUSTER}: they would change nothing")
         if not 0 <= self.near_duplicate_distance < 256:
             raise RunError(f"near_duplicate_distance is {self.near_duplicate_distance}; it must be from 0 to 255")
-        # What pictures are looked at for has a place of its own: `pipeline.image_checks`.
-        elsewhere = ("embeddings", "clusters", "near_duplicate_images", "near_duplicate_distance", "decontaminate", "marks")
-        values = {name: value for name, value in vars(self).items() if name not in elsewhere}
+        # What pictures are looked at for has a place of its own (`pipeline.image_checks`), and marks are a file.
+        elsewhere = {"embeddings", "clusters", "near_duplicate_images", "near_duplicate_distance", "decontaminate"}
+        values = {name: value for name, value in vars(self).items() if name not in elsewhere | {"marks"}}
         balance_by = self.balance_by or ["type" if self.clusters is None else CLUSTER]
         return values | {"floors": self._floors(), "balance_by": balance_by}
 

@@ -45,6 +45,7 @@ from c3l_hf.pipeline.pair_clusters import cluster_round
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import StageBar, format_counts, format_training
 from c3l_hf.pipeline.published_rows import image_rows, rows_of_examples, stream_of, with_images
+from c3l_hf.pipeline.reports import REPORT, for_the_dataset, write_run_report
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.pipeline.writers import open_writer
@@ -254,7 +255,8 @@ def write(
     curated: Shards,
     checks: ImageChecks,
 ) -> str:
-    """Dataset and generator in the shape in which they are published, in their places; the summary as text."""
+    """Dataset and generator in the shape in which they are published, in their places, with a report of the run beside
+    them, which is made again if it has gone; the summary as text."""
 
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
@@ -268,20 +270,25 @@ def write(
             "pseudo_labels": stream_of(labels, _LABELS),
         }
         pictures = example_pictures(rows_of_examples(curated, inputs, facts.examples or ()), facts.examples)
-        write_dataset(configs, path / "dataset", facts, pictures)
+        write_dataset(configs, path / "dataset", facts, pictures, for_the_dataset(facts))
         model, processor = models.load(trained)
         write_generator(model, processor, path / "generator", facts, pictures)
         (path / "config.yaml").write_text(yaml.safe_dump(settings.configuration(), sort_keys=False), "utf-8")
         return {"pools": [asdict(pool) for pool in pools]}
 
-    report = folder.complete("write", make)
+    was_there = folder.is_done("write")
+    report, looked_at = folder.complete("write", make), folder.folder / REPORT
     if process_state().is_main_process:
         # To their places, now that all are complete.
         for name in RESULTS:
             if (folder.path("write") / name).exists():
                 os.rename(folder.path("write") / name, folder.folder / name)
+        if not (was_there and looked_at.exists()):
+            write_run_report(folder.folder, inputs.images)
     summary = format_summary([Pool(**values) for values in report["pools"]], settings.scoring.ranking)
-    return f"{summary}\n\ndataset    {folder.folder / 'dataset'}\ngenerator  {folder.folder / 'generator'}"
+    places = {name: folder.folder / name for name in ("dataset", "generator")} | {"report": looked_at}
+    told = "\n".join(f"{name:<9}  {place}" for name, place in places.items() if place.exists())
+    return f"{summary}\n\n{told}"
 
 
 def describe(folder: RunFolder, stage: str) -> str:

@@ -1,8 +1,8 @@
 """Charts by matplotlib: as SVG whose colours follow the page that it stands in, and as PNG for cards.
 
 A drawing is a function that puts its marks on axes. In SVG its colours are CSS variables, so that dark mode is the
-page's affair: `--ink` (texts), `--muted` (axes and ticks), `--grid`, and `--series-1` to `--series-4`. Where a page does
-not set them the palette of Okabe and Ito is taken, which colour-blind people can tell apart.
+page's affair: `--ink` (texts), `--muted` (axes and ticks), `--grid`, and `--series-1` to `--series-4`. Where a page
+does not set them the palette of Okabe and Ito is taken, which colour-blind people can tell apart.
 """
 
 import io

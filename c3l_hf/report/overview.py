@@ -10,11 +10,21 @@ from scipy.stats import spearmanr
 
 from c3l_hf.data.schema import LANGUAGE
 from c3l_hf.report import charts
+from c3l_hf.report.charts import Drawing
 from c3l_hf.report.content import Chart, Filter, Table
 from c3l_hf.report.pools import Pool
 from c3l_hf.scoring.formulas import rank_agreement
 
-__all__ = ["agreement_table", "length_charts", "score_charts", "share_charts", "status_table", "type_charts"]
+__all__ = [
+    "agreement_table",
+    "length_charts",
+    "score_charts",
+    "score_drawing",
+    "share_charts",
+    "share_drawing",
+    "status_table",
+    "type_charts",
+]
 
 _BINS, _MOST_NAMES, _MOST_FOR_AGREEMENT = 24, 15, 20_000
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -32,6 +42,25 @@ def _counts_in(values: np.ndarray, edges: np.ndarray) -> list[int]:
     return np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0].tolist()
 
 
+def score_drawing(pool: Pool, score: str, called: str, id: str) -> tuple[Drawing, str, list[float]] | None:
+    """How a score of a pool is spread: the drawing, what it shows in words, and the edges of its bars; None if no pair
+    has it."""
+    if score not in pool.features:
+        return None
+    values = pool.numbers(score)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return None
+    edges = _bins_of(values[finite])
+    series, labels = [_counts_in(values[finite], edges)], ["all pairs"]
+    text = f"{pool.stage}: {finite.sum():,} pairs by {called}; the median is {np.median(values[finite]):.3f}."
+    if (kept := pool.is_kept()) is not None and (of_kept := finite & kept).any():
+        series.append(_counts_in(values[of_kept], edges))
+        labels.append("of these kept")
+        text += f" Of the {of_kept.sum():,} that were kept it is {np.median(values[of_kept]):.3f}."
+    return charts.histogram(id, edges.tolist(), series, labels, called), text, edges.tolist()
+
+
 def score_charts(pools: Sequence[Pool], score: str | None, called: str) -> list[Chart]:
     """How the score is spread, of each pool that has it; its bars are filters.
 
@@ -42,23 +71,11 @@ def score_charts(pools: Sequence[Pool], score: str | None, called: str) -> list[
     """
     found = []
     for number, pool in enumerate(pools):
-        if score not in pool.features:
-            continue
-        values = pool.numbers(str(score))
-        finite = np.isfinite(values)
-        if not finite.any():
-            continue
-        id, edges = f"scores-{number}", _bins_of(values[finite])
-        series, labels = [_counts_in(values[finite], edges)], ["all pairs"]
-        if (kept := pool.is_kept()) is not None:
-            series.append(_counts_in(values[finite & kept], edges))
-            labels.append("of these kept")
-        middle = float(np.median(values[finite]))
-        text = f"{pool.stage}: {finite.sum():,} pairs by {called}; the median is {middle:.3f}."
-        drawing = charts.histogram(id, edges.tolist(), series, labels, called)
-        svg = charts.as_svg(drawing, id, text)
-        filter = Filter(str(score), pool.stage, edges.tolist())
-        found.append(Chart(id, f"Scores: {pool.stage}", text, svg, filter))
+        id = f"scores-{number}"
+        if score is not None and (drawn := score_drawing(pool, score, called, id)) is not None:
+            drawing, text, edges = drawn
+            filter = Filter(score, pool.stage, edges)
+            found.append(Chart(id, f"Scores: {pool.stage}", text, charts.as_svg(drawing, id, text), filter))
     return found
 
 
@@ -109,25 +126,30 @@ def length_charts(pools: Sequence[Pool], score: str | None, called: str) -> list
     return found
 
 
+def share_drawing(pool: Pool, column: str, called: str) -> tuple[Drawing, str, int] | None:
+    """Shares of a column's values among all pairs, and among those that were kept: the drawing, what it shows in words,
+    and the number of names; None if there are fewer than two."""
+    if column not in pool.features:
+        return None
+    names, series = _share_series(_texts(pool, column), pool.is_kept())
+    if len(names) < 2:
+        return None
+    told = (
+        f"{name} " + ", ".join(f"{shares[place]:.1%} {label}" for label, shares in series.items())
+        for place, name in enumerate(names)
+    )
+    return charts.shares(names, series), f"{pool.stage}: {called.lower()}. {'; '.join(told)}.", len(names)
+
+
 def share_charts(pools: Sequence[Pool]) -> list[Chart]:
     """Shares of types and languages: among all pairs, and among those that were kept."""
     found = []
     for number, pool in enumerate(pools):
-        kept = pool.is_kept()
         for column, called in (("type", "Types of question"), (LANGUAGE, "Languages")):
-            if column not in pool.features:
-                continue
-            values = _texts(pool, column)
-            series = _share_series(values, kept)
-            if len(series[0]) < 2:
-                continue
-            id = f"{called.split()[0].lower()}-shares-{number}"
-            text = f"{pool.stage}: {called.lower()}. " + "; ".join(
-                f"{name} " + ", ".join(f"{shares[place]:.1%} {label}" for label, shares in series[1].items())
-                for place, name in enumerate(series[0])
-            )
-            svg = charts.as_svg(charts.shares(*series), id, text, len(series[0]))
-            found.append(Chart(id, f"{called}: {pool.stage}", text, svg))
+            if (drawn := share_drawing(pool, column, called)) is not None:
+                drawing, text, rows = drawn
+                id = f"{column}-shares-{number}"
+                found.append(Chart(id, f"{called}: {pool.stage}", text, charts.as_svg(drawing, id, text, rows)))
     return found
 
 

@@ -43,7 +43,7 @@ class Pool:
     ids: pa.Table
     kept: pa.Array | None = None
     labels: pa.Table | None = None
-    are_true: Callable[[Sequence[str], Sequence[tuple[str, str]], Sequence[str]], Sequence[bool]] | None = None
+    are_true: Callable[[Sequence[str], Sequence[tuple[str, str]], Sequence[str]], Sequence[bool | None]] | None = None
 
     @property
     def scores(self) -> list[str]:

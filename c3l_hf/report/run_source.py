@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.shards import Shards
+from c3l_hf.data.sources import Images
+from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.publishing.figures import token_sums
 from c3l_hf.publishing.manifest import FolderError, Manifest
 from c3l_hf.report.charts import as_svg, curves
 from c3l_hf.report.content import Chart
 from c3l_hf.report.counts import cost_table, funnel_of, left_out_table, truth_table, usage_table
-from c3l_hf.report.pools import Album, Pool
+from c3l_hf.report.pools import Album
 from c3l_hf.report.published_source import facts_of
 from c3l_hf.report.sources import (
     NO_PICTURES,
@@ -32,16 +33,13 @@ FIRST_ROUND, SECOND_ROUND = "first round", "second round"
 _LEARNT = (("Loss", "loss"), ("likelihood", "loss/nll"), ("contrastive", "loss/contrastive"))
 
 
-def run_source(
-    folder: str | Path, images: Dataset | None = None, are_true: Truth | None = None, dataset: Path | None = None
-) -> Source:
+def run_source(folder: str | Path, images: Images | None = None) -> Source:
     """What a run's folder has.
 
     Args:
         folder: With `run.json` and `stages`.
-        images: The run's images, with the column `image_id`; by default those of the dataset that it has written.
-        are_true: What is true of its pairs, see `pools.Pool`.
-        dataset: The folder of the dataset that it has written; by default `<folder>/dataset`.
+        images: The run's images; by default those of the dataset that it has written, `<folder>/dataset`. With images
+            of an embedded world, and its own templates, the report also says which pairs are true.
 
     Raises:
         RunError: If the folder is no run's, or has no pairs yet.
@@ -51,7 +49,7 @@ def run_source(
     paths = {name: path for name, (path, _) in records.items()}
     if "generate" not in records:
         raise RunError(f"{folder} has no pairs yet: its first stage is not complete")
-    notes = []
+    notes, are_true = [], _truth_about(images, run)
     labels = _shards(paths, "select").table() if "select" in paths else None
     kept = _shards(paths, "curate").table(["pair_id"])["pair_id"].combine_chunks() if "curate" in paths else None
     pools = []
@@ -65,7 +63,7 @@ def run_source(
     missing = [name for name in run.get("stages") or () if name not in records]
     if missing:
         notes.append(f"The run is not finished: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.")
-    album, manifest = _album(folder, images, dataset or folder / "dataset")
+    album, manifest = _album(folder / "dataset", images)
     if manifest is None and images is None:
         notes.append(f"No pictures: {NO_PICTURES}.")
     stages = [(name, list(record.get("counts", {}).items())) for name, (_, record) in records.items()]
@@ -93,7 +91,7 @@ def run_source(
 
 def _records(folder: Path) -> dict[str, tuple[Path, Mapping[str, Any]]]:
     """Stage → its folder, and what it has reported, with its time and memory."""
-    records = {}
+    records: dict[str, tuple[Path, Mapping[str, Any]]] = {}
     for path in sorted((folder / "stages").glob("*_*")):
         number, _, name = path.name.partition("_")
         if number.isdigit() and (path / "stage.json").is_file():
@@ -110,13 +108,29 @@ def _shards(paths: Mapping[str, Path], stage: str) -> Shards:
         raise RunError(f"{error}: the result of {stage} is not whole") from None
 
 
-def _album(folder: Path, images: Dataset | None, dataset: Path) -> tuple[Album, Manifest | None]:
+def _truth_about(images: Images | None, run: Mapping[str, Any]) -> Truth | None:
+    """What is true of pairs about images of an embedded world, if it is the world's own templates that asked."""
+    if images is None or (world := images.world) is None:
+        return None
+    asked = ((run.get("stages") or {}).get("regenerate") or {}).get("templates")
+    if asked != load_templates(world.TEMPLATES).identity():
+        return None
+    truth = world.truth_of(images.dataset)
+
+    def are_true(types: Sequence[str], texts: Sequence[tuple[str, str]], image_ids: Sequence[str]) -> list[bool | None]:
+        asked = zip(types, texts, image_ids, strict=True)
+        return [world.are_true([t], [pair], [id], truth)[0] if id in truth else None for t, pair, id in asked]
+
+    return are_true
+
+
+def _album(dataset: Path, images: Images | None) -> tuple[Album, Manifest | None]:
     try:
         manifest = Manifest.read(dataset)
     except FolderError:
         manifest = None
     if images is not None:
-        return album_of_images(images), manifest
+        return album_of_images(images.dataset), manifest
     if manifest is not None and "images" in manifest.configs:
         return album_of_parquet(dataset, manifest.configs["images"]), manifest
 
@@ -147,11 +161,12 @@ def _training_charts(record: Mapping[str, Any]) -> list[Chart]:
         ("training-loss", "Training: loss", dict(_LEARNT)),
         ("training-accuracy", "Training: chosen before rejected", {"share": "contrastive_accuracy"}),
     ):
-        series = {}
+        series: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
         for label, name in names.items():
             points = [(entry["step"], entry[name]) for entry in log if entry.get(name) is not None]
             if len(points) > 1:
-                series[label] = tuple(zip(*points))
+                steps, values = zip(*points)
+                series[label] = (steps, values)
         if series:
             last = "; ".join(f"{label} {values[-1]:.3f}" for label, (_, values) in series.items())
             text = f"{title} by step; at the end {last}."

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,34 +48,31 @@ def shown_pairs(pool: Pool, pictures: np.ndarray) -> Iterator[ShownPair]:
         reasons = unread.take(pa.array(numbers)).to_pylist()
         roles = _Roles(pool.labels, [name["image_id"] for name in names])
         kept = None if pool.kept is None else pc.is_in(pa.array([n["pair_id"] for n in names], pa.string()), pool.kept)
-        pairs = []
+        pairs, texts_of = [], []
         for place, (number, row) in enumerate(zip(numbers, rows)):
             turns, texts, reason = _texts(row, layout)
-            status = reasons[place] or _status(row, reason)
-            pair_id = names[place]["pair_id"] or str(number)
+            texts_of.append(texts)
+            image_id, pair_id = names[place]["image_id"], names[place]["pair_id"] or str(number)
             pairs.append(
-                {
-                    "key": digest(pool.stage, names[place]["image_id"], pair_id, number, size=8),
-                    "pair_id": pair_id,
-                    "digest": texts_digest(*texts) if texts else "",
-                    "picture": int(pictures[number]),
-                    "stage": pool.stage,
-                    "status": status,
-                    "turns": _with_tokens(row, turns),
-                    "type": _text(row.get("type")),
-                    "language": _text(row.get(LANGUAGE)),
-                    "template": _text(row.get("template")),
-                    "scores": {name: row[name] for name in pool.scores if _is_number(row.get(name))},
-                    "role": roles.of(names[place]["image_id"], row, texts),
-                    "kept": None if kept is None else kept[place].as_py(),
-                    "raw": row.get("raw") if not turns else None,
-                    "texts": texts,
-                }
+                ShownPair(
+                    key=digest(pool.stage, image_id, pair_id, number, size=8),
+                    pair_id=pair_id,
+                    digest=texts_digest(*texts) if texts else "",
+                    picture=int(pictures[number]),
+                    stage=pool.stage,
+                    status=reasons[place] or _status(row, reason),
+                    turns=_with_tokens(row, turns),
+                    type=_text(row.get("type")),
+                    language=_text(row.get(LANGUAGE)),
+                    template=_text(row.get("template")),
+                    scores={name: row[name] for name in pool.scores if _is_number(row.get(name))},
+                    role=roles.of(image_id, row, texts),
+                    kept=None if kept is None else kept[place].as_py(),
+                    raw=None if turns else _text(row.get("raw")),
+                )
             )
-        truth = _truth(pool, pairs, [name["image_id"] for name in names])
-        for pair, true in zip(pairs, truth):
-            del pair["texts"]
-            yield ShownPair(**pair, true=true)
+        truth = _truth(pool, pairs, texts_of, [name["image_id"] for name in names])
+        yield from (replace(pair, true=true) for pair, true in zip(pairs, truth))
 
 
 def _texts(row: Mapping[str, Any], layout: Layout) -> tuple[list[tuple[int, str, str]], tuple[str, str] | None, str]:
@@ -123,7 +121,8 @@ def _with_tokens(row: Mapping[str, Any], turns: Sequence[tuple[int, str, str]]) 
         counts = [0] * turns[0][0] + [len(tokens)]
     if sum(counts) != len(tokens) or not len(tokens) == len(divergence) == len(logprob) == len(blind):
         return tuple(ShownTurn(question, answer) for _, question, answer in turns)
-    gain = [None if p is None or q is None else p - q for p, q in zip(logprob, blind)]
+    gain = [p - q if _is_number(p) and _is_number(q) else None for p, q in zip(logprob, blind)]
+    divergence = [value if _is_number(value) else None for value in divergence]
     shown = []
     for number, question, answer in turns:
         first = sum(counts[:number])
@@ -156,17 +155,22 @@ class _Roles:
         return None
 
 
-def _truth(pool: Pool, pairs: Sequence[Mapping[str, Any]], image_ids: Sequence[str | None]) -> list[bool | None]:
+def _truth(
+    pool: Pool,
+    pairs: Sequence[ShownPair],
+    texts: Sequence[tuple[str, str] | None],
+    image_ids: Sequence[str | None],
+) -> list[bool | None]:
     truth: list[bool | None] = [None] * len(pairs)
-    places = [
-        place
-        for place, pair in enumerate(pairs)
-        if pair["texts"] is not None and pair["type"] is not None and image_ids[place] is not None
+    known = [
+        (place, pair.type, of_pair, image_id)
+        for place, (pair, of_pair, image_id) in enumerate(zip(pairs, texts, image_ids))
+        if pair.type is not None and of_pair is not None and image_id is not None
     ]
-    if pool.are_true is not None and places:
-        types, texts = [pairs[place]["type"] for place in places], [pairs[place]["texts"] for place in places]
-        for place, true in zip(places, pool.are_true(types, texts, [str(image_ids[place]) for place in places])):
-            truth[place] = bool(true)
+    if pool.are_true is not None and known:
+        places, types, of_pairs, ids = zip(*known)
+        for place, true in zip(places, pool.are_true(types, of_pairs, ids), strict=True):
+            truth[place] = true
     return truth
 
 

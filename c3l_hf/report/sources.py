@@ -40,7 +40,7 @@ __all__ = [
 _AT_ONCE = 500
 NO_PICTURES = "the pictures are not in the folder of a run that is not finished; say where they are (images)"
 
-Truth = Callable[[Sequence[str], Sequence[tuple[str, str]], Sequence[str]], Sequence[bool]]
+Truth = Callable[[Sequence[str], Sequence[tuple[str, str]], Sequence[str]], Sequence[bool | None]]
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def read_marks(path: str | Path) -> Marks:
         values = [mark.get(name) for name in ("pair_id", "digest", "mark")] if isinstance(mark, dict) else [None]
         if not all(isinstance(value, str) for value in values) or values[2] not in ("keep", "reject"):
             raise ValueError(f"marks {path}: mark {number} must have pair_id, digest, and mark: keep or reject")
-        pair = (values[0], values[1])
+        pair = (str(values[0]), str(values[1]))
         if by_pair.setdefault(pair, values[2]) != values[2]:
             raise ValueError(f"marks {path}: mark {number}: the pair {values[0]!r:.60} is marked keep and reject")
     if not by_pair:

@@ -166,7 +166,7 @@ def as_svg(drawing: Drawing, id: str, text: str, rows: int = 0) -> str:
         _make_plain(element, id, used)
     for name in ("width", "height"):
         root.attrib.pop(name)
-    root.attrib |= {"role": "img", "aria-label": text, "stroke-linejoin": "round"}
+    root.attrib |= {"role": "img", "aria-label": _printable(text), "stroke-linejoin": "round"}
     ElementTree.register_namespace("", _SVG)
     svg = ElementTree.tostring(root, encoding="unicode")
     for name, colour in _MARKED.items():
@@ -206,11 +206,16 @@ def _legend(axes: "Axes", colours: Mapping[str, str], series: int) -> None:
 
 
 def _names_on_y(axes: "Axes", names: Sequence[str]) -> None:
-    names = ["".join(letter if letter.isprintable() else " " for letter in name) for name in names]
+    names = list(map(_printable, names))
     shown = [name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…" for name in names]
     # A "$" would begin a formula, of which not every text is one.
     axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in shown])
     axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top
+
+
+def _printable(text: str) -> str:
+    # XML has no place for control characters, not even as entities.
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _references(element: ElementTree.Element) -> list[str]:

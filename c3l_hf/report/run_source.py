@@ -113,7 +113,7 @@ def _truth_about(images: Images | None, run: Mapping[str, Any]) -> Truth | None:
     if images is None or (world := images.world) is None:
         return None
     asked = ((run.get("stages") or {}).get("regenerate") or {}).get("templates")
-    if asked != load_templates(world.TEMPLATES).identity():
+    if asked != load_templates(world.TEMPLATES).digest():
         return None
     truth = world.truth_of(images.dataset)
 

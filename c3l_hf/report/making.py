@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.report.alike import alike_pictures
 from c3l_hf.report.content import Content, Pairs, ShownPair, Table
 from c3l_hf.report.overview import (
     agreement_table,
@@ -48,7 +50,9 @@ def content_of(source: Source, num_pairs: int | None = None, evaluation: str | P
     called = next((f"{ranking} ({value})" for name, value in source.facts if name.startswith("ranking")), ranking)
     numbers, image_ids, reasons = _numbered(pools)
     chosen, sampled = _chosen(numbers, len(image_ids), num_pairs)
-    pictures = Pictures(source.album, image_ids.take(pa.array(chosen)), _renumbered(reasons, chosen))
+    shown_ids = image_ids.take(pa.array(chosen))
+    places = pc.index_in(shown_ids, value_set=source.album.ids, skip_nulls=True)
+    pictures = Pictures(source.album, shown_ids, places, _renumbered(reasons, chosen))
     place = np.full(len(image_ids), -1)
     place[chosen] = np.arange(len(chosen))
     shown = [place[of_pool] for of_pool in numbers]
@@ -81,6 +85,7 @@ def content_of(source: Source, num_pairs: int | None = None, evaluation: str | P
         tables=[*source.tables, *tables, *status_table(pools), *agreement_table(pools)],
         pairs=Pairs(count, rows),
         pictures=pictures,
+        alike=alike_pictures(pools, shown, len(chosen)),
         ranking=ranking,
         threshold=_threshold(pools, threshold_score),
         threshold_score=threshold_score if any(pool.kept is not None for pool in pools) else None,

@@ -33,6 +33,8 @@ class Pool:
             `image_id` is null of a row without an image.
         kept: The `pair_id` of those that the curated dataset has; None where that was not asked.
         labels: The pseudo-labels that were made of these pairs; None if there are none.
+        vectors: Gives a vector of each row in lists, null of those without, in the order of the rows; None if there are
+            none.
         are_true: (types, texts, image ids) of pairs → whether each is true; None where nobody knows.
     """
 
@@ -43,6 +45,7 @@ class Pool:
     ids: pa.Table
     kept: pa.Array | None = None
     labels: pa.Table | None = None
+    vectors: Callable[[], Iterator[pa.Array]] | None = None
     are_true: Callable[[Sequence[str], Sequence[tuple[str, str]], Sequence[str]], Sequence[bool | None]] | None = None
 
     @property
@@ -97,11 +100,13 @@ class Pictures(Sequence[Picture]):
     Attributes:
         album: Where they are.
         image_ids: The id of each; null of a row without an image.
+        places: Number of each in the album; null where it has none.
         reasons: Number → why there is no image.
     """
 
     album: Album
     image_ids: pa.Array
+    places: pa.Array
     reasons: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -119,8 +124,8 @@ class Pictures(Sequence[Picture]):
     def _open(self, number: int, image_id: str | None) -> PIL.Image.Image:
         if image_id is None:
             raise RowError(self.reasons.get(number, "the row has no image"))
-        place = pc.index(self.album.ids, image_id).as_py()
-        if place < 0:
+        place = self.places[number].as_py()
+        if place is None:
             raise RowError(self.album.missing)
         return self.album.open(place)
 

@@ -1,6 +1,6 @@
 """A run's folder as the source of a report: of all stages that are there, also of a run that is not finished."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.shards import Shards
+from c3l_hf.data.schema import EMBEDDING
 from c3l_hf.data.sources import Images
 from c3l_hf.prompts.template_files import load_templates
 from c3l_hf.publishing.figures import token_sums
@@ -59,7 +60,9 @@ def run_source(folder: str | Path, images: Images | None = None) -> Source:
     ):
         if made in paths:
             scores = _shards(paths, scored) if scored in paths else None
-            pools.append(pool_of_stages(stage, _shards(paths, made), scores, are_true=are_true, **parts))
+            pairs = _shards(paths, made)
+            vectors = _vectors(folder / "embeddings" / scored, pairs)
+            pools.append(pool_of_stages(stage, pairs, scores, are_true=are_true, vectors=vectors, **parts))
     missing = [name for name in run.get("stages") or () if name not in records]
     if missing:
         notes.append(f"The run is not finished: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.")
@@ -99,6 +102,18 @@ def _records(folder: Path) -> dict[str, tuple[Path, Mapping[str, Any]]]:
             usage = {key: value for key, value in record.items() if key.endswith("_bytes") or key == "seconds"}
             records[name] = (path, usage | dict(record.get("report") or {}))
     return records
+
+
+def _vectors(folder: Path, pairs: Shards) -> Callable[[], Iterator[pa.Array]] | None:
+    """The vectors of a round's pairs, where the run has clustered them: those that were made last."""
+    made = sorted(folder.glob("*-*"), key=lambda path: path.stat().st_mtime_ns)
+    try:
+        shards = Shards(made[-1])
+        if shards.num_rows != pairs.num_rows:
+            return None
+    except (FileNotFoundError, IndexError):
+        return None
+    return lambda: (batch[EMBEDDING] for batch in shards.batches([EMBEDDING]))
 
 
 def _shards(paths: Mapping[str, Path], stage: str) -> Shards:

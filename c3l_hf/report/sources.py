@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
+from c3l_hf.common.arrow import is_list
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import text_layout
 from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
 from c3l_hf.data.row_images import pictures_of
+from c3l_hf.data.schema import EMBEDDING
 from c3l_hf.data.sources import image_column
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.data.stored_rows import has_images, stored_row
@@ -130,7 +132,11 @@ def _pool_of_rows(dataset: Dataset, ids: pa.Table) -> Pool:
         chosen = rows if columns is None else rows.select_columns(list(columns))
         return chosen.with_format("arrow").iter(_AT_ONCE) if len(rows) else iter(())
 
-    return Pool("dataset", rows.features, len(rows), tables, ids)
+    def vectors() -> Iterator[pa.Array]:
+        return (table[EMBEDDING].combine_chunks() for table in tables([EMBEDDING]))
+
+    has_vectors = EMBEDDING in names and is_list(dataset.features.arrow_schema.field(EMBEDDING).type)
+    return Pool("dataset", rows.features, len(rows), tables, ids, vectors=vectors if has_vectors else None)
 
 
 def _several(dataset: Dataset) -> int:
@@ -153,7 +159,7 @@ def pool_of_stages(
         stage: What it is called.
         pairs, scores: Shards with the same rows.
         are_true: See `Pool`.
-        parts: `kept` and `labels`, see `Pool`.
+        parts: `kept`, `labels` and `vectors`, see `Pool`.
     """
     features = Features.from_arrow_schema(pairs.schema)
     theirs = Features.from_arrow_schema(scores.schema) if scores else Features({})

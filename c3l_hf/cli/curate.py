@@ -25,7 +25,6 @@ from c3l_hf.pipeline.options import ChoiceOptions, UsedModelOptions
 from c3l_hf.scoring.embeddings import EMBEDDING_KINDS, PairEmbedder, embed_dataset
 from c3l_hf.selection.clusters import CLUSTER_FEATURES, cluster_pairs
 from c3l_hf.selection.curation import curate
-from c3l_hf.selection.marks import read_marks
 
 __all__ = ["COMMAND", "CurateOptions", "VectorOptions"]
 
@@ -59,7 +58,7 @@ def curate_rows(
     set_up_process()
     path, rules = check_output(output), curation.rules()
     del rules["combine"]  # into the score
-    marks = None if curation.marks is None else read_marks(curation.marks)
+    marks = curation.read_marks()
     made, column = curation.embeddings in EMBEDDING_KINDS, str(curation.embeddings)
     if made and not vectors.model:
         raise RunError(f"embeddings is {column}, and model, which makes them, is not given")

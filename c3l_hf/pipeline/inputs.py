@@ -20,7 +20,6 @@ from c3l_hf.pipeline.image_checks import OpenedBenchmark, open_benchmarks
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_written_tokens
-from c3l_hf.selection.marks import read_marks
 from c3l_hf.training.checkpoints import training_options
 
 __all__ = ["EMBEDDINGS", "RESULTS", "Inputs", "open_inputs", "plan", "set_old_results_aside"]
@@ -141,7 +140,7 @@ def _curation_identity(settings: Settings, inputs: Inputs) -> dict[str, Any]:
     file = options.pop("marks")
     if file is None:
         return options
-    read_marks(file)  # which says now, and not after hours, what is wrong with it
+    settings.curation.read_marks()  # which says now, and not after hours, what is wrong with it
     return options | {"marks": file_sha256(file).hex()}
 
 

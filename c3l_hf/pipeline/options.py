@@ -9,6 +9,7 @@ from c3l_hf.data.reading import ColumnOptions, PictureOptions
 from c3l_hf.data.schema import CLUSTER, SCORES, Ranking
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
+from c3l_hf.selection.marks import Marks, read_marks
 
 __all__ = [
     "OF_PAIRS",
@@ -296,6 +297,10 @@ class ChoiceOptions:
     marks: str | None = field(
         default=None, metadata={"help": "A report's file of marks: pairs to keep whatever their score, or to reject."}
     )
+
+    def read_marks(self) -> Marks | None:
+        """The marks, if a file of them is named; see `selection.marks.read_marks`."""
+        return None if self.marks is None else read_marks(self.marks)
 
     def rules(self) -> dict[str, Any]:
         """The same for `curate`, whatever the clusters are made of.

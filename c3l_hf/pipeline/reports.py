@@ -15,28 +15,38 @@ from c3l_hf.report.published_source import published_source
 from c3l_hf.report.run_source import run_source
 from c3l_hf.report.sources import Source
 
-__all__ = ["REPORT", "REPORT_FILES", "for_the_dataset", "write_run_report"]
+__all__ = ["REPORT", "for_the_dataset", "keep_run_report", "places_of_results"]
 
 # Beside a run's results; and in the folder of a dataset.
-REPORT, REPORT_FILES = "report.html", "report_files"
+REPORT = "report.html"
 
 logger = logging.getLogger(__name__)
 
 
-def write_run_report(folder: Path, images: Images) -> Path | None:
-    """The report of a run, of all its stages; None, with a warning, if it cannot be made: the run is complete without.
+def keep_run_report(folder: Path, images: Images, made_of_these: bool = False) -> None:
+    """The report of a run, of all its stages, beside its results. If it cannot be made, a warning says so: the run is
+    complete without.
 
     Args:
         folder: The run's.
         images: Its images.
+        made_of_these: A report that is there is of these results, and stays.
     """
+    if made_of_these and (folder / REPORT).exists():
+        return
     evaluation = folder / "evaluation"
 
     def make() -> None:
         content = content_of(run_source(folder, images), MOST_PAIRS, evaluation if evaluation.is_dir() else None)
         write_page(content, folder / REPORT)
 
-    return folder / REPORT if _attempted(make) else None
+    _attempted(make)
+
+
+def places_of_results(folder: Path) -> str:
+    """Where a run's results are, a line each."""
+    places = {"dataset": folder / "dataset", "generator": folder / "generator", "report": folder / REPORT}
+    return "\n".join(f"{name:<9}  {place}" for name, place in places.items() if place.exists())
 
 
 def for_the_dataset(facts: RunFacts) -> Callable[[Path, Mapping[str, DataConfig]], None]:
@@ -72,10 +82,8 @@ def _write_one_file(source: Source, path: Path) -> None:
             raise RunError("not even one pair fits into a report of one file")
 
 
-def _attempted(make: Callable[[], None]) -> bool:
+def _attempted(make: Callable[[], None]) -> None:
     try:
         make()
     except (RunError, ValueError, OSError) as error:
         logger.warning("the report cannot be made: %s", " ".join(str(error).split())[:300])
-        return False
-    return True

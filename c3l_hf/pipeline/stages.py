@@ -45,7 +45,7 @@ from c3l_hf.pipeline.pair_clusters import cluster_round
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import StageBar, format_counts, format_training
 from c3l_hf.pipeline.published_rows import image_rows, rows_of_examples, stream_of, with_images
-from c3l_hf.pipeline.reports import REPORT, for_the_dataset, write_run_report
+from c3l_hf.pipeline.reports import for_the_dataset, keep_run_report, places_of_results
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.pipeline.writers import open_writer
@@ -57,7 +57,7 @@ from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.clusters import Clusters
 from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS
-from c3l_hf.selection.marks import Marks, read_marks
+from c3l_hf.selection.marks import Marks
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.selection.random_choice import choose_random
 from c3l_hf.selection.token_weights import GAIN_COLUMNS
@@ -228,7 +228,7 @@ def curate(
             clusters = cluster_round("rescore", folder, settings, inputs, models, scored.pairs)
         if not process_state().is_main_process:
             return None
-        marks = None if settings.curation.marks is None else read_marks(settings.curation.marks)
+        marks = settings.curation.read_marks()
         rows, report = _choose(_choice_table(scored, settings), settings, checks, clusters, marks=marks)
         if not report.kept:
             raise RunError(f"no pair is left for the dataset:\n{report}")
@@ -255,8 +255,7 @@ def write(
     curated: Shards,
     checks: ImageChecks,
 ) -> str:
-    """Dataset and generator in the shape in which they are published, in their places, with a report of the run beside
-    them, which is made again if it has gone; the summary as text."""
+    """Dataset and generator in the shape in which they are published, in their places, and a report; the summary."""
 
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
@@ -277,18 +276,15 @@ def write(
         return {"pools": [asdict(pool) for pool in pools]}
 
     was_there = folder.is_done("write")
-    report, looked_at = folder.complete("write", make), folder.folder / REPORT
+    report = folder.complete("write", make)
     if process_state().is_main_process:
         # To their places, now that all are complete.
         for name in RESULTS:
             if (folder.path("write") / name).exists():
                 os.rename(folder.path("write") / name, folder.folder / name)
-        if not (was_there and looked_at.exists()):
-            write_run_report(folder.folder, inputs.images)
+        keep_run_report(folder.folder, inputs.images, made_of_these=was_there)
     summary = format_summary([Pool(**values) for values in report["pools"]], settings.scoring.ranking)
-    places = {name: folder.folder / name for name in ("dataset", "generator")} | {"report": looked_at}
-    told = "\n".join(f"{name:<9}  {place}" for name, place in places.items() if place.exists())
-    return f"{summary}\n\n{told}"
+    return f"{summary}\n\n{places_of_results(folder.folder)}"
 
 
 def describe(folder: RunFolder, stage: str) -> str:

@@ -8,7 +8,7 @@ from report_runs import images_of_run, write_stages
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.pipeline import reports
-from c3l_hf.pipeline.reports import for_the_dataset, write_run_report
+from c3l_hf.pipeline.reports import for_the_dataset, keep_run_report
 from c3l_hf.publishing.export import example_pictures, write_dataset
 from c3l_hf.publishing.figures import dataset_figures
 from c3l_hf.publishing.manifest import Manifest
@@ -54,7 +54,7 @@ def test_what_is_written_does_not_fail_with_its_report(tmp_path, monkeypatch, ca
     monkeypatch.setattr(reports, "write_page", fail)
     with caplog.at_level(logging.WARNING):
         folder = write(tmp_path / "dataset")
-        assert write_run_report(write_stages(tmp_path / "run", last="generate"), images_of_run()) is None
+        keep_run_report(write_stages(tmp_path / "run", last="generate"), images_of_run())
     assert caplog.text.count("the report cannot be made: no ink left") == 2
     assert not (folder / "report.html").exists() and "report.html" not in (folder / "README.md").read_text()
     assert not [check for check in verify_folder(folder) if not check.ok]
@@ -62,7 +62,10 @@ def test_what_is_written_does_not_fail_with_its_report(tmp_path, monkeypatch, ca
 
 def test_a_report_of_a_run_lies_beside_its_results(tmp_path):
     folder = write_stages(tmp_path / "run", last="write")
-    assert write_run_report(folder, images_of_run()) == folder / "report.html"
+    (folder / "report.html").write_text("of the run before it was finished")
+    keep_run_report(folder, images_of_run(), made_of_these=True)
+    assert len((folder / "report.html").read_text()) < 100
+    keep_run_report(folder, images_of_run())
     page = (folder / "report.html").read_text()
     assert "First: How many dogs" in page and "second round" in page
 
@@ -73,5 +76,6 @@ def test_an_evaluation_that_cannot_be_read_is_said(tmp_path, caplog, evaluation)
     (folder / "evaluation" / "pope").mkdir(parents=True)
     (folder / "evaluation" / "pope" / "results.json").write_text(evaluation)
     with caplog.at_level(logging.WARNING):
-        assert write_run_report(folder, images_of_run()) is None
+        keep_run_report(folder, images_of_run())
+    assert not (folder / "report.html").exists()
     assert "is not what c3l evaluate writes" in caplog.text

@@ -31,6 +31,7 @@ class Command:
         groups: Dataclasses with the options, in the order of the help. `dry_run` is in one of them.
         call: Gets an instance of each of them, in this order. What it returns is the exit code; None is 0.
         positionals: Options that may stand without their names, first in the call.
+        short: Short flags, and what they stand for.
         shown: Of groups with very many options (a trainer's), those that `--help` shows, with their help ("": the
             option's own); `--help_all` shows the others.
         plans: Whether `call` has something to say at a dry run, too.
@@ -43,6 +44,7 @@ class Command:
     groups: tuple[type, ...]
     call: Callable[..., int | None]
     positionals: tuple[str, ...] = ()
+    short: Mapping[str, str] = field(default_factory=dict)
     shown: Mapping[type, Mapping[str, str]] = field(default_factory=dict)
     plans: bool = False
     needs_config_name: bool = False

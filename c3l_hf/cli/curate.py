@@ -58,6 +58,7 @@ def curate_rows(
     set_up_process()
     path, rules = check_output(output), curation.rules()
     del rules["combine"]  # into the score
+    marks = curation.read_marks()
     made, column = curation.embeddings in EMBEDDING_KINDS, str(curation.embeddings)
     if made and not vectors.model:
         raise RunError(f"embeddings is {column}, and model, which makes them, is not given")
@@ -81,6 +82,7 @@ def curate_rows(
         near_duplicate_distance=curation.near_duplicate_distance,
         benchmarks=[one.contents() for one in benchmarks],
         image_folder=vectors.image_folder,
+        marks=marks,
     )
     if not report.kept:
         raise RunError(f"no pair is left for the dataset\n{report}\n")
@@ -108,6 +110,7 @@ COMMAND = Command(
     examples=(
         "c3l curate --dataset scored.parquet --target_size 5000 --output curated.parquet",
         "c3l curate --dataset scored.parquet --combine pmi=1 truth_logodds=0.5 --output curated.parquet",
+        "c3l curate --dataset scored.parquet --marks marks.json --output curated.parquet",
         "c3l curate --dataset scored.parquet --floors pmi=0 --embeddings hidden --clusters 50 --model … --output …",
     ),
     groups=(RowsOptions, CurateOptions, VectorOptions, OutputOptions, CallOptions),

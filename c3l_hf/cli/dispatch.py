@@ -26,6 +26,7 @@ COMMANDS = {
     "curate": ("scored pairs → the compact dataset", "curate"),
     "push": ("publish a run's dataset and generator on the Hub", "push"),
     "verify": ("check a published dataset or generator", "verify"),
+    "report": ("a page to look at: a run's or a dataset's pairs, their pictures and scores", "report"),
     "evaluate": ("a model on POPE, SEED-Bench, MMBench and LLaVA-Bench", "evaluate"),
     "evaluate compare": ("paired tests between two evaluations", "compare"),
     "templates": ("prompt templates: list, show, check one's own", "templates"),
@@ -83,6 +84,7 @@ def _load(name: str) -> Command:
 
 def _carry_out(name: str, words: list[str]) -> int:
     command = _load(name)
+    words = [command.short.get(word, word) for word in words]
     if any(word in (*_HELP, *_HELP_ALL) for word in words):
         from c3l_hf.cli.helptext import format_help
 

@@ -44,6 +44,11 @@ class World(Protocol):
     ) -> tuple[float, float, float]:
         """The share of true pairs, each question type counting the same, and its 95 % interval."""
 
+    def are_true(
+        self, types: Sequence[str], pairs: Sequence[tuple[str, str] | None], image_ids: Sequence[str], truth: Mapping
+    ) -> Sequence[bool]:
+        """Whether each pair is true; one of another type than was asked for is not."""
+
     def benchmark(self, name: str, benchmark: str, num_images: int, seed: int) -> Dataset:
         """A benchmark's rows about its images, in the published layout."""
 

@@ -12,6 +12,7 @@ from c3l_hf.data.row_texts import turns_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import format_bytes, format_seconds
+from c3l_hf.pipeline.reports import REPORT
 
 __all__ = ["format_closing"]
 
@@ -20,7 +21,7 @@ _ROUNDS = (("regenerate", "rescore"), ("generate", "score"))
 _PAIRS_SHOWN = 3
 _MOST_CHARACTERS = 110
 # What may be in a run's folder → what it is.
-_PLACES = {"report.html": "report", "unreadable.csv": "unreadable pictures"}
+_PLACES = {REPORT: "report", "unreadable.csv": "unreadable pictures"}
 
 
 def format_closing(folder: RunFolder, stages: Sequence[str], ranking: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.files import file_sha256
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import INVENTORY, RunFolder
 from c3l_hf.common.versions import versions
@@ -164,7 +165,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "train": training_options(settings.training),
             "regenerate": regenerate,
             "rescore": score,
-            "curate": vars(settings.curation) | {"decontaminate": {one.name: one.digest for one in inputs.benchmarks}},
+            "curate": _curation_identity(settings, inputs),
             "write": settings.words() | ({"keep_metadata": True} if settings.publishing.keep_metadata else {}),
         },
         settings.run.stages,
@@ -177,6 +178,16 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
     return folder
 
 
+def _curation_identity(settings: Settings, inputs: Inputs) -> dict[str, Any]:
+    """The options of the curation, files being known by their contents."""
+    options = vars(settings.curation) | {"decontaminate": {one.name: one.digest for one in inputs.benchmarks}}
+    file = options.pop("marks")
+    if file is None:
+        return options
+    settings.curation.read_marks()  # which says now, and not after hours, what is wrong with it
+    return options | {"marks": file_sha256(file).hex()}
+
+
 def set_old_results_aside(folder: Path, first: str) -> None:
     """Move what a stage and those after it have made into a folder of its own, and say where."""
     if process_state().is_main_process and folder.is_dir():
@@ -184,6 +195,8 @@ def set_old_results_aside(folder: Path, first: str) -> None:
         # And vectors, by the options of the stages.
         others = [
             *RESULTS,
+            "report.html",  # which tells of them
+            "report_files",
             *(f"{place}/{stage}" for place in ("replies", EMBEDDINGS) for stage in STAGES[STAGES.index(first) :]),
         ]
         if STAGES.index(first) <= STAGES.index("train"):

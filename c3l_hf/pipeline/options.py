@@ -9,6 +9,7 @@ from c3l_hf.data.reading import ColumnOptions, PictureOptions
 from c3l_hf.data.schema import CLUSTER, SCORES, Ranking
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
+from c3l_hf.selection.marks import Marks, read_marks
 
 __all__ = [
     "OF_PAIRS",
@@ -304,6 +305,13 @@ class ChoiceOptions:
             "folders of pictures, datasets (name#split)."
         },
     )
+    marks: str | None = field(
+        default=None, metadata={"help": "A report's file of marks: pairs to keep whatever their score, or to reject."}
+    )
+
+    def read_marks(self) -> Marks | None:
+        """The marks, if a file of them is named; see `selection.marks.read_marks`."""
+        return None if self.marks is None else read_marks(self.marks)
 
     def image_comparison(self) -> Literal["none", "same", "similar"]:
         """Which images are near-duplicates; "auto" that nobody has decided (`inputs.with_image_comparison`) is none."""
@@ -324,9 +332,9 @@ class ChoiceOptions:
             raise RunError(f"clusters is {self.clusters}, but balance_by has no {CLUSTER}: they would change nothing")
         if not 0 <= self.near_duplicate_distance < 256:
             raise RunError(f"near_duplicate_distance is {self.near_duplicate_distance}; it must be from 0 to 255")
-        # What pictures are looked at for has a place of its own: `pipeline.image_checks`.
-        elsewhere = ("embeddings", "clusters", "near_duplicate_images", "near_duplicate_distance", "decontaminate")
-        values = {name: value for name, value in vars(self).items() if name not in elsewhere}
+        # What pictures are looked at for has a place of its own (`pipeline.image_checks`), and marks are a file.
+        elsewhere = {"embeddings", "clusters", "near_duplicate_images", "near_duplicate_distance", "decontaminate"}
+        values = {name: value for name, value in vars(self).items() if name not in elsewhere | {"marks"}}
         balance_by = self.balance_by or ["type" if self.clusters is None else CLUSTER]
         return values | {"floors": self._floors(), "balance_by": balance_by}
 

@@ -1,6 +1,5 @@
 """All options of a run together: what stages would refuse, what changes results, what the cards are told."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from typing import Any
 
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import digest
 from c3l_hf.common.names import listed
 from c3l_hf.data.schema import CLUSTER, LANGUAGE, SCORES
 from c3l_hf.data.worlds import find_world
@@ -191,7 +189,7 @@ class Settings:
         """
         identity = self.generating(0).identity()
         # Of the templates a digest: what they are called, and where they are, changes nothing.
-        identity["templates"] = digest(json.dumps(identity["templates"], sort_keys=True), size=8)
+        identity["templates"] = self.generating(0).template_set.digest()
         del identity["seed"]
         identity |= self.generation.retry_identity()
         backend = self.backend

@@ -45,6 +45,7 @@ from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.pair_clusters import cluster_round
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.published_rows import counted, image_rows, rows_of_examples, stream_of, with_images
+from c3l_hf.pipeline.reports import for_the_dataset, keep_run_report
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
 from c3l_hf.pipeline.writers import open_writer
@@ -56,6 +57,7 @@ from c3l_hf.scoring.scorer import I2CScorer
 from c3l_hf.selection.clusters import Clusters
 from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS
+from c3l_hf.selection.marks import Marks
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
 from c3l_hf.selection.random_choice import choose_random
 from c3l_hf.selection.token_weights import GAIN_COLUMNS
@@ -230,7 +232,8 @@ def curate(
             clusters = cluster_round("rescore", folder, settings, inputs, models, scored.pairs)
         if not process_state().is_main_process:
             return None
-        rows, report = _choose(_choice_table(scored, settings), settings, checks, clusters)
+        marks = settings.curation.read_marks()
+        rows, report = _choose(_choice_table(scored, settings), settings, checks, clusters, marks=marks)
         if not report.kept:
             raise RunError(f"no pair is left for the dataset:\n{report}")
         Shards(path, 1).write(0, [scored.rows(rows)], _SCORED.arrow_schema)
@@ -256,7 +259,7 @@ def write(
     curated: Shards,
     checks: ImageChecks,
 ) -> str:
-    """Dataset and generator in the shape in which they are published, in their places; the summary as text."""
+    """Dataset and generator in the shape in which they are published, in their places, and a report; the summary."""
 
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
@@ -271,18 +274,20 @@ def write(
         }
         pictures = example_pictures(rows_of_examples(curated, inputs, facts.examples or ()), facts.examples)
         with ProgressLine("write", sum(map(len, configs.values())), "rows") as line:
-            write_dataset(counted(configs, line), path / "dataset", facts, pictures)
+            write_dataset(counted(configs, line), path / "dataset", facts, pictures, for_the_dataset(facts))
         model, processor = models.load(trained)
         write_generator(model, processor, path / "generator", facts, pictures)
         (path / "config.yaml").write_text(yaml.safe_dump(settings.configuration(), sort_keys=False), "utf-8")
         return {"pools": [asdict(pool) for pool in pools]}
 
+    was_there = folder.is_done("write")
     report = folder.complete("write", make)
     if process_state().is_main_process:
         # To their places, now that all are complete.
         for name in RESULTS:
             if (folder.path("write") / name).exists():
                 os.rename(folder.path("write") / name, folder.folder / name)
+        keep_run_report(folder.folder, inputs.images, made_of_these=was_there)
     summary = format_summary([Pool(**values) for values in report["pools"]], settings.scoring.ranking)
     return f"{summary}\n\ndataset    {folder.folder / 'dataset'}\ngenerator  {folder.folder / 'generator'}"
 
@@ -318,6 +323,7 @@ def _choose(
     checks: ImageChecks,
     clusters: Clusters | None = None,
     score: str | None = None,
+    marks: Marks | None = None,
 ) -> tuple[np.ndarray, CurationReport]:
     """The rows that are kept, by the score that the options name or another one. Without the clusters that the options
     ask for, types share the places in their stead."""
@@ -327,7 +333,7 @@ def _choose(
         table = table.append_column(CLUSTER, clusters.table[CLUSTER])
     elif CLUSTER in rules["balance_by"]:
         rules["balance_by"] = [name for name in rules["balance_by"] if name != CLUSTER] or ["type"]
-    return choose_pairs(table, **rules, hygiene=checks.found, seed=settings.training.seed)
+    return choose_pairs(table, **rules, hygiene=checks.found, marks=marks, seed=settings.training.seed)
 
 
 def _pools(

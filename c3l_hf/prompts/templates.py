@@ -1,5 +1,6 @@
 """Prompt templates: how a generator is asked about an image, and in which form it is to reply."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.common.files import file_sha256
+from c3l_hf.common.files import digest, file_sha256
 from c3l_hf.common.names import nearest
 from c3l_hf.common.thoughts import without_thoughts
 from c3l_hf.prompts.refusals import is_refusal
@@ -261,6 +262,10 @@ class TemplateSet:
     def identity(self) -> dict[str, Any]:
         """All that determines what is asked and how replies are read, as JSON has it; not where the set is from."""
         return {"templates": [template.identity() for template in self.templates]}
+
+    def digest(self) -> str:
+        """What a run's folder knows the set by."""
+        return digest(json.dumps(self.identity(), sort_keys=True), size=8)
 
 
 def _message(role: str, text: str, images: int = 0) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def dataset_card(
     Args:
         facts: Facts of the run.
         configs: The configurations to load the dataset by, "default" among them.
-        files: Records of their shards.
+        files: Records of their shards, and of what else is in the folder: of figures the card has those that are there.
     """
     metadata = DatasetCardData(
         pretty_name=one_line(facts.title),
@@ -207,7 +207,7 @@ def dataset_card(
         ]
         or None,
     )
-    return _render("dataset_card.md", facts, metadata, configs=configs or {})
+    return _render("dataset_card.md", facts, metadata, configs=configs or {}, files=files or {})
 
 
 def model_card(facts: RunFacts) -> str:

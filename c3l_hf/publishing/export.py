@@ -1,6 +1,6 @@
 """What a run leaves behind, as folders in the shape in which the Hub takes them: the dataset and the generator."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,6 +68,7 @@ def write_dataset(
     folder: str | Path,
     facts: RunFacts,
     pictures: Sequence[PIL.Image.Image] = (),
+    further: Callable[[Path, Mapping[str, DataConfig]], None] | None = None,
 ) -> None:
     """Write datasets as a folder that `load_dataset(folder, name)` and the Hub read.
 
@@ -89,6 +90,8 @@ def write_dataset(
             at all.
         facts: What the card says.
         pictures: One for each of `facts.examples`, see `example_pictures`.
+        further: Gets the folder and its configurations when all rows are written; the manifest lists what it writes
+            there. `figures/scores.png` and `figures/types.png` are then shown in the card, `report.html` is named.
 
     Raises:
         FileExistsError: If the folder exists and is not empty.
@@ -124,7 +127,10 @@ def write_dataset(
             if written[name].rows != len(rows):
                 raise ValueError(f"the dataset {name!r} gave {written[name].rows:,} rows instead of {len(rows):,}")
         _write_pictures(pictures, facts, made)
-        _finish(made, "dataset", facts, {name: written[name] for name in configs})
+        in_order = {name: written[name] for name in configs}
+        if further is not None:
+            further(made, in_order)
+        _finish(made, "dataset", facts, in_order)
 
 
 def write_generator(

@@ -19,7 +19,7 @@ from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, FolderError, Manif
 from c3l_hf.publishing.repository import BARE, HubError, Pushed, Repository, patiently
 from c3l_hf.publishing.verify import Check, compare_facts, verify_folder
 
-__all__ = ["HubError", "Publication", "Pushed", "check_access", "push", "verify"]
+__all__ = ["HubError", "Publication", "Pushed", "check_access", "download", "push", "verify"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def verify(
         if folder.exists() or name.count("/") > 1 or name.startswith((".", "/")):
             raise HubError(f"there is no folder {name}, and no repository on the Hub can have that name")
         api = api or HfApi()
-        parts = [patiently(name, lambda: _download(name, revision, repo_type, api))]
+        parts = [patiently(name, lambda: download(name, revision, repo_type, api))]
     elif not (folder / MANIFEST).exists() and (folder / "dataset" / MANIFEST).exists():
         parts = [(folder / part, set(), str(folder / part)) for part in ("dataset", "generator")]
     results = []
@@ -200,8 +200,12 @@ def _stated(facts: RunFacts, options: Publication) -> RunFacts:
     return facts
 
 
-def _download(name: str, revision: str | None, repo_type: str | None, api: HfApi) -> tuple[Path, set[str], str]:
-    """A repository's files in the cache: (folder, all files of the repository, its name for people)."""
+def download(name: str, revision: str | None, repo_type: str | None, api: HfApi) -> tuple[Path, set[str], str]:
+    """A repository's files in the cache: (folder, all files of the repository, its name for people).
+
+    Raises:
+        HubError: If there is nothing of this project there, or it cannot be downloaded.
+    """
     found = {}
     for type in [repo_type] if repo_type else ["dataset", "model"]:
         with contextlib.suppress(RepositoryNotFoundError):

@@ -30,7 +30,7 @@ def check_images(folder: Path, manifest: Manifest) -> str:
                         raise Mismatch(f"{where}: {error}") from None
                     readable.add(key)
     for path in manifest.files:
-        if path.startswith("examples/"):
+        if path.startswith(("examples/", "figures/")):
             with PIL.Image.open(folder / path) as picture:
                 picture.verify()
     result = f"{len(readable):,} different ones, all can be read"

@@ -14,6 +14,7 @@ __all__ = [
     "JUDGE",
     "TEMPLATES",
     "TITLE",
+    "are_true",
     "benchmark",
     "judge_answers",
     "load_images",
@@ -43,10 +44,20 @@ def share_true(
     image_ids: Sequence[str],
     truth: Mapping[str, Scene],
 ) -> tuple[float, float, float]:
-    from c3l_hf.scenes.evaluation import judge_pairs, type_balanced
+    from c3l_hf.scenes.evaluation import type_balanced
 
-    _, true = judge_pairs(types, pairs, [truth[image_id] for image_id in image_ids])
-    return type_balanced(types, true, image_ids)
+    return type_balanced(types, are_true(types, pairs, image_ids, truth), image_ids)
+
+
+def are_true(
+    types: Sequence[str],
+    pairs: Sequence[tuple[str, str] | None],
+    image_ids: Sequence[str],
+    truth: Mapping[str, Scene],
+) -> list[bool]:
+    from c3l_hf.scenes.evaluation import judge_pairs
+
+    return judge_pairs(types, pairs, [truth[image_id] for image_id in image_ids])[1]
 
 
 def benchmark(name: str, benchmark: str, num_images: int, seed: int) -> Dataset:

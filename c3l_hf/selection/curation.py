@@ -25,8 +25,9 @@ from c3l_hf.selection.decontamination import BenchmarkContents
 from c3l_hf.selection.hygiene import NO_HYGIENE, Hygiene, image_hygiene
 from c3l_hf.selection.image_duplicates import ImageComparison, images_of_pairs
 from c3l_hf.selection.image_sketches import DISTANCE
+from c3l_hf.selection.marks import MARKED_REJECT, Marks, find_marks
 from c3l_hf.selection.minhash import repeated_pairs
-from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, SAME_INSTRUCTION, compare_within_images
+from c3l_hf.selection.near_duplicates import NEAR_DUPLICATE, NEW, SAME_INSTRUCTION, compare_within_images
 from c3l_hf.selection.pair_texts import PairTexts
 from c3l_hf.selection.quotas import BalanceBy, balanced_quotas, columns_of, group_rows
 from c3l_hf.selection.reports import CurationReport, LengthCorrelation
@@ -74,6 +75,7 @@ def curate(
     near_duplicate_distance: int = DISTANCE,
     benchmarks: Sequence[BenchmarkContents] = (),
     image_folder: str | Path | None = None,
+    marks: Marks | None = None,
     seed: int = 0,
 ) -> tuple[Dataset, CurationReport]:
     """Keep the best `target_size` pairs. Rules, in this order, each counted in the report:
@@ -89,6 +91,9 @@ def curate(
     7. beyond the best `max_per_image` about an image;
     8. quota: per type, cluster or other group (`balance_by`), the best by score. Groups share `target_size` equally;
        what a group lacks is shared by the others.
+
+    Pairs that a person marked "reject" leave after rule 1. One marked "keep" comes first whatever its score: rules 2
+    and 4 to 8 do not drop it, but it counts for them. Without a score, or against rule 1 or 3, it leaves as others do.
 
     "Best" is by rank within the type of question (`within_type`) or by raw score; ties are broken by a hash of
     (seed, pair_id), so that no image is favoured by its name.
@@ -133,6 +138,7 @@ def curate(
         near_duplicate_distance: For "similar" and `benchmarks`: most bits of 256 that hashes differ in.
         benchmarks: What the dataset is to have nothing of, from `decontamination.benchmark_contents`.
         image_folder: Where images are that rows name by a relative path; by default the working folder.
+        marks: What people marked in a report, from `marks.read_marks`; the report says which could not be applied.
         seed: For ties and MinHash.
 
     Returns:
@@ -143,8 +149,8 @@ def curate(
         TypeError: If the dataset is streamed, or a `DatasetDict`.
         ValueError: If columns are missing or of another type, the texts are in no accepted layout, which rows are about
             one image cannot be told, a `pair_id` occurs twice, `image_id` or `pair_id` of a pair is null, an
-            option is out of range, no pair has a type or language that is to be kept, or rule 3 or 6 can read no
-            picture. The message says what and where.
+            option is out of range, no pair has a type or language that is to be kept, no mark is about one of the
+            pairs, or rule 3 or 6 can read no picture. The message says what and where.
     """
     named = [*(floors or ()), *columns_of(balance_by), *[LANGUAGE] * (keep_languages is not None)]
     if score != RANDOM_SCORE or score in dataset.column_names:
@@ -168,6 +174,7 @@ def curate(
         keep_types=keep_types,
         keep_languages=keep_languages,
         hygiene=image_hygiene(pictures, near_duplicate_images, benchmarks, near_duplicate_distance),
+        marks=marks,
         seed=seed,
     )
     report.assumed = [*columns.assumed, *report.assumed]
@@ -189,6 +196,7 @@ def choose_pairs(
     keep_types: Sequence[str] | None = None,
     keep_languages: Sequence[str] | None = None,
     hygiene: Hygiene = NO_HYGIENE,
+    marks: Marks | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, CurationReport]:
     """`curate` on a table: which rows it keeps.
@@ -228,28 +236,32 @@ def choose_pairs(
     if score == RANDOM_SCORE and score not in table.column_names:
         table = table.append_column(RANDOM_SCORE, pa.array(np.zeros(len(table))))
     groups, group_columns = group_rows(table, balance_by), columns_of(balance_by)
-    scored, texts = read_scored_pairs(table, score, seed), PairTexts(table)
+    scored, texts, marked = read_scored_pairs(table, score, seed), PairTexts(table), find_marks(table, marks)
     pairs, dropped = scored.pairs, dict(scored.left_out)
     value = quantile_ranks(scored.score, pairs.type) if within_type else scored.score
     # Positions among the scored pairs, best first from here on: every rule keeps the first of what it compares.
-    best = np.lexsort((scored.tie_break, -value))
+    wanted_anyway = marked.keep[pairs.row]
+    best = np.lexsort((scored.tie_break, -value, ~wanted_anyway))
 
-    def drop(rule: str, keep: np.ndarray) -> None:
+    def drop(rule: str, keep: np.ndarray, whatever_the_mark: bool = False) -> None:
         nonlocal best
+        keep = keep if whatever_the_mark else keep | wanted_anyway[best]
         # Rules may have the same words, as those of a column that is both a group and a floor.
         dropped[rule] = dropped.get(rule, 0) + int(len(best) - np.count_nonzero(keep))
         best = best[keep]
 
     if keep_types is not None:
-        drop("type not among those to keep", np.isin(pairs.types, list(keep_types))[pairs.type[best]])
+        drop("type not among those to keep", np.isin(pairs.types, list(keep_types))[pairs.type[best]], True)
     if keep_languages is not None:
         check_columns(table.column_names, [LANGUAGE])
         language, names = encode(table[LANGUAGE])
         # The last place is that of null, whose number is -1.
         wanted = np.append(np.isin(names.to_pylist(), list(keep_languages)), False)
-        drop("language not among those to keep", wanted[language[pairs.row[best]]])
+        drop("language not among those to keep", wanted[language[pairs.row[best]]], True)
     if set(group_columns) - {"type"}:
-        drop(f"no {' or '.join(group_columns)}", groups.number[pairs.row[best]] >= 0)
+        drop(f"no {' or '.join(group_columns)}", groups.number[pairs.row[best]] >= 0, True)
+    if marks is not None:
+        drop(MARKED_REJECT, ~marked.reject[pairs.row[best]], True)
     for name, least in (floors or {}).items():
         values = numbers_of(table, name)[pairs.row]
         if name != score:  # of which those without are dropped already
@@ -262,10 +274,11 @@ def choose_pairs(
         found = hygiene.contamination.of_pairs(texts, pairs.row[best], pairs.image_ids, pairs.image[best])
         for number, rule in enumerate(hygiene.contamination.rules):
             keep = found != number
-            drop(rule, keep)
+            drop(rule, keep, True)
             found = found[keep]
     threshold = near_duplicate_threshold if near_duplicate_scope == "image" else None
     verdicts = compare_within_images(texts, pairs.row[best], pairs.image[best], threshold)
+    verdicts = np.where(wanted_anyway[best], NEW, verdicts)
     drop("same instruction about the same image", verdicts != SAME_INSTRUCTION)
     if near_duplicate_scope == "image":
         drop("near-duplicate about the same image", verdicts[verdicts != SAME_INSTRUCTION] != NEAR_DUPLICATE)
@@ -298,6 +311,7 @@ def choose_pairs(
         length_before=_length_correlation(scored.score, words),
         length_after=_length_correlation(scored.score[kept], words[kept]),
         assumed=list(hygiene.notes),
+        marks="" if marks is None else f"{marked}; {_kept_of(marked.keep, pairs.row[kept])}",
     )
     return pairs.row[kept], report
 
@@ -313,6 +327,10 @@ def length_correlation(dataset: Dataset, score: str = "i2c") -> LengthCorrelatio
     table = read_pair_columns(dataset, (*CURATION_COLUMNS, score)).table
     scored = read_scored_pairs(table, score)
     return _length_correlation(scored.score, PairTexts(table).answer_words(scored.pairs.row))
+
+
+def _kept_of(marked_keep: np.ndarray, kept: np.ndarray) -> str:
+    return f"of those to keep {int(marked_keep[kept].sum()):,} are in the result"
 
 
 def _check_there(option: str, wanted: Sequence[str], column: pa.ChunkedArray) -> None:

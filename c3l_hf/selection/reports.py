@@ -38,6 +38,7 @@ class CurationReport:
         length_before: Correlation of the score with answer length over the scored pairs of the input.
         length_after: The same over the result.
         assumed: What was made up for columns that the input does not have, a line each.
+        marks: What became of people's marks, a line; "" where there were none.
     """
 
     pairs: int
@@ -53,6 +54,7 @@ class CurationReport:
     length_before: LengthCorrelation
     length_after: LengthCorrelation
     assumed: list[str] = field(default_factory=list)
+    marks: str = ""
 
     def __str__(self) -> str:
         counts = [
@@ -78,7 +80,7 @@ class CurationReport:
             tables.append(
                 f"Fewer pairs than asked for: {self.kept:,} of {self.target_size:,}; all that were left are kept."
             )
-        return "\n\n".join([*tables, *["\n".join(self.assumed)] * bool(self.assumed)])
+        return "\n\n".join([*tables, *[self.marks] * bool(self.marks), *["\n".join(self.assumed)] * bool(self.assumed)])
 
     def _groups(self) -> list[str]:
         """How the rows spread over groups that are not simply the types, of which there may be very many."""

@@ -129,6 +129,7 @@ def plain_pairs(
         "length_before": _length_correlation(scored),
         "length_after": _length_correlation(pairs),
         "assumed": [],
+        "marks": "",
     }
 
 

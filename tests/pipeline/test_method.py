@@ -144,6 +144,31 @@ def test_a_run_is_published(hub, finished):
         assert "hub_" not in record.read_text()
 
 
+def test_reports_of_a_run_and_of_what_it_has_published(hub, finished, tmp_path):
+    """The one beside the dataset has nothing of the first round, which is not published; by its name it is found."""
+    folder, printed = finished
+    assert f"report     {folder / 'report.html'}" in printed
+    own, published = ((place / "report.html").read_text() for place in (folder, folder / "dataset"))
+    assert "first round" in own and "not true" in own  # the truth about each pair, too
+    assert "first round" not in published and str(folder) not in own + published
+    output = tmp_path / "hub.html"
+    command = [sys.executable, "-m", "c3l_hf", "report", "user/c3l-20", "-o", str(output)]
+    environment = {**os.environ, **hub.environment(TOKEN, tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"42 pairs, 14 pictures → {output}" in done.stdout
+    assert TOKEN not in output.read_text()
+
+
+def test_a_report_that_has_gone_is_made_again(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    (folder / "report.html").unlink()
+    before = files_of(folder, "stages/*/*", "dataset/**/*")
+    assert run("--output_dir", folder) == 0
+    assert (folder / "report.html").read_bytes() == (finished[0] / "report.html").read_bytes()
+    assert before == files_of(folder, "stages/*/*", "dataset/**/*")
+
+
 def test_the_end_of_the_demo(finished):
     """As `make demo` has it: a Hub of its own, to which the run goes and from which it comes back."""
     command = [sys.executable, str(ROOT / "recipes" / "demo" / "loopback_hub.py"), "--", sys.executable]

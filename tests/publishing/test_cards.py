@@ -24,6 +24,9 @@ HOSTILE = (
 )
 
 
+LOOKED_AT = ("figures/scores.png", "figures/types.png", "report.html")
+
+
 def table(card: str, first_header: str) -> list[list[str]]:
     """The cells of the table with this first header, as a Markdown reader splits them."""
     lines = card.splitlines()
@@ -428,6 +431,20 @@ def test_another_scorer_and_pairs_of_others():
     assert "The model wrote several pairs about each image. Each was scored by how" in model_card(facts())
 
 
+# Pictures
+
+
+def test_a_dataset_card_shows_the_figures_that_are_there_and_names_the_report():
+    shown = dataset_card(facts(), {}, dict.fromkeys(LOOKED_AT, FileRecord("a" * 64, 1)))
+    plain = dataset_card(facts())
+    for name in LOOKED_AT:
+        assert name in shown and name not in plain
+    assert "by i2c, all of them and those that were kept](figures/scores.png)\n\nAll scored pairs by `i2c`" in shown
+    assert not re.search(r"\n\n\n", shown)
+    (only,) = (name for name in LOOKED_AT if name in dataset_card(facts(), {}, {LOOKED_AT[1]: FileRecord("a" * 64, 1)}))
+    assert only == LOOKED_AT[1]
+
+
 # Schema
 
 
@@ -439,9 +456,10 @@ def test_a_card_whose_words_change_has_another_schema():
     told = facts(versions={"c3l-hf": "0.0"}, scorer="org/judge", pairs_source="a file", **bases)
     configs = {name: DataConfig(name, 10, 1) for name in ("default", "images", "scored", "pseudo_labels")}
     files = {path: FileRecord("a" * 64, 1) for config in configs.values() for path in config.files}
+    files |= dict.fromkeys(LOOKED_AT, FileRecord("a" * 64, 1))
     cards = dataset_card(told, configs, files), model_card(told)
     digests = [digest(card.split("\n---\n", 1)[1], size=4) for card in cards]
-    assert {CARD_SCHEMA: digests} == {3: ["93125839", "54a38dcf"]}
+    assert {CARD_SCHEMA: digests} == {3: ["c596c8af", "54a38dcf"]}
 
 
 def test_tokens_and_their_price():

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,13 @@ from c3l_hf.common.files import shipped
 
 __all__ = ["Settings", "find_config", "format_settings", "read_settings"]
 
+logger = logging.getLogger(__name__)
+
 _NOT_GIVEN = object()
 # The configuration, which is read before; and the key of servers, which stands in no file and no list of settings.
 _NO_OPTIONS = (f"{PREFIX}CONFIG", f"{PREFIX}API_KEY")
+# What says how long a training takes.
+_LENGTHS = ("num_train_epochs", "max_steps", "max_epochs")
 _SWITCH_WORDS = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 
 
@@ -72,16 +77,18 @@ def read_settings(
     parser = _parser(command.groups, options)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    ranks: dict[str, int] = {}
 
-    def take(new: Mapping[str, Any], source: Callable[[str], str]) -> None:
+    def take(new: Mapping[str, Any], rank: int, source: Callable[[str], str]) -> None:
         values.update(new)
         sources.update({name: source(name) for name in new})
+        ranks.update(dict.fromkeys(new, rank))
 
     if file is not None:
         for name, value in _read_yaml(file).items():
             if name not in options:
                 raise UsageError(f"{file.name}: there is no option {name}{nearest(str(name), options)}")
-            take({name: _parsed(parser, options[name], value, file.name)}, lambda _: file.name)
+            take({name: _parsed(parser, options[name], value, file.name)}, 0, lambda _: file.name)
     for variable, text in sorted(environment.items()):
         name = variable.removeprefix(PREFIX).lower()
         if not variable.startswith(PREFIX) or variable in _NO_OPTIONS:
@@ -89,13 +96,15 @@ def read_settings(
         if name in options:
             # A list stands in one text.
             value = text.split(",") if options[name].is_list else text
-            take({name: _parsed(parser, options[name], value, variable)}, lambda name: f"{PREFIX}{name.upper()}")
+            take({name: _parsed(parser, options[name], value, variable)}, 1, lambda name: f"{PREFIX}{name.upper()}")
         elif name not in set(all_options()):
             variables = [f"{PREFIX}{option.upper()}" for option in options]
             raise UsageError(
                 f"the environment has {variable}, and no command has that option{nearest(variable, variables)}"
             )
-    take(_flags(parser, command, options, arguments), lambda name: f"--{name}")
+    take(_flags(parser, command, options, arguments), 2, lambda name: f"--{name}")
+    for name in _overruled(values, ranks):
+        del values[name], sources[name]
 
     missing = [name for name, option in options.items() if name not in values and option.is_required]
     if missing:
@@ -108,6 +117,24 @@ def read_settings(
     except ValueError as error:
         raise UsageError(str(error)) from None
     return Settings(values, sources, groups, file)
+
+
+def _overruled(values: Mapping[str, Any], ranks: Mapping[str, int]) -> list[str]:
+    """What says how long training takes and does not count, as something nearer to the user says it too. A trainer by
+    itself would go by max_steps, wherever that is from.
+
+    Args:
+        values: Option → value, of those that were given.
+        ranks: How near to the user each was given.
+    """
+    given = [name for name in _LENGTHS if name in values]
+    nearest_rank = max((ranks[name] for name in given), default=0)
+    kept = {name for name in given if ranks[name] == nearest_rank}
+    if kept == {"max_epochs"}:
+        kept.add("max_steps")  # which it limits
+    if {"num_train_epochs", "max_steps"} <= kept and (values["max_steps"] or 0) > 0:
+        logger.warning("num_train_epochs does not count beside max_steps; leave one of them out")
+    return [name for name in given if name not in kept]
 
 
 def find_config(name: str) -> Path:

@@ -109,6 +109,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
     select = dict(vars(settings.selection))
     if inputs.pairs is not None:
         select["templates"] = regenerate["templates"]  # which labels ask with where the pairs do not say what was asked
+    max_epochs = settings.run.max_epochs
     score: dict[str, Any] = {"ranking": settings.scoring.ranking, **loading}
     if inputs.scorer_identity is not None:
         score["scorer"] = dict(inputs.scorer_identity)
@@ -117,7 +118,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "generate": {} if inputs.pairs is not None else generate,
             "score": score,
             "select": select,
-            "train": training_options(settings.training),
+            "train": training_options(settings.training) | ({} if max_epochs is None else {"max_epochs": max_epochs}),
             "regenerate": regenerate,
             "rescore": score,
             "curate": vars(settings.curation) | {"decontaminate": {one.name: one.digest for one in inputs.benchmarks}},

@@ -33,6 +33,7 @@ from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import quiet_libraries
 from c3l_hf.pipeline.publication import check_publication
 from c3l_hf.pipeline.settings import Settings
+from c3l_hf.pipeline.sizes import sized
 from c3l_hf.pipeline.writers import check_backend
 from c3l_hf.publishing.hub import push
 from c3l_hf.publishing.repository import HubError
@@ -83,6 +84,8 @@ def run_c3l(
     RunFolder(folder, {}).check_folder()
     publication = check_publication(publishing, settings.images_license, training, "write" in run.stages)
     inputs = open_inputs(settings)
+    settings, sizes = sized(settings, len(inputs.images))
+    state.print(sizes, flush=True)
     run_folder = plan(settings, inputs)
     if run.dry_run:
         state.print(_what_would_be_done(run_folder, inputs, run))

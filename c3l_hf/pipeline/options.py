@@ -46,6 +46,10 @@ class RunOptions(ColumnOptions, PictureOptions):
     restart_from: str | None = field(
         default=None, metadata={"help": "Make this stage and those after it again; their old results are set aside."}
     )
+    max_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Beside max_steps: training ends after so many passes over the pseudo-labels, if sooner."},
+    )
     dry_run: bool = field(default=False, metadata={"help": "Print the merged settings and what would be done."})
 
 
@@ -58,7 +62,9 @@ class ImageOptions:
         default=None,
         metadata={"help": "A folder of pictures, a dataset (a folder or a Hub id), 'scenes', or 'scenes-shifted'."},
     )
-    num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
+    num_images: int | None = field(
+        default=None, metadata={"help": "Take the first so many images; by default, or if there are fewer, all."}
+    )
     images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
 
 
@@ -333,6 +339,12 @@ class ChoiceOptions:
 class CurationOptions(ChoiceOptions):
     """Which pairs come into the compact dataset of a run."""
 
+    target_size: int | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Pairs in the compact dataset; by default a third of images x pairs_per_image, at most 5000."
+        },
+    )
     curation_score: Literal["i2c", *SCORES] = field(  # type: ignore[valid-type]
         default="pmi_k",
         metadata={"help": f"The score whose best pairs are kept: i2c (the one of --ranking), {', '.join(SCORES)}."},

@@ -196,7 +196,10 @@ def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelIn
         model, processor = models.load(inputs.generator)
         models.release()
         rows = Dataset(labels.table()).with_transform(WithImages(inputs.images.dataset))
-        return train_generator(model, processor, rows, settings.training, checkpoints, path / "generator")
+        max_epochs = settings.run.max_epochs
+        return train_generator(
+            model, processor, rows, settings.training, checkpoints, path / "generator", max_epochs=max_epochs
+        )
 
     folder.complete("train", make)
     if process_state().is_main_process:

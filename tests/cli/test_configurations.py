@@ -40,9 +40,10 @@ def test_the_method_gets_what_was_set(monkeypatch):
     ((groups, options),) = calls
     assert options == {"config_name": "scenes.yaml"}
     run, images, model, generation, backend, scoring, selection, curation, publishing, training = groups
-    assert run == RunOptions(restart_from="curate") and images.num_images == 14 and images.images_split == "validation"
+    assert run == RunOptions(restart_from="curate", max_epochs=3.0)
+    assert images.num_images == 14 and images.images_split == "validation"
     assert (model.model, model.dtype, scoring.scorer_model) == ("scenes", "float32", "other")
-    assert (generation.generation_batch_size, selection.max_rejected, curation.target_size) == (250, 4, 5000)
+    assert (generation.generation_batch_size, selection.max_rejected, curation.target_size) == (250, 4, None)
     assert isinstance(training, C3LConfig) and training.max_steps == 150 and training.seed == 0
     assert publishing.hub_namespace is None
     assert main(["run", "--images", "x", "--model", "y"]) == 0

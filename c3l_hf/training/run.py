@@ -3,6 +3,7 @@
 import copy
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,10 @@ def train_generator(
     training.output_dir = str(checkpoints)
     training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
     training.disable_tqdm = training.disable_tqdm or not sys.stderr.isatty()
-    trainer = C3LTrainer(model, training, labels, processing_class=processor)
+    with warnings.catch_warnings():
+        # By which PEFT and TRL ask; users can do nothing about it.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        trainer = C3LTrainer(model, training, labels, processing_class=processor)
     if max_epochs is not None and training.max_steps > 0:
         # Of the rows that are left: some may have been dropped.
         trainer.args.max_steps = min(training.max_steps, steps_in(max_epochs, len(trainer.train_dataset), training))

@@ -15,6 +15,7 @@ from c3l_hf.cli.command import Command, UsageError
 from c3l_hf.cli.names import nearest
 from c3l_hf.cli.options import PREFIX, Option, options_of
 from c3l_hf.common.files import shipped
+from c3l_hf.common.names import nearest_path
 
 __all__ = ["Settings", "find_config", "format_settings", "read_settings"]
 
@@ -150,7 +151,7 @@ def find_config(name: str) -> Path:
         return files[stem]
     raise UsageError(
         f"config {name}: there is no such file, and those that are shipped are {', '.join(files)}"
-        f"{nearest(Path(stem).name, files)}"
+        f"{nearest(Path(stem).name, files) or nearest_path(name)}"
     )
 
 

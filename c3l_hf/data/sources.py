@@ -18,7 +18,7 @@ from c3l_hf.common.names import listed
 from c3l_hf.common.processes import first_on_each_machine, process_state
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.schema import number_id
-from c3l_hf.data.worlds import World, find_world
+from c3l_hf.data.worlds import World, find_world, nearest_world
 from c3l_hf.files.image import file_of
 from c3l_hf.files.inventory import FileState, Inventory, list_files, sha256_of
 from c3l_hf.files.opening import is_saved, open_dataset
@@ -86,6 +86,8 @@ def load_images(
             return _read_folder(path, files, limit, inventory)
     if path.is_file():
         raise RunError(f"{source} is a file; images wants a folder of pictures or a dataset")
+    if not path.exists() and (meant := nearest_world(source)):
+        raise RunError(f"images {source}: there is no such folder{meant}")
     dataset = open_dataset(source, split=split)
     dataset = _checked(dataset.select(range(_count(source, len(dataset), limit))), source)
     return Images(dataset, images_digest(dataset, inventory))

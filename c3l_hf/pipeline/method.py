@@ -31,7 +31,7 @@ from c3l_hf.pipeline.options import (
 )
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import quiet_libraries
-from c3l_hf.pipeline.publication import check_publication
+from c3l_hf.pipeline.publication import check_publication, push_command
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.sizes import sized
 from c3l_hf.pipeline.writers import check_backend
@@ -104,6 +104,8 @@ def run_c3l(
             print("\n".join(map(str, push(folder, publication))), flush=True)
         except HubError as error:
             raise HubError(f"{error}\nThe run is complete; the same command again goes on with the push.") from None
+    if publication is None and "write" in run.stages:
+        state.print(f"\npublish it with  {push_command(folder, publishing.license, settings.images_license)}")
     state.print(f"\n{time.monotonic() - started:.0f} s")
 
 

@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 _NOT_GIVEN = object()
 # The configuration, which is read before; and the key of servers, which stands in no file and no list of settings.
 _NO_OPTIONS = (f"{PREFIX}CONFIG", f"{PREFIX}API_KEY")
+# What can stand after --model, with the size of its weights in bfloat16.
+_MODELS = (
+    "A model is a folder or a name on the Hub, as Qwen/Qwen2.5-VL-7B-Instruct (17 GB), Qwen/Qwen2.5-VL-3B-Instruct "
+    "(8 GB) or llava-hf/llava-interleave-qwen-0.5b-hf (2 GB); scenes is a toy that is shipped"
+)
 # What says how long a training takes.
 _LENGTHS = ("num_train_epochs", "max_steps", "max_epochs")
 _SWITCH_WORDS = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
@@ -112,7 +117,8 @@ def read_settings(
         # Of what may stand without its name only the value is asked for, as in NAME.
         words = [name.upper() if name in command.positionals else f"--{name}" for name in missing]
         ways = f"give {words[0]}, a YAML file with it (--config), or {PREFIX}{missing[0].upper()}"
-        raise UsageError(f"{' and '.join(words)} {'is' if len(missing) == 1 else 'are'} missing: {ways}")
+        hint = f". {_MODELS}" if "model" in missing else ""
+        raise UsageError(f"{' and '.join(words)} {'is' if len(missing) == 1 else 'are'} missing: {ways}{hint}")
     try:
         groups = parser.parse_dict(dict(values))
     except ValueError as error:

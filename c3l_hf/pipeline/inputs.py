@@ -60,11 +60,7 @@ def open_inputs(settings: Settings) -> Inputs:
     """
     options, model = settings.images, settings.model
     with_code = settings.training.trust_remote_code
-    generator, identity = find_model(Source.of(model, trust_remote_code=with_code))
-    scorer, scorer_identity = generator, None
-    if settings.scoring.scorer_model is not None:
-        other = Source.of(model, model_id=settings.scoring.scorer_model, trust_remote_code=with_code)
-        scorer, scorer_identity = find_model(replace(other, revision=settings.scoring.scorer_revision))
+    # Before the models, of which gigabytes may have to be fetched.
     pairs = None
     file = Path(settings.training.output_dir) / INVENTORY
     inventory = None if settings.run.dry_run and not file.is_file() else file  # a dry run makes no file
@@ -83,6 +79,11 @@ def open_inputs(settings: Settings) -> Inputs:
         )
     asked = settings.generating(0)
     check_columns(asked, images.dataset)
+    generator, identity = find_model(Source.of(model, trust_remote_code=with_code))
+    scorer, scorer_identity = generator, None
+    if settings.scoring.scorer_model is not None:
+        other = Source.of(model, model_id=settings.scoring.scorer_model, trust_remote_code=with_code)
+        scorer, scorer_identity = find_model(replace(other, revision=settings.scoring.scorer_revision))
     check_written_tokens(settings.backend, asked, generator)
     benchmarks = open_benchmarks(settings.curation.decontaminate or (), inventory)
     return Inputs(images, pairs, generator, identity, scorer, scorer_identity, benchmarks)

@@ -159,8 +159,12 @@ class Settings:
             )
         if self.scoring.scorer_revision is not None and self.scoring.scorer_model is None:
             raise RunError("scorer_revision is of a scorer_model; the generator's is model_revision")
-        if (self.images.images is None) == (self.run.pairs is None):
-            raise RunError("a run needs either images, or pairs (which have their images)")
+        if self.images.images is None and self.run.pairs is None:
+            raise RunError(
+                "images is missing: a folder of pictures, a dataset, or scenes; or pairs, which have their images"
+            )
+        if self.images.images is not None and self.run.pairs is not None:
+            raise RunError("pairs is given beside images; give one of them: pairs have their images")
         if self.run.pairs is None:
             for name in OF_PAIRS:
                 if getattr(self.run, name):

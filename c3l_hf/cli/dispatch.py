@@ -135,7 +135,7 @@ def _with_flag(message: str, options: Sequence[str]) -> str:
 # What to type for one's own pictures.
 _EXAMPLES = (
     "  c3l run --config scenes --num_images 200 --output_dir runs/try      a first try: no download, minutes on a CPU",
-    "  c3l run --images my_pictures/ --model Qwen/Qwen2.5-VL-3B-Instruct --output_dir runs/mine     your pictures, a GPU",
+    "  c3l run --images my_pictures/ --model Qwen/Qwen2.5-VL-3B-Instruct --output_dir runs/mine    your pictures",
     "  c3l run --config qwen25_vl_7b --images my_pictures/                 the same with settings for a model of 17 GB",
     "  c3l score --model llava-hf/llava-1.5-7b-hf --dataset user/pairs --output scored.parquet     pairs that you have",
     "  c3l push runs/mine --license LICENCE --images_license LICENCE       publish it, privately",

@@ -1,12 +1,10 @@
 """`c3l push`: a finished run's results on the Hub."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import ClassVar
 
 from c3l_hf.cli.command import CallOptions, Command
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.names import nearest_path
 from c3l_hf.pipeline.options import PublishingOptions
 
 __all__ = ["COMMAND", "PushOptions"]
@@ -25,8 +23,6 @@ def push_run(what: PushOptions, publishing: PublishingOptions, _: CallOptions) -
     from c3l_hf.pipeline.publication import push_command
     from c3l_hf.publishing.hub import LicenceError, Publication, push  # imports what cards are made with
 
-    if not Path(what.run_folder).is_dir():
-        raise RunError(f"run_folder {what.run_folder}: there is no such folder{nearest_path(what.run_folder)}")
     options = Publication(
         publishing.hub_namespace,
         publishing.hub_dataset_name,

@@ -73,7 +73,7 @@ COMMAND = Command(
     ),
     call=run,
     shown={
-        RunOptions: dict.fromkeys(("stages", "pairs", "restart_from", "max_epochs", "dry_run"), ""),
+        RunOptions: dict.fromkeys(("stages", "pairs", "restart_from", "dry_run"), ""),
         GenerationOptions: dict.fromkeys(("templates", "types", "pairs_per_image", "sampling_temperature"), ""),
         BackendOptions: dict.fromkeys(("backend", "base_url", "serve"), ""),
         ScoringOptions: dict.fromkeys(("ranking", "scorer_model"), ""),

@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Image, List, Value
 from c3l_hf import _compat
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
-from c3l_hf.common.names import listed
+from c3l_hf.common.names import is_not_on_hub, listed
 from c3l_hf.common.processes import first_on_each_machine, process_state
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.schema import number_id
@@ -24,7 +24,7 @@ from c3l_hf.files.inventory import FileState, Inventory, list_files, sha256_of
 from c3l_hf.files.opening import is_saved, open_dataset
 from c3l_hf.files.picture_folder import data_files, metadata_columns, pictures_in
 
-__all__ = ["Images", "columns_digest", "image_column", "image_ids", "images_digest", "load_images"]
+__all__ = ["Images", "columns_digest", "image_column", "image_ids", "images_digest", "is_misspelt", "load_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,13 @@ def load_images(
     dataset = open_dataset(source, split=split)
     dataset = _checked(dataset.select(range(_count(source, len(dataset), limit))), source)
     return Images(dataset, images_digest(dataset, inventory))
+
+
+def is_misspelt(source: str) -> bool:
+    """Whether there is nothing of this name here, and the Hub need not be asked for it: `load_images` says why."""
+    if find_world(source) or Path(source).exists():
+        return False
+    return bool(nearest_world(source)) or is_not_on_hub(source)
 
 
 def images_digest(dataset: Dataset, inventory: Path | None = None) -> str:

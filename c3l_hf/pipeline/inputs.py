@@ -11,7 +11,7 @@ from c3l_hf.common.run_folder import INVENTORY, RunFolder
 from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.reading import fetch_pictures, read_dataset
-from c3l_hf.data.sources import Images, columns_digest, load_images
+from c3l_hf.data.sources import Images, columns_digest, is_misspelt, load_images
 from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
@@ -60,7 +60,13 @@ def open_inputs(settings: Settings) -> Inputs:
     """
     options, model = settings.images, settings.model
     with_code = settings.training.trust_remote_code
-    # Before the models, of which gigabytes may have to be fetched.
+    if options.images is not None and is_misspelt(options.images):
+        load_images(options.images)  # says so now: of the models gigabytes may have to be fetched
+    generator, identity = find_model(Source.of(model, trust_remote_code=with_code))
+    scorer, scorer_identity = generator, None
+    if settings.scoring.scorer_model is not None:
+        other = Source.of(model, model_id=settings.scoring.scorer_model, trust_remote_code=with_code)
+        scorer, scorer_identity = find_model(replace(other, revision=settings.scoring.scorer_revision))
     pairs = None
     file = Path(settings.training.output_dir) / INVENTORY
     inventory = None if settings.run.dry_run and not file.is_file() else file  # a dry run makes no file
@@ -79,11 +85,6 @@ def open_inputs(settings: Settings) -> Inputs:
         )
     asked = settings.generating(0)
     check_columns(asked, images.dataset)
-    generator, identity = find_model(Source.of(model, trust_remote_code=with_code))
-    scorer, scorer_identity = generator, None
-    if settings.scoring.scorer_model is not None:
-        other = Source.of(model, model_id=settings.scoring.scorer_model, trust_remote_code=with_code)
-        scorer, scorer_identity = find_model(replace(other, revision=settings.scoring.scorer_revision))
     check_written_tokens(settings.backend, asked, generator)
     benchmarks = open_benchmarks(settings.curation.decontaminate or (), inventory)
     return Inputs(images, pairs, generator, identity, scorer, scorer_identity, benchmarks)

@@ -341,9 +341,7 @@ class CurationOptions(ChoiceOptions):
 
     target_size: int | None = field(  # type: ignore[assignment]
         default=None,
-        metadata={
-            "help": "Pairs in the compact dataset; by default a third of images x pairs_per_image, at most 5000."
-        },
+        metadata={"help": "Pairs in the compact dataset; by default a third of a round's, at most 5000."},
     )
     curation_score: Literal["i2c", *SCORES] = field(  # type: ignore[valid-type]
         default="pmi_k",

@@ -14,6 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from c3l_hf.common.names import nearest_path
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import card_and_manifest
 from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, FolderError, Manifest
@@ -82,6 +83,8 @@ def push(folder: str | Path, options: Publication, *, api: HfApi | None = None) 
             token is missing or has no permission, a repository holds something else, or somebody else pushed meanwhile.
     """
     folder, api = Path(folder), api or HfApi()
+    if not folder.is_dir():
+        raise HubError(f"{folder}: there is no such folder{nearest_path(folder)}: nothing to push")
     try:
         manifests = {part: Manifest.read(folder / part) for part in ("dataset", "generator")}
         for part, manifest in manifests.items():

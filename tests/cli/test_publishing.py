@@ -61,7 +61,7 @@ def test_own_pictures_need_licences_and_the_whole_command_is_shown(hub, tmp_path
     assert not [request for request in hub.requests if request.method != "GET"]
     assert main(["push", str(tmp_path / "rum"), "--license", "mit"]) == 1
     assert capsys.readouterr().err == (
-        f"c3l push: --run_folder {tmp_path / 'rum'}: there is no such folder (there is {run})\n"
+        f"c3l push: {tmp_path / 'rum'}: there is no such folder (there is {run}): nothing to push\n"
     )
 
 

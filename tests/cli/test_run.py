@@ -79,10 +79,11 @@ def wrong_calls(tmp_path):
 
 CASES = (
     "no such folder, empty folder, not a picture, no such model, not a model, no safe weights, no such scorer, no "
-    "such pairs, unknown key, no such file, misspelt stage, misspelt configuration, misspelt folder, misspelt world, "
-    "misspelt model, unknown stage, unknown first stage, unknown type, a negative temperature, batches of nothing, unknown ranking, below one, a temperature of 0, nothing to compare, greedy, "
-    "other folder, push without the images' licence, push without a licence, push of a part, push with code, push "
-    "offline, token as an option"
+    "such pairs, unknown key, no such file, misspelt stage, misspelt configuration, misspelt folder, misspelt "
+    "world, misspelt model, unknown stage, unknown first stage, unknown type, a negative temperature, batches of "
+    "nothing, unknown ranking, below one, a temperature of 0, nothing to compare, greedy, other folder, push "
+    "without the images' licence, push without a licence, push of a part, push with code, push offline, token as "
+    "an option"
 ).split(", ")
 
 

@@ -46,7 +46,7 @@ def test_what_is_no_model(tmp_path):
         (tmp_path / "empty", "has no config.json, so it is not a model"),
         (tmp_path / "pickled", r"has no weights as \*.safetensors"),
         (tmp_path / "nowhere", "is neither a folder here nor the name of a model on the Hub, as user/name"),
-        (tmp_path / "emty", r"is neither a folder here \(there is .*/empty\) nor the name of a model on the Hub"),
+        (tmp_path / "empties", r"is neither a folder here \(there is .*/empty\) nor the name of a model on the Hub"),
         ("./nowhere", "is neither a folder here nor the name of a model on the Hub"),
         ("scene", "is neither a folder here nor .*; did you mean 'scenes'?"),
         ("user/nowhere", "is neither a folder here nor a model that could be fetched"),

@@ -36,7 +36,7 @@ def wrong_calls(tmp_path):
             2,
         ),
         "no such file": (["--config", tmp_path / "no.yaml"], "no.yaml", 2),
-        "misspelt stage": (["--stages", "scroe"], "write; did you mean 'score'?", 1),
+        "misspelt stage": (["--stages", "scores"], "write; did you mean 'score'?", 1),
         "misspelt configuration": (["--config", "scene"], "; did you mean scenes?", 2),
         "misspelt folder": (["--images", f"{tmp_path / 'text'}/"], f"folder (there is {tmp_path / 'texts'})", 1),
         "misspelt world": (["--images", "scene"], "--images scene: there is no such folder; did you mean 'scenes'?", 1),

@@ -34,6 +34,6 @@ def test_the_nearest_file_is_named(tmp_path):
 
 
 def test_how_like_a_name_has_to_be():
-    assert nearest("scroe", ["generate", "score"]) == "; did you mean 'score'?"
+    assert nearest("scores", ["generate", "score"]) == "; did you mean 'score'?"
     assert nearest("scene", ["scenes"], cutoff=0.85) == "; did you mean 'scenes'?"
     assert nearest("senses", ["scenes"], cutoff=0.85) == ""

@@ -123,7 +123,7 @@ def test_every_configuration_of_a_real_model_has_a_tiny_one():
 def test_a_configuration_trains_its_family(name, as_on_the_hardware, tmp_path):
     """As many steps as four pseudo-labels give, with adapters on the language model's blocks and nowhere else."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=r"(?i).*deprecat", module="transformers|trl|c3l_hf")
+        warnings.filterwarnings("error", message=r"(?i).*deprecated", module="transformers|trl|c3l_hf")
         settings = read_settings(_load("run"), ["--config", name, "--output_dir", str(tmp_path)], {}, list)
     run, training = (next(one for one in settings.groups if isinstance(one, kind)) for kind in (RunOptions, C3LConfig))
     assert training.get_warmup_steps(1000) == 50 and (training.max_steps, run.max_epochs) == (1000, 3.0)

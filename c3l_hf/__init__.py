@@ -1,4 +1,12 @@
-"""C3L: generate, score and select vision-language instruction-tuning data by how much the image matters."""
+"""C3L: generate, score and select vision-language instruction-tuning data by how much the image matters.
+
+One pair, and a dataset; `c3l --help` has the commands, for the whole method too:
+
+    scorer = c3l_hf.I2CScorer.from_pretrained("llava-hf/llava-1.5-7b-hf")
+    scorer.score(image="cat.jpg", question="What is on the sofa?", answer="A cat.")
+    scored = c3l_hf.score_dataset(dataset, scorer)
+    compact, report = c3l_hf.curate(scored, target_size=1000)
+"""
 
 import importlib
 from typing import Any

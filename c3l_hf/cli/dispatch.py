@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from c3l_hf import __version__
 from c3l_hf.cli.command import Command, UsageError
 from c3l_hf.cli.names import nearest
 from c3l_hf.cli.options import options_of
@@ -35,6 +36,7 @@ COMMANDS = {
 }
 _HELP = ("-h", "--help")
 _HELP_ALL = ("--help_all", "--help-all")
+_VERSION = ("-V", "--version")
 _TRACEBACK = "--traceback"
 
 
@@ -64,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in (*_HELP, *_HELP_ALL):
         print(_overview())
         return 0 if words else 2
+    if words[0] in _VERSION:
+        print(f"c3l_hf {__version__}")
+        return 0
+    if words[0].startswith("-"):
+        return _fail("c3l", f"a command comes first, as in c3l run {words[0]}; see c3l --help", 2)
     name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
     if name is None:
         return _fail("c3l", f"there is no command {words[0]}{nearest(words[0], COMMANDS)}; see c3l --help", 2)
@@ -141,6 +148,16 @@ def _with_flag(message: str, options: Sequence[str]) -> str:
     return f"--{message}" if first and first[0] in options else message
 
 
+# What to type for one's own pictures.
+_EXAMPLES = (
+    "  c3l run --config scenes --num_images 200 --output_dir runs/try      a first try: no download, minutes on a CPU",
+    "  c3l run --images my_pictures/ --model Qwen/Qwen2.5-VL-3B-Instruct --output_dir runs/mine    your pictures",
+    "  c3l run --config qwen25_vl_7b --images my_pictures/                 the same with settings for a model of 17 GB",
+    "  c3l score --model llava-hf/llava-1.5-7b-hf --dataset user/pairs --output scored.parquet     pairs that you have",
+    "  c3l push runs/mine --license LICENCE --images_license LICENCE       publish it, privately",
+)
+
+
 def _overview() -> str:
     lines = [f"  {name:<18}{summary}" for name, (summary, _) in COMMANDS.items()]
     return "\n".join(
@@ -149,9 +166,10 @@ def _overview() -> str:
             "",
             "C3L: generate, score and select vision-language instruction-tuning data by how much the image matters.",
             "",
+            *_EXAMPLES,
+            "",
             *lines,
             "",
-            "  c3l run --config scenes --output_dir runs/demo      the demo: a laptop's CPU, some minutes",
-            "  c3l COMMAND --help                                  its options",
+            "  c3l COMMAND --help    its options",
         ]
     )

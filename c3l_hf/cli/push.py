@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.common.errors import RunError
 from c3l_hf.pipeline.options import PublishingOptions
 
 __all__ = ["COMMAND", "PushOptions"]
@@ -19,7 +20,8 @@ class PushOptions:
 
 def push_run(what: PushOptions, publishing: PublishingOptions, _: CallOptions) -> None:
     """Pushes a run's results; see `COMMAND`."""
-    from c3l_hf.publishing.hub import Publication, push  # imports what cards are made with
+    from c3l_hf.pipeline.publication import push_command
+    from c3l_hf.publishing.hub import LicenceError, Publication, push  # imports what cards are made with
 
     options = Publication(
         publishing.hub_namespace,
@@ -31,15 +33,22 @@ def push_run(what: PushOptions, publishing: PublishingOptions, _: CallOptions) -
         images_source=publishing.images_source,
         overwrite=publishing.overwrite,
     )
-    for pushed in push(what.run_folder, options):
-        print(pushed)
+    try:
+        for pushed in push(what.run_folder, options):
+            print(pushed)
+    except LicenceError as error:
+        licences = [None if name in error.missing else "stated" for name in ("license", "images_license")]
+        raise RunError(f"{error}: {push_command(what.run_folder, *licences)}") from None
 
 
 COMMAND = Command(
     description="Pushes the dataset and the generator of a finished run to the Hub, privately unless --public, with "
     "their cards. Everything is checked before anything is uploaded; a push that ended half-way goes on with the next "
     "one. The token comes from HF_TOKEN or the saved login (hf auth login).",
-    examples=("c3l push runs/demo --hub_namespace user --license apache-2.0",),
+    examples=(
+        "c3l push runs/demo --license apache-2.0",
+        "c3l push runs/mine --license apache-2.0 --images_license cc-by-4.0                    (of your own pictures)",
+    ),
     groups=(PushOptions, PublishingOptions, CallOptions),
     call=push_run,
     positionals=("run_folder",),

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,22 @@ from c3l_hf.cli.command import Command, UsageError
 from c3l_hf.cli.names import nearest
 from c3l_hf.cli.options import PREFIX, Option, options_of
 from c3l_hf.common.files import shipped
+from c3l_hf.common.names import nearest_path
 
 __all__ = ["Settings", "find_config", "format_settings", "read_settings"]
+
+logger = logging.getLogger(__name__)
 
 _NOT_GIVEN = object()
 # The configuration, which is read before; and the key of servers, which stands in no file and no list of settings.
 _NO_OPTIONS = (f"{PREFIX}CONFIG", f"{PREFIX}API_KEY")
+# What can stand after --model, with the size of its weights in bfloat16.
+_MODELS = (
+    "A model is a folder or a name on the Hub, as Qwen/Qwen2.5-VL-7B-Instruct (17 GB), Qwen/Qwen2.5-VL-3B-Instruct "
+    "(8 GB) or llava-hf/llava-interleave-qwen-0.5b-hf (2 GB); scenes is a toy that is shipped"
+)
+# What says how long a training takes.
+_LENGTHS = ("num_train_epochs", "max_steps", "max_epochs")
 _SWITCH_WORDS = {"yes", "true", "t", "y", "1", "no", "false", "f", "n", "0"}
 
 
@@ -72,16 +83,18 @@ def read_settings(
     parser = _parser(command.groups, options)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    ranks: dict[str, int] = {}
 
-    def take(new: Mapping[str, Any], source: Callable[[str], str]) -> None:
+    def take(new: Mapping[str, Any], rank: int, source: Callable[[str], str]) -> None:
         values.update(new)
         sources.update({name: source(name) for name in new})
+        ranks.update(dict.fromkeys(new, rank))
 
     if file is not None:
         for name, value in _read_yaml(file).items():
             if name not in options:
                 raise UsageError(f"{file.name}: there is no option {name}{nearest(str(name), options)}")
-            take({name: _parsed(parser, options[name], value, file.name)}, lambda _: file.name)
+            take({name: _parsed(parser, options[name], value, file.name)}, 0, lambda _: file.name)
     for variable, text in sorted(environment.items()):
         name = variable.removeprefix(PREFIX).lower()
         if not variable.startswith(PREFIX) or variable in _NO_OPTIONS:
@@ -89,25 +102,46 @@ def read_settings(
         if name in options:
             # A list stands in one text.
             value = text.split(",") if options[name].is_list else text
-            take({name: _parsed(parser, options[name], value, variable)}, lambda name: f"{PREFIX}{name.upper()}")
+            take({name: _parsed(parser, options[name], value, variable)}, 1, lambda name: f"{PREFIX}{name.upper()}")
         elif name not in set(all_options()):
             variables = [f"{PREFIX}{option.upper()}" for option in options]
             raise UsageError(
                 f"the environment has {variable}, and no command has that option{nearest(variable, variables)}"
             )
-    take(_flags(parser, command, options, arguments), lambda name: f"--{name}")
+    take(_flags(parser, command, options, arguments), 2, lambda name: f"--{name}")
+    for name in _overruled(values, ranks):
+        del values[name], sources[name]
 
     missing = [name for name, option in options.items() if name not in values and option.is_required]
     if missing:
         # Of what may stand without its name only the value is asked for, as in NAME.
         words = [name.upper() if name in command.positionals else f"--{name}" for name in missing]
         ways = f"give {words[0]}, a YAML file with it (--config), or {PREFIX}{missing[0].upper()}"
-        raise UsageError(f"{' and '.join(words)} {'is' if len(missing) == 1 else 'are'} missing: {ways}")
+        hint = f". {_MODELS}" if "model" in missing else ""
+        raise UsageError(f"{' and '.join(words)} {'is' if len(missing) == 1 else 'are'} missing: {ways}{hint}")
     try:
         groups = parser.parse_dict(dict(values))
     except ValueError as error:
         raise UsageError(str(error)) from None
     return Settings(values, sources, groups, file)
+
+
+def _overruled(values: Mapping[str, Any], ranks: Mapping[str, int]) -> list[str]:
+    """What says how long training takes and does not count, as something nearer to the user says it too. A trainer by
+    itself would go by max_steps, wherever that is from.
+
+    Args:
+        values: Option → value, of those that were given.
+        ranks: How near to the user each was given.
+    """
+    given = [name for name in _LENGTHS if name in values]
+    nearest_rank = max((ranks[name] for name in given), default=0)
+    kept = {name for name in given if ranks[name] == nearest_rank}
+    if kept == {"max_epochs"}:
+        kept.add("max_steps")  # which it limits
+    if {"num_train_epochs", "max_steps"} <= kept and (values["max_steps"] or 0) > 0:
+        logger.warning("num_train_epochs does not count beside max_steps; leave one of them out")
+    return [name for name in given if name not in kept]
 
 
 def find_config(name: str) -> Path:
@@ -123,7 +157,7 @@ def find_config(name: str) -> Path:
         return files[stem]
     raise UsageError(
         f"config {name}: there is no such file, and those that are shipped are {', '.join(files)}"
-        f"{nearest(Path(stem).name, files)}"
+        f"{nearest(Path(stem).name, files) or nearest_path(name)}"
     )
 
 

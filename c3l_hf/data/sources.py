@@ -14,17 +14,26 @@ from datasets import Dataset, Features, Image, List, Value
 from c3l_hf import _compat
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
-from c3l_hf.common.names import listed
+from c3l_hf.common.names import is_not_on_hub, listed
 from c3l_hf.common.processes import first_on_each_machine, process_state
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.schema import number_id
-from c3l_hf.data.worlds import World, find_world
+from c3l_hf.data.worlds import World, find_world, nearest_world
 from c3l_hf.files.image import file_of
 from c3l_hf.files.inventory import FileState, Inventory, list_files, sha256_of
 from c3l_hf.files.opening import is_saved, open_dataset
 from c3l_hf.files.picture_folder import Copies, data_files, metadata_columns, pictures_in
 
-__all__ = ["Images", "columns_digest", "image_column", "image_ids", "images_digest", "is_picture_folder", "load_images"]
+__all__ = [
+    "Images",
+    "columns_digest",
+    "image_column",
+    "image_ids",
+    "images_digest",
+    "is_misspelt",
+    "is_picture_folder",
+    "load_images",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +94,8 @@ def load_images(
         return _read_folder(path, _listed_files(path), limit, inventory, copies)
     if path.is_file():
         raise RunError(f"{source} is a file; images wants a folder of pictures or a dataset")
+    if not path.exists() and (meant := nearest_world(source)):
+        raise RunError(f"images {source}: there is no such folder{meant}")
     dataset = open_dataset(source, split=split)
     dataset = _checked(dataset.select(range(_count(source, len(dataset), limit))), source)
     return Images(dataset, images_digest(dataset, inventory))
@@ -101,6 +112,13 @@ def is_picture_folder(source: str) -> bool:
     if find_world(source) or not path.is_dir() or is_saved(path) or (path / "run.json").is_file():
         return False
     return not data_files(path, [file for file in list_files(path) if _is_text(file.name)])
+
+
+def is_misspelt(source: str) -> bool:
+    """Whether there is nothing of this name here, and the Hub need not be asked for it: `load_images` says why."""
+    if find_world(source) or Path(source).exists():
+        return False
+    return bool(nearest_world(source)) or is_not_on_hub(source)
 
 
 def images_digest(dataset: Dataset, inventory: Path | None = None) -> str:

@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from datasets import Dataset
 
-__all__ = ["WORLDS", "World", "find_world"]
+from c3l_hf.common.names import nearest
+
+__all__ = ["WORLDS", "World", "find_world", "nearest_world"]
 
 # Name → the module that is the world, with the attributes of `World`; loaded when it is asked for.
 WORLDS = {"scenes": "c3l_hf.scenes.entrance", "scenes-shifted": "c3l_hf.scenes.entrance"}
@@ -59,3 +61,8 @@ class World(Protocol):
 def find_world(name: str) -> World | None:
     """The embedded world of this name; None if there is none."""
     return importlib.import_module(WORLDS[name]) if name in WORLDS else None  # type: ignore[return-value]
+
+
+def nearest_world(name: str) -> str:
+    """The embedded world that was probably meant, as the end of a sentence; nothing if none is near."""
+    return nearest(name, WORLDS, cutoff=0.85)

@@ -1,10 +1,8 @@
 """Datasets from a file, a folder or the Hub: the one way in which all stages open rows."""
 
 import dataclasses
-import difflib
 import glob
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.names import listed, nearest
+from c3l_hf.common.names import is_not_on_hub, listed, nearest, nearest_path
 from c3l_hf.common.processes import process_state
 from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.json_files import open_json
@@ -48,8 +46,6 @@ _FILES = {
 _NO_OPTIONS = {"name", "version", "data_dir", "data_files", "description"}
 _SEPARATORS = {"csv": ",", "tsv": "\t"}
 _ERRORS = (OSError, ValueError, TypeError, DatasetsError, HfHubHTTPError, HFValidationError)
-# What the Hub can have: "name" or "user/name".
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def open_dataset(
@@ -85,12 +81,12 @@ def open_dataset(
         dataset = _open_saved(path, config, split)
     elif path.is_dir():
         dataset = _open_folder(path, config, split, texts)
-    elif _HUB_ID.fullmatch(str(name)) and _kind(path) is None:
+    elif not is_not_on_hub(str(name)) and _kind(path) is None:
         dataset = _load(str(name), config, split, revision)
     elif files := _matching(str(name)):
         dataset = _open_files(files, config, texts)
     else:
-        raise RunError(f"{name}: there is no such file or folder{_nearest_file(path)}")
+        raise RunError(f"{name}: there is no such file or folder{nearest_path(path)}")
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
 
@@ -250,7 +246,7 @@ def _problem(name: str, config: str | None, split: str, revision: str | None, ti
     if local:
         return f"{title} cannot be read: {_reason(error)}"
     return (
-        f"{title} is neither a file or folder here{_nearest_file(Path(name))} nor a dataset on the Hub that could be "
+        f"{title} is neither a file or folder here{nearest_path(name)} nor a dataset on the Hub that could be "
         f"loaded: {_reason(error)}"
     )
 
@@ -264,11 +260,3 @@ def _reason(error: BaseException) -> str:
 def _choices(given: str, names: Iterable[str], kind: str) -> str:
     names = list(names)
     return f"; its {kind} are {listed(names)}{nearest(given, names)}"
-
-
-def _nearest_file(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f" (nor is there a folder {path.parent})"
-    names = [file.name for file in path.parent.iterdir() if not file.name.startswith(".")]
-    close = difflib.get_close_matches(path.name, names, 1)
-    return f" (there is {path.parent / close[0]})" if close else ""

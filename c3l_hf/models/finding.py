@@ -12,7 +12,7 @@ from c3l_hf.common.plain import plain
 from c3l_hf.common.processes import first_on_each_machine
 from c3l_hf.files.inventory import FileState, Inventory, cached
 from c3l_hf.models.adapters import CONFIG, Adapters
-from c3l_hf.models.loading import Source, fetched, model_folder
+from c3l_hf.models.loading import Source, fetched, missing_model, model_folder
 from c3l_hf.models.processors import PROCESSOR_FILES
 
 __all__ = ["find_model"]
@@ -63,6 +63,8 @@ def _find_folder(source: Source, what: str) -> tuple[Path, dict[str, str]]:
         content = _known_contents(folder, *weights, *beside)
         digests = [files_digest(folder, *patterns, content=content) for patterns in (weights, beside)]
         return folder, dict(zip(("digest", "files"), digests))
+    if problem := missing_model(name):
+        raise RunError(f"{what} {name} {problem}")
     try:
         # Weights as safetensors only; code only if asked for.
         folder = fetched(source)

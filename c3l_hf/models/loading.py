@@ -19,8 +19,9 @@ from transformers import (
 from transformers.utils import cached_file
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.names import is_not_on_hub, nearest_path
 from c3l_hf.common.processes import process_state
-from c3l_hf.data.worlds import find_world
+from c3l_hf.data.worlds import find_world, nearest_world
 from c3l_hf.models.adapters import BESIDE, CONFIG, Adapters, base_named_in, merge_adapters
 from c3l_hf.models.processors import PROCESSOR_FILES, processor_of_adapters
 
@@ -134,6 +135,8 @@ class Source:
         if Path(folder).is_dir():
             config = Path(folder) / CONFIG
             return replace(self, model_id=folder), config if config.is_file() else None
+        if problem := missing_model(self.model_id):
+            raise OSError(f"{self.model_id} {problem}")
         try:
             file = cached_file(self.model_id, CONFIG, revision=self.revision)
             return replace(self, revision=Path(file).parent.name), Path(file)
@@ -310,6 +313,14 @@ def model_folder(name: str) -> str:
     """The folder of the generator that is shipped with an embedded world, if `name` is one; else the name."""
     world = find_world(name)
     return name if world is None else world.GENERATOR
+
+
+def missing_model(name: str) -> str | None:
+    """What is wrong with the name of a model that is no folder here, if the Hub need not be asked for it."""
+    meant = nearest_world(name)
+    if not (meant or is_not_on_hub(name)):
+        return None
+    return f"is neither a folder here{nearest_path(name)} nor the name of a model on the Hub, as user/name{meant}"
 
 
 def _quantization(options: LoadingOptions) -> BitsAndBytesConfig | None:

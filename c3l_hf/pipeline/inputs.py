@@ -14,7 +14,7 @@ from c3l_hf.common.run_folder import INVENTORY, RunFolder
 from c3l_hf.common.versions import versions
 from c3l_hf.data.imported_pairs import ImportedPairs, import_pairs
 from c3l_hf.data.reading import fetch_pictures, read_dataset
-from c3l_hf.data.sources import Images, columns_digest, is_picture_folder, load_images
+from c3l_hf.data.sources import Images, columns_digest, is_misspelt, is_picture_folder, load_images
 from c3l_hf.data.unreadable_list import unreadable_images, write_unreadable
 from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
@@ -75,6 +75,8 @@ def open_inputs(settings: Settings) -> Inputs:
     """
     options, model = settings.images, settings.model
     with_code = settings.training.trust_remote_code
+    if options.images is not None and is_misspelt(options.images):
+        load_images(options.images)  # says so now: of the models gigabytes may have to be fetched
     generator, identity = find_model(Source.of(model, trust_remote_code=with_code))
     scorer, scorer_identity = generator, None
     if settings.scoring.scorer_model is not None:
@@ -154,6 +156,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
     select = dict(vars(settings.selection))
     if inputs.pairs is not None:
         select["templates"] = regenerate["templates"]  # which labels ask with where the pairs do not say what was asked
+    max_epochs = settings.run.max_epochs
     score: dict[str, Any] = {"ranking": settings.scoring.ranking, **loading}
     if inputs.scorer_identity is not None:
         score["scorer"] = dict(inputs.scorer_identity)
@@ -162,7 +165,7 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
             "generate": {} if inputs.pairs is not None else generate,
             "score": score,
             "select": select,
-            "train": training_options(settings.training),
+            "train": training_options(settings.training) | ({} if max_epochs is None else {"max_epochs": max_epochs}),
             "regenerate": regenerate,
             "rescore": score,
             "curate": _curation_identity(settings, inputs),

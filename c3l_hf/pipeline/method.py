@@ -41,8 +41,9 @@ from c3l_hf.pipeline.options import (
 )
 from c3l_hf.pipeline.pair_tables import ScoredPairs
 from c3l_hf.pipeline.progress import describe, quiet_libraries
-from c3l_hf.pipeline.publication import check_publication
+from c3l_hf.pipeline.publication import check_publication, push_command
 from c3l_hf.pipeline.settings import Settings
+from c3l_hf.pipeline.sizes import sized
 from c3l_hf.pipeline.tracking import report_figures
 from c3l_hf.pipeline.writers import check_backend
 from c3l_hf.publishing.hub import push
@@ -95,6 +96,8 @@ def run_c3l(
     RunFolder(folder, {}).check_folder()
     publication = check_publication(publishing, settings.images_license, training, "write" in run.stages)
     inputs = open_inputs(settings)
+    settings, sizes = sized(settings, len(inputs.images))
+    state.print(sizes, flush=True)
     run_folder = plan(settings, inputs)
     if run.dry_run:
         state.print(format_dry_run(run_folder, inputs, settings, _needed(run.stages)))
@@ -121,6 +124,8 @@ def run_c3l(
             print("\n".join(map(str, push(folder, publication))), flush=True)
         except HubError as error:
             raise HubError(f"{error}\nThe run is complete; the same command again goes on with the push.") from None
+    if publication is None and "write" in run.stages:
+        state.print(f"\npublish it with  {push_command(folder, publishing.license, settings.images_license)}")
     state.print(f"\n{time.monotonic() - started:.0f} s")
 
 

@@ -47,6 +47,10 @@ class RunOptions(ColumnOptions, PictureOptions):
     restart_from: str | None = field(
         default=None, metadata={"help": "Make this stage and those after it again; their old results are set aside."}
     )
+    max_epochs: float | None = field(
+        default=None,
+        metadata={"help": "Beside max_steps: training ends after so many passes over the pseudo-labels, if sooner."},
+    )
     dry_run: bool = field(default=False, metadata={"help": "Print the merged settings and what would be done."})
     calibrate: int | None = field(
         default=None,
@@ -66,7 +70,9 @@ class ImageOptions:
         default=None,
         metadata={"help": "A folder of pictures, a dataset (a folder or a Hub id), 'scenes', or 'scenes-shifted'."},
     )
-    num_images: int | None = field(default=None, metadata={"help": "Take the first so many images."})
+    num_images: int | None = field(
+        default=None, metadata={"help": "Take the first so many images; by default, or if there are fewer, all."}
+    )
     images_split: str = field(default="train", metadata={"help": "Split of the images' dataset."})
     copies: Literal["once", "all"] = field(
         default="once", metadata={"help": "Files of a folder that are the same to the byte: take one, or each."}
@@ -356,6 +362,10 @@ class ChoiceOptions:
 class CurationOptions(ChoiceOptions):
     """Which pairs come into the compact dataset of a run."""
 
+    target_size: int | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Pairs in the compact dataset; by default a third of a round's, at most 5000."},
+    )
     curation_score: Literal["i2c", *SCORES] = field(  # type: ignore[valid-type]
         default="pmi_k",
         metadata={"help": f"The score whose best pairs are kept: i2c (the one of --ranking), {', '.join(SCORES)}."},

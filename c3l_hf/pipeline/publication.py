@@ -1,12 +1,15 @@
 """Where a run's results are to be published: checked before any work."""
 
+import shlex
+from pathlib import Path
+
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.pipeline.options import PublishingOptions
-from c3l_hf.publishing.hub import Publication, check_access
+from c3l_hf.publishing.hub import LicenceError, Publication, check_access, check_licences
 from c3l_hf.training.config import C3LConfig
 
-__all__ = ["check_publication"]
+__all__ = ["check_publication", "push_command"]
 
 # The trainer's own way to the Hub: a repository of checkpoints, and a token as an option.
 _TRAINERS_HUB = ("hub_token", "hub_model_id", "hub_revision", "hub_private_repo")
@@ -37,9 +40,10 @@ def check_publication(
         return None
     if training.trust_remote_code:
         raise RunError("push_to_hub publishes no code, which the generator would need with trust_remote_code")
-    for name, value in (("images_license", images_license), ("license", options.license)):
-        if not value:
-            raise RunError(f"push_to_hub needs {name}: what is published says so on its cards")
+    try:
+        check_licences(options.license, images_license)
+    except LicenceError as error:
+        raise RunError(f"push_to_hub needs {' and '.join(error.missing)}: {error}") from None
     if not writes:
         raise RunError("push_to_hub needs the stage write among stages")
     publication = Publication(
@@ -55,3 +59,16 @@ def check_publication(
     if process_state().is_main_process:
         check_access(publication)
     return publication
+
+
+def push_command(folder: str | Path, license: str | None, images_license: str | None) -> str:
+    """How a finished run is published, as one types it: with the licences that its cards lack. What stands in their
+    place is refused as it is.
+
+    Args:
+        folder: The run's folder.
+        license: Licence of what is published, if the run stated it.
+        images_license: Licence of the images, stated or known.
+    """
+    lacking = [name for name, value in (("license", license), ("images_license", images_license)) if not value]
+    return " ".join(["c3l push", shlex.quote(str(folder)), *(f"--{name} LICENCE" for name in lacking)])

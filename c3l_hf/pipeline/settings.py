@@ -7,7 +7,7 @@ from typing import Any
 
 from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.names import listed
+from c3l_hf.common.names import listed, nearest
 from c3l_hf.data.schema import CLUSTER, LANGUAGE, SCORES
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
@@ -45,7 +45,7 @@ def check_options(
     """
     for name in run.stages if not run.restart_from else [*run.stages, run.restart_from]:
         if name not in STAGES:
-            raise RunError(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}")
+            raise RunError(f"there is no stage {name!r}; the stages are {', '.join(STAGES)}{nearest(name, STAGES)}")
     if not run.stages:
         raise RunError(f"stages has nothing; the stages are {', '.join(STAGES)}")
     at_least_one: Sequence[tuple[object, str]] = [
@@ -158,10 +158,22 @@ class Settings:
                 f"control_tokens={self.training.control_tokens!r} is not for a whole run; score and train one after "
                 "the other (c3l score, c3l select, c3l train), each with this option"
             )
+        max_epochs, max_steps = self.run.max_epochs, self.training.max_steps
+        if max_epochs is not None and not max_epochs > 0:
+            raise RunError(f"max_epochs is {max_epochs:g}; it must be above 0")
+        if max_epochs is not None and max_steps <= 0:
+            raise RunError(
+                f"max_epochs is {max_epochs:g}, a limit beside max_steps, which is not given; without it "
+                "num_train_epochs says how long training takes"
+            )
         if self.scoring.scorer_revision is not None and self.scoring.scorer_model is None:
             raise RunError("scorer_revision is of a scorer_model; the generator's is model_revision")
-        if (self.images.images is None) == (self.run.pairs is None):
-            raise RunError("a run needs either images, or pairs (which have their images)")
+        if self.images.images is None and self.run.pairs is None:
+            raise RunError(
+                "images is missing: a folder of pictures, a dataset, or scenes; or pairs, which have their images"
+            )
+        if self.images.images is not None and self.run.pairs is not None:
+            raise RunError("pairs is given beside images; give one of them: pairs have their images")
         if self.run.pairs is None:
             for name in OF_PAIRS:
                 if getattr(self.run, name):

@@ -196,13 +196,13 @@ def select(folder: RunFolder, settings: Settings, scored: ScoredPairs) -> Shards
 
 def train(folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, labels: Shards) -> Path:
     """The generator trained on the pseudo-labels: the folder of its weights."""
-    checkpoints = training_folder(folder, "train")
+    checkpoints, limit = training_folder(folder, "train"), settings.run.max_epochs
 
     def make(path: Path) -> dict[str, Any]:
         model, processor = models.load(inputs.generator)
         models.release()
         rows = Dataset(labels.table()).with_transform(WithImages(inputs.images.dataset))
-        return train_generator(model, processor, rows, settings.training, checkpoints, path / "generator")
+        return train_generator(model, processor, rows, settings.training, checkpoints, path / "generator", limit)
 
     folder.complete("train", make)
     if process_state().is_main_process:

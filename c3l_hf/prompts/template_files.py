@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from c3l_hf.common.errors import RowError, RunError
-from c3l_hf.common.names import listed, nearest
+from c3l_hf.common.names import listed, nearest, nearest_path
 from c3l_hf.files.image import open_image
 from c3l_hf.prompts.parsing import IMAGE_MARKER
 from c3l_hf.prompts.reply_checks import LANGUAGES, unfit_characters
@@ -68,7 +68,8 @@ def load_templates(name_or_path: str | Path) -> TemplateSet:
     path = Path(name_or_path)
     if not path.is_file():
         raise RunError(
-            f"templates {name}: there is no such file, and the shipped sets are {', '.join(sets)}{nearest(name, sets)}"
+            f"templates {name}: there is no such file, and the shipped sets are {', '.join(sets)}"
+            f"{nearest(name, sets) or nearest_path(path)}"
         )
     return _read(path)
 

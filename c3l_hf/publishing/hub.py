@@ -5,6 +5,7 @@ The token comes from the environment (HF_TOKEN) or the saved login (`hf auth log
 
 import contextlib
 import glob
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,40 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from c3l_hf.common.names import nearest_path
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import card_and_manifest
 from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, FolderError, Manifest
 from c3l_hf.publishing.repository import BARE, HubError, Pushed, Repository, patiently
 from c3l_hf.publishing.verify import Check, compare_facts, verify_folder
 
-__all__ = ["HubError", "Publication", "Pushed", "check_access", "download", "push", "verify"]
+__all__ = [
+    "HubError",
+    "LicenceError",
+    "Publication",
+    "Pushed",
+    "check_access",
+    "check_licences",
+    "download",
+    "push",
+    "verify",
+]
+
+
+# As examples have it: "...", "LICENCE", "<license>".
+_PLACEHOLDER = re.compile(r"\W+|\W*(?:your[ _-])?licen[cs]e\W*", re.IGNORECASE)
+
+
+class LicenceError(HubError):
+    """Licences that are not stated.
+
+    Attributes:
+        missing: Which, by the names of the options.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...]):
+        super().__init__(message)
+        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -65,6 +93,8 @@ def push(folder: str | Path, options: Publication, *, api: HfApi | None = None) 
             token is missing or has no permission, a repository holds something else, or somebody else pushed meanwhile.
     """
     folder, api = Path(folder), api or HfApi()
+    if not folder.is_dir():
+        raise HubError(f"{folder}: there is no such folder{nearest_path(folder)}: nothing to push")
     try:
         manifests = {part: Manifest.read(folder / part) for part in ("dataset", "generator")}
         for part, manifest in manifests.items():
@@ -126,6 +156,27 @@ def check_access(options: Publication, *, api: HfApi | None = None) -> list[Repo
     for repository in repositories:
         repository.check()
     return repositories
+
+
+def check_licences(license: str | None, images_license: str | None) -> None:
+    """That both licences are stated; what an example has in their place is none.
+
+    Args:
+        license: Licence of what is published.
+        images_license: Licence of its images.
+
+    Raises:
+        LicenceError: If not, in one line.
+    """
+    given = {"license": license, "images_license": images_license}
+    missing = {name: value for name, value in given.items() if not value or _PLACEHOLDER.fullmatch(value)}
+    if missing:
+        found = [name if not value else f"{name} ({value})" for name, value in missing.items()]
+        raise LicenceError(
+            f"{' and '.join(found)} {'are' if len(missing) > 1 else 'is'} not stated: license is the one under which "
+            "you publish (an identifier of the Hub, as apache-2.0), images_license that of the pictures",
+            tuple(missing),
+        )
 
 
 def verify(
@@ -193,10 +244,7 @@ def _stated(facts: RunFacts, options: Publication) -> RunFacts:
     """The facts with what the push states of licences and source; both licences are needed."""
     stated = {name: getattr(options, name) for name in ("license", "images_license", "images_source")}
     facts = replace(facts, **{name: value for name, value in stated.items() if value})
-    if not facts.images_license:
-        raise HubError("the licence of the images is not stated: find it out, and give it as images_license")
-    if not facts.license:
-        raise HubError("the card has no licence: say under which one you publish, as license (e.g. apache-2.0)")
+    check_licences(facts.license, facts.images_license)
     return facts
 
 

@@ -13,19 +13,15 @@ import functools
 import sys
 import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, overload
 
-import PIL.Image
 import torch
 import transformers
-import xxhash
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common import thoughts
 from c3l_hf.common.ahead import ahead
-from c3l_hf.common.choices import check_choices
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import code_digest, digest
 from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
@@ -38,47 +34,18 @@ from c3l_hf.models import adapters, batching, control_tokens, encoding, packing,
 from c3l_hf.models.checks import model_state
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source, digest_weights, load
-from c3l_hf.scoring import batch, blind, formulas, likelihood, rows, self_check
+from c3l_hf.scoring import batch, blind, formulas, likelihood, one_pair, options, rows, self_check
 from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch, read_rows
 from c3l_hf.scoring.blind import Baseline, PairEncoder
 from c3l_hf.scoring.likelihood import AnswerLogprobs, answer_logprobs, default_max_tokens
+from c3l_hf.scoring.one_pair import PairScores, check_rows, row_of, scored_pair
+from c3l_hf.scoring.options import RowPath, ScorerOptions
 from c3l_hf.scoring.rows import mapped
 from c3l_hf.scoring.self_check import Paths, check_paths
 
 __all__ = ["DEFAULT_RANKING", "I2CScorer", "code_version"]
 
-RowPath = Literal["auto", "plain"]
 DEFAULT_RANKING: Ranking = "pmi"
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What a user may set; see `I2CScorer`."""
-
-    ranking: Ranking
-    max_tokens: int | None
-    path: RowPath
-    blind: Baseline
-    blind_images: tuple[PIL.Image.Image, ...]
-    image_folder: str | None
-    control_tokens: ControlTokens
-
-    def __post_init__(self):
-        check_choices(self)
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
-        if (self.blind == "shuffle") != bool(self.blind_images):
-            raise ValueError(
-                'blind="shuffle", and only that, needs blind_images: some dozens of images, e.g. of your rows'
-            )
-        if self.image_folder is not None and not Path(self.image_folder).is_dir():
-            raise ValueError(f"image_folder {self.image_folder} is not a folder")
-
-    def digest(self) -> str:
-        images = [xxhash.xxh3_128_hexdigest(f"{i.size}".encode() + i.tobytes()) for i in self.blind_images]
-        return repr(
-            (self.ranking, self.max_tokens, self.path, self.blind, images, self.image_folder, self.control_tokens)
-        )
 
 
 class I2CScorer:
@@ -151,7 +118,7 @@ class I2CScorer:
         """
         images = tuple(open_image(image) for image in blind_images)
         folder = None if image_folder is None else str(image_folder)
-        self._options = _Options(ranking, max_tokens, path, blind, images, folder, control_tokens)
+        self._options = ScorerOptions(ranking, max_tokens, path, blind, images, folder, control_tokens)
         if processor.chat_template is None:
             raise ValueError(f"the {type(processor).__name__} has no chat template; set processor.chat_template")
         self._model, self._processor = model, processor
@@ -246,10 +213,53 @@ class I2CScorer:
         """
         if rank is not None:
             self.to_accelerator(rank)
-        return mapped(rows, self.columns, self.score, SCORE_COLUMNS)
+        return mapped(rows, self.columns, self._score, SCORE_COLUMNS)
 
-    def score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The score columns of each row, in order. See `__call__`."""
+    @overload
+    def score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]: ...
+
+    @overload
+    def score(self, *, image: Any, question: str, answer: str) -> PairScores: ...
+
+    def score(
+        self,
+        rows: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        image: Any = None,
+        question: str | None = None,
+        answer: str | None = None,
+    ) -> list[dict[str, Any]] | PairScores:
+        """One pair, or a list of rows.
+
+        Example:
+
+        ```python
+        scorer.score(image="cat.jpg", question="What is on the sofa?", answer="A cat.")
+        scorer.score([{"image": "cat.jpg", "question": "What is on the sofa?", "answer": "A cat."}])
+        ```
+
+        Args:
+            rows: Rows in any layout of `data.layouts`; see `__call__` for a single row, or a batch as `map` gives it.
+            image: In place of rows, the image of a pair: a PIL image, a path, bytes, ...; or a list of them.
+            question: Its instruction, a text.
+            answer: Its answer, a text.
+
+        Returns:
+            Of rows the score columns of each, in order; a row that cannot be scored has null scores and the reason in
+            `i2c_status`. Of a pair its score columns, as a dict that shows itself.
+
+        Raises:
+            TypeError: If neither is given, or both.
+            ValueError: If the pair cannot be scored, with the reason; or rows are in no accepted layout.
+        """
+        if rows is None:
+            (columns,) = self._score([row_of(image, question, answer)])
+            return scored_pair(columns)
+        if any(value is not None for value in (image, question, answer)):
+            raise TypeError("score takes either a list of rows, or image=…, question=… and answer=…")
+        return self._score(check_rows(rows))
+
+    def _score(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         encoded = self._encoded(rows)
         return batch_scores(encoded, self.logprobs(encoded), self._options.ranking)
 
@@ -364,7 +374,7 @@ class I2CScorer:
         return _restore, (self.fingerprint, self._source, self._options, self._paths)
 
 
-def _restore(fingerprint: str, source: Source | None, options: _Options, paths: Paths) -> I2CScorer:
+def _restore(fingerprint: str, source: Source | None, options: ScorerOptions, paths: Paths) -> I2CScorer:
     """A scorer in another process: without its model, which it loads when first called."""
     scorer = I2CScorer.__new__(I2CScorer)
     scorer._model = scorer._processor = None
@@ -378,7 +388,7 @@ _MODULES = (
     *(thoughts, addresses, decoders, image, sixteen_bits),
     *(image_files, layouts, messages, places, schema, stored_rows, turns),
     *(adapters, batching, control_tokens, encoding, packing, processors, token_texts),
-    *(batch, blind, formulas, likelihood, rows, self_check, sys.modules[__name__]),
+    *(batch, blind, formulas, likelihood, one_pair, options, rows, self_check, sys.modules[__name__]),
 )
 
 

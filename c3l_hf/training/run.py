@@ -1,6 +1,8 @@
 """A whole training: a generator and pseudo-labels → the trained generator in a folder, also after an interruption."""
 
 import copy
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,19 @@ from c3l_hf.training.checkpoints import last_checkpoint
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.trainer import C3LTrainer
 
-__all__ = ["train_generator"]
+__all__ = ["steps_in", "train_generator"]
+
+
+def steps_in(epochs: float, rows: int, training: C3LConfig) -> int:
+    """How many optimizer steps so many passes over the rows take, at least 1; all processes call this alike.
+
+    Args:
+        epochs: Passes, also a part of one.
+        rows: To train on.
+        training: Its batch size and accumulation.
+    """
+    batches = math.ceil(rows / (training.per_device_train_batch_size * process_state().num_processes))
+    return max(1, math.ceil(epochs * math.ceil(batches / training.gradient_accumulation_steps)))
 
 
 def train_generator(
@@ -23,6 +37,7 @@ def train_generator(
     training: C3LConfig,
     checkpoints: Path,
     folder: Path,
+    max_epochs: float | None = None,
 ) -> dict[str, Any]:
     """Train a generator from its last checkpoint, or from the start, and save it. Every process calls this.
 
@@ -33,6 +48,7 @@ def train_generator(
         training: How; its `output_dir` and `push_to_hub` are not looked at.
         checkpoints: Where checkpoints are, or come to be.
         folder: Where the model is saved, its adapters merged, with its processor.
+        max_epochs: Beside `training.max_steps`: training ends after so many passes over the rows, if that is sooner.
 
     Returns:
         How many steps it took, and what was logged; and the step of the checkpoint that this call went on from, if any.
@@ -43,7 +59,13 @@ def train_generator(
     shown, training.disable_tqdm = not training.disable_tqdm, True  # our line tells more, and stands in logs, too
     last = last_checkpoint(checkpoints)
     line = _Line(shown)
-    trainer = C3LTrainer(model, training, labels, processing_class=processor, callbacks=[line])
+    with warnings.catch_warnings():
+        # By which PEFT and TRL ask; users can do nothing about it.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        trainer = C3LTrainer(model, training, labels, processing_class=processor, callbacks=[line])
+    if max_epochs is not None and training.max_steps > 0:
+        # Of the rows that are left: some may have been dropped.
+        trainer.args.max_steps = min(training.max_steps, steps_in(max_epochs, len(trainer.train_dataset), training))
     # What it would print at every logging step is in the report.
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last)

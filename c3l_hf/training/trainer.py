@@ -35,6 +35,7 @@ from c3l_hf.models.encoding import image_token_id, position_module
 from c3l_hf.models.parameters import projector_modules, train_parts
 from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.self_check import check_paths
+from c3l_hf.training.card import trainer_card
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.config import C3LConfig, language_model_lora
 from c3l_hf.training.forward import HEAD, add_contrastive_forward, add_head, remove_head
@@ -371,6 +372,39 @@ class C3LTrainer(SFTTrainer):
         model = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
         remove_head(model)
         return model.eval()
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Writes the card of what is trained into `args.output_dir`; TRL's is one of a text model."""
+        if self.is_world_process_zero():
+            self._write_card(Path(self.args.output_dir), model_name, dataset_name, tags)
+
+    def _write_card(
+        self,
+        folder: Path,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        card = trainer_card(
+            base=self._vlm.name_or_path,
+            name=self.hub_model_id or self.args.hub_model_id or str(folder.absolute()),
+            adapters=isinstance(self.model, PeftModel),
+            paper=self._paper,
+            model_name=model_name,
+            dataset=dataset_name,
+            tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or ())],
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        card.save(folder / "README.md")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model, or its adapters alone, with processor and card."""
+        super().save_model(output_dir, _internal_call)
+        # PEFT writes a card of its own beside adapters, with the path of a local model in it.
+        if isinstance(self.model, PeftModel) and self.is_world_process_zero():
+            self._write_card(Path(output_dir or self.args.output_dir))
 
     # The methods below are the only places that lean on how `Trainer` writes and reads checkpoints.
     def _save_checkpoint(self, model, trial) -> None:

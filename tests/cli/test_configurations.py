@@ -1,6 +1,14 @@
 """Every shipped configuration, read by its command; the same words in all commands; what reaches the method."""
 
+import math
+import re
+import warnings
+
 import pytest
+import torch
+from tiny_families import tiny_qwen2_5_vl
+from tiny_models import tiny_llava
+from tiny_training import pseudo_labels
 
 from c3l_hf.cli import main
 from c3l_hf.cli.dispatch import COMMANDS, _load
@@ -9,7 +17,8 @@ from c3l_hf.cli.rows import RowsOptions
 from c3l_hf.cli.settings import read_settings
 from c3l_hf.common.files import shipped
 from c3l_hf.pipeline.options import ModelOptions, RunOptions
-from c3l_hf.training.config import C3LConfig
+from c3l_hf.training.config import C3LConfig, language_model_lora
+from c3l_hf.training.run import train_generator
 
 CONFIGS = sorted(file.stem for file in shipped("configs").glob("*.yaml"))
 
@@ -40,9 +49,10 @@ def test_the_method_gets_what_was_set(monkeypatch):
     ((groups, options),) = calls
     assert options == {"config_name": "scenes.yaml"}
     run, images, model, generation, backend, scoring, selection, curation, publishing, training = groups
-    assert run == RunOptions(restart_from="curate") and images.num_images == 14 and images.images_split == "validation"
+    assert run == RunOptions(restart_from="curate", max_epochs=3.0)
+    assert images.num_images == 14 and images.images_split == "validation"
     assert (model.model, model.dtype, scoring.scorer_model) == ("scenes", "float32", "other")
-    assert (generation.generation_batch_size, selection.max_rejected, curation.target_size) == (250, 4, 5000)
+    assert (generation.generation_batch_size, selection.max_rejected, curation.target_size) == (250, 4, None)
     assert isinstance(training, C3LConfig) and training.max_steps == 150 and training.seed == 0
     assert publishing.hub_namespace is None
     assert main(["run", "--images", "x", "--model", "y"]) == 0
@@ -98,3 +108,35 @@ def test_the_recipe_is_the_command(monkeypatch):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(root / "recipes" / "c3l.py"), run_name="__main__")
     assert end.value.code == 0 and calls == [{"config_name": "scenes.yaml"}]
+
+
+# Configuration of the method → a tiny model of its family, and the layers of a block that get adapters.
+_LAYERS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+FAMILIES = {"llava15_7b": tiny_llava, "qwen25_vl_7b": tiny_qwen2_5_vl}
+
+
+def test_every_configuration_of_a_real_model_has_a_tiny_one():
+    assert set(FAMILIES) == {name for name in CONFIGS if not name.startswith("sft_")} - {"scenes"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_configuration_trains_its_family(name, as_on_the_hardware, tmp_path):
+    """As many steps as four pseudo-labels give, with adapters on the language model's blocks and nowhere else."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=r"(?i).*deprecated", module="transformers|trl|c3l_hf")
+        settings = read_settings(_load("run"), ["--config", name, "--output_dir", str(tmp_path)], {}, list)
+    run, training = (next(one for one in settings.groups if isinstance(one, kind)) for kind in (RunOptions, C3LConfig))
+    assert training.get_warmup_steps(1000) == 50 and (training.max_steps, run.max_epochs) == (1000, 3.0)
+    model, processor = FAMILIES[name]()
+    model.to(torch.bfloat16)
+    adapters = language_model_lora(model, training.lora_r, training.lora_alpha)
+    hit = [path for path, _ in model.named_modules() if re.fullmatch(adapters.target_modules, path)]
+    assert {path.rpartition(".")[2] for path in hit} == _LAYERS
+    assert all(".language_model.layers." in path and "visual" not in path for path in hit)
+    training.dataloader_num_workers = 0
+    report = train_generator(
+        model, processor, pseudo_labels(), training, tmp_path / "checkpoints", tmp_path / "trained", run.max_epochs
+    )
+    # 16 pseudo-labels a step; the first of these is warm-up, at a learning rate of 0.
+    assert report["steps"] == 3 and report["log"][0]["step"] == 1
+    assert all(math.isfinite(entry["loss"]) for entry in report["log"] if "loss" in entry)

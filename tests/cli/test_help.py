@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import c3l_hf
 from c3l_hf.cli import main
-from c3l_hf.cli.dispatch import COMMANDS
+from c3l_hf.cli.dispatch import COMMANDS, _load
+from c3l_hf.cli.settings import read_settings
 from c3l_hf.common.files import shipped
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,37 @@ def test_the_overview_names_every_command(capsys):
     text = help_of(capsys, "--help")
     assert all(f"\n  {name} " in text for name in COMMANDS) and len(text.splitlines()) < 30
     assert main([]) == 2  # nothing was asked for
+    assert capsys.readouterr().out == text
+
+
+def test_the_overview_shows_what_to_type_and_it_can_be_typed(capsys, monkeypatch):
+    """Its first lines, each read by its command, with configurations that there are."""
+    lines = [
+        line for line in help_of(capsys, "--help").splitlines() if line.startswith("  c3l ") and "COMMAND" not in line
+    ]
+    assert len(lines) == 5 and max(map(len, lines)) <= 120
+    for line in lines:
+        words = re.split(r" {4,}", line.strip())[0].split()[1:]
+        command = _load(words[0])
+        settings = read_settings(command, words[1:], {}, list)
+        assert len(settings.values) >= 3, line
+
+
+def test_the_version_and_a_command_that_is_left_out(capsys):
+    assert help_of(capsys, "--version") == help_of(capsys, "-V") == f"c3l_hf {c3l_hf.__version__}\n"
+    assert main(["--config", "scenes"]) == 2
+    assert capsys.readouterr().err == "c3l: a command comes first, as in c3l run --config; see c3l --help\n"
+
+
+def test_a_run_without_a_model_or_images_says_what_to_give(capsys):
+    assert main(["run", "--images", "my_pictures/"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("c3l run: --model is missing: give --model, ") and line.count("\n") == 1
+    assert re.search(r"as Qwen/Qwen2.5-VL-7B-Instruct \(17 GB\), .* \(8 GB\) .*; scenes is a toy", line)
+    assert main(["run", "--model", "scenes"]) == 1
+    assert capsys.readouterr().err.startswith(
+        "c3l run: --images is missing: a folder of pictures, a dataset, or scenes"
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -49,6 +49,22 @@ def test_a_run_is_pushed_and_verified(hub, tmp_path, capsys):
     assert "\n  ok  " in printed and "FAIL" not in printed and "all is as it should be" in printed
 
 
+def test_own_pictures_need_licences_and_the_whole_command_is_shown(hub, tmp_path, capsys):
+    run = finished_run(tmp_path / "run", license=None, images_license=None)
+    assert main(["push", str(run)]) == 1
+    line = capsys.readouterr().err.strip()
+    command = f"c3l push {run} --license LICENCE --images_license LICENCE"
+    assert line.startswith("c3l push: --license and images_license are not stated: ") and line.endswith(command)
+    # As it stands it publishes nothing.
+    assert main(command.split()[1:]) == 1
+    assert "license (LICENCE) and images_license (LICENCE) are not stated" in capsys.readouterr().err
+    assert not [request for request in hub.requests if request.method != "GET"]
+    assert main(["push", str(tmp_path / "rum"), "--license", "mit"]) == 1
+    assert capsys.readouterr().err == (
+        f"c3l push: {tmp_path / 'rum'}: there is no such folder (there is {run}): nothing to push\n"
+    )
+
+
 def test_what_was_changed_fails(tmp_path, capsys):
     finished = finished_run(tmp_path / "run")
     assert main(["verify", str(finished)]) == 0

@@ -36,6 +36,11 @@ def wrong_calls(tmp_path):
             2,
         ),
         "no such file": (["--config", tmp_path / "no.yaml"], "no.yaml", 2),
+        "misspelt stage": (["--stages", "scores"], "write; did you mean 'score'?", 1),
+        "misspelt configuration": (["--config", "scene"], "; did you mean scenes?", 2),
+        "misspelt folder": (["--images", f"{tmp_path / 'text'}/"], f"folder (there is {tmp_path / 'texts'})", 1),
+        "misspelt world": (["--images", "scene"], "--images scene: there is no such folder; did you mean 'scenes'?", 1),
+        "misspelt model": (["--model", "scene"], "nor the name of a model on the Hub, as user/name; did you mean", 1),
         "unknown stage": (["--stages", "bake"], "'bake'; the stages are generate, score", 1),
         "unknown first stage": (["--restart_from", "bake"], "'bake'; the stages are generate, score", 1),
         "unknown type": (["--types", "smell"], "smell", 1),
@@ -74,10 +79,11 @@ def wrong_calls(tmp_path):
 
 CASES = (
     "no such folder, empty folder, not a picture, no such model, not a model, no safe weights, no such scorer, no "
-    "such pairs, unknown key, no such file, unknown stage, unknown first stage, unknown type, a negative "
-    "temperature, batches of nothing, unknown ranking, below one, a temperature of 0, nothing to compare, greedy, "
-    "other folder, push without the images' licence, push without a licence, push of a part, push with code, push "
-    "offline, token as an option"
+    "such pairs, unknown key, no such file, misspelt stage, misspelt configuration, misspelt folder, misspelt "
+    "world, misspelt model, unknown stage, unknown first stage, unknown type, a negative temperature, batches of "
+    "nothing, unknown ranking, below one, a temperature of 0, nothing to compare, greedy, other folder, push "
+    "without the images' licence, push without a licence, push of a part, push with code, push offline, token as "
+    "an option"
 ).split(", ")
 
 

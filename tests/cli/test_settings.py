@@ -178,3 +178,39 @@ def test_no_two_groups_of_a_command_have_the_same_option():
         for group, shown in command.shown.items():
             assert group in command.groups and shown.keys() <= options_of([group]).keys(), name
         assert set(command.positionals) <= options.keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "expected"),
+    [
+        ([], {}, (3.0, 150, 2.0)),
+        (["--num_train_epochs", 5], {}, (5.0, -1, None)),
+        (["--max_steps", 9], {}, (3.0, 9, None)),
+        (["--max_epochs", 9], {}, (3.0, 150, 9.0)),
+        ([], {"C3L_NUM_TRAIN_EPOCHS": "5"}, (5.0, -1, None)),
+        (["--max_steps", 9], {"C3L_NUM_TRAIN_EPOCHS": "5"}, (3.0, 9, None)),
+        (["--max_steps", -1], {}, (3.0, -1, None)),
+    ],
+)
+def test_how_long_training_takes_is_said_by_what_is_nearest_to_the_user(
+    tmp_path, monkeypatch, capsys, flags, variables, expected
+):
+    """A trainer by itself lets max_steps of a YAML file win over epochs given as a flag."""
+    monkeypatch.setattr("c3l_hf.pipeline.method.run_c3l", lambda *_, **__: None)
+    (tmp_path / "mine.yaml").write_text("model: scenes\nimages: scenes\nmax_steps: 150\nmax_epochs: 2\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["run", "--config", str(tmp_path / "mine.yaml"), "--dry_run", *map(str, flags)]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    shown = (values["num_train_epochs"], values["max_steps"], values.get("max_epochs"))
+    assert shown == expected
+
+
+def test_epochs_beside_steps_are_said_not_to_count(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("c3l_hf.pipeline.method.run_c3l", lambda *_, **__: None)
+    file = tmp_path / "mine.yaml"
+    for text, said in (("max_steps: 5\nnum_train_epochs: 2", 1), ("max_steps: -1\nnum_train_epochs: 2", 0)):
+        caplog.clear()
+        file.write_text(f"model: scenes\nimages: scenes\n{text}\n")
+        assert main(["run", "--config", str(file)]) == 0
+        assert caplog.text.count("num_train_epochs does not count beside max_steps") == said

@@ -305,7 +305,7 @@ def test_a_judge_that_fails(answers_only, call, monkeypatch):
             {"judge_model": "j", "judge_base_url": URL, "benchmarks": ["pope"]},
             "judge_base_url is for the published llava_w",
         ),
-        ({"model": "/nowhere"}, "/nowhere is neither a folder here nor a model"),
+        ({"model": "/nowhere"}, "/nowhere is neither a folder here nor the name of a model"),
     ],
 )
 def test_wrong_calls_end_in_one_line_before_any_work(call, tmp_path, options, message):

@@ -45,12 +45,18 @@ def test_what_is_no_model(tmp_path):
     for name, says in (
         (tmp_path / "empty", "has no config.json, so it is not a model"),
         (tmp_path / "pickled", r"has no weights as \*.safetensors"),
-        (tmp_path / "nowhere", "is neither a folder here nor a model that could be fetched"),
+        (tmp_path / "nowhere", "is neither a folder here nor the name of a model on the Hub, as user/name"),
+        (tmp_path / "empties", r"is neither a folder here \(there is .*/empty\) nor the name of a model on the Hub"),
+        ("./nowhere", "is neither a folder here nor the name of a model on the Hub"),
+        ("scene", "is neither a folder here nor .*; did you mean 'scenes'?"),
         ("user/nowhere", "is neither a folder here nor a model that could be fetched"),
     ):
         with pytest.raises(RunError, match=f"^model {name} {says}") as caught:
             find_model(Source(str(name)))
         assert "\n" not in str(caught.value)
+    for name in ("./nowhere", "scene"):
+        with pytest.raises(OSError, match=f"^{name} is neither a folder here nor the name of a model on the Hub"):
+            Source(name).pinned()
     with pytest.raises(OSError, match="user/nowhere is neither a folder here nor a model on the Hub"):
         Source("user/nowhere").pinned()
 

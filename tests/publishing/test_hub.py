@@ -374,8 +374,12 @@ def test_names(hub, finished, name):
 
 def test_licences(hub, tmp_path):
     run = finished_run(tmp_path / "run", license=None, images_license=None)
-    refused(hub, run, "licence of the images is not stated: .* as images_license", license="mit")
-    refused(hub, run, "the card has no licence: .* as license", images_license="mit")
+    refused(hub, run, "^images_license is not stated: license is", license="mit")
+    refused(hub, run, "^license is not stated: ", images_license="mit")
+    refused(hub, run, "^license and images_license are not stated: ")
+    # As an example has them.
+    for words in ("...", "…", "LICENCE", "<your-license>"):
+        refused(hub, run, f"^license [(]{re.escape(words)}[)] is not stated: ", license=words, images_license="mit")
 
 
 def test_a_card_that_the_hub_refuses(hub, finished):

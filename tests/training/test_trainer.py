@@ -522,15 +522,6 @@ def test_packed_training_equals_separate(tmp_path, use_lora):
     assert packed == pytest.approx(separate, rel=1e-3) and packed[0] > packed[-1]
 
 
-def test_model_card(tmp_path):
-    trainer = make_trainer(tmp_path)
-    trainer.create_model_card(model_name="generator")
-    card = (tmp_path / "README.md").read_text()
-    assert "trained with C3L, a method introduced in [C3L: Content Correlated" in card
-    assert "papers/2405.12752" in card and "@inproceedings{ma2024c3l" in card
-    assert "- c3l\n" in card and "- trl\n" in card
-
-
 def test_bad_columns(tmp_path):
     rows = pseudo_labels()
     with pytest.raises(ValueError, match="train_dataset has no column 'rejected'; it has images, image_id"):

@@ -14,6 +14,7 @@ from c3l_hf.pipeline.memory_needed import memory_free, memory_needed, parameters
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.progress import format_bytes, format_seconds
 from c3l_hf.pipeline.settings import Settings
+from c3l_hf.training.run import planned_steps
 
 __all__ = ["format_dry_run"]
 
@@ -112,11 +113,9 @@ class _Rows:
         labels = there("select") or (images if tried is None else math.ceil(images * tried.labels_per_image))
         training, processes = settings.training, process_state().num_processes
         batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * processes
-        steps = training.max_steps
-        if steps <= 0:
-            steps = math.ceil(math.ceil(labels / batch) * training.num_train_epochs)
+        steps = planned_steps(training, labels, settings.run.max_epochs)
         replies = f"{images:,} images, {images * k:,} replies"
-        target = settings.curation.target_size
+        target = settings.curation.target_size or second
         told = {
             "generate": replies if inputs.pairs is None else f"{first:,} pairs that are given",
             "score": f"{first:,} pairs",
@@ -196,7 +195,7 @@ def _disk_needed(
     needed = weights * sum(stage in missing for stage in ("train", "write"))
     if tried is not None:
         needed += 1.5 * tried.bytes_of_pair * rows.pairs
-        kept = min(settings.curation.target_size, rows.numbers["rescore"])
+        kept = min(settings.curation.target_size or math.inf, rows.numbers["rescore"])
         needed += tried.bytes_of_image * (len(inputs.images) + kept) if "write" in missing else 0
     return needed
 

@@ -1,10 +1,9 @@
 """What follows the number of images: how many pairs are kept, how long training takes; said before the work begins."""
 
-import math
 from dataclasses import replace
 
 from c3l_hf.pipeline.settings import Settings
-from c3l_hf.training.run import steps_in
+from c3l_hf.training.run import planned_steps, steps_in
 
 __all__ = ["sized"]
 
@@ -37,16 +36,9 @@ def sized(settings: Settings, images: int) -> tuple[Settings, str]:
         lines.append(f"target_size {target:,}: a third of them, at most {_MOST:,}")
     elif target > pairs:
         lines.append(f"target_size is {target:,}: all pairs that pass the other rules are kept")
-    training, max_epochs = settings.training, settings.run.max_epochs
+    training = settings.training
     # One pseudo-label an image, if each has one.
-    of_epoch = steps_in(1, images, training)
-    if training.max_steps > 0:
-        steps = (
-            training.max_steps
-            if max_epochs is None
-            else min(training.max_steps, steps_in(max_epochs, images, training))
-        )
-    else:
-        steps = math.ceil(training.num_train_epochs * of_epoch)
-    lines.append(f"training: at most {steps:,} steps, {steps / of_epoch:.2g} passes over one pseudo-label an image")
+    steps = planned_steps(training, images, settings.run.max_epochs)
+    passes = steps / steps_in(1, images, training)
+    lines.append(f"training: at most {steps:,} steps, {passes:.2g} passes over one pseudo-label an image")
     return settings, "\n".join(lines)

@@ -15,7 +15,7 @@ from c3l_hf.training.checkpoints import last_checkpoint
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.trainer import C3LTrainer
 
-__all__ = ["steps_in", "train_generator"]
+__all__ = ["planned_steps", "steps_in", "train_generator"]
 
 
 def steps_in(epochs: float, rows: int, training: C3LConfig) -> int:
@@ -28,6 +28,20 @@ def steps_in(epochs: float, rows: int, training: C3LConfig) -> int:
     """
     batches = math.ceil(rows / (training.per_device_train_batch_size * process_state().num_processes))
     return max(1, math.ceil(epochs * math.ceil(batches / training.gradient_accumulation_steps)))
+
+
+def planned_steps(training: C3LConfig, rows: int, max_epochs: float | None = None) -> int:
+    """How many steps a training takes at most: `max_steps`, but no more than `max_epochs`; else `num_train_epochs`.
+
+    Args:
+        training: Its options.
+        rows: To train on.
+        max_epochs: Passes over the rows after which it ends, if `max_steps` does not end it before.
+    """
+    if training.max_steps <= 0:
+        return steps_in(training.num_train_epochs, rows, training)
+    most = training.max_steps if max_epochs is None else steps_in(max_epochs, rows, training)
+    return min(training.max_steps, most)
 
 
 def train_generator(
@@ -63,9 +77,9 @@ def train_generator(
         # By which PEFT and TRL ask; users can do nothing about it.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         trainer = C3LTrainer(model, training, labels, processing_class=processor, callbacks=[line])
-    if max_epochs is not None and training.max_steps > 0:
+    if training.max_steps > 0:
         # Of the rows that are left: some may have been dropped.
-        trainer.args.max_steps = min(training.max_steps, steps_in(max_epochs, len(trainer.train_dataset), training))
+        trainer.args.max_steps = planned_steps(training, len(trainer.train_dataset), max_epochs)
     # What it would print at every logging step is in the report.
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last)

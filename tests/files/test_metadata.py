@@ -215,7 +215,11 @@ def test_segments_that_do_not_fit_together():
     np.testing.assert_array_equal(np.asarray(open_image(plain.content)), np.asarray(open_image(odd)))
 
 
-@pytest.mark.parametrize("content", [jpeg()[:60], png()[:80], heic()[:200], tiff()[:-60], jpeg()[1:]])
+@pytest.mark.parametrize(
+    "content",
+    [jpeg()[:60], png()[:80], heic()[:200], tiff()[:-60], jpeg()[1:]],
+    ids=["JPEG", "PNG", "HEIC", "TIFF", "first byte"],
+)
 def test_what_may_have_metadata_and_cannot_be_read_is_refused(content):
     with pytest.raises(RowError, match="cannot be read"):
         without_metadata(content)

@@ -57,7 +57,7 @@ def histogram(
             bars = axes.bar(middles, values, widths, color=colours[f"series-{number + 1}"], label=label)
             for place, bar in enumerate(bars):
                 bar.set_gid(f"{id}-bar-{place}" if number == 0 else _PASSIVE)
-        axes.set_xlabel(score)
+        axes.set_xlabel(_label(score))
         axes.set_ylabel("pairs")
         _legend(axes, colours, len(labels))
 
@@ -74,7 +74,7 @@ def quantile_bars(rows: Sequence[tuple[str, Sequence[float]]], score: str) -> Dr
             axes.plot([low, high], [place, place], color=colours["series-1"], linewidth=6, solid_capstyle="butt")
             axes.plot([middle], [place], "o", color=colours["ink"], markersize=5)
         _names_on_y(axes, [name for name, _ in rows])
-        axes.set_xlabel(score)
+        axes.set_xlabel(_label(score))
 
     return draw
 
@@ -92,8 +92,8 @@ def bands(places: Sequence[float], quantiles: Sequence[Sequence[float]], x: str,
         low, middle, high = np.asarray(quantiles).T
         axes.fill_between(places, low, high, color=colours["series-1"], alpha=0.25, linewidth=0, label="10 to 90 %")
         axes.plot(places, middle, "o-", color=colours["series-1"], markersize=4, label="median")
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
+        axes.set_xlabel(_label(x))
+        axes.set_ylabel(_label(y))
         _legend(axes, colours, 2)
 
     return draw
@@ -122,7 +122,7 @@ def intervals(rows: Sequence[tuple[str, float, float, float]], x: str) -> Drawin
             axes.plot([low, high], [place, place], color=colours["series-1"], linewidth=2)
             axes.plot([value], [place], "o", color=colours["series-1"], markersize=6)
         _names_on_y(axes, [name for name, *_ in rows])
-        axes.set_xlabel(x)
+        axes.set_xlabel(_label(x))
 
     return draw
 
@@ -134,8 +134,8 @@ def curves(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str
         for number, (label, (places, values)) in enumerate(series.items()):
             style = ("-", "--", "-.", ":")[number]  # not by colour alone
             axes.plot(places, values, style, color=colours[f"series-{number + 1}"], linewidth=2, label=label)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
+        axes.set_xlabel(_label(x))
+        axes.set_ylabel(_label(y))
         _legend(axes, colours, len(series))
 
     return draw
@@ -206,11 +206,14 @@ def _legend(axes: "Axes", colours: Mapping[str, str], series: int) -> None:
 
 
 def _names_on_y(axes: "Axes", names: Sequence[str]) -> None:
-    names = list(map(_printable, names))
-    shown = [name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…" for name in names]
-    # A "$" would begin a formula, of which not every text is one.
-    axes.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in shown])
+    axes.set_yticks(range(len(names)), [_label(name, _LONGEST_LABEL) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top
+
+
+def _label(text: str, longest: int = 80) -> str:
+    text = _printable(text)
+    # A "$" would begin a formula, of which not every text is one.
+    return (text if len(text) <= longest else f"{text[: longest - 1]}…").replace("$", r"\$")
 
 
 def _printable(text: str) -> str:

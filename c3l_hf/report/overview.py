@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from scipy.stats import spearmanr
 
 from c3l_hf.data.schema import LANGUAGE
@@ -203,7 +202,7 @@ def status_table(pools: Sequence[Pool], most: int = 30) -> list[Table]:
 
 
 def _texts(pool: Pool, column: str) -> np.ndarray:
-    texts = pool.column(column).cast(pa.string()).fill_null(_NOT_STATED)
+    texts = pool.texts(column).fill_null(_NOT_STATED)
     return texts.to_numpy().astype(object)
 
 

@@ -16,7 +16,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.report.content import Content
 from c3l_hf.report.drawings import drawing
-from c3l_hf.report.page_data import PageData, Piece, script_json, write_pieces
+from c3l_hf.report.page_data import PageData, script_json, write_pieces
 
 __all__ = ["MOST_BYTES", "MOST_PAIRS", "page_html", "write_page"]
 
@@ -65,7 +65,7 @@ def write_page(content: Content, path: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as folder:
         data = write_pieces(content, Path(folder))
         large = data.head["count"] > MOST_PAIRS or data.size > MOST_BYTES
-        written = _write_beside(data.pieces, beside) if large else []
+        written = _write_beside(data, beside) if large else []
         with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(_rendered(content, data, beside.name if large else None))
     if not large and beside.is_dir():  # of a larger report that had this name
@@ -83,13 +83,13 @@ def _check_folder(folder: Path) -> None:
         raise RunError(f"{folder} is there already{found}, and no report made it; give the report another name")
 
 
-def _write_beside(pieces: Sequence[Piece], folder: Path) -> list[Path]:
+def _write_beside(data: PageData, folder: Path) -> list[Path]:
     with atomic_folder(folder) as partial:
-        for piece in pieces:
+        for piece in data.pieces:
             # A script, for no other kind of file can be read by a page that was opened from disk.
-            text = f'c3lPiece("{piece.name}",{piece.path.read_text("utf-8")});\n'
+            text = f'c3lPiece("{data.head["id"]}","{piece.name}",{piece.path.read_text("utf-8")});\n'
             (partial / f"{piece.name}.js").write_text(text, "utf-8")
-    return [folder / f"{piece.name}.js" for piece in pieces]
+    return [folder / f"{piece.name}.js" for piece in data.pieces]
 
 
 def _rendered(content: Content, data: PageData, beside: str | None) -> Iterator[str]:

@@ -85,6 +85,7 @@ class _Columns:
         self.lengths.append(sum(len(turn.answer) for turn in pair.turns))
         for name, of in _FACETS.items():
             value, values = of(pair), self.values[name]
+            value = "(empty)" if value == "" else value  # of a filter "" is no choice
             self.facets[name].append(-1 if value is None else values.setdefault(value, len(values)))
         for name in pair.scores:
             self.scores.setdefault(name, [None] * before)

@@ -58,6 +58,14 @@ class Pool:
         kind = self.features.arrow_schema.field(name).type
         return pa.chunked_array([c for table in self.tables([name]) for c in table[name].chunks], kind)
 
+    def texts(self, name: str) -> pa.ChunkedArray:
+        """All values of one column as the gallery shows them: others than texts as Python writes them."""
+        column = self.column(name)
+        if pa.types.is_string(column.type):
+            return column
+        values = column.to_pylist()
+        return pa.chunked_array([[None if value is None else str(value) for value in values]], pa.string())
+
     def numbers(self, name: str) -> np.ndarray:
         """A score of all rows, float64; NaN where there is none."""
         return self.column(name).cast(pa.float64()).to_numpy()
@@ -71,7 +79,7 @@ class Pool:
         status = pa.chunked_array([pa.repeat(pa.scalar("ok"), self.num_rows)])
         for name in ("generation_status", STATUS):
             if name in self.features:
-                column = self.column(name).cast(pa.string()).fill_null("ok")
+                column = self.texts(name).fill_null("ok")
                 # What went wrong first is the reason of what comes later.
                 status = pc.if_else(pc.equal(status, "ok"), column.combine_chunks(), status.combine_chunks())
                 status = pa.chunked_array([status])
@@ -132,6 +140,10 @@ class Pictures(Sequence[Picture]):
 
 def score_names(features: Features) -> list[str]:
     """The columns with a score of a pair: those of the scorer first, then whatever other numbers rows have."""
-    numbers = [name for name, kind in features.items() if str(getattr(kind, "dtype", "")).startswith("float")]
-    known = [name for name in ("i2c", *SCORES) if name in features]
-    return known + [name for name in numbers if name not in (*known, *_NO_SCORES, LANGUAGE)]
+
+    def named(*kinds: str) -> list[str]:
+        return [name for name, kind in features.items() if str(getattr(kind, "dtype", "")).startswith(kinds)]
+
+    numbers = named("float", "int", "uint")  # of others' rows a column of that name may be anything
+    known = [name for name in ("i2c", *SCORES) if name in numbers]
+    return known + [name for name in named("float") if name not in (*known, *_NO_SCORES, LANGUAGE)]

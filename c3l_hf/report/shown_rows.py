@@ -114,8 +114,13 @@ def _status(row: Mapping[str, Any], reason: str) -> str:
 
 
 def _with_tokens(row: Mapping[str, Any], turns: Sequence[tuple[int, str, str]]) -> tuple[ShownTurn, ...]:
-    tokens, divergence, logprob, blind = (row.get(name) or () for name in TOKEN_COLUMNS)
-    counts = [turn["tokens"] or 0 for turn in row.get(TURNS) or ()]
+    # In others' rows columns of these names may be anything.
+    tokens, divergence, logprob, blind = (
+        value if isinstance(value := row.get(name), list) else () for name in TOKEN_COLUMNS
+    )
+    if not all(isinstance(token, str) for token in tokens):
+        tokens = ()
+    counts = _counts(row.get(TURNS))
     # Where nothing says whose they are, all are of the only turn.
     if not counts and len(turns) == 1:
         counts = [0] * turns[0][0] + [len(tokens)]
@@ -129,6 +134,14 @@ def _with_tokens(row: Mapping[str, Any], turns: Sequence[tuple[int, str, str]]) 
         part = slice(first, first + (counts[number] if number < len(counts) else 0))
         shown.append(ShownTurn(question, answer, tuple(tokens[part]), tuple(gain[part]), tuple(divergence[part])))
     return tuple(shown)
+
+
+def _counts(turns: Any) -> list[int]:
+    """Tokens of each turn, as the scorer writes them; nothing if it is no column of the scorer."""
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        return []
+    counts = [turn.get("tokens") or 0 for turn in turns]
+    return counts if all(isinstance(count, int) for count in counts) else []
 
 
 class _Roles:

@@ -135,7 +135,8 @@ def _pool_of_rows(dataset: Dataset, ids: pa.Table) -> Pool:
     def vectors() -> Iterator[pa.Array]:
         return (table[EMBEDDING].combine_chunks() for table in tables([EMBEDDING]))
 
-    has_vectors = EMBEDDING in names and is_list(dataset.features.arrow_schema.field(EMBEDDING).type)
+    kind = dataset.features.arrow_schema.field(EMBEDDING).type if EMBEDDING in names else pa.null()
+    has_vectors = is_list(kind) and pa.types.is_floating(kind.value_type)
     return Pool("dataset", rows.features, len(rows), tables, ids, vectors=vectors if has_vectors else None)
 
 

@@ -162,7 +162,7 @@ def test_orders_and_presets(reader, report):
     assert keys(page)[0] == "key 30" and set(keys(page)[1:3]) == {"key 29", "key 31"}  # 0.1
     page.locator("#sort").select_option("-pmi")
     assert keys(page)[:2] == ["key 59", "key 58"] and keys(page)[-1] == "key 8"
-    page.locator("#sort").select_option("+length")
+    page.locator("#sort").select_option("shortest")
     assert keys(page)[:2] == ["key 8", "key 0"]
 
 
@@ -277,6 +277,35 @@ def test_marks_are_set_kept_exported_and_imported(reader, report, tmp_path):
     other.locator(".pair[data-pair='1']").click()
     other.keyboard.press("u")
     assert other.locator("#marked").inner_text() == "None yet."
+
+
+def test_marks_of_two_windows_and_files_that_contradict_themselves(reader, report, tmp_path):
+    window = reader.window()
+    one, other = reader.look(report, window=window), reader.look(report, window=window)
+    one.evaluate("setMark(0, 'keep')")
+    other.wait_for_function("() => marks.size === 1")
+    other.evaluate("setMark(1, 'reject')")
+    one.wait_for_function("() => marks.size === 2")
+    assert one.locator("#marked").inner_text() == "1 to keep, 1 to reject"
+    mark = {"key": "key 5", "digest": shown_pair(5).digest, "mark": "keep"}
+    path = tmp_path / "marks.json"
+    path.write_text(json.dumps({"c3l_marks": 1, "marks": [mark, {**mark, "mark": "reject"}]}))
+    one.locator("#import").set_input_files(path)
+    one.get_by_text("marks.json marks the same pair keep and reject; nothing was imported.").wait_for()
+    assert one.evaluate("marks.size") == 2
+
+
+def test_names_that_the_page_has_for_itself(reader, tmp_path):
+    rows = [shown_pair(n, scores={"length": float(-n), "near": n / 10}, type=("", "a")[n % 2]) for n in range(4)]
+    rows.append(shown_pair(4, scores={"near": 0.1}, kept=None))
+    content = report_content(rows, ranking="near", threshold_score="near")
+    page = reader.look(write_page(content, tmp_path / "report.html")[0])
+    page.locator("#sort").select_option("+length")
+    assert keys(page)[0] == "key 3"
+    choose(page, "type", "(empty)")
+    assert keys(page) == ["key 2", "key 0"]
+    page.get_by_role("button", name="Near the threshold").click()
+    assert keys(page) == ["key 1", "key 0", "key 2", "key 3", "key 4"]  # the last was no candidate
 
 
 def test_hostile_texts_stay_texts(reader, tmp_path):

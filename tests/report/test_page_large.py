@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import shutil
 import threading
 
 import pytest
@@ -71,3 +72,22 @@ def test_a_page_without_its_files_says_so(browser, folder, tmp_path):
     page.get_by_text("my report #1_files/columns-0.js is not there; the folder belongs beside this file").wait_for()
     assert page.locator("table").is_visible()
     reader.close()
+
+
+def test_files_of_another_report_are_not_shown(browser, folder, tmp_path):
+    page_file = tmp_path / "my report #1.html"
+    page_file.write_bytes((folder / page_file.name).read_bytes())
+    shutil.copytree(folder / "my report #1_files", tmp_path / "my report #1_files")
+    reader = Reader(browser)
+    page = reader.look(page_file)
+    with pytest.MonkeyPatch.context() as patch:  # made again, while somebody looks at it
+        patch.setattr(page_module, "MOST_PAIRS", 100)
+        write_page(report_content([shown_pair(number + 1) for number in range(COUNT)]), page_file)
+    page.evaluate("location.hash = 'pair=key+449'")
+    page.get_by_text(".js is not of this report; load the page again").first.wait_for()
+    assert page.get_by_text("thing449").count() == 0
+    page.evaluate("setMark(300, 'keep')")
+    page.get_by_role("button", name="Export").click()
+    page.get_by_text("Nothing was exported: my report #1_files/texts-3.js is not of this report").wait_for()
+    reader.close()
+    assert reader.problems == []

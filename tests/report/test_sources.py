@@ -12,8 +12,10 @@ from scored_rows import picture, png
 
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
+from c3l_hf.data.schema import TOKEN_COLUMNS
 from c3l_hf.report.making import content_of
 from c3l_hf.report.opening import open_source
+from c3l_hf.report.page import page_html
 from c3l_hf.report.run_source import run_source
 from c3l_hf.report.sources import rows_source
 
@@ -195,6 +197,25 @@ def test_turns_have_their_own_tokens(tmp_path):
     row["turns"][2]["tokens"] = 5
     _, (found,) = shown(rows_source(Dataset.from_list([row]).cast_column("image", Image()), "mine"))
     assert [turn.tokens for turn in found.turns] == [(), (), ()]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"turns": 3, "answer_tokens": 7, "embedding": ["x"], "i2c_status": ["odd"]},
+        {"turns": ["a"], "type": ["a", "b"], "generation_status": {"a": "b"}, "i2c": [1.0]},
+        {"turns": [{"a": 1}], "type": {"a": 1}, "language": ["en"], "i2c": "high"},
+        {name: [1] for name in TOKEN_COLUMNS} | {"$\\frac$": 2.0},
+    ],
+)
+def test_columns_of_the_scorers_names_may_be_anything_in_others_rows(columns, tmp_path):
+    rows = [{"image": png(n), "question": "q?", "answer": "a", "type": ("x", "y")[n], **columns} for n in range(2)]
+    content, found = shown(rows_source(Dataset.from_list(rows).cast_column("image", Image()), "mine"))
+    assert [pair.turns[0].answer for pair in found] == ["a", "a"] and not any(pair.turns[0].tokens for pair in found)
+    assert "i2c" not in found[0].scores
+    assert page_html(content)
+    if isinstance(columns.get("type"), list):
+        assert {pair.type for pair in found} == {"['a', 'b']"}
 
 
 def test_a_sample_is_of_whole_images_and_said(source, finished):

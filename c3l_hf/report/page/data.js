@@ -12,8 +12,8 @@ const addresses = window.trustedTypes
     })
   : { createScriptURL: (name) => `${encodeURIComponent(head.beside)}/${encodeURIComponent(name)}.js` };
 
-// The files beside the page call this.
-window.c3lPiece = (name, value) => awaited.get(name)?.arrived(value);
+// The files beside the page call this. Those of another report are none of this one: its texts are of other pairs.
+window.c3lPiece = (id, name, value) => id === head.id && awaited.get(name)?.arrived(value);
 
 // A piece, or a promise of one that has to be loaded; the promise fails if its file is not there.
 function piece(name) {
@@ -38,7 +38,7 @@ function asked(name) {
   const entry = {};
   entry.promise = new Promise((resolve, reject) => {
     entry.arrived = (value) => resolve(keep(name, value));
-    script.onload = () => reject(new Error(`${head.beside}/${name}.js is not what it should be`));
+    script.onload = () => reject(new Error(`${head.beside}/${name}.js is not of this report; load the page again, or make the report once more`));
     script.onerror = () => reject(new Error(`${head.beside}/${name}.js is not there; the folder belongs beside this file`));
   }).finally(() => {
     awaited.delete(name);
@@ -99,8 +99,8 @@ function shownNumber(value) {
   const size = Math.abs(value);
   const text = size >= 1000 ? value.toLocaleString("en", { maximumFractionDigits: 0 })
     : size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1)
-    : size >= 0.01 || value === 0 ? value.toFixed(2) : size >= 0.001 ? value.toFixed(3) : "0.00";
-  return text.replace("-", "−");
+    : size >= 0.01 || value === 0 ? value.toFixed(2) : size >= 0.001 ? value.toFixed(3) : value.toExponential(1);
+  return text.replaceAll("-", "−");
 }
 
 function counted(number, one, many = `${one}s`) {

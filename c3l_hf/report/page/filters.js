@@ -82,8 +82,11 @@ function inRange(score) {
 // What each order sorts by, the smallest first; pairs without it come last.
 function sortedBy() {
   const [direction, name] = [state.sort.slice(0, 1), state.sort.slice(1)];
-  if (state.sort === "near") return (pair) => distance(scoresNamed(head.threshold_score)[pair]);
-  const values = name === "length" ? columns.length : scoresNamed(name);
+  // What was no candidate of the dataset has no distance from its threshold.
+  if (state.sort === "near") return (pair) => (facet("kept", pair) === undefined ? null : distance(scoresNamed(head.threshold_score)[pair]));
+  if (state.sort === "longest") return (pair) => -columns.length[pair];
+  if (state.sort === "shortest") return (pair) => columns.length[pair];
+  const values = scoresNamed(name);
   return direction === "+" ? (pair) => values[pair] : (pair) => (values[pair] === null ? null : -values[pair]);
 }
 
@@ -145,7 +148,7 @@ function sortChoices() {
     ["data", "as in the data"],
     ...(head.threshold_score === null || head.threshold === null ? [] : [["near", "near the threshold first"]]),
     ...head.scores.flatMap((name) => [[`-${name}`, `${name}, highest first`], [`+${name}`, `${name}, lowest first`]]),
-    ["-length", "longest answer first"], ["+length", "shortest answer first"],
+    ["longest", "longest answer first"], ["shortest", "shortest answer first"],
   ];
 }
 

@@ -2,6 +2,7 @@
 
 const NEAR = 1500; // pixels above and below the view
 const MOST_BLOCKS = 3000;
+const MOST_OF_CARD = 60; // pairs of a picture that stand in one card
 let order = []; // the pairs that are shown, in order
 let groups = []; // {picture, pairs}: neighbours in the order that are about the same picture
 let blocks = []; // {element, from, to, shown, drawing}: of groups
@@ -24,7 +25,7 @@ function setOrder(pairs) {
   const stages = columns.facets[facetNames.indexOf("stage")];
   let last = null;
   pairs.forEach((pair, place) => {
-    const joins = last && columns.picture[last.pairs[0]] === columns.picture[pair] && stages[last.pairs[0]] === stages[pair];
+    const joins = last && last.pairs.length < MOST_OF_CARD && columns.picture[last.pairs[0]] === columns.picture[pair] && stages[last.pairs[0]] === stages[pair];
     if (joins) last.pairs.push(pair);
     else groups.push((last = { picture: columns.picture[pair], pairs: [pair] }));
     placeOf.set(pair, [place, groups.length - 1]);

@@ -10,6 +10,7 @@ function markOf(pair) {
 
 function readMarks() {
   let stored = null;
+  marks.clear();
   try {
     stored = JSON.parse(localStorage.getItem(storageName));
   } catch {
@@ -67,11 +68,17 @@ async function exported() {
 }
 
 async function exportMarks() {
-  const file = new Blob([await exported()], { type: "application/json" });
+  let text;
+  try {
+    text = await exported();
+  } catch (error) {
+    return tell(`Nothing was exported: ${error.message}.`);
+  }
+  const file = new Blob([text], { type: "application/json" });
   const address = URL.createObjectURL(file);
   el("a", { href: address, download: "marks.json" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
-  tell(`${counted(marks.size, "mark")} written to marks.json.`);
+  return tell(`${counted(marks.size, "mark")} written to marks.json.`);
 }
 
 // A mark is taken if this report has the pair with the same texts; the others are counted.
@@ -84,16 +91,22 @@ async function importMarks(file) {
   } catch {
     return tell(`${visible(file.name)} is not a file of marks, as “Export” writes it.`);
   }
-  let taken = 0, other = 0, wrong = 0;
-  for (const row of rows) {
-    const pair = pairOfKey.get(row?.key);
-    if (row?.mark !== "keep" && row?.mark !== "reject") wrong++;
-    else if (pair === undefined || (await textsOf(pair))[1] !== row.digest) other++;
-    else {
-      marks.set(row.key, row.mark);
-      taken++;
-    }
+  const isMark = (row) => row?.mark === "keep" || row?.mark === "reject";
+  const wrong = rows.filter((row) => !isMark(row)).length;
+  const known = rows.filter((row) => isMark(row) && pairOfKey.has(row.key));
+  known.sort((a, b) => pairOfKey.get(a.key) - pairOfKey.get(b.key)); // each file of texts is read once
+  const found = [];
+  try {
+    for (const row of known) if ((await textsOf(pairOfKey.get(row.key)))[1] === row.digest) found.push([row.key, row.mark]);
+  } catch (error) {
+    return tell(`Nothing was imported: ${error.message}.`);
   }
+  const imported = new Map(found);
+  for (const [key, mark] of found) {
+    if (imported.get(key) !== mark) return tell(`${visible(file.name)} marks the same pair keep and reject; nothing was imported.`);
+  }
+  for (const [key, mark] of imported) marks.set(key, mark);
+  const taken = imported.size, other = rows.length - wrong - found.length;
   keepMarks();
   await update();
   return tell([
@@ -105,6 +118,12 @@ async function importMarks(file) {
 
 function startMarks() {
   readMarks();
+  // In another window the same report is open, and somebody has marked a pair there.
+  window.addEventListener("storage", (event) => {
+    if (event.key !== storageName) return;
+    readMarks();
+    for (const element of byId("list").querySelectorAll(".pair")) showMark(Number(element.dataset.pair));
+  });
   byId("export").addEventListener("click", exportMarks);
   byId("import").addEventListener("change", async () => {
     const [file] = byId("import").files;

@@ -19,7 +19,8 @@ function startRange() {
   const draw = (event) => {
     const [low, high] = [start, scoreAt(event)].sort((a, b) => a - b);
     const tiny = high - low < bins.width / 2; // a click: no range
-    return { from: tiny ? null : short(low), below: tiny ? null : short(high) };
+    // The outermost bars have all below and above.
+    return { from: tiny || low <= bins.low ? null : short(low), below: tiny || high >= bins.low + bins.width * BINS ? null : short(high) };
   };
   histogram.addEventListener("pointerdown", (event) => {
     if (!bins) return;
@@ -41,7 +42,8 @@ function startRange() {
   });
 }
 
-const short = (value) => Number(value.toPrecision(3));
+// As many digits as tell bars apart.
+const short = (value) => Number(value.toFixed(Math.max(0, Math.min(20, 1 - Math.floor(Math.log10(bins.width))))));
 
 function fillRange() {
   byId("score").value = state.score;

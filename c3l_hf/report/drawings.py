@@ -1,5 +1,6 @@
 """Charts' drawings as they may stand in the page: SVG of shapes and texts, and nothing that acts or loads."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ _SHAPES = frozenset(
     "circle clipPath defs desc ellipse g line linearGradient marker path pattern polygon polyline radialGradient rect "
     "stop style svg symbol text textPath title tspan use".split()
 )
+
+# Control characters and halves of characters, which neither XML nor UTF-8 has.
+_NO_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def drawing(chart: Chart) -> Drawing:
     if root.tag != "svg":
         raise ValueError(f"the drawing of chart {chart.id!r} begins with {root.tag!r}, not with svg")
     # One that filters is no picture: its bars are buttons.
-    root.attrib |= {"role": "img" if chart.filter is None else "group", "aria-label": chart.text}
+    root.attrib |= {"role": "img" if chart.filter is None else "group", "aria-label": _NO_TEXT.sub(" ", chart.text)}
     root.attrib.pop("version", None)
     return Drawing(ElementTree.tostring(root, encoding="unicode"), styles)
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
@@ -72,7 +73,7 @@ def _published(folder: Path, name: str) -> Source:
         return published_source(folder, manifest.facts, manifest.configs)
     except FolderError as error:
         raise RunError(str(error)) from None
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, OSError, pa.ArrowException) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise RunError(f"{name} is not as c3l_hf writes it ({reason}); see what c3l verify says of it") from None
 

@@ -112,17 +112,30 @@ def length_charts(pools: Sequence[Pool], score: str | None, called: str) -> list
         values, lengths = values[used], words[used]
         if len(values) < 2 or np.ptp(values) == 0 or np.ptp(lengths) == 0:
             continue
-        edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 13)))
+        edges = _edges_of_groups(lengths)
         group = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, len(edges) - 2)
-        there = [place for place in range(len(edges) - 1) if (group == place).any()]
-        places = [float(np.median(lengths[group == place])) for place in there]
-        bands = [np.quantile(values[group == place], [0.1, 0.5, 0.9]).tolist() for place in there]
+        groups = [group == place for place in range(len(edges) - 1)]
+        places = [float(np.median(lengths[of_group])) for of_group in groups]
+        bands = [np.quantile(values[of_group], [0.1, 0.5, 0.9]).tolist() for of_group in groups]
         rho = float(spearmanr(values, lengths).statistic)
         text = f"{pool.stage}: {called} against the words of the answer. Spearman's correlation is {rho:+.2f}."
         id = f"length-{number}"
         svg = charts.as_svg(charts.bands(places, bands, "words of the answer", called), id, text)
         found.append(Chart(id, f"Score against length: {pool.stage}", text, svg))
     return found
+
+
+def _edges_of_groups(lengths: np.ndarray) -> np.ndarray:
+    """Edges of up to twelve groups of lengths, none so small that a few odd answers would be the chart."""
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 13)))
+    least, waiting, kept = max(1, len(lengths) // 40), 0, [edges[0]]
+    for edge, count in zip(edges[1:], np.histogram(lengths, edges)[0]):
+        waiting += count
+        if waiting >= least:
+            kept.append(edge)
+            waiting = 0
+    kept[-1] = edges[-1]  # what is left belongs to the last group
+    return np.array(kept)
 
 
 def share_drawing(pool: Pool, column: str, called: str) -> tuple[Drawing, str, int] | None:

@@ -31,7 +31,7 @@ from c3l_hf.report.sources import (
 __all__ = ["FIRST_ROUND", "SECOND_ROUND", "run_source"]
 
 FIRST_ROUND, SECOND_ROUND = "first round", "second round"
-_LEARNT = (("Loss", "loss"), ("likelihood", "loss/nll"), ("contrastive", "loss/contrastive"))
+_LEARNT = (("total", "loss"), ("likelihood", "loss/nll"), ("contrastive", "loss/contrastive"))
 
 
 def run_source(folder: str | Path, images: Images | None = None) -> Source:

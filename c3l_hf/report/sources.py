@@ -197,11 +197,14 @@ def pool_of_parquet(stage: str, folder: Path, config: DataConfig, **parts: Any) 
                     yield pa.Table.from_batches([batch]).replace_schema_metadata()
 
     ids = _ids(pa.concat_tables(list(tables(["image_id", "pair_id"]))))
+    if len(ids) != config.rows:
+        raise ValueError(f"{config.files[0]} and so on have {len(ids):,} rows, the manifest says {config.rows}")
     return Pool(stage, features, config.rows, tables, ids, **parts)
 
 
 def _ids(table: pa.Table) -> pa.Table:
-    return table.select(["image_id", "pair_id"]).append_column("unread", pa.nulls(len(table), pa.string()))
+    names = [table[name].cast(pa.string()) for name in ("image_id", "pair_id")]
+    return pa.table(names, ["image_id", "pair_id"]).append_column("unread", pa.nulls(len(table), pa.string()))
 
 
 def album_of_images(images: Dataset, missing: str = NO_PICTURES) -> Album:
@@ -226,6 +229,8 @@ def album_of_parquet(folder: Path, config: DataConfig) -> Album:
     ids, places = [], []
     for path in config.files:
         with pq.ParquetFile(folder / path) as file:
+            if "images" not in file.schema_arrow.names:
+                raise ValueError(f"{path} has no column 'images'")
             for group in range(file.num_row_groups):
                 column = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
                 ids += column
@@ -245,6 +250,9 @@ def album_of_parquet(folder: Path, config: DataConfig) -> Album:
         pictures = pictures_of_group(path, group)[row].as_py()
         if not pictures:
             raise RowError("the image could not be read when the dataset was written")
+        if not pictures[0].get("bytes"):
+            # A path would be one of this machine's files, whoever has named it.
+            raise RowError("the image is not in the dataset, only a path")
         return open_image(pictures[0])
 
     return Album(pa.array(names, pa.string()), open_picture)

@@ -5,6 +5,7 @@
 Pictures are like photographs of 256 pixels, one for every `--pairs_an_image` pairs; answers have 30 tokens.
 """
 
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ def main(args: ReportArguments) -> None:
         lines.append(("written in", f"{time.perf_counter() - started:.1f} s"))
         lines.append(("size", f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {len(files)} files"))
         # Chromium runs as root only without its sandbox, and the page is our own.
-        browser = playwright.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=shutil.which(args.chromium), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1360, "height": 900})
         page.goto(files[0].as_uri(), wait_until="commit")
         lines.append(("first picture after", f"{page.wait_for_function(FIRST).json_value():.0f} ms"))

@@ -7,7 +7,7 @@ import pytest
 from report_content import bars, report_content, shown_pair
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.report import page
+from c3l_hf.report import charts, page
 from c3l_hf.report.content import Chart, ShownTurn
 from c3l_hf.report.page import page_html, write_page
 
@@ -59,6 +59,14 @@ def test_texts_of_the_overview_stay_texts(pairs):
     text = page_html(report_content(pairs, title=hostile, facts=[(hostile, hostile)], notes=[hostile]))
     assert "<script>alert" not in text
     assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;\ufffd") == 5
+
+
+def test_labels_of_charts_stay_texts(pairs):
+    hostile = "<b>\ud800\x00 $\\frac$"
+    svg = charts.as_svg(charts.curves({"a": ([1, 2], [1, 2])}, hostile, hostile * 50), "one", hostile)
+    text = page_html(report_content(pairs, charts=[Chart("one", hostile, hostile, svg)]))
+    text.encode("utf-8")
+    assert "<b>" not in text and "$\\frac$" in svg and "…" in svg
 
 
 def test_texts_of_the_pairs_stay_texts():

@@ -293,6 +293,10 @@ def test_marks_of_two_windows_and_files_that_contradict_themselves(reader, repor
     one.locator("#import").set_input_files(path)
     one.get_by_text("marks.json marks the same pair keep and reject; nothing was imported.").wait_for()
     assert one.evaluate("marks.size") == 2
+    one.evaluate('localStorage.setItem(storageName, \'[1, null, ["x"], ["key 0", "keep"]]\')')
+    one.reload()
+    one.wait_for_selector("html[data-ready]", state="attached")
+    assert one.evaluate("[...marks]") == [["key 0", "keep"]]
 
 
 def test_names_that_the_page_has_for_itself(reader, tmp_path):

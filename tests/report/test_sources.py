@@ -1,6 +1,7 @@
 """What reports are made of: runs, finished or not, written datasets, and rows in anybody's layout."""
 
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +42,11 @@ def same_picture(content, row, seed):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return run_source(write_finished(tmp_path_factory.mktemp("finished") / "run"))
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("written") / "run") / "dataset"
 
 
 @pytest.fixture(scope="module")
@@ -108,21 +114,46 @@ def test_a_run_without_pairs(tmp_path, name, message):
         open_source(str(tmp_path / name), *PLAIN)
 
 
-def test_a_written_dataset_has_nothing_of_the_first_round(tmp_path):
-    folder = write_run(tmp_path / "run") / "dataset"
-    content, rows = shown(open_source(str(folder), *PLAIN))
+def test_a_written_dataset_has_nothing_of_the_first_round(written):
+    content, rows = shown(open_source(str(written), *PLAIN))
     assert {row.stage for row in rows} == {"second round"} and len(rows) == 13
     assert sum(bool(row.kept) for row in rows) == 6
     assert content.pictures[rows[0].picture].open().size == (10, 12)
-    assert str(tmp_path) not in repr(content.facts) + repr(content.tables)
+    assert str(written.parent) not in repr(content.facts) + repr(content.tables)
 
 
-def test_a_manifest_that_somebody_has_bent(tmp_path):
-    folder = write_run(tmp_path / "run") / "dataset"
+@pytest.mark.parametrize(
+    ("bend", "message"),
+    [
+        (lambda manifest: manifest["facts"].update(stages=[["generate", [["ok", "many"]]]]), "ValueError"),
+        (lambda manifest: manifest["facts"].update(stages=[["generate", [["ok", float("inf")]]]]), "OverflowError"),
+        (lambda manifest: manifest["configs"]["scored"].update(rows=5), "have 13 rows, the manifest says 5"),
+    ],
+)
+def test_a_manifest_that_somebody_has_bent(tmp_path, written, bend, message):
+    folder = shutil.copytree(written, tmp_path / "dataset")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["facts"]["stages"] = [["generate", [["ok", "many"]]]]
+    bend(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunError, match="is not as c3l_hf writes it .ValueError"):
+    with pytest.raises(RunError, match=f"is not as c3l_hf writes it .*{message}"):
+        open_source(str(folder), *PLAIN)
+
+
+def test_files_that_somebody_has_bent(tmp_path, written):
+    folder = shutil.copytree(written, tmp_path / "dataset")
+    (tmp_path / "mine.png").write_bytes(png(1))
+    (images,) = (folder / "images").glob("*.parquet")
+    table = pq.read_table(images)
+    path = pa.array([[{"bytes": None, "path": str(tmp_path / "mine.png")}]] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("images"), "images", path), images)
+    content, rows = shown(open_source(str(folder), *PLAIN))
+    with pytest.raises(RowError, match="the image is not in the dataset, only a path"):  # of somebody else's choice
+        content.pictures[rows[0].picture].open()
+    (scored,) = (folder / "scored").glob("*.parquet")
+    table = pq.read_table(scored)
+    ids = pa.array([{"a": 1}] * len(table))
+    pq.write_table(table.set_column(table.column_names.index("image_id"), "image_id", ids), scored)
+    with pytest.raises(RunError, match="is not as c3l_hf writes it"):
         open_source(str(folder), *PLAIN)
 
 

@@ -16,7 +16,8 @@ function readMarks() {
   } catch {
     tell("This browser does not keep marks; export them before you close the page.");
   }
-  for (const [key, mark] of Array.isArray(stored) ? stored : []) {
+  for (const entry of Array.isArray(stored) ? stored : []) {
+    const [key, mark] = Array.isArray(entry) ? entry : []; // other pages on this disk may have written here too
     if (pairOfKey.has(key) && (mark === "keep" || mark === "reject")) marks.set(key, mark);
   }
   tellMarks();

@@ -19,6 +19,8 @@ __all__ = ["REPORT", "for_the_dataset", "keep_run_report"]
 
 # Beside a run's results; and in the folder of a dataset.
 REPORT = "report.html"
+# What a push may state otherwise than the run: it writes the card again, and not the report beside it.
+_STATED_BY_PUSH = ("license", "images_license", "images_source")
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ def for_the_dataset(facts: RunFacts) -> Callable[[Path, Mapping[str, DataConfig]
 
     def further(folder: Path, configs: Mapping[str, DataConfig]) -> None:
         def make() -> None:
-            source = published_source(folder, facts.to_dict(), configs)
+            told = facts.to_dict() | dict.fromkeys(_STATED_BY_PUSH)
+            source = published_source(folder, told, configs)
             for name, content in card_figures(source).items():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes(content)
@@ -79,5 +82,6 @@ def _write_one_file(source: Source, path: Path) -> None:
 def _attempted(make: Callable[[], None]) -> None:
     try:
         make()
-    except (RunError, ValueError, OSError) as error:
-        logger.warning("the report cannot be made: %s", " ".join(str(error).split())[:300])
+    except Exception as error:  # whatever it is, it is no reason to lose what the run has made
+        told = "" if isinstance(error, (RunError, ValueError, OSError)) else f"{type(error).__name__}: "
+        logger.warning("the report cannot be made: %s%s", told, " ".join(str(error).split())[:300])

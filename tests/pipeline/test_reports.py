@@ -32,6 +32,8 @@ def test_a_dataset_has_a_report_and_pictures_for_its_card(tmp_path):
     assert not [check for check in verify_folder(folder) if not check.ok]
     card, page = (folder / "README.md").read_text(), (folder / "report.html").read_text()
     assert all(name in card for name in looked_at)
+    # A push may state other licences, in the card and not in the page.
+    assert "licence" in card.lower() and "licence" not in page
     assert "13 pairs" in page and "/home/someone" not in page and str(tmp_path) not in page
     again = write(tmp_path / "again")
     for name in (*looked_at, "manifest.json"):
@@ -47,15 +49,18 @@ def test_a_report_that_is_too_large_for_a_file_has_fewer_pairs(tmp_path, monkeyp
     assert not [check for check in verify_folder(folder) if not check.ok]
 
 
-def test_what_is_written_does_not_fail_with_its_report(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("error", "told"), [(RunError("no ink\nleft"), "no ink left"), (TypeError("no ink"), "TypeError: no ink")]
+)
+def test_what_is_written_does_not_fail_with_its_report(tmp_path, monkeypatch, caplog, error, told):
     def fail(*_):
-        raise RunError("no ink\nleft")
+        raise error
 
     monkeypatch.setattr(reports, "write_page", fail)
     with caplog.at_level(logging.WARNING):
         folder = write(tmp_path / "dataset")
         keep_run_report(write_stages(tmp_path / "run", last="generate"), images_of_run())
-    assert caplog.text.count("the report cannot be made: no ink left") == 2
+    assert caplog.text.count(f"the report cannot be made: {told}") == 2
     assert not (folder / "report.html").exists() and "report.html" not in (folder / "README.md").read_text()
     assert not [check for check in verify_folder(folder) if not check.ok]
 

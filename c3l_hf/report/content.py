@@ -175,7 +175,8 @@ class Content:
         pictures: The images of the pairs, by number.
         alike: Number of a picture → numbers of those that look most alike, nearest first; empty where nothing tells.
         ranking: The score that the pairs are ranked by, one of the names in their scores; None if they have none.
-        threshold: The lowest score among the pairs that were kept, by `threshold_score`; None where nothing was chosen.
+        threshold: The lowest score among the pairs that were kept, by `threshold_score`; None where nothing was chosen,
+            or no lower one was left out.
         threshold_score: The score that pairs were chosen by.
         notes: Sentences that the reader should know first (samples, pictures that could not be read, what is missing).
     """

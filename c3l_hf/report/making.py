@@ -128,13 +128,16 @@ def _renumbered(reasons: dict[int, str], chosen: np.ndarray) -> dict[int, str]:
 
 
 def _threshold(pools: Sequence[Pool], score: str | None) -> float | None:
-    """The lowest score among the pairs that were kept."""
+    """The lowest score among the pairs that were kept; None if no lower one was left out, so that it parts nothing."""
     lowest = []
     for pool in pools:
         kept = pool.is_kept()
         if kept is not None and score in pool.features:
-            values = pool.numbers(str(score))[kept]
-            lowest += values[np.isfinite(values)].tolist()
+            values = pool.numbers(str(score))
+            finite = np.isfinite(values)
+            least = values[finite & kept].min(initial=np.inf)
+            if (values[finite & ~kept] < least).any() and np.isfinite(least):
+                lowest.append(float(least))
     return min(lowest, default=None)
 
 

@@ -62,3 +62,21 @@ class Reader:
     def close(self) -> None:
         for context in self.contexts:
             context.close()
+
+
+def shown(page: Page) -> str:
+    return page.locator("#shown").inner_text()
+
+
+def keys(page: Page) -> list[str]:
+    """The pairs that are shown, in order."""
+    return page.evaluate("order.map((pair) => columns.key[pair])")
+
+
+def choose(page: Page, facet: str, value: str) -> None:
+    page.locator(f"[data-facet={facet}] select").select_option(value)
+
+
+def search(page: Page, text: str) -> None:
+    page.locator("#search").fill(text)
+    page.wait_for_function("text => state.q === text", arg=text)

@@ -10,6 +10,7 @@ from c3l_hf.report.content import Chart, Content, Filter, Funnel, Pairs, Picture
 
 PAIRS_AN_IMAGE = 3
 UNREADABLE = 2  # number of a picture
+COUNT = 60  # pairs of the report that most tests look at
 
 
 def picture(number: int) -> Picture:

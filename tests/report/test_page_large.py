@@ -6,19 +6,13 @@ import shutil
 import threading
 
 import pytest
-from browsers import Reader, started_browser
+from browsers import Reader
 from report_content import report_content, shown_pair
 
 from c3l_hf.report import page as page_module
 from c3l_hf.report.page import write_page
 
 COUNT = 450
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with started_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

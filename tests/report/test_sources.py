@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,6 +94,12 @@ def test_what_is_counted(finished):
     assert (filter.score, filter.stage) == ("i2c", "second round")
     bars = charts["Scores: second round"].svg.count(f'id="{charts["Scores: second round"].id}-bar-')
     assert bars == len(filter.edges) - 1
+
+
+def test_a_score_that_parts_nothing_is_no_threshold(source):
+    second = source.pools[1]
+    everything = replace(second, kept=second.ids["pair_id"].combine_chunks())
+    assert content_of(replace(source, pools=[everything])).threshold is None
 
 
 def test_a_run_that_is_not_finished(tmp_path):

@@ -177,7 +177,7 @@ function fillControls() {
 
 // What is filtered, as buttons that take it off again.
 function chips() {
-  const off = (label, changes) => el("button", { type: "button", onclick: () => change(changes), "aria-label": `${label}: take off` }, `${label}  ×`);
+  const off = (label, changes) => el("button", { type: "button", onclick: () => change(changes), "aria-label": `${label}: take off` }, label);
   const found = [...facetNames, "mark"].filter((name) => state[name] !== "").map((name) => off(`${FACET_TITLES[name]}: ${visible(state[name])}`, { [name]: "" }));
   if (state.from !== null || state.below !== null) {
     const range = [state.from === null ? "" : `from ${shownNumber(state.from)}`, state.below === null ? "" : `below ${shownNumber(state.below)}`];

@@ -6,6 +6,7 @@ const MOST_OF_CARD = 60; // pairs of a picture that stand in one card
 let order = []; // the pairs that are shown, in order
 let groups = []; // {picture, pairs}: neighbours in the order that are about the same picture
 let blocks = []; // {element, from, to, shown, drawing}: of groups
+let printing = false;
 let current = null; // the pair that the keys act on
 const placeOf = new Map(); // pair → [place in the order, number of its group]
 
@@ -14,7 +15,7 @@ const watcher = new IntersectionObserver((entries) => {
     const block = blocks[target.block];
     if (block?.element !== target) continue; // of an earlier list
     if (isIntersecting) draw(block);
-    else clear(block);
+    else if (!printing) clear(block); // what is told late would take away what is to be printed
   }
 }, { root: document, rootMargin: `${NEAR}px 0px` }); // without a root the margin is nothing in a notebook's frame
 
@@ -146,12 +147,14 @@ function highlight() {
 // Print what is filtered, not what is near the view.
 const MOST_PRINTED = 300;
 window.addEventListener("beforeprint", () => {
+  printing = true;
   const last = order[Math.min(MOST_PRINTED, order.length) - 1];
   for (const block of blocks) if (block.from <= placeOf.get(last)[1]) draw(block);
   const more = order.length > MOST_PRINTED;
   byId("printed").textContent = more ? `Printed are the first ${MOST_PRINTED} of ${counted(order.length, "pair")}.` : "";
 });
 window.addEventListener("afterprint", () => {
+  printing = false;
   watcher.disconnect(); // once more told which are near the view
   for (const block of blocks) watcher.observe(block.element);
 });

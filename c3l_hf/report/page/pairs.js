@@ -1,12 +1,16 @@
 // One card: a picture, and beside it its pairs, the chosen one beside those that were rejected.
 
+const LONGEST_TAG = 60; // characters
+
 function pairElement(pair, [pairId, , turns, raw]) {
   const ranking = head.ranking && scoresNamed(head.ranking)[pair];
   const status = facet("status", pair);
   const tag = (name, className) => {
     const value = facet(name, pair);
     const told = state[name] !== "" || head.facets[facetNames.indexOf(name)][1].length < 2 && !["kept", "truth"].includes(name);
-    return value === undefined || told ? null : el("span", { class: className, dir: "auto" }, visible(value));
+    if (value === undefined || told) return null;
+    const text = visible(value), cut = text.length > LONGEST_TAG;
+    return el("span", { class: className, dir: "auto", title: cut ? text : null }, cut ? `${text.slice(0, LONGEST_TAG)}…` : text);
   };
   const element = el("article", {
     class: "pair", tabindex: -1, "data-pair": pair, "aria-label": `Pair ${visible(pairId)}`,

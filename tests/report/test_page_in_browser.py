@@ -2,9 +2,10 @@
 
 import json
 import re
+from dataclasses import replace
 
 from browsers import choose, keys, search, shown
-from report_content import COUNT, report_content, shown_pair
+from report_content import COUNT, bars, report_content, shown_pair
 
 from c3l_hf.report.page import write_page
 
@@ -105,6 +106,12 @@ def test_the_range_of_a_score(reader, report):
     page.mouse.up()
     assert 0 < len(keys(page)) < COUNT - 1
     assert all(int(key.split()[1]) % 7 <= 3 for key in keys(page))
+    box = page.locator("#histogram").bounding_box()  # the page has moved
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] + 40, box["y"] + 20)
+    page.mouse.up()
+    assert page.locator("#below").input_value() == "" and page.locator("#from").input_value() == "3"
 
 
 def test_orders_and_presets(reader, report):
@@ -142,6 +149,17 @@ def test_a_bar_filters_by_click_and_by_key(reader, report):
     bar.focus()
     bar.press("Enter")
     assert keys(page) == [f"key {n}" for n in range(40, COUNT, 2)]
+
+
+def test_bars_without_pairs_are_no_buttons(reader, tmp_path):
+    chart = bars()
+    empty = replace(
+        chart, svg=chart.svg.replace('x="20" y="0" width="18" height="40"', 'x="20" y="40" width="18" height="0"')
+    )
+    page = reader.look(write_page(report_content([shown_pair(0)], charts=[empty]), tmp_path / "report.html")[0])
+    assert [bar.get_attribute("id") for bar in page.locator("figure [role=button]").all()] == [
+        f"hist-bar-{n}" for n in (0, 2, 3)
+    ]
 
 
 def test_links_to_pairs(reader, report):

@@ -88,7 +88,8 @@ function startCharts() {
   for (const [id, { score, stage, edges }] of Object.entries(head.charts)) {
     for (let bar = 0; bar < edges.length - 1; bar++) {
       const element = byId(`${id}-bar-${bar}`);
-      if (!element || !head.scores.includes(score)) continue;
+      // A bar without pairs has no height: nobody sees where to click.
+      if (!element?.getBBox().height || !head.scores.includes(score)) continue;
       const range = { from: bar ? edges[bar] : null, below: bar < edges.length - 2 ? edges[bar + 1] : null };
       const label = [score, range.from === null ? "" : `from ${shownNumber(range.from)}`, range.below === null ? "" : `below ${shownNumber(range.below)}`];
       element.setAttribute("role", "button");

@@ -68,7 +68,7 @@ def write_page(content: Content, path: Path) -> list[Path]:
         written = _write_beside(data, beside) if large else []
         with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(_rendered(content, data, beside.name if large else None))
-    if not large and beside.is_dir():  # of a larger report that had this name
+    if not large and (beside / "columns-0.js").is_file():  # of a larger report that had this name
         for left in beside.iterdir():
             left.unlink()
         beside.rmdir()
@@ -77,8 +77,10 @@ def write_page(content: Content, path: Path) -> list[Path]:
 
 def _check_folder(folder: Path) -> None:
     """Refuse to replace what somebody else has put there: a browser saves pages into folders of such names."""
-    others = [file.name for file in folder.iterdir() if not _OURS.fullmatch(file.name)] if folder.is_dir() else []
-    if others or (folder.exists() and not folder.is_dir()):
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    others = [file.name for file in there if not (_OURS.fullmatch(file.name) and file.is_file())]
+    # Through a link files of another place would be removed.
+    if others or folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         found = f", with {min(others)!r} in it" if others else ""
         raise RunError(f"{folder} is there already{found}, and no report made it; give the report another name")
 

@@ -54,6 +54,18 @@ def test_what_others_put_beside_it_stays(pairs, tmp_path):
     assert theirs.read_text() == "p {}" and not (tmp_path / "report.html").exists()
 
 
+def test_links_and_empty_folders_beside_it_stay(pairs, tmp_path):
+    (tmp_path / "report_files").mkdir()
+    write_page(report_content(pairs), tmp_path / "report.html")
+    assert (tmp_path / "report_files").is_dir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "texts-0.js").write_text("of another report")
+    (tmp_path / "other_files").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="no report made it; give the report another name"):
+        write_page(report_content(pairs), tmp_path / "other.html")
+    assert (tmp_path / "elsewhere" / "texts-0.js").is_file()
+
+
 def test_texts_of_the_overview_stay_texts(pairs):
     hostile = "</script><script>alert(1)</script>\ud800"
     text = page_html(report_content(pairs, title=hostile, facts=[(hostile, hostile)], notes=[hostile]))

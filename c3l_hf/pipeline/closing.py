@@ -7,12 +7,12 @@ import numpy as np
 
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
+from c3l_hf.common.usage import format_bytes, format_seconds
 from c3l_hf.common.words import in_one_line
 from c3l_hf.data.row_texts import turns_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.pipeline.inputs import REPORT, UNREADABLE
 from c3l_hf.pipeline.pair_tables import ScoredPairs
-from c3l_hf.pipeline.progress import format_bytes, format_seconds
-from c3l_hf.pipeline.reports import REPORT
 
 __all__ = ["format_closing"]
 
@@ -21,7 +21,7 @@ _ROUNDS = (("regenerate", "rescore"), ("generate", "score"))
 _PAIRS_SHOWN = 3
 _MOST_CHARACTERS = 110
 # What may be in a run's folder → what it is.
-_PLACES = {REPORT: "report", "unreadable.csv": "unreadable pictures"}
+_PLACES = {REPORT: "report", UNREADABLE: "unreadable pictures"}
 
 
 def format_closing(folder: RunFolder, stages: Sequence[str], ranking: str) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.common.usage import format_bytes, format_seconds
 from c3l_hf.pipeline.calibration import Calibration, calibrate
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
 from c3l_hf.pipeline.memory_needed import memory_free, memory_needed, parameters_of
 from c3l_hf.pipeline.options import STAGES
-from c3l_hf.pipeline.progress import format_bytes, format_seconds
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.training.run import planned_steps
 

@@ -19,8 +19,9 @@ from c3l_hf.data.unreadable_list import unreadable_images, write_unreadable
 from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.image_checks import OpenedBenchmark, open_benchmarks
-from c3l_hf.pipeline.options import STAGES, CurationOptions, ImageOptions
+from c3l_hf.pipeline.options import STAGES, ImageOptions
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_written_tokens
 from c3l_hf.training.checkpoints import training_options

@@ -14,12 +14,12 @@ from c3l_hf.data.sources import Images
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline import dry_run
 from c3l_hf.pipeline.calibration import Calibration
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.dry_run import format_dry_run
 from c3l_hf.pipeline.inputs import Inputs
 from c3l_hf.pipeline.options import (
     STAGES,
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,

@@ -24,9 +24,9 @@ from c3l_hf.cli import main
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.shards import Shards
 from c3l_hf.pipeline import inputs, pair_clusters, stages
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.options import (
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,

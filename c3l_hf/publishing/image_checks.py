@@ -45,7 +45,7 @@ def check_images(folder: Path, manifest: Manifest) -> str:
 
 
 def first_with_metadata(folder: Path, manifest: Manifest) -> str | None:
-    """Where the first picture is whose file says, or may say, more than how it looks (`files.metadata`); None if none."""
+    """Where the first picture is whose file says, or may say, more than how it looks (`files.metadata`); or None."""
     for where, row in read_rows(folder, manifest.configs.get("images", manifest.configs["default"]), ["images"]):
         for image in row["images"] or ():
             try:

@@ -32,8 +32,10 @@ def format_closing(folder: RunFolder, stages: Sequence[str], ranking: str) -> st
 
 
 def _format_usage(folder: RunFolder, stages: Sequence[str]) -> str:
-    """A line for each stage: its time by the clock, and the most memory."""
+    """A line for each stage: its time by the clock, and the most memory; nothing of a run that an older version made."""
     usages = {stage: folder.usage(stage) for stage in stages if folder.is_done(stage)}
+    if not any(usages.values()):
+        return ""
     on_accelerator = any("peak_accelerator_bytes" in usage for usage in usages.values())
     rows: list[list[str]] = [["", "time", "memory (process)", *["memory (accelerator)"] * on_accelerator]]
     for stage, usage in usages.items():

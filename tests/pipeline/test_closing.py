@@ -101,10 +101,14 @@ def test_what_the_stages_took(tmp_path):
 
 def test_a_stage_of_an_older_version_has_no_figures(tmp_path):
     run = finished(tmp_path, [pair(0, "Q?", "A.")], [0.5])
-    file = run.path("generate") / "stage.json"
-    record = json.loads(file.read_text())
-    file.write_text(json.dumps({key: record[key] for key in ("stage", "options", "from", "report")}))
-    assert shown(run)[2].split() == ["generate", "-", "-"]
+    for stage in ("generate", "score"):
+        assert shown(run)[0].split()[:1] == ["time"]
+        file = run.path(stage) / "stage.json"
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps({key: record[key] for key in ("stage", "options", "from", "report")}))
+        if stage == "generate":
+            assert shown(run)[2].split() == ["generate", "-", "-"]
+    assert shown(run)[0].startswith("pmi of the pairs")  # no table of nothing
 
 
 def test_where_to_look_further(tmp_path):

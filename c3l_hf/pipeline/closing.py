@@ -32,7 +32,7 @@ def format_closing(folder: RunFolder, stages: Sequence[str], ranking: str) -> st
 
 
 def _format_usage(folder: RunFolder, stages: Sequence[str]) -> str:
-    """A line for each stage: its time by the clock, and the most memory; nothing of a run that an older version made."""
+    """A line for each stage: its time by the clock, and the most memory; nothing of a run of an older version."""
     usages = {stage: folder.usage(stage) for stage in stages if folder.is_done(stage)}
     if not any(usages.values()):
         return ""

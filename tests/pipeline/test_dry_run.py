@@ -166,5 +166,5 @@ def test_what_cannot_be_tried_is_named(tmp_path, capsys, monkeypatch):
     words = "run --config scenes --num_images 4 --calibrate 1 --dry_run --output_dir".split()
     assert main([*words, str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
-    assert "score could not be tried: out of memory\n" in told and "train: to be made, 150 steps of 8" in told
+    assert "score could not be tried: out of memory\n" in told and "train: to be made, 3 steps of 8" in told
     assert "about" not in next(line for line in told.splitlines() if line.startswith("  score"))

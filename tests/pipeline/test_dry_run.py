@@ -83,7 +83,7 @@ def test_what_a_try_says_of_the_whole(planned, inputs, tried):
         "  train: to be made, 6 steps of 4 pseudo-labels, about 38 s",  # 20 + 6 · 3
         "  regenerate: to be made, 20 images, 100 replies, about 50 s",
     ]
-    assert "time: about 3 min, and what select, curate and write take" in told  # 168 s
+    assert "time: about 3 min, without select, curate, write" in told  # 168 s
     assert "memory: up to 2.0 GB of the process at the try" in told
     # 1.5 · 200 pairs · 1 kB, 60 pictures of 50 kB, and twice the weights, 5.15 million of 4 bytes.
     assert any(line.startswith("disk: about 45 MB in ") for line in told)

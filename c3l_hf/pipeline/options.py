@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
 from c3l_hf.data.schema import SCORES, Ranking
 from c3l_hf.data.worlds import find_world
-from c3l_hf.generation.pairs import PairGenerationConfig
+
+if TYPE_CHECKING:  # it loads transformers, which takes seconds that no help needs
+    from c3l_hf.generation.pairs import PairGenerationConfig
 
 __all__ = [
     "OF_PAIRS",
@@ -145,7 +147,7 @@ class GenerationOptions:
         """What changes which images are asked about again, beside the scorer; {} if none is."""
         return {"retries": self.retries, "retry_floor": self.retry_floor} if self.retries else {}
 
-    def config(self, seed: int, *sources: str | None) -> PairGenerationConfig:
+    def config(self, seed: int, *sources: str | None) -> "PairGenerationConfig":
         """The same for `generate_pairs`.
 
         Args:
@@ -155,6 +157,8 @@ class GenerationOptions:
         Raises:
             RunError: If an option is impossible; the message names it as it is called here.
         """
+        from c3l_hf.generation.pairs import PairGenerationConfig
+
         if self.retries < 0:
             raise RunError(f"retries is {self.retries}; it must not be negative")
         if not math.isfinite(self.retry_floor):

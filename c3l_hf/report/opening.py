@@ -5,7 +5,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.names import is_not_on_hub
+from c3l_hf.common.names import is_repository_name
 from c3l_hf.common.run_folder import is_run
 from c3l_hf.data.reading import ColumnOptions, PictureOptions, fetch_pictures, read_dataset
 from c3l_hf.data.sources import Images
@@ -48,8 +48,7 @@ def open_source(
         raise RunError(f"images are those of a run, and {name} is no run's folder; leave them out")
     if plain and (path / MANIFEST).is_file():
         return _published(path, name)
-    asked = plain and not path.exists() and not is_not_on_hub(name)
-    if asked and (folder := _downloaded(name, revision)) is not None:
+    if plain and not path.exists() and is_repository_name(name) and (folder := _downloaded(name, revision)) is not None:
         return _published(folder, name)
     dataset = read_dataset(name, columns, config=config, split=split, revision=revision, limit=limit)
     return _rows_of(dataset, name, pictures)

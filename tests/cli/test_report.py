@@ -10,7 +10,6 @@ from scored_rows import FEATURES, pair, png
 
 from c3l_hf.cli import main
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
-from c3l_hf.report import opening
 from c3l_hf.report.making import content_of
 from c3l_hf.report.opening import open_source
 
@@ -101,11 +100,3 @@ def test_marks_of_a_strangers_rows_fit_the_strangers_rows(tmp_path):
     assert main([*map(str, words), "--marks", str(tmp_path / "marks.json")]) == 0
     kept = load_dataset("parquet", data_files=str(tmp_path / "c.parquet"), split="train")
     assert kept["i2c"][:] == [1.0, 2.0]
-
-
-def test_a_misspelt_file_is_no_dataset_on_the_hub(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "scored.parquet").write_bytes(b"")
-    monkeypatch.setattr(opening, "_downloaded", lambda *_: pytest.fail("the Hub was asked"))
-    assert main(["report", "scord.parquet"]) == 1
-    assert "(there is scored.parquet)" in capsys.readouterr().err

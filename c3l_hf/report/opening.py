@@ -1,11 +1,11 @@
 """The source of a report by its name: a run's folder, a written or published dataset, or rows in any layout."""
 
+import re
 from pathlib import Path
 
 from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.names import is_repository_name
 from c3l_hf.common.run_folder import is_run
 from c3l_hf.data.reading import ColumnOptions, PictureOptions, fetch_pictures, read_dataset
 from c3l_hf.data.sources import Images
@@ -15,6 +15,8 @@ from c3l_hf.report.run_source import run_source
 from c3l_hf.report.sources import Source, rows_source
 
 __all__ = ["open_source"]
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def open_source(
@@ -48,7 +50,7 @@ def open_source(
         raise RunError(f"images are those of a run, and {name} is no run's folder; leave them out")
     if plain and (path / MANIFEST).is_file():
         return _published(path, name)
-    if plain and not path.exists() and is_repository_name(name) and (folder := _downloaded(name, revision)) is not None:
+    if plain and not path.exists() and _HUB_ID.fullmatch(name) and (folder := _downloaded(name, revision)) is not None:
         return _published(folder, name)
     dataset = read_dataset(name, columns, config=config, split=split, revision=revision, limit=limit)
     return _rows_of(dataset, name, pictures)

@@ -20,7 +20,8 @@ from trl.scripts.sft import make_parser
 from c3l_hf.cli.dispatch import COMMANDS, all_options
 from c3l_hf.cli.settings import read_settings
 from c3l_hf.cli.signals import SignalOptions, check_signals
-from c3l_hf.pipeline.options import CurationOptions, GenerationOptions
+from c3l_hf.pipeline.curation_options import CurationOptions
+from c3l_hf.pipeline.options import GenerationOptions
 
 COMMAND_LINES = [command for page in PAGES for command in commands_of(page)]
 # Recipes that `accelerate launch` starts → the command whose options they take.

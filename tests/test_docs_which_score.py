@@ -11,7 +11,7 @@ from c3l_hf import I2CScorer, score_dataset
 from c3l_hf.cli.curate import CurateOptions
 from c3l_hf.cli.dispatch import COMMANDS
 from c3l_hf.cli.options import options_of
-from c3l_hf.pipeline.options import CurationOptions
+from c3l_hf.pipeline.curation_options import CurationOptions
 
 PAGE = (Path(__file__).parents[1] / "docs" / "which-score.md").read_text("utf-8")
 

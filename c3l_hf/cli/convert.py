@@ -10,6 +10,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
+from c3l_hf.common.run_folder import is_run
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.streams import RowStream
@@ -43,7 +44,7 @@ def convert_rows(rows: RowsOptions, options: ConvertOptions, _: CallOptions) -> 
     if not process_state().is_main_process:  # one of a launcher's, which have nothing to share
         return
     check_conversion(options.to, options.output, options.pictures)
-    if (Path(rows.dataset) / "run.json").is_file():
+    if is_run(rows.dataset):
         if not (Path(rows.dataset) / "dataset").is_dir():
             raise RunError(f"dataset {rows.dataset} is the folder of a run that has written no dataset yet")
         rows.dataset = str(Path(rows.dataset) / "dataset")

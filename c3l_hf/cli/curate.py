@@ -20,8 +20,9 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
 from c3l_hf.data.schema import EMBEDDING
 from c3l_hf.models.loading import Source, load
+from c3l_hf.pipeline.curation_options import ChoiceOptions
 from c3l_hf.pipeline.image_checks import open_benchmarks
-from c3l_hf.pipeline.options import ChoiceOptions, UsedModelOptions
+from c3l_hf.pipeline.options import UsedModelOptions
 from c3l_hf.scoring.embeddings import EMBEDDING_KINDS, PairEmbedder, embed_dataset
 from c3l_hf.selection.clusters import CLUSTER_FEATURES, cluster_pairs
 from c3l_hf.selection.curation import curate

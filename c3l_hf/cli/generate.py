@@ -167,7 +167,7 @@ def _in_shards(
                 made = generate_tables(part, writer, config, progress=line.advance)
             pairs = with_images(part, pa.concat_tables(made))
             for table in pairs.with_format("arrow").iter(100):
-                # A picture in a file goes with its pairs; what it says of places and people stays here.
+                # A picture in a file goes with its pairs as it is; `write_rows` takes off what it says of places.
                 yield with_contents(table.cast(schema), PAIR_FEATURES, keep_metadata=True)
 
         shards.write_missing(pairs_of, schema)

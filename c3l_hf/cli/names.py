@@ -1,7 +1,8 @@
 """Names that were probably meant."""
 
-import difflib
 from collections.abc import Iterable
+
+from c3l_hf.common.names import closest
 
 __all__ = ["nearest"]
 
@@ -23,5 +24,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
     names = list(names)
     bare = name.removeprefix("--")
     renamed = name.replace(bare, _RENAMED.get(bare, bare))
-    close = [renamed] if renamed in names else difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = renamed if renamed in names else closest(name, names)
+    return "" if close is None else f"; did you mean {close}?"

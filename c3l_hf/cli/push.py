@@ -32,6 +32,7 @@ def push_run(what: PushOptions, publishing: PublishingOptions, _: CallOptions) -
         images_license=publishing.images_license,
         images_source=publishing.images_source,
         overwrite=publishing.overwrite,
+        keep_metadata=publishing.keep_metadata,
     )
     try:
         for pushed in push(what.run_folder, options):

@@ -2,9 +2,9 @@
 
 from c3l_hf.cli.command import Command
 from c3l_hf.cli.training_help import SHOWN_RUN
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.options import (
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,

@@ -141,7 +141,8 @@ def _overruled(values: Mapping[str, Any], ranks: Mapping[str, int]) -> list[str]
         kept.add("max_steps")  # which it limits
     if {"num_train_epochs", "max_steps"} <= kept and (values["max_steps"] or 0) > 0:
         logger.warning("num_train_epochs does not count beside max_steps; leave one of them out")
-    return [name for name in given if name not in kept]
+    # num_train_epochs beside max_steps changes nothing, and is what counts where that is -1.
+    return [name for name in given if name not in kept and name != "num_train_epochs"]
 
 
 def find_config(name: str) -> Path:

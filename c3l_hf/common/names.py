@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["is_not_on_hub", "is_repository_name", "listed", "nearest", "nearest_path"]
+__all__ = ["closest", "is_not_on_hub", "is_repository_name", "listed", "nearest", "nearest_path"]
 
 # What the Hub can have: "name" or "user/name".
 _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -16,6 +16,11 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
+def closest(given: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name that was probably meant; None if none is near. `cutoff` as for `nearest`."""
+    return next(iter(difflib.get_close_matches(given, list(names), 1, cutoff)), None)
+
+
 def nearest(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """The name that was probably meant, as the end of a sentence; nothing if none is near.
 
@@ -24,8 +29,8 @@ def nearest(given: str, names: Iterable[str], cutoff: float = 0.6) -> str:
         names: What there is.
         cutoff: How like it has to be, in [0, 1]; see `difflib`.
     """
-    close = difflib.get_close_matches(given, list(names), 1, cutoff)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    close = closest(given, names, cutoff)
+    return "" if close is None else f"; did you mean {close!r}?"
 
 
 def nearest_path(path: str | Path) -> str:
@@ -34,9 +39,8 @@ def nearest_path(path: str | Path) -> str:
     path = Path(path)
     if not path.parent.is_dir():
         return f" (nor is there a folder {path.parent})"
-    names = [file.name for file in path.parent.iterdir() if not file.name.startswith(".")]
-    close = difflib.get_close_matches(path.name, names, 1)
-    return f" (there is {path.parent / close[0]})" if close else ""
+    close = closest(path.name, (file.name for file in path.parent.iterdir() if not file.name.startswith(".")))
+    return "" if close is None else f" (there is {path.parent / close})"
 
 
 def is_repository_name(name: str) -> bool:

@@ -18,7 +18,7 @@ from c3l_hf.common.shards import Shards
 from c3l_hf.common.usage import UsageMeter, most_of_processes, one_after_the_other
 from c3l_hf.common.versions import versions
 
-__all__ = ["INVENTORY", "RunFolder"]
+__all__ = ["INVENTORY", "RunFolder", "is_run"]
 
 INVENTORY = "images.parquet"  # what is known of the images of a run, see `files.inventory`
 
@@ -30,6 +30,11 @@ _ASIDE = "set_aside"
 # In `begun.json`, and not of what a stage is known by: rows in a shard; what the shards took that are there.
 _SHARD_SIZE, _USAGE = "shard_size", "usage"
 _USAGE_KEYS = ("seconds", "peak_memory_bytes", "peak_accelerator_bytes")
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a path is a run's folder."""
+    return (Path(path) / _RUN).is_file()
 
 
 @dataclass

@@ -9,7 +9,7 @@ import psutil
 import torch
 from accelerate.utils import gather_object
 
-__all__ = ["UsageMeter", "most_of_processes", "one_after_the_other"]
+__all__ = ["UsageMeter", "format_bytes", "format_seconds", "most_of_processes", "one_after_the_other"]
 
 # Often enough for what lasts: a batch, a model's weights. What lives for less is not seen.
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -68,3 +68,16 @@ def most_of_processes(usage: Mapping[str, Any]) -> dict[str, Any]:
     """What the process took that took most. Every process calls this."""
     usages = gather_object([dict(usage)])
     return {name: max(one[name] for one in usages if name in one) for name in usage}
+
+
+def format_seconds(seconds: float) -> str:
+    """A time in the units in which one thinks of it: 4.1 s, 12 min, 3 h 05 min."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def format_bytes(size: float) -> str:
+    """A size in MB, from 1000 on in GB."""
+    return f"{size / 1e6:,.0f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"

@@ -16,6 +16,7 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.names import is_not_on_hub, listed
 from c3l_hf.common.processes import first_on_each_machine, process_state
+from c3l_hf.common.run_folder import is_run
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.schema import number_id
 from c3l_hf.data.worlds import World, find_world, nearest_world
@@ -109,7 +110,7 @@ def is_picture_folder(source: str) -> bool:
     """
     path = Path(source)
     # Of a run's folder `open_dataset` says what it is.
-    if find_world(source) or not path.is_dir() or is_saved(path) or (path / "run.json").is_file():
+    if find_world(source) or not path.is_dir() or is_saved(path) or is_run(path):
         return False
     return not data_files(path, [file for file in list_files(path) if _is_text(file.name)])
 

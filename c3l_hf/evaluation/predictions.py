@@ -42,7 +42,7 @@ from c3l_hf.models import (
     token_texts,
 )
 from c3l_hf.models.loading import digest_weights
-from c3l_hf.scoring import batch, blind, formulas, likelihood, rows, scorer, self_check
+from c3l_hf.scoring import batch, blind, formulas, likelihood, one_pair, options, rows, scorer, self_check
 
 __all__ = ["PREDICTION_FEATURES", "PredictionConfig", "claim_folder", "predict", "predictions_file"]
 
@@ -330,6 +330,8 @@ _MODULES = (
     layouts,
     likelihood,
     messages,
+    one_pair,
+    options,
     packing,
     places,
     plain,

@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -72,9 +71,7 @@ def without_metadata(content: bytes) -> PlainPicture:
                 if kind == "PNG" and _behind_pixels(content):
                     image.load()
                 return PlainPicture(copied(content, _orientation_alone(image)))
-    except (IndexError, ValueError, struct.error):
-        pass  # Pillow reads more than is right
-    except Exception:  # decoders raise errors of many types; `open_image` says which
+    except Exception:  # parts that do not fit together, of which Pillow reads more; decoders raise errors of many types
         pass
     return _encoded_again(content)
 

@@ -24,6 +24,7 @@ from c3l_hf import _compat
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import is_not_on_hub, listed, nearest, nearest_path
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.run_folder import is_run
 from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.json_files import open_json
 from c3l_hf.files.webdatasets import open_tars, spread
@@ -169,7 +170,7 @@ def _open_saved(path: Path, config: str | None, split: str) -> Dataset:
 
 
 def _open_folder(path: Path, config: str | None, split: str, texts: Iterable[str]) -> Dataset:
-    if (path / "run.json").is_file():
+    if is_run(path):
         # All its stages' files together would be read as if they were one dataset.
         raise RunError(f"{path} is the folder of a run; the dataset that it made is {path / 'dataset'}")
     # In full, so that `datasets` never takes it for a dataset on the Hub.

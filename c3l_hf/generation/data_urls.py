@@ -22,10 +22,9 @@ _TYPES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF":
 def data_urls(images: Sequence[Mapping[str, Any]]) -> list[str]:
     """Pictures as data URLs.
 
-    A JPEG, PNG, WebP or GIF goes as it is stored, without its metadata, if it is upright, in RGB, and one picture (the
-    server may be anybody's). Anything else goes as a PNG
-    of what `open_image` makes of it, which is what a model in this process sees: servers turn, clip and flatten
-    pictures in ways of their own.
+    A JPEG, PNG, WebP or GIF goes as it is stored if it is upright, in RGB, and one picture; without its metadata, as
+    the server may be anybody's. Anything else goes as a PNG of what `open_image` makes of it, which is what a model in
+    this process sees: servers turn, clip and flatten pictures in ways of their own.
 
     Args:
         images: As they are stored: structs of "bytes" and "path".

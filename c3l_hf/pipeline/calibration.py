@@ -34,7 +34,7 @@ class Calibration:
         images: How many were tried.
         fixed: Stage ("generate", "score", "train") → seconds that it takes whatever the number of rows.
         per_row: Stage → seconds of an image, a pair, a training step.
-        pairs_per_image, labels_per_image: What came of an image.
+        pairs_per_image, labels_per_image: What came of an image; None if the try did not come so far.
         bytes_of_pair: In the tables of a round.
         bytes_of_image: As it is stored.
         usage: The most memory, see `UsageMeter`.
@@ -44,8 +44,8 @@ class Calibration:
     images: int
     fixed: dict[str, float] = field(default_factory=dict)
     per_row: dict[str, float] = field(default_factory=dict)
-    pairs_per_image: float = 0.0
-    labels_per_image: float = 0.0
+    pairs_per_image: float | None = None
+    labels_per_image: float | None = None
     bytes_of_pair: float = 0.0
     bytes_of_image: float = 0.0
     usage: Mapping[str, Any] = field(default_factory=dict)
@@ -74,7 +74,7 @@ def calibrate(settings: Settings, inputs: Inputs, images: int) -> Calibration:
         ahead, whole = (_empty_run(Path(place, name)) for name in ("ahead", "whole"))
         try:
             if len(rows) > 1:
-                _generate_and_score(settings, _some(inputs, rows[:1]), ahead, models)
+                _go_ahead(settings, _some(inputs, rows[:1]), ahead, models)
                 tried.fixed = {stage: ahead.usage(stage)["seconds"] for stage in ("generate", "score")}
             _measure(_short(settings, place), _some(inputs, rows), whole, models, tried)
         except (RunError, ValueError, RuntimeError, MemoryError) as error:  # a RuntimeError is torch's out-of-memory
@@ -86,10 +86,11 @@ def calibrate(settings: Settings, inputs: Inputs, images: int) -> Calibration:
 
 
 def _measure(settings: Settings, inputs: Inputs, folder: RunFolder, models: ModelInUse, tried: Calibration) -> None:
-    scored = _generate_and_score(settings, inputs, folder, models)
-    for stage, rows in (("generate", tried.images), ("score", len(scored))):
-        tried.per_row[stage] = folder.usage(stage)["seconds"] / max(1, rows)
-    tried.pairs_per_image = len(scored) / tried.images
+    pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
+    tried.per_row["generate"] = folder.usage("generate")["seconds"] / tried.images
+    tried.pairs_per_image = pairs.num_rows / tried.images
+    scored = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
+    tried.per_row["score"] = folder.usage("score")["seconds"] / max(1, len(scored))
     files = [*scored.pairs.files, *scored.scores.files]
     tried.bytes_of_pair = sum(file.stat().st_size for file in files) / max(1, len(scored))
     tried.bytes_of_image = _bytes_of(inputs) / tried.images
@@ -101,9 +102,9 @@ def _measure(settings: Settings, inputs: Inputs, folder: RunFolder, models: Mode
     tried.fixed["train"] = max(0.0, folder.usage("train")["seconds"] - seconds)
 
 
-def _generate_and_score(settings: Settings, inputs: Inputs, folder: RunFolder, models: ModelInUse) -> ScoredPairs:
+def _go_ahead(settings: Settings, inputs: Inputs, folder: RunFolder, models: ModelInUse) -> None:
     pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
-    return ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
+    stages.score("score", folder, settings, inputs, models, pairs)
 
 
 def _empty_run(folder: Path) -> RunFolder:
@@ -122,7 +123,7 @@ def _short(settings: Settings, place: str) -> Settings:
     training = copy.copy(settings.training)
     training.output_dir, training.max_steps, training.report_to = place, _STEPS, []
     training.save_strategy, training.disable_tqdm = type(training.save_strategy)("no"), True
-    return replace(settings, training=training)
+    return replace(settings, training=training, run=replace(settings.run, max_epochs=None))
 
 
 def _bytes_of(inputs: Inputs) -> int:

@@ -7,12 +7,12 @@ import numpy as np
 
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
+from c3l_hf.common.usage import format_bytes, format_seconds
 from c3l_hf.common.words import in_one_line
 from c3l_hf.data.row_texts import turns_of
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.pipeline.inputs import REPORT, UNREADABLE
 from c3l_hf.pipeline.pair_tables import ScoredPairs
-from c3l_hf.pipeline.progress import format_bytes, format_seconds
-from c3l_hf.pipeline.reports import REPORT
 
 __all__ = ["format_closing"]
 
@@ -21,7 +21,7 @@ _ROUNDS = (("regenerate", "rescore"), ("generate", "score"))
 _PAIRS_SHOWN = 3
 _MOST_CHARACTERS = 110
 # What may be in a run's folder → what it is.
-_PLACES = {REPORT: "report", "unreadable.csv": "unreadable pictures"}
+_PLACES = {REPORT: "report", UNREADABLE: "unreadable pictures"}
 
 
 def format_closing(folder: RunFolder, stages: Sequence[str], ranking: str) -> str:
@@ -32,8 +32,10 @@ def format_closing(folder: RunFolder, stages: Sequence[str], ranking: str) -> st
 
 
 def _format_usage(folder: RunFolder, stages: Sequence[str]) -> str:
-    """A line for each stage: its time by the clock, and the most memory."""
+    """A line for each stage: its time by the clock, and the most memory; nothing of a run of an older version."""
     usages = {stage: folder.usage(stage) for stage in stages if folder.is_done(stage)}
+    if not any(usages.values()):
+        return ""
     on_accelerator = any("peak_accelerator_bytes" in usage for usage in usages.values())
     rows: list[list[str]] = [["", "time", "memory (process)", *["memory (accelerator)"] * on_accelerator]]
     for stage, usage in usages.items():

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.common.usage import format_bytes, format_seconds
 from c3l_hf.pipeline.calibration import Calibration, calibrate
 from c3l_hf.pipeline.inputs import RESULTS, Inputs
 from c3l_hf.pipeline.memory_needed import memory_free, memory_needed, parameters_of
 from c3l_hf.pipeline.options import STAGES
-from c3l_hf.pipeline.progress import format_bytes, format_seconds
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.training.run import planned_steps
 
@@ -60,7 +60,9 @@ def format_dry_run(folder: RunFolder, inputs: Inputs, settings: Settings, stages
     if tried is not None:
         lines.append(f"estimated from {tried.images:,} images, tried in {format_seconds(took)}")
         lines += [tried.problem] if tried.problem else []
-        lines += [f"time: about {format_seconds(sum(seconds.values()))}, and what select, curate and write take"]
+        others = [stage for stage in missing if stage not in seconds]
+        lines.append(f"time: about {format_seconds(sum(seconds.values()))}")
+        lines[-1] += f", without {', '.join(others)}" if others else ""
         lines += [f"memory: up to {_told_memory(tried.usage)} at the try"] if tried.usage else []
     elif missing:
         lines.append(f"no estimate of time: {why_not}")
@@ -107,10 +109,13 @@ class _Rows:
             return folder.shards(stage).num_rows if folder.is_done(stage) and stage not in again else None
 
         images, k = len(inputs.images), settings.generation.pairs_per_image
-        expected = images * k if tried is None or inputs.pairs else round(images * tried.pairs_per_image)
+        expected = images * k
+        if tried is not None and tried.pairs_per_image is not None and not inputs.pairs:
+            expected = round(images * tried.pairs_per_image)
         first = there("generate") or (expected if inputs.pairs is None else len(inputs.pairs.table))
         second = there("regenerate") or expected
-        labels = there("select") or (images if tried is None else math.ceil(images * tried.labels_per_image))
+        each = 1.0 if tried is None or tried.labels_per_image is None else tried.labels_per_image
+        labels = there("select") or math.ceil(images * each)
         training, processes = settings.training, process_state().num_processes
         batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * processes
         steps = planned_steps(training, labels, settings.run.max_epochs)

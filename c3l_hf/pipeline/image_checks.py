@@ -22,7 +22,7 @@ from c3l_hf.data.stored_images import AT_ONCE, stored_images
 from c3l_hf.evaluation.benchmarks import BENCHMARKS
 from c3l_hf.evaluation.questions import load_questions
 from c3l_hf.files.opening import open_dataset
-from c3l_hf.pipeline.options import CurationOptions
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.selection.decontamination import BenchmarkContents, benchmark_contents
 from c3l_hf.selection.hygiene import Hygiene, image_hygiene
 

@@ -19,15 +19,18 @@ from c3l_hf.data.unreadable_list import unreadable_images, write_unreadable
 from c3l_hf.generation.pairs import check_columns
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.image_checks import OpenedBenchmark, open_benchmarks
-from c3l_hf.pipeline.options import STAGES, CurationOptions, ImageOptions
+from c3l_hf.pipeline.options import STAGES, ImageOptions
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.pipeline.writers import check_written_tokens
 from c3l_hf.training.checkpoints import training_options
 
 __all__ = [
     "EMBEDDINGS",
+    "REPORT",
     "RESULTS",
+    "UNREADABLE",
     "Inputs",
     "list_unreadable",
     "open_inputs",
@@ -40,6 +43,8 @@ __all__ = [
 RESULTS = ("dataset", "generator", "config.yaml")
 # Where the vectors of pairs are, in a folder of the stage that scored them.
 EMBEDDINGS = "embeddings"
+# Beside a run's results; and in the folder of a dataset.
+REPORT = "report.html"
 # What names the images that cannot be read.
 UNREADABLE = "unreadable.csv"
 
@@ -198,8 +203,8 @@ def set_old_results_aside(folder: Path, first: str) -> None:
         # And vectors, by the options of the stages.
         others = [
             *RESULTS,
-            "report.html",  # which tells of them
-            "report_files",
+            REPORT,  # which tells of them
+            f"{Path(REPORT).stem}_files",
             *(f"{place}/{stage}" for place in ("replies", EMBEDDINGS) for stage in STAGES[STAGES.index(first) :]),
         ]
         if STAGES.index(first) <= STAGES.index("train"):

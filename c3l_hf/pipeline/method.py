@@ -16,6 +16,7 @@ from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.data.schema import GENERATION_STATUS, STATUS
 from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.closing import format_closing
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.dry_run import format_dry_run
 from c3l_hf.pipeline.image_checks import ImageChecks
 from c3l_hf.pipeline.inputs import (
@@ -30,7 +31,6 @@ from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import (
     STAGES,
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,

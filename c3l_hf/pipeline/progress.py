@@ -9,7 +9,7 @@ import transformers
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.tables import format_table
 
-__all__ = ["describe", "format_bytes", "format_seconds", "format_training", "quiet_libraries"]
+__all__ = ["describe", "format_training", "quiet_libraries"]
 
 
 def quiet_libraries() -> None:
@@ -41,16 +41,3 @@ def format_training(report: Mapping[str, Any]) -> str:
     logged = ((name, [float(entry[name]) for entry in log if name in entry]) for name in names)  # the end has no loss
     rows += [(name, f"{values[0]:.3f}", f"{values[-1]:.3f}") for name, values in logged if values]
     return format_table(rows)
-
-
-def format_seconds(seconds: float) -> str:
-    """A time in the units in which one thinks of it: 4.1 s, 12 min, 3 h 05 min."""
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60:02d} min"
-
-
-def format_bytes(size: float) -> str:
-    """A size in MB, from 1000 on in GB."""
-    return f"{size / 1e6:,.0f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"

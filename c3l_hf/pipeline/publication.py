@@ -55,6 +55,7 @@ def check_publication(
         images_license=images_license,
         images_source=options.images_source,
         overwrite=options.overwrite,
+        keep_metadata=options.keep_metadata,
     )
     if process_state().is_main_process:
         check_access(publication)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.sources import Images
+from c3l_hf.pipeline.inputs import REPORT
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.manifest import DataConfig
 from c3l_hf.report.card_figures import card_figures
@@ -15,10 +16,8 @@ from c3l_hf.report.published_source import published_source
 from c3l_hf.report.run_source import run_source
 from c3l_hf.report.sources import Source
 
-__all__ = ["REPORT", "for_the_dataset", "keep_run_report"]
+__all__ = ["for_the_dataset", "keep_run_report"]
 
-# Beside a run's results; and in the folder of a dataset.
-REPORT = "report.html"
 # What a push may state otherwise than the run: it writes the card again, and not the report beside it.
 _STATED_BY_PUSH = ("license", "images_license", "images_source")
 

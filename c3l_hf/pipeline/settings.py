@@ -11,11 +11,11 @@ from c3l_hf.common.names import listed, nearest
 from c3l_hf.data.schema import CLUSTER, LANGUAGE, SCORES
 from c3l_hf.data.worlds import find_world
 from c3l_hf.generation.pairs import PairGenerationConfig
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.options import (
     OF_PAIRS,
     STAGES,
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,

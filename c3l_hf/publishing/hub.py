@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from c3l_hf.common.names import nearest_path
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import card_and_manifest
+from c3l_hf.publishing.image_checks import first_with_metadata
 from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, FolderError, Manifest
 from c3l_hf.publishing.repository import BARE, HubError, Pushed, Repository, patiently
 from c3l_hf.publishing.verify import Check, compare_facts, verify_folder
@@ -64,6 +65,7 @@ class Publication:
         images_source: Where the images come from, likewise.
         overwrite: Replace files of the same name in a repository that holds something else, or whose files were changed
             after the last push. Other files stay in any case.
+        keep_metadata: Publish pictures whose files say where, when and with what they were taken.
     """
 
     namespace: str | None = None
@@ -74,6 +76,7 @@ class Publication:
     images_license: str | None = None
     images_source: str | None = None
     overwrite: bool = False
+    keep_metadata: bool = False
 
 
 def push(folder: str | Path, options: Publication, *, api: HfApi | None = None) -> list[Pushed]:
@@ -115,6 +118,13 @@ def push(folder: str | Path, options: Publication, *, api: HfApi | None = None) 
         for check in verify_folder(folder / kind):
             if not check.ok:
                 raise HubError(f"{folder / kind}: {check.name}: {check.found}")
+    # A run that says what became of them has removed them, or was told not to.
+    if not options.keep_metadata and "keep_metadata" not in (facts.options or {}):
+        if where := first_with_metadata(folder / "dataset", manifests["dataset"]):
+            raise HubError(
+                f"{folder / 'dataset'}: {where}: the picture may say where, when and with what it was taken, as older "
+                "versions wrote it; write the dataset again (restart_from write), or use keep_metadata"
+            )
     contents: dict[str, dict[str, Path | bytes]] = {}
     for kind, manifest in manifests.items():
         contents[kind] = {path: folder / kind / path for path in manifest.files}

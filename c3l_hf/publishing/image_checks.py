@@ -1,4 +1,4 @@
-"""Checks of a published dataset's pictures: all can be read, each is there once, and none is missing."""
+"""Checks of a published dataset's pictures: all can be read, each is there once, none is missing or says too much."""
 
 from pathlib import Path
 
@@ -6,12 +6,14 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from c3l_hf.common.errors import RowError
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.files.image import image_key, open_image
+from c3l_hf.files.metadata import without_metadata
 from c3l_hf.publishing.manifest import Manifest
 from c3l_hf.publishing.reading import Mismatch, columns_of, read_batches, read_rows
 
-__all__ = ["check_images"]
+__all__ = ["check_images", "first_with_metadata"]
 
 
 def check_images(folder: Path, manifest: Manifest) -> str:
@@ -40,6 +42,18 @@ def check_images(folder: Path, manifest: Manifest) -> str:
             _check_pairs_have_images(folder, manifest, name, with_picture, without)
         result += f"; {len(with_picture) + len(without):,} images once each, those of all pairs"
     return result
+
+
+def first_with_metadata(folder: Path, manifest: Manifest) -> str | None:
+    """Where the first picture is whose file says, or may say, more than how it looks (`files.metadata`); or None."""
+    for where, row in read_rows(folder, manifest.configs.get("images", manifest.configs["default"]), ["images"]):
+        for image in row["images"] or ():
+            try:
+                if without_metadata(image["bytes"]).content != image["bytes"]:
+                    return where
+            except RowError:  # damaged: nobody can tell
+                return where
+    return None
 
 
 def _check_store(folder: Path, manifest: Manifest) -> tuple[set[str], set[str]]:

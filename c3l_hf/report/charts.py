@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # drawing alone needs it
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Drawing", "as_png", "as_svg", "bands", "curves", "histogram", "intervals", "quantile_bars", "shares"]
+__all__ = ["Drawing", "as_png", "as_svg", "bands", "curves", "histogram", "quantile_bars", "shares"]
 
 # Name → the colour that is drawn where no page says another.
 _COLOURS = {
@@ -110,19 +110,6 @@ def shares(names: Sequence[str], series: Mapping[str, Sequence[float]]) -> Drawi
         _names_on_y(axes, names)
         axes.set_xlabel("share of the pairs, %")
         _legend(axes, colours, len(series))
-
-    return draw
-
-
-def intervals(rows: Sequence[tuple[str, float, float, float]], x: str) -> Drawing:
-    """For each name a value with its interval (low, high)."""
-
-    def draw(axes: "Axes", colours: Mapping[str, str]) -> None:
-        for place, (_, value, low, high) in enumerate(rows):
-            axes.plot([low, high], [place, place], color=colours["series-1"], linewidth=2)
-            axes.plot([value], [place], "o", color=colours["series-1"], markersize=6)
-        _names_on_y(axes, [name for name, *_ in rows])
-        axes.set_xlabel(_label(x))
 
     return draw
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from c3l_hf.common.usage import format_bytes
 from c3l_hf.report.content import Funnel, Table
 from c3l_hf.selection.label_choice import RULES
 
@@ -82,7 +83,7 @@ def usage_table(records: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         seconds, memory = record.get("seconds"), record.get("peak_memory_bytes")
         accelerator = record.get("peak_accelerator_bytes")
         if seconds is not None or memory is not None:
-            sizes = ["" if size is None else f"{size / 2**30:,.2f} GiB" for size in (memory, accelerator)]
+            sizes = ["" if size is None else format_bytes(size) for size in (memory, accelerator)]
             rows.append([stage, "" if seconds is None else f"{seconds:,.1f} s", *sizes])
     header = ["stage", "time", "most memory", "most memory of the accelerator"]
     return [Table("Time and memory", header, rows, "Of the process that had most.")] if rows else []

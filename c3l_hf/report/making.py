@@ -67,7 +67,7 @@ def content_of(source: Source, num_pairs: int | None = None, evaluation: str | P
         total = sum(pool.num_rows for pool in pools)
         notes.append(
             f"The gallery shows {count:,} of {total:,} pairs: those of {len(chosen):,} images drawn at random. Figures "
-            "and charts are of all."
+            "and charts are of all; c3l report shows all pairs, unless num_pairs is given."
         )
     threshold_score = next((score for score in (source.chosen_by, ranking) if score in names), None)
     charts = [

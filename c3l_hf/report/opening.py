@@ -7,12 +7,13 @@ import pyarrow as pa
 from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.run_folder import is_run
 from c3l_hf.data.reading import ColumnOptions, PictureOptions, fetch_pictures, read_dataset
 from c3l_hf.data.sources import Images
 from c3l_hf.publishing.manifest import MANIFEST, FolderError, Manifest
 from c3l_hf.report.published_source import published_source
 from c3l_hf.report.run_source import run_source
-from c3l_hf.report.sources import Source, is_run, rows_source
+from c3l_hf.report.sources import Source, rows_source
 
 __all__ = ["open_source"]
 

@@ -13,9 +13,9 @@ from c3l_hf.publishing.manifest import DataConfig
 from c3l_hf.report.counts import cost_table, funnel_of, left_out_table, truth_table
 from c3l_hf.report.sources import Source, album_of_parquet, pool_of_parquet
 
-__all__ = ["SCORED", "facts_of", "published_source"]
+__all__ = ["SECOND_ROUND", "facts_of", "published_source", "versions_of"]
 
-SCORED, DATASET = "second round", "dataset"
+SECOND_ROUND, DATASET = "second round", "dataset"
 # Fact → what the report calls it.
 _FACTS = {
     "images": "images",
@@ -63,7 +63,7 @@ def published_source(
     if "default" not in configs:
         raise RunError(f"{folder} has no configuration 'default': it is no dataset of pairs")
     kept = pq.read_table([folder / path for path in configs["default"].files], columns=["pair_id"])["pair_id"]
-    name, stage = ("scored", SCORED) if "scored" in configs else ("default", DATASET)
+    name, stage = ("scored", SECOND_ROUND) if "scored" in configs else ("default", DATASET)
     pool = pool_of_parquet(stage, folder, configs[name], kept=kept.combine_chunks().cast(pa.string()))
     text_layout(pool.features)
     pictures = configs.get("images", configs["default"])
@@ -71,7 +71,7 @@ def published_source(
     options = facts.get("options") or {}
     return Source(
         title=title or str(facts.get("title") or folder.name),
-        facts=[*facts_of(facts), *_versions(facts)],
+        facts=[*facts_of(facts), *versions_of(facts)],
         funnel=funnel_of(stages),
         pools=[pool],
         album=album_of_parquet(folder, pictures),
@@ -87,6 +87,7 @@ def published_source(
     )
 
 
-def _versions(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    versions = facts.get("versions") or {}
+def versions_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fact "versions" of a card's facts, or of what a run's folder says of itself; none if they have none."""
+    versions = record.get("versions") or {}
     return [("versions", ", ".join(f"{name} {version}" for name, version in versions.items()))] if versions else []

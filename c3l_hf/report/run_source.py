@@ -17,7 +17,7 @@ from c3l_hf.report.charts import as_svg, curves
 from c3l_hf.report.content import Chart
 from c3l_hf.report.counts import cost_table, funnel_of, left_out_table, truth_table, usage_table
 from c3l_hf.report.pools import Album
-from c3l_hf.report.published_source import facts_of
+from c3l_hf.report.published_source import SECOND_ROUND, facts_of, versions_of
 from c3l_hf.report.sources import (
     NO_PICTURES,
     Source,
@@ -28,9 +28,9 @@ from c3l_hf.report.sources import (
     read_record,
 )
 
-__all__ = ["FIRST_ROUND", "SECOND_ROUND", "run_source"]
+__all__ = ["FIRST_ROUND", "run_source"]
 
-FIRST_ROUND, SECOND_ROUND = "first round", "second round"
+FIRST_ROUND = "first round"
 _LEARNT = (("total", "loss"), ("likelihood", "loss/nll"), ("contrastive", "loss/contrastive"))
 
 
@@ -76,7 +76,7 @@ def run_source(folder: str | Path, images: Images | None = None) -> Source:
     curation = read_record(paths["curate"] / "stage.json") if "curate" in paths else {}
     return Source(
         title=str(facts.get("title") or folder.resolve().name),
-        facts=[("run", folder.resolve().name), *facts_of(facts), *_versions(run, facts)],
+        facts=[("run", folder.resolve().name), *facts_of(facts), *(versions_of(run) or versions_of(facts))],
         funnel=funnel_of(stages),
         pools=pools,
         album=album,
@@ -161,11 +161,6 @@ def _tokens(pairs: Shards) -> Sequence[tuple[str | None, int | None, int | None]
 
 def _truth_of(record: Mapping[str, Any]) -> list[tuple[str, int, float, float, float]]:
     return [(pool["name"], pool["pairs"], *pool["true"]) for pool in record.get("pools") or () if pool.get("true")]
-
-
-def _versions(run: Mapping[str, Any], facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    versions = run.get("versions") or facts.get("versions") or {}
-    return [("versions", ", ".join(f"{name} {version}" for name, version in versions.items()))] if versions else []
 
 
 def _training_charts(record: Mapping[str, Any]) -> list[Chart]:

@@ -33,7 +33,6 @@ __all__ = [
     "Source",
     "album_of_images",
     "album_of_parquet",
-    "is_run",
     "pool_of_parquet",
     "pool_of_stages",
     "rows_source",
@@ -66,11 +65,6 @@ class Source:
     charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = field(default_factory=list)
-
-
-def is_run(path: str | Path) -> bool:
-    """Whether a path is a run's folder."""
-    return (Path(path) / "run.json").is_file()
 
 
 def rows_source(dataset: Dataset, title: str, image_folder: str | Path | None = None) -> Source:

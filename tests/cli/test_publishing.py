@@ -51,6 +51,7 @@ def test_a_run_is_pushed_and_verified(hub, tmp_path, capsys):
 
 def test_own_pictures_need_licences_and_the_whole_command_is_shown(hub, tmp_path, capsys):
     run = finished_run(tmp_path / "run", license=None, images_license=None)
+    capsys.readouterr()  # bars of datasets, unless another test has switched them off
     assert main(["push", str(run)]) == 1
     line = capsys.readouterr().err.strip()
     command = f"c3l push {run} --license LICENCE --images_license LICENCE"

@@ -188,7 +188,8 @@ def test_no_two_groups_of_a_command_have_the_same_option():
         (["--max_steps", 9], {}, (3.0, 9, None)),
         (["--max_epochs", 9], {}, (3.0, 150, 9.0)),
         ([], {"C3L_NUM_TRAIN_EPOCHS": "5"}, (5.0, -1, None)),
-        (["--max_steps", 9], {"C3L_NUM_TRAIN_EPOCHS": "5"}, (3.0, 9, None)),
+        (["--max_steps", 9], {"C3L_NUM_TRAIN_EPOCHS": "5"}, (5.0, 9, None)),  # which the steps come before
+        (["--max_steps", -1], {"C3L_NUM_TRAIN_EPOCHS": "5"}, (5.0, -1, None)),
         (["--max_steps", -1], {}, (3.0, -1, None)),
     ],
 )

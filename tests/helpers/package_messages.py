@@ -12,7 +12,17 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "c3l_hf"
 
 # Calls whose first argument a user reads: errors, and what makes them.
-ERRORS = {"RunError", "UsageError", "HubError", "FolderError", "Mismatch", "NoReply", "RowError", "PairParseError"}
+ERRORS = {
+    "RunError",
+    "UsageError",
+    "HubError",
+    "LicenceError",
+    "FolderError",
+    "Mismatch",
+    "NoReply",
+    "RowError",
+    "PairParseError",
+}
 ERRORS |= {"ValueError", "TypeError", "RuntimeError", "NotImplementedError", "FileNotFoundError", "FileExistsError"}
 ERRORS |= {"OSError", "AttributeError", "_Problem", "_NotAsked", "_end", "_unreadable", "fail", "drop"}
 # Reasons that are no error: constants of these files, and what these functions return or assign.

@@ -13,9 +13,9 @@ from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.worlds import find_world
 from c3l_hf.pipeline import stages
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.options import (
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,

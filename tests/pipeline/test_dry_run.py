@@ -14,12 +14,12 @@ from c3l_hf.data.sources import Images
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline import dry_run
 from c3l_hf.pipeline.calibration import Calibration
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.dry_run import format_dry_run
 from c3l_hf.pipeline.inputs import Inputs
 from c3l_hf.pipeline.options import (
     STAGES,
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,
@@ -83,7 +83,7 @@ def test_what_a_try_says_of_the_whole(planned, inputs, tried):
         "  train: to be made, 6 steps of 4 pseudo-labels, about 38 s",  # 20 + 6 · 3
         "  regenerate: to be made, 20 images, 100 replies, about 50 s",
     ]
-    assert "time: about 3 min, and what select, curate and write take" in told  # 168 s
+    assert "time: about 3 min, without select, curate, write" in told  # 168 s
     assert "memory: up to 2.0 GB of the process at the try" in told
     # 1.5 · 200 pairs · 1 kB, 60 pictures of 50 kB, and twice the weights, 5.15 million of 4 bytes.
     assert any(line.startswith("disk: about 45 MB in ") for line in told)
@@ -166,5 +166,5 @@ def test_what_cannot_be_tried_is_named(tmp_path, capsys, monkeypatch):
     words = "run --config scenes --num_images 4 --calibrate 1 --dry_run --output_dir".split()
     assert main([*words, str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
-    assert "score could not be tried: out of memory\n" in told and "train: to be made, 150 steps of 8" in told
+    assert "score could not be tried: out of memory\n" in told and "train: to be made, 3 steps of 8" in told
     assert "about" not in next(line for line in told.splitlines() if line.startswith("  score"))

@@ -17,9 +17,10 @@ from tiny_benchmarks import (
 )
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.image_checks import ImageChecks, open_benchmarks
 from c3l_hf.pipeline.inputs import with_image_comparison
-from c3l_hf.pipeline.options import CurationOptions, ImageOptions
+from c3l_hf.pipeline.options import ImageOptions
 from c3l_hf.selection.image_duplicates import sketched
 
 LONG = "Considering the two bicycles that lean against the old wall, which of them has a basket in front?"

@@ -24,9 +24,9 @@ from c3l_hf.cli import main
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.shards import Shards
 from c3l_hf.pipeline import inputs, pair_clusters, stages
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.options import (
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,
@@ -147,7 +147,7 @@ def test_a_run_is_published(hub, finished):
 def test_reports_of_a_run_and_of_what_it_has_published(hub, finished, tmp_path):
     """The one beside the dataset has nothing of the first round, which is not published; by its name it is found."""
     folder, printed = finished
-    assert f"report     {folder / 'report.html'}" in printed
+    assert f"report: {folder / 'report.html'}" in printed
     own, published = ((place / "report.html").read_text() for place in (folder, folder / "dataset"))
     assert "first round" in own and "not true" in own  # the truth about each pair, too
     assert "first round" not in published and str(folder) not in own + published
@@ -486,7 +486,7 @@ def test_a_restart_can_be_looked_at_first(finished, capsys):
     before = files_of(folder)
     assert run("--output_dir", folder, "--target_size", 5, "--restart_from", "curate", "--dry_run") == 0
     printed = capsys.readouterr().out
-    assert "rescore: is there\n  curate: to be made, what is there is set aside" in printed
+    assert re.search(r"rescore: is there\n  curate: to be made, .*, what is there is set aside\n", printed)
     assert "dataset is set aside" in printed and files_of(folder) == before
 
 

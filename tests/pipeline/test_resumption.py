@@ -8,10 +8,10 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.data.sources import Images
 from c3l_hf.generation.pairs import PairGenerationConfig
 from c3l_hf.models.loading import Source
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.inputs import Inputs, plan, set_old_results_aside
 from c3l_hf.pipeline.options import (
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,

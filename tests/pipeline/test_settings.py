@@ -5,9 +5,9 @@ import json
 import pytest
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.options import (
     BackendOptions,
-    CurationOptions,
     GenerationOptions,
     ImageOptions,
     ModelOptions,

@@ -14,13 +14,17 @@ import time
 from pathlib import Path
 
 import huggingface_hub
+import PIL.Image
+import published
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.utils import close_session
 from loopback_hub import LoopbackHub
+from PIL.ExifTags import Base as ExifTag
 from published import configs, finished_run
 from tiny_models import tiny_llava
 
+from c3l_hf.publishing import export
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import example_pictures, write_dataset
 from c3l_hf.publishing.hub import HubError, Publication, push, verify
@@ -130,6 +134,28 @@ def test_a_second_push_changes_nothing(hub, finished):
     assert not any(result.changed or result.removed for result in again)
     assert "nothing to change" in str(again[0])
     assert len(writes(hub)) == before and len(commits(DATASET)) == 2
+
+
+def test_pictures_of_an_older_version_say_nothing_unless_asked_for(hub, tmp_path, monkeypatch):
+    """Older versions published the pictures as they were."""
+
+    def photograph(number):
+        file, exif = io.BytesIO(), PIL.Image.Exif()
+        exif[ExifTag.Make] = "A phone's maker"
+        PIL.Image.new("RGB", (12, 10), (number, 90, 30)).save(file, "JPEG", exif=exif)
+        return {"bytes": file.getvalue(), "path": None}
+
+    monkeypatch.setattr(published, "picture", photograph)
+    with monkeypatch.context() as older:
+        older.setattr(export, "with_contents", lambda table, *_: table)
+        run = finished_run(tmp_path / "older")
+    with pytest.raises(
+        HubError, match=r"older/dataset: .*, row 0: the picture may say where.*; write the dataset again"
+    ):
+        push(run, Publication())
+    assert not writes(hub)
+    assert push(run, Publication(keep_metadata=True))
+    assert push(finished_run(tmp_path / "newer"), Publication(dataset_name="new", generator_name="newer"))
 
 
 def test_words_given_to_the_push_are_on_the_cards(hub, tmp_path):
@@ -408,7 +434,7 @@ def test_cards_of_another_schema_are_not_pushed(hub, finished, tmp_path):
 
 
 def test_unfinished_runs(hub, finished, tmp_path):
-    refused(hub, tmp_path / "nowhere", "nowhere/dataset has no manifest.json: .*not finished: nothing to push")
+    refused(hub, tmp_path / "nowhere", "nowhere: there is no such folder: nothing to push")
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "generator")
     refused(hub, run, "run/generator has no manifest.json")

@@ -16,7 +16,6 @@ DRAWINGS = {
     "quantiles": (charts.quantile_bars([("a", [0, 1, 2, 3, 4]), ("b", [1, 1, 1, 1, 1])], "pmi"), 2),
     "bands": (charts.bands([1, 5, 9], [[0, 1, 2], [1, 2, 3], [0, 0, 0]], "words", "pmi"), 0),
     "shares": (charts.shares(["a", "b"], {"before": [0.4, 0.6], "after": [0.5, 0.5]}), 2),
-    "intervals": (charts.intervals([("a", 0.5, 0.4, 0.6)], "true"), 1),
     "curves": (charts.curves({"loss": ([1, 2], [0.3, 0.1]), "other": ([1, 2], [1, 0])}, "step", "loss"), 0),
 }
 

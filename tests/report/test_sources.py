@@ -83,7 +83,7 @@ def test_what_is_counted(finished):
     assert funnel["select"] == (7, 6, [("fewer than two scored pairs", 1)])
     assert funnel["curate"] == (13, 6, [("beyond the quota of the type", 6), ("no pair", 1)])
     tables = {table.title: table for table in content.tables}
-    assert tables["Time and memory"].rows[0] == ["generate", "12.5 s", "3.00 GiB", ""]
+    assert tables["Time and memory"].rows[0] == ["generate", "12.5 s", "3.2 GB", ""]
     # 6 images: 90 prompt tokens each once, and 7 + number of replies for each of the 13 rows.
     assert ["generate", "served", "630", "127"] in [list(row)[:4] for row in tables["Tokens"].rows]
     assert ["second round", "no answer", "1"] in tables["What became of the rows"].rows

@@ -27,7 +27,7 @@ def test_it_has_all_that_a_world_has():
     for name in World.__annotations__:
         assert isinstance(getattr(entrance, name), str) and getattr(entrance, name), name
     functions = {name: member for name, member in vars(World).items() if inspect.isfunction(member) and name[0] != "_"}
-    assert len(functions) == 5
+    assert len(functions) == 6
     for name, declared in functions.items():
         parameters = list(inspect.signature(declared).parameters)[1:]  # without self
         assert list(inspect.signature(getattr(entrance, name)).parameters) == parameters, name

@@ -7,7 +7,15 @@ from collections.abc import Iterable
 import pyarrow as pa
 from datasets import Dataset
 
-__all__ = ["count_reasons", "count_repeated", "count_statuses", "generation_counts", "of_image", "publishable"]
+__all__ = [
+    "count_reasons",
+    "count_repeated",
+    "count_statuses",
+    "generation_counts",
+    "of_image",
+    "publishable",
+    "reason_kind",
+]
 
 # The name of an image within a reason: an address, or that of a file.
 _ADDRESS = re.compile(
@@ -52,6 +60,11 @@ def count_reasons(statuses: Iterable[str]) -> list[tuple[str, int]]:
         (f"{kind}{f', as {examples[kind]}' if kind in examples else ''}{_remedy(kind)}", count)
         for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
+
+
+def reason_kind(status: str) -> str:
+    """A reason without the name of a file, an address or a number, so that equal ones have one name."""
+    return _kind_of(status)[0]
 
 
 def _kind_of(status: str) -> tuple[str, str | None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from c3l_hf.common.files import digest
+from c3l_hf.data.status import reason_kind
 from c3l_hf.report.content import Content, Picture, ShownPair, ShownTurn
 from c3l_hf.report.thumbnails import Thumbnail, thumbnails
 
@@ -29,7 +30,7 @@ _FACETS: Mapping[str, Callable[[ShownPair], str | None]] = {
     "type": lambda pair: pair.type,
     "language": lambda pair: pair.language,
     "template": lambda pair: pair.template,
-    "status": lambda pair: pair.status,
+    "status": lambda pair: reason_kind(pair.status),
     "role": lambda pair: pair.role,
     "kept": lambda pair: _either(pair.kept, "kept", "not kept"),
     "truth": lambda pair: _either(pair.true, "true", "not true"),
@@ -181,7 +182,8 @@ def _check(pair: ShownPair, pictures: Sequence[Picture], known: set[str]) -> Non
 
 
 def _texts(pair: ShownPair) -> list:
-    return [pair.pair_id, pair.digest, [_turn(turn) for turn in pair.turns], pair.raw]
+    whole = [pair.status] * (reason_kind(pair.status) != pair.status)  # the filter has the kind
+    return [pair.pair_id, pair.digest, [_turn(turn) for turn in pair.turns], pair.raw, *whole]
 
 
 def _turn(turn: ShownTurn) -> list:

@@ -1,8 +1,8 @@
 // One card: a picture, and beside it its pairs, the chosen one beside those that were rejected.
 
-function pairElement(pair, [pairId, , turns, raw]) {
+function pairElement(pair, [pairId, , turns, raw, reason]) {
   const ranking = head.ranking && scoresNamed(head.ranking)[pair];
-  const status = facet("status", pair);
+  const status = reason ?? facet("status", pair);
   const tag = (name, className) => {
     const value = facet(name, pair);
     const told = state[name] !== "" || head.facets[facetNames.indexOf(name)][1].length < 2 && !["kept", "truth"].includes(name);

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from c3l_hf.report.content import Chart
+from c3l_hf.report.visible import visible
 
 __all__ = ["Drawing", "drawing"]
 
@@ -55,7 +56,7 @@ def drawing(chart: Chart) -> Drawing:
     if root.tag != "svg":
         raise ValueError(f"the drawing of chart {chart.id!r} begins with {root.tag!r}, not with svg")
     # One that filters is no picture: its bars are buttons.
-    root.attrib |= {"role": "img" if chart.filter is None else "group", "aria-label": chart.text}
+    root.attrib |= {"role": "img" if chart.filter is None else "group", "aria-label": visible(chart.text)}
     root.attrib.pop("version", None)
     return Drawing(ElementTree.tostring(root, encoding="unicode"), styles)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from report_content import bars, report_content, shown_pair
@@ -125,3 +126,11 @@ def test_contents_that_contradict_themselves_are_refused(wrong, message, tmp_pat
     with pytest.raises(ValueError, match=message):
         write_page(content, tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_of_the_overview_turn_nothing_round_and_have_no_control_characters():
+    hostile = "a\u202eb\x00\x1b[31m\x7f"
+    chart = replace(bars(), title=hostile, text=hostile)
+    text = page_html(report_content([], title=hostile, notes=[hostile], charts=[chart]))
+    assert text.count("a\ufffdb\u2400\u241b[31m\u2421") >= 4
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202e]", re.sub("<script.*?</script>", "", text, flags=re.S))

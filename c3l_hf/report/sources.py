@@ -1,5 +1,6 @@
 """What reports are made of: a run's folder, a dataset that a run has written or published, or any rows."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,12 +20,12 @@ from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import Layout, text_layout
-from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
+from c3l_hf.data.pair_columns import UNREAD, is_plain, read_pair_columns
 from c3l_hf.data.row_images import pictures_of
 from c3l_hf.data.schema import EMBEDDING, GENERATION_STATUS, STATUS, STATUS_OK
 from c3l_hf.data.sources import image_column
 from c3l_hf.data.stored_images import stored_images
-from c3l_hf.data.stored_rows import stored_row
+from c3l_hf.data.stored_rows import stored_row, stored_rows
 from c3l_hf.files.image import open_image
 from c3l_hf.publishing.manifest import DataConfig
 from c3l_hf.report.content import Chart, Funnel, Table
@@ -169,15 +170,27 @@ def _with_own_images(ids: pa.Table) -> pa.Table:
 
 
 def _several(dataset: Dataset, layout: Layout) -> int:
-    """How many rows have more than one picture in their columns of images."""
+    """How many rows have more than one picture."""
+    kinds = [dataset.features.arrow_schema.field(name).type for name in layout.images]
+    if any(isinstance(kind, pa.JsonType) for kind in kinds) or not (kinds or is_plain(dataset)):
+        return _several_as_read(dataset, layout)
     count = 0
-    for name in layout.images:
-        kind = dataset.features.arrow_schema.field(name).type
+    for name, kind in zip(layout.images, kinds):
         # The numbers of an array, and the bytes of a picture, are one.
         if is_list(kind) and not is_list(kind.value_type) and not pa.types.is_primitive(kind.value_type):
             lists = dataset.select_columns([name]).with_format("arrow")
             for table in lists.iter(_AT_ONCE) if len(dataset) else ():
                 count += pc.sum(pc.greater(pc.list_value_length(table[name]), 1)).as_py() or 0
+    return count
+
+
+def _several_as_read(dataset: Dataset, layout: Layout) -> int:
+    """The same, of pictures within messages, and of columns with pictures and lists of them."""
+    count, rows = 0, dataset.select_columns(list(layout.columns))
+    for table in rows.with_format("arrow").iter(_AT_ONCE) if len(rows) else ():
+        for row in stored_rows(table, rows.features):
+            with contextlib.suppress(RowError):  # which has a status
+                count += len(pictures_of(row, layout)) > 1
     return count
 
 

@@ -283,3 +283,17 @@ def test_the_numbers_of_an_array_are_one_picture():
     pixels = [[[0, 0, 0], [9, 9, 9]], [[0, 0, 0], [9, 9, 9]]]
     rows = Dataset.from_list([{"image": pixels, "question": "q?", "answer": "a"}])
     assert not content_of(rows_source(rows, "mine")).notes
+
+
+def test_rows_with_several_pictures_in_their_messages_are_counted():
+    def row(*pictures):
+        asked = [*({"type": "image", "image": name} for name in pictures), {"type": "text", "text": "q?"}]
+        said = [{"type": "text", "text": "a"}]
+        return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+
+    rows = Dataset.from_list([row("a.png"), row("a.png", "b.png"), row()])
+    assert "1 rows have several pictures: the first is shown." in content_of(rows_source(rows, "mine")).notes
+    # A column with pictures and lists of them.
+    mixed = [{"image": image, "question": "q?", "answer": "a"} for image in ("a.png", ["a.png", "b.png"], None)]
+    rows = Dataset.from_list(mixed, on_mixed_types="use_json")
+    assert "1 rows have several pictures: the first is shown." in content_of(rows_source(rows, "mine")).notes

@@ -113,8 +113,13 @@ def _rendered(content: Content, data: PageData, beside: str | None) -> Iterator[
         "require-trusted-types-for": ["'script'"],
         "trusted-types": ["c3l"],
     }
+    # What is said of all pictures already is not counted once more.
+    unreadable = {
+        reason: n for reason, n in data.unreadable.items() if not any(reason in told for told in content.notes)
+    }
     values: dict[str, Any] = {
         "content": content,
+        "unreadable": unreadable,
         "policy": "; ".join(f"{name} {' '.join(sources)}" for name, sources in policy.items()),
         "style": Markup(style),
         "script": Markup(script),

@@ -15,6 +15,7 @@ __all__ = [
     "of_image",
     "publishable",
     "reason_kind",
+    "remedy",
 ]
 
 # The name of an image within a reason: an address, or that of a file.
@@ -57,7 +58,7 @@ def count_reasons(statuses: Iterable[str]) -> list[tuple[str, int]]:
         if example:
             examples.setdefault(kind, example)
     return [
-        (f"{kind}{f', as {examples[kind]}' if kind in examples else ''}{_remedy(kind)}", count)
+        (f"{kind}{f', as {examples[kind]}' if kind in examples else ''}{remedy(kind)}", count)
         for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
 
@@ -78,7 +79,7 @@ def _kind_of(status: str) -> tuple[str, str | None]:
     return re.sub(r"(?<!Errno )(?<!HTTP )\b\d+", "N", re.sub(r": '/[^']*'", "", status)), example
 
 
-def _remedy(kind: str) -> str:
+def remedy(kind: str) -> str:
     """What may help against a reason, where that is not said in it."""
     if "FileNotFoundError" in kind or "No such file" in kind:
         return "; is image_folder, where relative paths begin, given and right?"

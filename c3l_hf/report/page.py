@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
+from c3l_hf.data.status import remedy
 from c3l_hf.report.content import Content
 from c3l_hf.report.drawings import drawing
 from c3l_hf.report.page_data import PageData, Piece, script_json, write_pieces
@@ -115,7 +116,9 @@ def _rendered(content: Content, data: PageData, beside: str | None) -> Iterator[
     }
     # What is said of all pictures already is not counted once more.
     unreadable = {
-        reason: n for reason, n in data.unreadable.items() if not any(reason in told for told in content.notes)
+        f"{reason}{remedy(reason)}": count
+        for reason, count in data.unreadable.items()
+        if not any(reason in told for told in content.notes)
     }
     values: dict[str, Any] = {
         "content": content,

@@ -145,9 +145,9 @@ def test_pictures_that_cannot_be_shown_are_counted():
 
     content = report_content([shown_pair(number) for number in range(12)])
     pictures = [*map(gone, range(3)), *content.pictures[3:]]
-    told = "3 of 4 pictures cannot be shown: the image cannot be read: FileNotFoundError: [Errno 2] No such file</li>"
+    everything = "the image cannot be read: FileNotFoundError: [Errno 2] No such file"
+    told = f"3 of 4 pictures cannot be shown: {everything}; is image_folder"
     assert len(pictures) == 4 and told in page_html(replace(content, pictures=pictures))
     assert "1 of 4 pictures cannot be shown" in page_html(content)
     # What is said of all pictures is not counted once more.
-    everything = "the image cannot be read: FileNotFoundError: [Errno 2] No such file"
     assert "3 of 4 pictures" not in page_html(replace(content, pictures=pictures, notes=[everything]))

@@ -126,7 +126,7 @@ def rows_source(dataset: Dataset, title: str, image_folder: str | Path | None = 
         return open_image(located(pictures[0], image_folder))
 
     several = _several(dataset, layout)
-    notes = [f"{several:,} rows have several pictures: the first is shown."] if several else []
+    notes = [f"Of rows with several pictures ({several:,}) the first is shown."] if several else []
     return Source(title, [_pool_of_rows(ordered, ids)], Album(encoded.dictionary, open_picture), notes=notes)
 
 

@@ -276,7 +276,7 @@ def test_rows_with_several_pictures_are_counted(tmp_path, column, as_paths):
     picture = "a.png" if as_paths else {"bytes": png(0), "path": None}
     rows = [{column: [picture] * number, "question": "q?", "answer": "a"} for number in (1, 2, 3)]
     content = content_of(rows_source(Dataset.from_list(rows), "mine", tmp_path))
-    assert "2 rows have several pictures: the first is shown." in content.notes
+    assert "Of rows with several pictures (2) the first is shown." in content.notes
 
 
 def test_the_numbers_of_an_array_are_one_picture():
@@ -292,8 +292,8 @@ def test_rows_with_several_pictures_in_their_messages_are_counted():
         return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
 
     rows = Dataset.from_list([row("a.png"), row("a.png", "b.png"), row()])
-    assert "1 rows have several pictures: the first is shown." in content_of(rows_source(rows, "mine")).notes
+    assert "Of rows with several pictures (1) the first is shown." in content_of(rows_source(rows, "mine")).notes
     # A column with pictures and lists of them.
     mixed = [{"image": image, "question": "q?", "answer": "a"} for image in ("a.png", ["a.png", "b.png"], None)]
     rows = Dataset.from_list(mixed, on_mixed_types="use_json")
-    assert "1 rows have several pictures: the first is shown." in content_of(rows_source(rows, "mine")).notes
+    assert "Of rows with several pictures (1) the first is shown." in content_of(rows_source(rows, "mine")).notes

@@ -108,6 +108,8 @@ def unread_parts(columns: Iterable[str]) -> list[str]:
 
 def _nearest(columns: list[str]) -> str:
     """The layout that most of the columns belong to, and what it lacks."""
+    if {"chosen", "rejected"} <= {*columns}:
+        return "; with chosen and rejected they are preference rows, which training takes (c3l train)"
     has_image = any(name in columns for name in IMAGE_COLUMNS)
     texts = max((text for text, _ in _LAYOUTS), key=lambda text: sum(name in columns for name in text) / len(text))
     if not any(name in columns for name in texts):

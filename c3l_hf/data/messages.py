@@ -153,7 +153,7 @@ def _answers(value: Any, column: str) -> list[dict[str, Any]]:
             raise RowError(f"{column} has {len(value)} answers; say which (answers: first, or each)")
         value = value[0]
     elif column == "answers":
-        what = "null" if value is None else f"{value!r:.60}"
+        what = "null" if value is None else "a text" if isinstance(value, str) else "no list of texts"
         raise RowError(f"answers is {what}; say which (answers: first, or each)")
     return messages_of_value(value, column, "assistant")
 

@@ -7,7 +7,16 @@ from collections.abc import Iterable
 import pyarrow as pa
 from datasets import Dataset
 
-__all__ = ["count_reasons", "count_repeated", "count_statuses", "generation_counts", "of_image", "publishable"]
+__all__ = [
+    "count_reasons",
+    "count_repeated",
+    "count_statuses",
+    "generation_counts",
+    "of_image",
+    "publishable",
+    "reason_kind",
+    "remedy",
+]
 
 # The name of an image within a reason: an address, or that of a file.
 _ADDRESS = re.compile(
@@ -49,9 +58,14 @@ def count_reasons(statuses: Iterable[str]) -> list[tuple[str, int]]:
         if example:
             examples.setdefault(kind, example)
     return [
-        (f"{kind}{f', as {examples[kind]}' if kind in examples else ''}{_remedy(kind)}", count)
+        (f"{kind}{f', as {examples[kind]}' if kind in examples else ''}{remedy(kind)}", count)
         for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
+
+
+def reason_kind(status: str) -> str:
+    """A reason without the name of a file, an address or a number, so that equal ones have one name."""
+    return _kind_of(status)[0]
 
 
 def _kind_of(status: str) -> tuple[str, str | None]:
@@ -65,7 +79,7 @@ def _kind_of(status: str) -> tuple[str, str | None]:
     return re.sub(r"(?<!Errno )(?<!HTTP )\b\d+", "N", re.sub(r": '/[^']*'", "", status)), example
 
 
-def _remedy(kind: str) -> str:
+def remedy(kind: str) -> str:
     """What may help against a reason, where that is not said in it."""
     if "FileNotFoundError" in kind or "No such file" in kind:
         return "; is image_folder, where relative paths begin, given and right?"

@@ -4,6 +4,7 @@ Not by the builder of `datasets`, which takes types from a part of the rows and 
 unseen (see `inferred`), or a later row ends it.
 """
 
+import functools
 import json
 import logging
 import zlib
@@ -162,6 +163,11 @@ def _with_whole_characters(value: Any) -> Any:
     return [_with_whole_characters(item) for item in value] if isinstance(value, list) else value
 
 
+@functools.cache  # a file is read twice, to look at it and to store its rows
+def _tell_rows(file: Path, name: str) -> None:
+    logger.warning("%s is an object; its rows are the list %r", file, name)
+
+
 def _rows_in(content: dict[str, Any], file: Path) -> list[Any]:
     """The rows of a file that is one object."""
     if _are_columns(content):
@@ -175,7 +181,7 @@ def _rows_in(content: dict[str, Any], file: Path) -> list[Any]:
             f"it is an object with several lists of objects ({', '.join(lists)}); save that of the rows alone",
         )
     if lists:
-        logger.warning("%s is an object; its rows are the list %r", file, lists[0])
+        _tell_rows(file, lists[0])
     return content[lists[0]] if lists else [content]
 
 

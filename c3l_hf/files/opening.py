@@ -29,7 +29,7 @@ from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.json_files import open_json
 from c3l_hf.files.webdatasets import open_tars, spread
 
-__all__ = ["folder_cache", "is_saved", "open_dataset"]
+__all__ = ["folder_cache", "is_saved", "may_be_on_hub", "open_dataset"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +82,18 @@ def open_dataset(
         dataset = _open_saved(path, config, split)
     elif path.is_dir():
         dataset = _open_folder(path, config, split, texts)
-    elif not is_not_on_hub(str(name)) and _kind(path) is None:
+    elif may_be_on_hub(str(name)):
         dataset = _load(str(name), config, split, revision)
     elif files := _matching(str(name)):
         dataset = _open_files(files, config, texts)
     else:
         raise RunError(f"{name}: there is no such file or folder{nearest_path(path)}")
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
+def may_be_on_hub(name: str) -> bool:
+    """Whether what is not here may be a dataset on the Hub: it is called neither as a file nor nearly as one here."""
+    return not is_not_on_hub(name) and _kind(Path(name)) is None
 
 
 def is_saved(path: str | Path) -> bool:

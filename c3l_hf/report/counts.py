@@ -1,9 +1,11 @@
 """Counts of a run as a report shows them: what became of the rows of each stage, and what the stages cost."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from c3l_hf.common.usage import format_bytes
+from c3l_hf.data.status import reason_kind
 from c3l_hf.report.content import Funnel, Table
 from c3l_hf.selection.label_choice import RULES
 
@@ -30,10 +32,10 @@ def funnel_of(stages: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> list[F
             if label not in _TOTALS and not label.startswith(_BESIDE) and count
         }
         if stage in ("generate", "regenerate"):
-            funnel.append(Funnel(stage, None, counts.get("ok", 0), _sorted(reasons)))
+            funnel.append(Funnel(stage, None, counts.get("ok", 0), _sorted(_kinds(reasons))))
         elif stage in ("score", "rescore"):
             ok = counts.get("ok", 0)
-            funnel.append(Funnel(stage, ok + sum(reasons.values()), ok, _sorted(reasons)))
+            funnel.append(Funnel(stage, ok + sum(reasons.values()), ok, _sorted(_kinds(reasons))))
         elif stage == "select":
             of_images = {rule: count for rule, count in reasons.items() if rule in RULES}
             # The other reasons are of pairs beside a chosen one, see `left_out_table`.
@@ -53,6 +55,14 @@ def left_out_table(stages: Sequence[tuple[str, Sequence[tuple[str, int]]]]) -> l
     }
     rows = [[reason, f"{count:,}"] for reason, count in _sorted(reasons)]
     return [Table("Pairs in no pseudo-label", ["reason", "pairs"], rows)] if rows else []
+
+
+def _kinds(reasons: Mapping[str, int]) -> Counter[str]:
+    """Reasons that differ in a number, as those of texts that are too long, as one."""
+    kinds: Counter[str] = Counter()
+    for reason, count in reasons.items():
+        kinds[reason_kind(reason)] += count
+    return kinds
 
 
 def _sorted(reasons: Mapping[str, int]) -> list[tuple[str, int]]:

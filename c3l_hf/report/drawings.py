@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from c3l_hf.report.content import Chart
+from c3l_hf.report.visible import visible
 
 __all__ = ["Drawing", "drawing"]
 
@@ -13,9 +14,6 @@ _SHAPES = frozenset(
     "circle clipPath defs desc ellipse g line linearGradient marker path pattern polygon polyline radialGradient rect "
     "stop style svg symbol text textPath title tspan use".split()
 )
-
-# Control characters and halves of characters, which neither XML nor UTF-8 has.
-_NO_TEXT = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def drawing(chart: Chart) -> Drawing:
     if root.tag != "svg":
         raise ValueError(f"the drawing of chart {chart.id!r} begins with {root.tag!r}, not with svg")
     # One that filters is no picture: its bars are buttons.
-    root.attrib |= {"role": "img" if chart.filter is None else "group", "aria-label": _NO_TEXT.sub(" ", chart.text)}
+    root.attrib |= {"role": "img" if chart.filter is None else "group", "aria-label": visible(chart.text)}
     root.attrib.pop("version", None)
     return Drawing(ElementTree.tostring(root, encoding="unicode"), styles)
 

@@ -1,23 +1,23 @@
 """The source of a report by its name: a run's folder, a written or published dataset, or rows in any layout."""
 
-import re
 from pathlib import Path
 
+import httpx2
 import pyarrow as pa
 from datasets import Dataset
+from huggingface_hub.errors import HfHubHTTPError
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.run_folder import is_run
 from c3l_hf.data.reading import ColumnOptions, PictureOptions, fetch_pictures, read_dataset
 from c3l_hf.data.sources import Images
+from c3l_hf.files.opening import may_be_on_hub
 from c3l_hf.publishing.manifest import MANIFEST, FolderError, Manifest
 from c3l_hf.report.published_source import published_source
 from c3l_hf.report.run_source import run_source
 from c3l_hf.report.sources import Source, rows_source
 
 __all__ = ["open_source"]
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def open_source(
@@ -51,7 +51,7 @@ def open_source(
         raise RunError(f"images are those of a run, and {name} is no run's folder; leave them out")
     if plain and (path / MANIFEST).is_file():
         return _published(path, name)
-    if plain and not path.exists() and _HUB_ID.fullmatch(name) and (folder := _downloaded(name, revision)) is not None:
+    if plain and not path.exists() and may_be_on_hub(name) and (folder := _downloaded(name, revision)) is not None:
         return _published(folder, name)
     dataset = read_dataset(name, columns, config=config, split=split, revision=revision, limit=limit)
     return _rows_of(dataset, name, pictures)
@@ -80,12 +80,12 @@ def _published(folder: Path, name: str) -> Source:
 
 
 def _downloaded(name: str, revision: str | None) -> Path | None:
-    """The files of a dataset on the Hub that c3l_hf has published; None if it is another one."""
+    """The files of a dataset on the Hub that c3l_hf has published; None if it is another one, or cannot be had."""
     from huggingface_hub import HfApi
 
     from c3l_hf.publishing.hub import HubError, download  # which loads what cards are made with
 
     try:
         return download(name, revision, "dataset", HfApi())[0]
-    except HubError:
+    except (HubError, HfHubHTTPError, httpx2.HTTPError, OSError):
         return None  # of which `read_dataset` says more

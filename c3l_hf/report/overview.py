@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from c3l_hf.data.schema import LANGUAGE
+from c3l_hf.data.schema import LANGUAGE, STATUS_OK
+from c3l_hf.data.status import count_reasons
 from c3l_hf.report import charts
 from c3l_hf.report.charts import Drawing
 from c3l_hf.report.content import Chart, Filter, Table
@@ -201,15 +202,14 @@ def agreement_table(pools: Sequence[Pool]) -> list[Table]:
 
 
 def status_table(pools: Sequence[Pool], most: int = 30) -> list[Table]:
-    """Why rows have no pair or no score, counted."""
+    """Why rows have no pair or no score, counted; of reasons that differ in a name or a number one has an example."""
     rows = []
     for pool in pools:
-        counts = Counter(pool.statuses().to_pylist())
-        ok = counts.pop("ok", 0)
-        rows.append([pool.stage, "ok", f"{ok:,}"])
-        shown = counts.most_common(most)
-        rows += [[pool.stage, str(reason), f"{count:,}"] for reason, count in shown]
-        if others := counts.total() - sum(count for _, count in shown):
+        statuses = pool.statuses().to_pylist()
+        reasons = count_reasons(status for status in statuses if status != STATUS_OK)
+        rows.append([pool.stage, STATUS_OK, f"{statuses.count(STATUS_OK):,}"])
+        rows += [[pool.stage, reason, f"{count:,}"] for reason, count in reasons[:most]]
+        if others := sum(count for _, count in reasons[most:]):
             rows.append([pool.stage, "other reasons", f"{others:,}"])
     return [Table("What became of the rows", ["pairs", "status", "rows"], rows)] if rows else []
 

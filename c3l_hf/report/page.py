@@ -14,9 +14,11 @@ from markupsafe import Markup
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
+from c3l_hf.data.status import remedy
 from c3l_hf.report.content import Content
 from c3l_hf.report.drawings import drawing
 from c3l_hf.report.page_data import PageData, script_json, write_pieces
+from c3l_hf.report.visible import visible
 
 __all__ = ["MOST_BYTES", "MOST_PAIRS", "page_html", "write_page"]
 
@@ -27,7 +29,6 @@ _FOLDER = Path(__file__).parent / "page"
 # In the order in which they are read: the later ones use the earlier ones.
 _SCRIPTS = ("data", "texts", "pairs", "list", "filters", "scores", "marks", "report")
 _OURS = re.compile(r"(columns|texts|pictures)-\d+\.js")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def page_html(content: Content) -> str:
@@ -115,8 +116,15 @@ def _rendered(content: Content, data: PageData, beside: str | None) -> Iterator[
         "require-trusted-types-for": ["'script'"],
         "trusted-types": ["c3l"],
     }
+    # What is said of all pictures already is not counted once more.
+    unreadable = {
+        f"{reason}{remedy(reason)}": count
+        for reason, count in data.unreadable.items()
+        if not any(reason in told for told in content.notes)
+    }
     values: dict[str, Any] = {
         "content": content,
+        "unreadable": unreadable,
         "policy": "; ".join(f"{name} {' '.join(sources)}" for name, sources in policy.items()),
         "style": Markup(style),
         "script": Markup(script),
@@ -135,15 +143,10 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_writable,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _writable(value: Any) -> Any:
-    """Halves of characters, which UTF-8 does not have, as the sign for what is no character."""
-    return _SURROGATE.sub("\ufffd", value) if type(value) is str else value
 
 
 @cache

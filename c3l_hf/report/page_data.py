@@ -5,12 +5,14 @@ import json
 import math
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from c3l_hf.common.files import digest
+from c3l_hf.data.status import reason_kind
 from c3l_hf.report.content import Content, Picture, ShownPair, ShownTurn
 from c3l_hf.report.thumbnails import Thumbnail, thumbnails
 
@@ -29,7 +31,7 @@ _FACETS: Mapping[str, Callable[[ShownPair], str | None]] = {
     "type": lambda pair: pair.type,
     "language": lambda pair: pair.language,
     "template": lambda pair: pair.template,
-    "status": lambda pair: pair.status,
+    "status": lambda pair: reason_kind(pair.status),
     "role": lambda pair: pair.role,
     "kept": lambda pair: _either(pair.kept, "kept", "not kept"),
     "truth": lambda pair: _either(pair.true, "true", "not true"),
@@ -57,11 +59,13 @@ class PageData:
         head: What is needed at once: counts, the facets' values, scales.
         pieces: The rest.
         size: Of the pieces, in bytes.
+        unreadable: Why pictures cannot be shown → how many, the most frequent first; names of files are not in it.
     """
 
     head: Mapping[str, Any]
     pieces: Sequence[Piece]
     size: int
+    unreadable: Mapping[str, int]
 
 
 @dataclass
@@ -124,6 +128,7 @@ def write_pieces(content: Content, folder: Path) -> PageData:
             many numbers as tokens.
     """
     columns, pieces, known, identity = _Columns(), [], set(), []
+    unreadable: Counter[str] = Counter()
 
     def write(name: str, value: Any) -> None:
         path = folder / f"{name}.json"
@@ -140,8 +145,10 @@ def write_pieces(content: Content, folder: Path) -> PageData:
     used = set(columns.pictures)
     for number, start in enumerate(range(0, len(content.pictures), _PICTURES)):
         numbers = range(start, min(start + _PICTURES, len(content.pictures)))
-        made = thumbnails([content.pictures[n] for n in numbers if n in used], len(used))
-        write(f"pictures-{number}", [_picture(content.pictures[n], next(made)) if n in used else None for n in numbers])
+        made = list(thumbnails([content.pictures[n] for n in numbers if n in used], len(used)))
+        unreadable.update(reason_kind(one) for one in made if isinstance(one, str))
+        left = iter(made)
+        write(f"pictures-{number}", [_picture(content.pictures[n], next(left)) if n in used else None for n in numbers])
     alike = [[other for other in content.alike.get(n, ()) if other in used] for n in range(len(content.pictures))]
     write("columns-0", {**columns.as_lists(), "alike": alike if any(alike) else []})
     head = {
@@ -167,7 +174,8 @@ def write_pieces(content: Content, folder: Path) -> PageData:
             if chart.filter is not None
         },
     }
-    return PageData(head, pieces, sum(piece.path.stat().st_size for piece in pieces))
+    size = sum(piece.path.stat().st_size for piece in pieces)
+    return PageData(head, pieces, size, dict(unreadable.most_common()))
 
 
 def _check(pair: ShownPair, pictures: Sequence[Picture], known: set[str]) -> None:
@@ -182,7 +190,8 @@ def _check(pair: ShownPair, pictures: Sequence[Picture], known: set[str]) -> Non
 
 
 def _texts(pair: ShownPair) -> list:
-    return [pair.pair_id, pair.digest, [_turn(turn) for turn in pair.turns], pair.raw]
+    whole = [pair.status] * (reason_kind(pair.status) != pair.status)  # the filter has the kind
+    return [pair.pair_id, pair.digest, [_turn(turn) for turn in pair.turns], pair.raw, *whole]
 
 
 def _turn(turn: ShownTurn) -> list:

@@ -1,5 +1,6 @@
 """What reports are made of: a run's folder, a dataset that a run has written or published, or any rows."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
@@ -17,13 +19,13 @@ from c3l_hf.common.arrow import is_list
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.image_files import located
-from c3l_hf.data.layouts import text_layout
-from c3l_hf.data.pair_columns import UNREAD, read_pair_columns
+from c3l_hf.data.layouts import Layout, text_layout
+from c3l_hf.data.pair_columns import UNREAD, is_plain, read_pair_columns
 from c3l_hf.data.row_images import pictures_of
-from c3l_hf.data.schema import EMBEDDING
+from c3l_hf.data.schema import EMBEDDING, GENERATION_STATUS, STATUS, STATUS_OK
 from c3l_hf.data.sources import image_column
 from c3l_hf.data.stored_images import stored_images
-from c3l_hf.data.stored_rows import has_images, stored_row
+from c3l_hf.data.stored_rows import stored_row, stored_rows
 from c3l_hf.files.image import open_image
 from c3l_hf.publishing.manifest import DataConfig
 from c3l_hf.report.content import Chart, Funnel, Table
@@ -99,6 +101,9 @@ def rows_source(dataset: Dataset, title: str, image_folder: str | Path | None = 
         numbers = pa.array(map(str, range(len(dataset))), pa.string())
         reasons = pa.repeat(pa.scalar("the row has no image"), len(dataset))
         ids = pa.table({"image_id": nothing, "pair_id": numbers, "unread": reasons})
+    ids = _with_null_texts(ids, dataset, layout)
+    if layout.images and "image_id" in dataset.column_names:
+        ids = _with_own_images(ids)
     encoded = ids["image_id"].combine_chunks().dictionary_encode()
     numbers = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     found, first = np.unique(numbers, return_index=True)
@@ -114,7 +119,8 @@ def rows_source(dataset: Dataset, title: str, image_folder: str | Path | None = 
         pictures = pictures_of({name: row[name] for name in layout.columns}, layout)
         return open_image(located(pictures[0], image_folder))
 
-    notes = [f"{several:,} rows have several pictures: the first is shown"] if (several := _several(dataset)) else []
+    several = _several(dataset, layout)
+    notes = [f"Of rows with several pictures ({several:,}) the first is shown."] if several else []
     return Source(title, [_pool_of_rows(ordered, ids)], Album(encoded.dictionary, open_picture), notes=notes)
 
 
@@ -134,15 +140,53 @@ def _pool_of_rows(dataset: Dataset, ids: pa.Table) -> Pool:
     return Pool("dataset", rows.features, len(rows), tables, ids, vectors=vectors if has_vectors else None)
 
 
-def _several(dataset: Dataset) -> int:
-    """How many rows have more than one picture in their column."""
-    if "images" not in dataset.column_names or not has_images(dataset.features["images"]):
-        return 0
-    lists = dataset.select_columns(["images"]).with_format("arrow")
-    return sum(
-        sum((length or 0) > 1 for length in table["images"].combine_chunks().value_lengths().to_pylist())
-        for table in (lists.iter(100) if len(dataset) else ())
-    )
+def _with_null_texts(ids: pa.Table, dataset: Dataset, layout: Layout) -> pa.Table:
+    """The ids with the reason of rows without a text, of which no status says more."""
+    told = [name for name in (GENERATION_STATUS, STATUS) if name in dataset.column_names]
+    reasons: list[str | None] = []
+    columns = dataset.select_columns([*layout.text, *told]).with_format("arrow")
+    for table in columns.iter(_AT_ONCE) if len(dataset) else ():
+        rows: list[str | None] = [None] * len(table)
+        for name in reversed(layout.text):
+            rows = [f"{name} is null" if null else row for row, null in zip(rows, table[name].is_null().to_pylist())]
+        for name in told:
+            said = table[name].to_pylist()
+            rows = [row if status in (None, STATUS_OK) else None for row, status in zip(rows, said)]
+        reasons += rows
+    unread = pc.coalesce(ids["unread"].combine_chunks(), pa.array(reasons, pa.string()))
+    return ids.set_column(ids.column_names.index("unread"), "unread", unread)
+
+
+def _with_own_images(ids: pa.Table) -> pa.Table:
+    """The ids, a row without an `image_id` having one of its own: its picture is there all the same."""
+    own = pa.array((f"row {number}" for number in range(len(ids))), pa.string())
+    image_ids = pc.coalesce(ids["image_id"].combine_chunks(), own)
+    return ids.set_column(ids.column_names.index("image_id"), "image_id", image_ids)
+
+
+def _several(dataset: Dataset, layout: Layout) -> int:
+    """How many rows have more than one picture."""
+    kinds = [dataset.features.arrow_schema.field(name).type for name in layout.images]
+    if any(isinstance(kind, pa.JsonType) for kind in kinds) or not (kinds or is_plain(dataset)):
+        return _several_as_read(dataset, layout)
+    count = 0
+    for name, kind in zip(layout.images, kinds):
+        # The numbers of an array, and the bytes of a picture, are one.
+        if is_list(kind) and not is_list(kind.value_type) and not pa.types.is_primitive(kind.value_type):
+            lists = dataset.select_columns([name]).with_format("arrow")
+            for table in lists.iter(_AT_ONCE) if len(dataset) else ():
+                count += pc.sum(pc.greater(pc.list_value_length(table[name]), 1)).as_py() or 0
+    return count
+
+
+def _several_as_read(dataset: Dataset, layout: Layout) -> int:
+    """The same, of pictures within messages, and of columns with pictures and lists of them."""
+    count, rows = 0, dataset.select_columns(list(layout.columns))
+    for table in rows.with_format("arrow").iter(_AT_ONCE) if len(rows) else ():
+        for row in stored_rows(table, rows.features):
+            with contextlib.suppress(RowError):  # which has a status
+                count += len(pictures_of(row, layout)) > 1
+    return count
 
 
 def pool_of_stages(

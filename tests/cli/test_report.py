@@ -2,6 +2,7 @@
 
 import json
 
+import httpx2
 import pytest
 from datasets import Dataset, Image, load_dataset
 from published import write_run
@@ -9,6 +10,7 @@ from report_runs import write_stages
 from scored_rows import FEATURES, pair, png
 
 from c3l_hf.cli import main
+from c3l_hf.common.errors import RunError
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
 from c3l_hf.report.making import content_of
 from c3l_hf.report.opening import open_source
@@ -100,3 +102,28 @@ def test_marks_of_a_strangers_rows_fit_the_strangers_rows(tmp_path):
     assert main([*map(str, words), "--marks", str(tmp_path / "marks.json")]) == 0
     kept = load_dataset("parquet", data_files=str(tmp_path / "c.parquet"), split="train")
     assert kept["i2c"][:] == [1.0, 2.0]
+
+
+def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path, monkeypatch, capsys):
+    def asked(*_):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("c3l_hf.publishing.hub.download", asked)
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    for name in ("pair.jsonl", "data/pairs.jsonl", "pairs.json"):
+        assert main(["report", name, "-o", "r.html"]) == 1
+        assert f"{name}: there is no such file or folder" in capsys.readouterr().err
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch):
+    def unreachable(*_):
+        raise httpx2.ConnectError("Connection refused")
+
+    def read(*_, **__):
+        raise RunError("nor a dataset on the Hub that could be loaded")
+
+    monkeypatch.setattr("c3l_hf.publishing.hub.download", unreachable)
+    monkeypatch.setattr("c3l_hf.report.opening.read_dataset", read)
+    with pytest.raises(RunError, match="nor a dataset on the Hub"):
+        open_source("user/pairs", ColumnOptions(), PictureOptions())

@@ -85,3 +85,9 @@ def test_columns_that_must_be_empty_are_read():
 def test_names_in_other_writing():
     with pytest.raises(ValueError, match="names are read as they are written, not as in ' question', 'Answer';"):
         layout_of(["image", " question", "Answer"])
+
+
+def test_preference_rows_are_told_apart():
+    with pytest.raises(ValueError, match="they are preference rows, which training takes"):
+        layout_of(["images", "prompt", "chosen", "rejected"])
+    assert layout_of(["prompt", "completion", "chosen", "rejected"]).text == ("prompt", "completion")

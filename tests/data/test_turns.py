@@ -141,7 +141,7 @@ def test_a_row_of_a_dataset():
         ),
         (
             {"question": "?", "answers": {"answer": ["dog"]}, "image": IMAGE},
-            "answers is {'answer': ['dog']}; say which",
+            "answers is no list of texts; say which",
         ),
         ({"question": "?", "answers": None, "image": IMAGE}, "answers is null; say which"),
         ({"messages": [USER], "image": IMAGE}, "no answer of the assistant (roles: user)"),

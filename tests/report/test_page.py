@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from report_content import bars, report_content, shown_pair
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.report import charts, page
-from c3l_hf.report.content import Chart, ShownTurn
+from c3l_hf.report.content import Chart, Picture, ShownTurn
 from c3l_hf.report.page import page_html, write_page
 
 
@@ -145,3 +146,28 @@ def test_contents_that_contradict_themselves_are_refused(wrong, message, tmp_pat
     with pytest.raises(ValueError, match=message):
         write_page(content, tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_of_the_overview_turn_nothing_round_and_have_no_control_characters():
+    hostile = "a\u202eb\x00\x1b[31m\x7f"
+    chart = replace(bars(), title=hostile, text=hostile)
+    text = page_html(report_content([], title=hostile, notes=[hostile], charts=[chart]))
+    assert text.count("a\ufffdb\u2400\u241b[31m\u2421") >= 4
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202e]", re.sub("<script.*?</script>", "", text, flags=re.S))
+
+
+def test_pictures_that_cannot_be_shown_are_counted():
+    def gone(number):
+        def fail():
+            raise RowError(f"the image /here/{number}.png cannot be read: FileNotFoundError: [Errno 2] No such file")
+
+        return Picture(f"image-{number}", fail)
+
+    content = report_content([shown_pair(number) for number in range(12)])
+    pictures = [*map(gone, range(3)), *content.pictures[3:]]
+    everything = "the image cannot be read: FileNotFoundError: [Errno 2] No such file"
+    told = f"3 of 4 pictures cannot be shown: {everything}; is image_folder"
+    assert len(pictures) == 4 and told in page_html(replace(content, pictures=pictures))
+    assert "1 of 4 pictures cannot be shown" in page_html(content)
+    # What is said of all pictures is not counted once more.
+    assert "3 of 4 pictures" not in page_html(replace(content, pictures=pictures, notes=[everything]))

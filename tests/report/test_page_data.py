@@ -83,3 +83,11 @@ def test_json_of_any_text_is_utf_8_without_markup(text):
 def test_numbers_that_json_does_not_have_are_refused():
     with pytest.raises(ValueError):
         script_json(float("nan"))
+
+
+def test_a_status_with_a_name_or_a_number_is_whole_in_its_pair_and_one_in_the_filter(tmp_path):
+    statuses = [f"the image /a/{n}.png cannot be read: OSError: Truncated" for n in range(2)] + ["ok"]
+    data, pieces = written(report_content([shown_pair(n, status=s) for n, s in enumerate(statuses)]), tmp_path)
+    facets = dict(data.head["facets"])
+    assert facets["status"] == ["the image cannot be read: OSError: Truncated", "ok"]
+    assert [pair[4:] for pair in pieces["texts-0"]] == [[statuses[0]], [statuses[1]], []]

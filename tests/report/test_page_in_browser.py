@@ -73,6 +73,13 @@ def test_what_failed_is_shown_with_its_reason(reader, report):
     assert page.locator(".unreadable").inner_text() == "the image photo.jpg cannot be read: it is empty"
 
 
+def test_a_reason_is_whole_where_the_filter_has_its_kind(reader, tmp_path):
+    rows = [shown_pair(n, status=f"{n + 300} tokens, but the model takes 256") for n in range(2)]
+    path = write_page(report_content([*rows, shown_pair(2)]), tmp_path / "report.html")[0]
+    page = reader.look(path, "#status=N+tokens,+but+the+model+takes+N")
+    assert page.locator(".pair .bad").all_inner_texts() == [row.status for row in rows]
+
+
 def test_filters(reader, report):
     page = reader.look(report)
     choose(page, "type", "colour")

@@ -292,3 +292,67 @@ def test_columns_that_are_no_pairs(tmp_path):
         open_source(str(tmp_path / "a.parquet"), *PLAIN)
     with pytest.raises(RunError, match="images are those of a run"):
         open_source(str(tmp_path / "a.parquet"), *PLAIN, images=images_of_run())
+
+
+def counts_of(content):
+    (table,) = (table for table in content.tables if table.title == "What became of the rows")
+    return {status: int(rows) for _, status, rows in table.rows}
+
+
+def test_a_row_without_an_answer_is_counted_as_it_is_shown():
+    rows = [{"image": png(0), "question": "q?", "answer": answer} for answer in ("a", None)]
+    content, found = shown(rows_source(Dataset.from_list(rows).cast_column("image", Image()), "mine"))
+    assert [row.status for row in found] == ["ok", "answer is null"]
+    assert counts_of(content) == {"ok": 1, "answer is null": 1}
+    # A status says more.
+    scored = Dataset.from_list([{**row, "i2c_status": "the answer is missing"} for row in rows])
+    content, found = shown(rows_source(scored.cast_column("image", Image()), "mine"))
+    assert [row.status for row in found] == ["the answer is missing"] * 2
+    assert counts_of(content) == {"ok": 0, "the answer is missing": 2}
+
+
+def test_reasons_that_differ_in_a_name_or_a_number_are_one_line():
+    rows = [
+        {"image": png(0), "question": "q?", "answer": "a", "i2c_status": f"{number} tokens, but the model takes 99"}
+        for number in (100, 200)
+    ]
+    content, found = shown(rows_source(Dataset.from_list(rows).cast_column("image", Image()), "mine"))
+    assert [row.status for row in found] == [row["i2c_status"] for row in rows]
+    assert counts_of(content) == {"ok": 0, "N tokens, but the model takes N": 2}
+
+
+def test_a_row_without_its_own_image_id_shows_its_picture():
+    rows = [{"image": png(n), "question": "q?", "answer": "a", "image_id": [7, None, None][n]} for n in range(3)]
+    content, found = shown(rows_source(Dataset.from_list(rows).cast_column("image", Image()), "mine"))
+    assert [content.pictures[row.picture].image_id for row in found] == ["7", "row 1", "row 2"]
+    assert all(same_picture(content, row, number) for number, row in enumerate(found))
+
+
+@pytest.mark.parametrize("column", ["images", "image"])
+@pytest.mark.parametrize("as_paths", [False, True])
+def test_rows_with_several_pictures_are_counted(tmp_path, column, as_paths):
+    (tmp_path / "a.png").write_bytes(png(0))
+    picture = "a.png" if as_paths else {"bytes": png(0), "path": None}
+    rows = [{column: [picture] * number, "question": "q?", "answer": "a"} for number in (1, 2, 3)]
+    content = content_of(rows_source(Dataset.from_list(rows), "mine", tmp_path))
+    assert "Of rows with several pictures (2) the first is shown." in content.notes
+
+
+def test_the_numbers_of_an_array_are_one_picture():
+    pixels = [[[0, 0, 0], [9, 9, 9]], [[0, 0, 0], [9, 9, 9]]]
+    rows = Dataset.from_list([{"image": pixels, "question": "q?", "answer": "a"}])
+    assert not content_of(rows_source(rows, "mine")).notes
+
+
+def test_rows_with_several_pictures_in_their_messages_are_counted():
+    def row(*pictures):
+        asked = [*({"type": "image", "image": name} for name in pictures), {"type": "text", "text": "q?"}]
+        said = [{"type": "text", "text": "a"}]
+        return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+
+    rows = Dataset.from_list([row("a.png"), row("a.png", "b.png"), row()])
+    assert "Of rows with several pictures (1) the first is shown." in content_of(rows_source(rows, "mine")).notes
+    # A column with pictures and lists of them.
+    mixed = [{"image": image, "question": "q?", "answer": "a"} for image in ("a.png", ["a.png", "b.png"], None)]
+    rows = Dataset.from_list(mixed, on_mixed_types="use_json")
+    assert "Of rows with several pictures (1) the first is shown." in content_of(rows_source(rows, "mine")).notes

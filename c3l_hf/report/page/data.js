@@ -49,7 +49,7 @@ function asked(name) {
   return entry;
 }
 
-// The texts of a pair: [id in the data, digest, turns, what the generator wrote].
+// The texts of a pair: [id in the data, digest, turns, what the generator wrote, the status if it says more than its filter].
 async function textsOf(pair) {
   return (await piece(`texts-${Math.floor(pair / head.pairs_of_piece)}`))[pair % head.pairs_of_piece];
 }

@@ -2,9 +2,9 @@
 
 const LONGEST_TAG = 60; // characters
 
-function pairElement(pair, [pairId, , turns, raw]) {
+function pairElement(pair, [pairId, , turns, raw, reason]) {
   const ranking = head.ranking && scoresNamed(head.ranking)[pair];
-  const status = facet("status", pair);
+  const status = reason ?? facet("status", pair);
   const tag = (name, className) => {
     const value = facet(name, pair);
     const told = state[name] !== "" || head.facets[facetNames.indexOf(name)][1].length < 2 && !["kept", "truth"].includes(name);

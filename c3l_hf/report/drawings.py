@@ -1,6 +1,5 @@
 """Charts' drawings as they may stand in the page: SVG of shapes and texts, and nothing that acts or loads."""
 
-import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -23,9 +23,8 @@ def with_contents(table: pa.Table, features: Features, keep_metadata: bool = Fal
     """A table of a dataset with the contents of the files that its images name, to be read elsewhere: without what they
     say of place, time, camera and people, see `files.metadata.without_metadata`.
 
-    An image that is not here keeps its path; of one that is damaged there is the name alone, as what metadata it has
-    cannot be told.
-    `datasets` would end at the first, after all the work on the rows, and fetch addresses on the web, whether somebody
+    An image that is not here keeps its path. Of one that is damaged there is only "damaged picture: name": what metadata
+    it has cannot be told, and another file of its name is another picture. `datasets` would end at the first, after all the work on the rows, and fetch addresses on the web, whether somebody
     asked for it or not.
 
     Args:
@@ -48,7 +47,7 @@ def with_contents(table: pa.Table, features: Features, keep_metadata: bool = Fal
                 made[content] = None
         picture = made[content]
         if picture is None:
-            return {"bytes": None, "path": name or _DAMAGED}
+            return {"bytes": None, "path": f"{_DAMAGED}: {name}" if name else _DAMAGED}
         return {"bytes": picture.content, "path": f"{name}{picture.ending}" if name else None}
 
     made: dict[bytes, PlainPicture | None] = {}  # rows about one image often come together

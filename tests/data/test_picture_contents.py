@@ -41,4 +41,4 @@ def test_what_is_damaged_leaves_its_name_alone(tmp_path):
     (tmp_path / "a.png").write_bytes(photo("PNG")[:200])
     images = [{"bytes": None, "path": str(tmp_path / "a.png")}, {"bytes": photo("PNG")[:200], "path": None}]
     (stored,) = with_contents(table(*images), FEATURES)["images"].to_pylist()
-    assert stored == [{"bytes": None, "path": "a.png"}, {"bytes": None, "path": "damaged picture"}]
+    assert stored == [{"bytes": None, "path": "damaged picture: a.png"}, {"bytes": None, "path": "damaged picture"}]

@@ -23,9 +23,9 @@ def with_contents(table: pa.Table, features: Features, keep_metadata: bool = Fal
     """A table of a dataset with the contents of the files that its images name, to be read elsewhere: without what they
     say of place, time, camera and people, see `files.metadata.without_metadata`.
 
-    An image that is not here keeps its path. Of one that is damaged there is only "damaged picture: name": what metadata
-    it has cannot be told, and another file of its name is another picture. `datasets` would end at the first, after all the work on the rows, and fetch addresses on the web, whether somebody
-    asked for it or not.
+    An image that is not here keeps its path. Of one that is damaged there is only "damaged picture: name": what
+    metadata it has cannot be told, and another file of its name is another picture. `datasets` would end at the first,
+    after all the work on the rows, and fetch addresses on the web, whether somebody asked for it or not.
 
     Args:
         table: Some of the rows, as many as can be in memory together with their images.

@@ -207,7 +207,7 @@ def _files_of_split(builder: DatasetBuilder, split: str) -> tuple[str, list[Path
 def _warn_of_others(path: Path, builder: DatasetBuilder) -> None:
     """Says which files of rows are not read: of a folder with several kinds `datasets` takes one."""
     read = {Path(file).resolve() for files in (builder.config.data_files or {}).values() for file in files}
-    if not read or builder.config.name != "default":
+    if not read or builder.config.name != "default" or len(builder.builder_configs) > 1:
         return  # a README says what is in each configuration
     kinds = {_kind(file) for file in read}
     others = [file for file in sorted(path.rglob("*")) if _kind(file) not in {None, *kinds} and file.is_file()]

@@ -82,8 +82,9 @@ def _downloaded(name: str, revision: str | None) -> Path | None:
     from huggingface_hub import HfApi
 
     from c3l_hf.publishing.hub import HubError, download  # which loads what cards are made with
+    from c3l_hf.publishing.repository import patiently
 
     try:
-        return download(name, revision, "dataset", HfApi())[0]
+        return patiently(name, lambda: download(name, revision, "dataset", HfApi()))[0]
     except HubError:
         return None  # of which `read_dataset` says more

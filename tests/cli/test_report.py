@@ -2,14 +2,17 @@
 
 import json
 
+import httpx2
 import pytest
 from datasets import Dataset, Image, load_dataset
+from huggingface_hub import HfApi
 from published import write_run
 from report_runs import write_stages
 from scored_rows import FEATURES, pair, png
 
 from c3l_hf.cli import main
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
+from c3l_hf.publishing import repository
 from c3l_hf.report.making import content_of
 from c3l_hf.report.opening import open_source
 
@@ -53,6 +56,20 @@ def test_what_cannot_be_shown(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nothing.parquet"), "-o", str(tmp_path / "r.html")]) == 1
     assert "there is no such file or folder" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_name_that_is_nothing_here_while_the_hub_cannot_be_reached(tmp_path, monkeypatch, capsys, offline):
+    monkeypatch.chdir(tmp_path)
+    if not offline:  # but without a connection
+        monkeypatch.setattr(HfApi, "repo_info", lambda *args, **options: refuse(httpx2.ConnectError("no such name")))
+        monkeypatch.setattr(repository, "_WAITS", ())
+    assert main(["report", "runs/mime", "-o", "r.html"]) == 1
+    assert capsys.readouterr().err.startswith("c3l report: runs/mime is neither a file or folder here (nor is there a ")
+
+
+def refuse(error):
+    raise error
 
 
 def test_marks_from_the_page_choose_the_dataset(tmp_path, capsys):

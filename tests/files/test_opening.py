@@ -224,6 +224,20 @@ def test_compressed_files_that_are_damaged(tmp_path, ending):
         assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_says_what_it_has_is_taken_at_its_word(tmp_path, caplog):
+    """As a published dataset, with a manifest beside the rows."""
+    for name in ("data", "scored"):
+        (tmp_path / name).mkdir()
+        Dataset.from_dict({"question": [name]}).to_parquet(tmp_path / name / "rows.parquet")
+    (tmp_path / "manifest.json").write_text("{}")
+    configs = "".join(
+        f"- config_name: {config}\n  data_files: {folder}/*.parquet\n"
+        for config, folder in (("default", "data"), ("scored", "scored"))
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert open_dataset(tmp_path)["question"][:] == ["data"] and "files are read" not in caplog.text
+
+
 def test_files_of_a_second_kind_are_named(tmp_path, caplog):
     """Of a folder with several kinds `datasets` takes one, and says nothing of the others."""
     (tmp_path / "data").mkdir()

@@ -40,7 +40,7 @@ def push_run(what: PushOptions, publishing: PublishingOptions, _: CallOptions) -
         licences = [None if name in error.missing else "stated" for name in ("license", "images_license")]
         named = ("hub_namespace", "license", "images_license")
         typed = {name: value for name in named if (value := getattr(publishing, name))}
-        raise RunError(f"{error}: {push_command(what.run_folder, *licences, typed)}") from None
+        raise RunError(f"{error}: {push_command(what.run_folder, licences[0], licences[1], typed)}") from None
 
 
 COMMAND = Command(

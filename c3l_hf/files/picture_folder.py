@@ -112,7 +112,7 @@ def pictures_in(
         not_read.append(file.name)
         return False
 
-    # By names without their ending: a copy, as "a copy.jpg" or "a (1).jpg" of "a.jpg", comes after what it is a copy of.
+    # By names without their ending: a copy, as "a copy.jpg" or "a (1).jpg" of "a.jpg", comes after what it is one of.
     files = sorted(files, key=lambda file: (os.path.splitext(file.name)[0], file.name))
     for file, look in inventory.looks(files, lambda file: _look(folder, file.name), wanted):
         if look.digest == _NOT_LOOKED_AT:

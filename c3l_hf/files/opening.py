@@ -171,7 +171,11 @@ def _open_saved(path: Path, config: str | None, split: str) -> Dataset:
 def _open_folder(path: Path, config: str | None, split: str, texts: Iterable[str]) -> Dataset:
     if (path / "run.json").is_file():
         # All its stages' files together would be read as if they were one dataset.
-        raise RunError(f"{path} is the folder of a run; the dataset that it made is {path / 'dataset'}")
+        made = path / "dataset"
+        raise RunError(
+            f"{path} is the folder of a run; its dataset is {made}, all its scored pairs, without pictures, "
+            f"{made / 'scored'}"
+        )
     # In full, so that `datasets` never takes it for a dataset on the Hub.
     name = str(path.resolve())
     if split == "dev":

@@ -109,7 +109,7 @@ def test_what_cannot_be_opened(rows, tmp_path, monkeypatch):
         "nowhere/row.parquet": r"there is no such file or folder \(nor is there a folder .*nowhere\)",
         "bad.jsonl": "bad.jsonl cannot be read: ",
         "empty": "empty cannot be read: ",
-        "run": "is the folder of a run; the dataset that it made is .*dataset",
+        "run": "is the folder of a run; its dataset is .*dataset, all its scored pairs, without .*scored",
     }
     for name, message in cases.items():
         with pytest.raises(RunError, match=message) as caught:

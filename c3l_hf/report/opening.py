@@ -81,10 +81,12 @@ def _downloaded(name: str, revision: str | None) -> Path | None:
     """The files of a dataset on the Hub that c3l_hf has published; None if it is another one."""
     from huggingface_hub import HfApi
 
-    from c3l_hf.publishing.hub import HubError, download  # which loads what cards are made with
-    from c3l_hf.publishing.repository import patiently
+    from c3l_hf.publishing.hub import HubError, HubUnreachable, download  # which loads what cards are made with
 
     try:
-        return patiently(name, lambda: download(name, revision, "dataset", HfApi()))[0]
+        return download(name, revision, "dataset", HfApi())[0]
+    except HubUnreachable as error:
+        # What `read_dataset` would ask again, for a minute, and perhaps have of another time.
+        raise RunError(str(error)) from None
     except HubError:
         return None  # of which `read_dataset` says more

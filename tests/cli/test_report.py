@@ -65,7 +65,10 @@ def test_a_name_that_is_nothing_here_while_the_hub_cannot_be_reached(tmp_path, m
         monkeypatch.setattr(HfApi, "repo_info", lambda *args, **options: refuse(httpx2.ConnectError("no such name")))
         monkeypatch.setattr(repository, "_WAITS", ())
     assert main(["report", "runs/mime", "-o", "r.html"]) == 1
-    assert capsys.readouterr().err.startswith("c3l report: runs/mime is neither a file or folder here (nor is there a ")
+    says = "c3l report: runs/mime is neither a file or folder here (nor is there a folder runs)"
+    if not offline:
+        says = "c3l report: runs/mime: the connection to the Hub failed (ConnectError), and there is no folder of that "
+    assert capsys.readouterr().err.startswith(says)
 
 
 def refuse(error):

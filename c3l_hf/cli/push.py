@@ -39,7 +39,9 @@ def push_run(what: PushOptions, publishing: PublishingOptions, _: CallOptions) -
             print(pushed)
     except LicenceError as error:
         licences = [None if name in error.missing else "stated" for name in ("license", "images_license")]
-        raise RunError(f"{error}: {push_command(what.run_folder, *licences)}") from None
+        named = ("hub_namespace", "license", "images_license")
+        typed = {name: value for name in named if (value := getattr(publishing, name))}
+        raise RunError(f"{error}: {push_command(what.run_folder, licences[0], licences[1], typed)}") from None
 
 
 COMMAND = Command(

@@ -1,5 +1,6 @@
 """Rows as commands read and write them: from a file, a folder or the Hub; to a file or a folder."""
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,13 +99,16 @@ def check_output(options: OutputOptions) -> Path:
     """Where the result goes, looked at before any work.
 
     Raises:
-        RunError: If it has another ending, lies in no folder, or something is there that is not to be replaced.
+        RunError: If it has another ending, lies in no folder that can be written to, or something is there that is not
+            to be replaced.
     """
     output = Path(options.output)
     if output.suffix not in (".parquet", ".jsonl", "") and not options.output.endswith("/"):
         raise RunError(f"output {output} must end in .parquet or .jsonl, or be a folder (end in /)")
     if not output.parent.is_dir():
         raise RunError(f"output {output}: there is no folder {output.parent}")
+    if not os.access(output.parent, os.W_OK):
+        raise RunError(f"output {output}: nothing may be written into {output.parent}; give another name")
     if output.exists() and not options.overwrite:
         raise RunError(f"output {output} is there already; give another name, or overwrite it (--overwrite)")
     if output.exists() and _is_folder(options) != output.is_dir():

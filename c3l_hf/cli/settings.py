@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -268,7 +269,9 @@ def _flags(
             raise UsageError(f"there is no option --{name}{nearest(f'--{name}', flags)}")
         open_names = [name for name in command.positionals if name not in given]
         if not open_names:
-            raise UsageError(f"{word!r} belongs to no option")
+            meant = next((name for name in ("images", "dataset") if name in options and name not in given), None)
+            hint = f"; did you mean --{meant} {shlex.quote(word)}?" if meant and Path(word).exists() else ""
+            raise UsageError(f"{word!r} belongs to no option{hint}")
         given[open_names[0]] = word
     return given
 

@@ -3,7 +3,7 @@
 __all__ = ["SHOWN_RUN", "SHOWN_STUDENT", "SHOWN_TRAIN"]
 
 _SHOWN = {
-    "output_dir": "Folder of results and checkpoints.",
+    "output_dir": "Folder of results and checkpoints; by default trainer_output.",
     "seed": "Seed of every random choice.",
     "learning_rate": "Highest learning rate.",
     "num_train_epochs": "Passes over the rows.",

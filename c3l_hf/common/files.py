@@ -51,6 +51,10 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        # A full disk is told without the file that had no place on it.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ _BEGUN = "begun.json"  # in the folder of a stage that is not complete: what `st
 _ASIDE = "set_aside"
 # In `begun.json`, and not of what a stage is known by: rows in a shard; what the shards took that are there.
 _SHARD_SIZE, _USAGE = "shard_size", "usage"
+_DIGEST = re.compile("[0-9a-f]{64}")
 _USAGE_KEYS = ("seconds", "peak_memory_bytes", "peak_accelerator_bytes")
 
 
@@ -296,8 +298,19 @@ def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     differing = sorted(
         key for key in flat_wanted.keys() | flat_there.keys() if flat_there.get(key) != flat_wanted.get(key)
     )
-    parts = [f"{key}: {flat_there.get(key)!r} there, {flat_wanted.get(key)!r} asked for" for key in differing[:4]]
+    parts = [f"{key}: {_compared(flat_there.get(key), flat_wanted.get(key))}" for key in differing[:4]]
     return "; ".join(parts) + (f"; and {len(differing) - 4} more" if len(differing) > 4 else "")
+
+
+def _compared(there: Any, wanted: Any) -> str:
+    """Two values; of digests, which say nothing to anybody, only that they differ."""
+    digests = [isinstance(value, str) and _DIGEST.fullmatch(value) is not None for value in (there, wanted)]
+    if all(digests):
+        return "other content there than asked for"
+    there, wanted = (
+        "content of its own" if is_digest else repr(value) for value, is_digest in zip((there, wanted), digests)
+    )
+    return f"{there} there, {wanted} asked for"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

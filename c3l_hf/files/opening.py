@@ -177,7 +177,11 @@ def _open_saved(path: Path, config: str | None, split: str) -> Dataset:
 def _open_folder(path: Path, config: str | None, split: str, texts: Iterable[str]) -> Dataset:
     if is_run(path):
         # All its stages' files together would be read as if they were one dataset.
-        raise RunError(f"{path} is the folder of a run; the dataset that it made is {path / 'dataset'}")
+        made = path / "dataset"
+        raise RunError(
+            f"{path} is the folder of a run; its dataset is {made}, all its scored pairs, without pictures, "
+            f"{made / 'scored'}"
+        )
     # In full, so that `datasets` never takes it for a dataset on the Hub.
     name = str(path.resolve())
     if split == "dev":
@@ -213,7 +217,7 @@ def _files_of_split(builder: DatasetBuilder, split: str) -> tuple[str, list[Path
 def _warn_of_others(path: Path, builder: DatasetBuilder) -> None:
     """Says which files of rows are not read: of a folder with several kinds `datasets` takes one."""
     read = {Path(file).resolve() for files in (builder.config.data_files or {}).values() for file in files}
-    if not read or builder.config.name != "default":
+    if not read or builder.config.name != "default" or len(builder.builder_configs) > 1:
         return  # a README says what is in each configuration
     kinds = {_kind(file) for file in read}
     others = [file for file in sorted(path.rglob("*")) if _kind(file) not in {None, *kinds} and file.is_file()]

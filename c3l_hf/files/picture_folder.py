@@ -93,7 +93,8 @@ def pictures_in(
         limit: The first so many pictures; others are not read.
         inventory: What is known from an earlier look.
         say: Whether to log; one process does.
-        copies: "once": of files that are equal to the byte, as links to one file are, the first by name stands for all.
+        copies: "once": of files that are equal to the byte, as links to one file are, the first by its name without the
+            ending stands for all.
 
     Returns:
         The pictures, and how many there are without the limit.
@@ -111,6 +112,8 @@ def pictures_in(
         not_read.append(file.name)
         return False
 
+    # By names without their ending: a copy, as "a copy.jpg" or "a (1).jpg" of "a.jpg", comes after what it is one of.
+    files = sorted(files, key=lambda file: (os.path.splitext(file.name)[0], file.name))
     for file, look in inventory.looks(files, lambda file: _look(folder, file.name), wanted):
         if look.digest == _NOT_LOOKED_AT:
             others += [] if _is_metadata(file.name) else [file.name]

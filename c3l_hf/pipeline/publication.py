@@ -1,6 +1,7 @@
 """Where a run's results are to be published: checked before any work."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from c3l_hf.common.errors import RunError
@@ -62,7 +63,9 @@ def check_publication(
     return publication
 
 
-def push_command(folder: str | Path, license: str | None, images_license: str | None) -> str:
+def push_command(
+    folder: str | Path, license: str | None, images_license: str | None, flags: Mapping[str, str] | None = None
+) -> str:
     """How a finished run is published, as one types it: with the licences that its cards lack. What stands in their
     place is refused as it is.
 
@@ -70,6 +73,9 @@ def push_command(folder: str | Path, license: str | None, images_license: str | 
         folder: The run's folder.
         license: Licence of what is published, if the run stated it.
         images_license: Licence of the images, stated or known.
+        flags: What was typed already, and has to be again.
     """
     lacking = [name for name, value in (("license", license), ("images_license", images_license)) if not value]
-    return " ".join(["c3l push", shlex.quote(str(folder)), *(f"--{name} LICENCE" for name in lacking)])
+    typed = {**(flags or {}), **dict.fromkeys(lacking, "LICENCE")}
+    words = [f"--{name} {shlex.quote(value)}" for name, value in typed.items()]
+    return " ".join(["c3l push", shlex.quote(str(folder)), *words])

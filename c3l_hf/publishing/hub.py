@@ -19,11 +19,12 @@ from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import card_and_manifest
 from c3l_hf.publishing.image_checks import first_with_metadata
 from c3l_hf.publishing.manifest import CARD_SCHEMA, MANIFEST, FolderError, Manifest
-from c3l_hf.publishing.repository import BARE, HubError, Pushed, Repository, patiently
+from c3l_hf.publishing.repository import BARE, HubError, HubUnreachable, Pushed, Repository, patiently
 from c3l_hf.publishing.verify import Check, compare_facts, verify_folder
 
 __all__ = [
     "HubError",
+    "HubUnreachable",
     "LicenceError",
     "Publication",
     "Pushed",
@@ -223,7 +224,7 @@ def verify(
         if folder.exists() or name.count("/") > 1 or name.startswith((".", "/")):
             raise HubError(f"there is no folder {name}, and no repository on the Hub can have that name")
         api = api or HfApi()
-        parts = [patiently(name, lambda: download(name, revision, repo_type, api))]
+        parts = [download(name, revision, repo_type, api)]
     elif not (folder / MANIFEST).exists() and (folder / "dataset" / MANIFEST).exists():
         parts = [(folder / part, set(), str(folder / part)) for part in ("dataset", "generator")]
     results = []
@@ -262,8 +263,17 @@ def download(name: str, revision: str | None, repo_type: str | None, api: HfApi)
     """A repository's files in the cache: (folder, all files of the repository, its name for people).
 
     Raises:
+        HubUnreachable: If the Hub cannot be asked.
         HubError: If there is nothing of this project there, or it cannot be downloaded.
     """
+    try:
+        return patiently(name, lambda: _download(name, revision, repo_type, api))
+    except HubUnreachable as error:
+        # A folder's name that is not quite right looks like a repository's.
+        raise HubUnreachable(f"{error}, and there is no folder of that name here{nearest_path(name)}") from error
+
+
+def _download(name: str, revision: str | None, repo_type: str | None, api: HfApi) -> tuple[Path, set[str], str]:
     found = {}
     for type in [repo_type] if repo_type else ["dataset", "model"]:
         with contextlib.suppress(RepositoryNotFoundError):

@@ -26,7 +26,7 @@ from c3l_hf.common.versions import versions
 from c3l_hf.publishing.export import CARD
 from c3l_hf.publishing.manifest import MANIFEST, FileRecord, FolderError, Manifest
 
-__all__ = ["BARE", "HubError", "Pushed", "Repository", "patiently"]
+__all__ = ["BARE", "HubError", "HubUnreachable", "Pushed", "Repository", "patiently"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ _Result = TypeVar("_Result")
 
 class HubError(ValueError):
     """Why nothing was pushed or could be fetched, and what to do, in one line."""
+
+
+class HubUnreachable(HubError):
+    """The Hub gave no answer, nor did it when it was asked again."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,9 @@ def _explained(name: str, to: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise HubError(f"{name}: no space left on the disk of the cache; make room, or set HF_HOME") from error
         if _is_passing(error):
-            raise HubError(f"{name}: the connection to the Hub failed ({type(_cause(error)).__name__})") from error
+            raise HubUnreachable(
+                f"{name}: the connection to the Hub failed ({type(_cause(error)).__name__})"
+            ) from error
         if isinstance(error, ValueError | OSError):
             raise HubError(f"{name}: {_line(error)}") from error
         raise

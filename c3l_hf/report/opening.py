@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import httpx2
 import pyarrow as pa
 from datasets import Dataset
 from huggingface_hub.errors import HfHubHTTPError
@@ -83,9 +82,12 @@ def _downloaded(name: str, revision: str | None) -> Path | None:
     """The files of a dataset on the Hub that c3l_hf has published; None if it is another one, or cannot be had."""
     from huggingface_hub import HfApi
 
-    from c3l_hf.publishing.hub import HubError, download  # which loads what cards are made with
+    from c3l_hf.publishing.hub import HubError, HubUnreachable, download  # which loads what cards are made with
 
     try:
         return download(name, revision, "dataset", HfApi())[0]
-    except (HubError, HfHubHTTPError, httpx2.HTTPError, OSError):
+    except HubUnreachable as error:
+        # What `read_dataset` would ask again, for a minute, and perhaps have of another time.
+        raise RunError(str(error)) from None
+    except (HubError, HfHubHTTPError, OSError):
         return None  # of which `read_dataset` says more

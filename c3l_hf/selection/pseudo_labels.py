@@ -192,7 +192,13 @@ def choose_labels(
         types=scored.pairs.type_counts(chosen),
     )
     if not len(chosen):
-        raise ValueError(f"no image has a pseudo-label:\n{report}")
+        usable = len(table) - sum(scored.left_out.values())
+        why = "no image has two of them that differ enough"
+        if not usable:
+            why = "generation_status, raw and i2c_status say what became of each"
+        raise ValueError(
+            f"no image has a pseudo-label: of {len(table):,} rows {usable:,} are pairs with a score; {why}\n{report}"
+        )
     report.quantiles = _quantiles(scored.score, parts)
     labels, report.assumed = _label_table(asked, scored, chosen, parts)
     if tokens is not None:

@@ -1,14 +1,18 @@
 """A whole training: a generator and pseudo-labels → the trained generator in a folder, also after an interruption."""
 
+import contextlib
 import copy
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, TrainerCallback
 
+from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.training.checkpoints import last_checkpoint
@@ -82,13 +86,30 @@ def train_generator(
         trainer.args.max_steps = planned_steps(training, len(trainer.train_dataset), max_epochs)
     # What it would print at every logging step is in the report.
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last)
+    with _writing(checkpoints):
+        trainer.train(resume_from_checkpoint=last)
     trained = trainer.merged_model()
     if trained is not None and process_state().is_main_process:
-        trained.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        with _writing(folder):
+            trained.save_pretrained(folder)
+            processor.save_pretrained(folder)
     report = {"steps": trainer.state.global_step, "log": trainer.state.log_history}
     return report | ({"from_step": line.from_step} if line.from_step else {})
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A context in which weights are written: of a full disk it raises a RunError, as its writers raise no OSError."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        # The last two are how `torch.save` says it.
+        if not any(words in text for words in ("I/O error", "inline_container", "PytorchStreamWriter")):
+            raise
+        raise RunError(
+            f"{folder}: the weights cannot be written ({text[:200]}); make room on the disk, and call it again"
+        ) from error
 
 
 class _Line(TrainerCallback):

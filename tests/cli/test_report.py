@@ -5,13 +5,14 @@ import json
 import httpx2
 import pytest
 from datasets import Dataset, Image, load_dataset
+from huggingface_hub import HfApi
 from published import write_run
 from report_runs import write_stages
 from scored_rows import FEATURES, pair, png
 
 from c3l_hf.cli import main
-from c3l_hf.common.errors import RunError
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
+from c3l_hf.publishing import repository
 from c3l_hf.report.making import content_of
 from c3l_hf.report.opening import open_source
 
@@ -55,6 +56,23 @@ def test_what_cannot_be_shown(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nothing.parquet"), "-o", str(tmp_path / "r.html")]) == 1
     assert "there is no such file or folder" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_name_that_is_nothing_here_while_the_hub_cannot_be_reached(tmp_path, monkeypatch, capsys, offline):
+    monkeypatch.chdir(tmp_path)
+    if not offline:  # but without a connection
+        monkeypatch.setattr(HfApi, "repo_info", lambda *args, **options: refuse(httpx2.ConnectError("no such name")))
+        monkeypatch.setattr(repository, "_WAITS", ())
+    assert main(["report", "runs/mime", "-o", "r.html"]) == 1
+    says = "c3l report: runs/mime is neither a file or folder here (nor is there a folder runs)"
+    if not offline:
+        says = "c3l report: runs/mime: the connection to the Hub failed (ConnectError), and there is no folder of that "
+    assert capsys.readouterr().err.startswith(says)
+
+
+def refuse(error):
+    raise error
 
 
 def test_marks_from_the_page_choose_the_dataset(tmp_path, capsys):
@@ -114,16 +132,3 @@ def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path, monkeyp
     for name in ("pair.jsonl", "data/pairs.jsonl", "pairs.json"):
         assert main(["report", name, "-o", "r.html"]) == 1
         assert f"{name}: there is no such file or folder" in capsys.readouterr().err
-
-
-def test_a_hub_that_cannot_be_reached(monkeypatch):
-    def unreachable(*_):
-        raise httpx2.ConnectError("Connection refused")
-
-    def read(*_, **__):
-        raise RunError("nor a dataset on the Hub that could be loaded")
-
-    monkeypatch.setattr("c3l_hf.publishing.hub.download", unreachable)
-    monkeypatch.setattr("c3l_hf.report.opening.read_dataset", read)
-    with pytest.raises(RunError, match="nor a dataset on the Hub"):
-        open_source("user/pairs", ColumnOptions(), PictureOptions())

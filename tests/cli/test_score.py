@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import tarfile
 
 import pandas as pd
@@ -166,6 +167,14 @@ def test_bad_options_end_in_one_line(folder, llava_json, tmp_path, capsys, optio
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("c3l score: ") and message in line
     assert not (tmp_path / "scored.parquet").exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_any_work(folder, dataset, tmp_path, capsys, monkeypatch):
+    dataset.to_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as root may write everywhere
+    monkeypatch.setattr("c3l_hf.scoring.scorer.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert score("--model", folder, "--dataset", tmp_path / "rows.parquet", "--output", tmp_path / "a.parquet") == 1
+    assert f"--output {tmp_path}/a.parquet: nothing may be written into {tmp_path}" in capsys.readouterr().err
 
 
 def test_rows_in_no_layout(folder, dataset, tmp_path, capsys):

@@ -150,8 +150,8 @@ def test_nothing_that_could_be_used_is_named(scored, tmp_path, capsys):
     (tmp_path / "unknown.jsonl").write_text(json.dumps({"image": "a.png", "question": "What?", "answer": "A dog."}))
     cases = [
         ("curate", "unscored.parquet", "no pair is left for the dataset"),
-        ("select", "unscored.parquet", "no image has a pseudo-label"),
-        ("select", "one.parquet", "no image has a pseudo-label"),
+        ("select", "unscored.parquet", "no image has a pseudo-label: of 10 rows 0 are pairs with a score; generation"),
+        ("select", "one.parquet", "no image has a pseudo-label: of 1 rows 1 are pairs with a score; no image has two"),
         ("curate", "bare.parquet", "cannot find pairs in the columns id, i2c"),
         ("curate", "no_image.parquet", "no row has an image, nor is there a column image_id"),
         ("curate", "unknown.jsonl", "there are columns missing: i2c_status, i2c; found image, question, answer"),

@@ -101,6 +101,10 @@ def test_options_that_do_not_exist(refused, tmp_path, monkeypatch):
         "c3l select: mine.yaml: there is no option within_it; did you mean within?"
     )
     assert refused(*SELECT, "stray") == "c3l select: 'stray' belongs to no option"
+    # What is there was meant to be read.
+    (tmp_path / "my pictures").mkdir()
+    folder = str(tmp_path / "my pictures")
+    assert refused("run", folder) == f"c3l run: {folder!r} belongs to no option; did you mean --images {folder!r}?"
     assert refused("scorex") == "c3l: there is no command scorex; did you mean score?; see c3l --help"
 
 

@@ -1,5 +1,7 @@
 """Files that are whole or not there, and digests."""
 
+import errno
+
 import pytest
 
 from c3l_hf.common import files, tables
@@ -15,6 +17,12 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
             partial.write_text("half")
             raise RuntimeError
     assert read_json(path) == {"ä": [1]} and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left on device: '.*a.json'"):
+        with atomic_write(tmp_path / "a.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_digests_keep_parts_apart():

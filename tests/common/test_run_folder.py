@@ -69,6 +69,7 @@ def test_a_result_is_made_once(tmp_path):
     [
         ({"plan": {"first": {"k": 6}, "second": {"size": 3}}}, "options.k: 5 there, 6 asked for"),
         ({"seed": 1}, "from.seed: 0 there, 1 asked for"),
+        ({"seed": "a" * 64}, "from.seed: 0 there, content of its own asked for"),
         ({"plan": {"first": {"k": 6, "j": 1}, "second": {}}}, "options.j: None there, 1 asked for; options.k: 5 there"),
     ],
 )

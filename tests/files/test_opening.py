@@ -109,7 +109,7 @@ def test_what_cannot_be_opened(rows, tmp_path, monkeypatch):
         "nowhere/row.parquet": r"there is no such file or folder \(nor is there a folder .*nowhere\)",
         "bad.jsonl": "bad.jsonl cannot be read: ",
         "empty": "empty cannot be read: ",
-        "run": "is the folder of a run; the dataset that it made is .*dataset",
+        "run": "is the folder of a run; its dataset is .*dataset, all its scored pairs, without .*scored",
     }
     for name, message in cases.items():
         with pytest.raises(RunError, match=message) as caught:
@@ -222,6 +222,20 @@ def test_compressed_files_that_are_damaged(tmp_path, ending):
         with pytest.raises(RunError, match=f"rows.{ending}.gz") as caught:
             open_dataset(file)
         assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_says_what_it_has_is_taken_at_its_word(tmp_path, caplog):
+    """As a published dataset, with a manifest beside the rows."""
+    for name in ("data", "scored"):
+        (tmp_path / name).mkdir()
+        Dataset.from_dict({"question": [name]}).to_parquet(tmp_path / name / "rows.parquet")
+    (tmp_path / "manifest.json").write_text("{}")
+    configs = "".join(
+        f"- config_name: {config}\n  data_files: {folder}/*.parquet\n"
+        for config, folder in (("default", "data"), ("scored", "scored"))
+    )
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    assert open_dataset(tmp_path)["question"][:] == ["data"] and "files are read" not in caplog.text
 
 
 def test_files_of_a_second_kind_are_named(tmp_path, caplog):

@@ -16,6 +16,7 @@ ERRORS = {
     "RunError",
     "UsageError",
     "HubError",
+    "HubUnreachable",
     "LicenceError",
     "FolderError",
     "Mismatch",

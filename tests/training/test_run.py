@@ -4,9 +4,11 @@ import json
 import re
 
 import pytest
+from safetensors import SafetensorError
 from tiny_models import tiny_llava
 from tiny_training import config, pseudo_labels
 
+from c3l_hf.common.errors import RunError
 from c3l_hf.training import run
 from c3l_hf.training.run import steps_in, train_generator
 
@@ -76,3 +78,19 @@ def test_training_ends_with_the_first_of_both_limits(tmp_path, max_epochs, max_s
     )
     assert report["steps"] == steps and training.max_steps == max_steps
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llava"
+
+
+@pytest.mark.parametrize("call", ["save_file", "save"])
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch, call):
+    """The writers of weights and of an optimizer's state raise errors of their own for it."""
+
+    def full(*_, **__):
+        if call == "save":
+            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    module = {"save_file": "transformers.modeling_utils.safe_save_file", "save": "torch.save"}[call]
+    monkeypatch.setattr(module, full)
+    training = config(tmp_path, max_steps=1, save_strategy="steps" if call == "save" else "no", save_steps=1)
+    with pytest.raises(RunError, match="the weights cannot be written .*make room on the disk"):
+        train_generator(*tiny_llava(), pseudo_labels(), training, tmp_path / "checkpoints", tmp_path / "made")

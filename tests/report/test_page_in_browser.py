@@ -60,6 +60,7 @@ def test_chosen_stands_beside_rejected(reader, report):
     card = page.locator(".card").first
     assert card.locator(".side.chosen .pair").get_attribute("data-pair") == "0"
     assert card.locator(".side.rejected .pair").get_attribute("data-pair") == "2"
+    assert card.locator(".neither + .pairs .pair").get_attribute("data-pair") == "1"
     left, right = (card.locator(f".side.{role}").bounding_box() for role in ("chosen", "rejected"))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
 

@@ -81,12 +81,17 @@ async function cardElement({ picture, pairs }) {
   const rest = elements.filter((element) => !chosen.includes(element) && !rejected.includes(element));
   const card = el("section", { class: "card", "aria-label": `Picture and ${counted(pairs.length, "pair")}` }, box);
   const right = el("div", {});
-  if (chosen.length && rejected.length) {
+  const duel = chosen.length && rejected.length;
+  if (duel) {
     right.append(el("div", { class: "pairs duel" },
       el("div", { class: "side chosen" }, el("h3", {}, "Chosen"), ...chosen),
       el("div", { class: "side rejected" }, el("h3", {}, "Rejected"), ...rejected)));
   } else rest.unshift(...chosen, ...rejected);
-  if (rest.length) right.append(el("div", { class: `pairs${rest.length > 1 ? " many" : ""}` }, ...rest));
+  if (rest.length) {
+    // Else they would be read as further chosen and rejected ones.
+    if (duel) right.append(el("h3", { class: "neither" }, "Neither"));
+    right.append(el("div", { class: `pairs${rest.length > 1 ? " many" : ""}` }, ...rest));
+  }
   card.append(right);
   return card;
 }

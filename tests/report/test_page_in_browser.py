@@ -63,8 +63,15 @@ def test_chosen_stands_beside_rejected(reader, report):
     left, right = (card.locator(f".side.{role}").bounding_box() for role in ("chosen", "rejected"))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
     assert not card.locator(".neither").count()
-    others = reader.look(report).locator(".card").first.locator(".neither + .pairs .pair")
-    assert "1" in [other.get_attribute("data-pair") for other in others.all()]
+
+
+def test_what_is_neither_stands_apart(reader, tmp_path):
+    """Below the others it would be read as chosen or rejected, too."""
+    roles = ["chosen", None, "rejected"]
+    rows = [shown_pair(number, role=role, stage="first round") for number, role in enumerate(roles)]
+    page = reader.look(write_page(report_content(rows), tmp_path / "report.html")[0], "#stage=first+round")
+    assert page.locator(".neither + .pairs .pair").get_attribute("data-pair") == "1"
+    assert page.locator(".side .pair").count() == 2
 
 
 def test_what_failed_is_shown_with_its_reason(reader, report):

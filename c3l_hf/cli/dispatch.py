@@ -90,9 +90,12 @@ def _load(name: str) -> Command:
 
 
 def _carry_out(name: str, words: list[str]) -> int:
+    asks_help = any(word in (*_HELP, *_HELP_ALL) for word in words)
+    if not asks_help and sys.stderr.isatty() and _speaks():
+        print(f"c3l {name}: loading …", file=sys.stderr, flush=True)  # torch and others take ten seconds
     command = _load(name)
     words = [command.short.get(word, word) for word in words]
-    if any(word in (*_HELP, *_HELP_ALL) for word in words):
+    if asks_help:
         from c3l_hf.cli.helptext import format_help
 
         print(format_help(name, command, everything=any(word in _HELP_ALL for word in words)))

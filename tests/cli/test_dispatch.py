@@ -134,3 +134,11 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     done = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 1 and done.stderr == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_is_told_that_modules_are_loaded(terminal, capsys, monkeypatch):
+    """Which takes so long that one wonders; logs have no such line."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert main(["templates", "list"]) == 0 and main(["templates", "list", "--help"]) == 0
+    assert capsys.readouterr().err == "c3l templates: loading …\n" * terminal

@@ -55,7 +55,7 @@ class SketchedImages:
     def notes(self) -> list[str]:
         """What could not be read, by reason, a line each."""
         counts = Counter(self.sketches.unreadable.values())
-        return [f"{count:,} images are compared with none: {reason}" for reason, count in counts.most_common(5)]
+        return [f"images compared with none: {count:,}; {reason}" for reason, count in counts.most_common(5)]
 
 
 @dataclass(frozen=True)

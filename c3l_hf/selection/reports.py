@@ -77,9 +77,7 @@ class CurationReport:
         ]
         tables = [format_table(counts), format_table(types), *self._groups(), format_table(lengths)]
         if self.kept < self.target_size:
-            tables.append(
-                f"Fewer pairs than asked for: {self.kept:,} of {self.target_size:,}; all that were left are kept."
-            )
+            tables.append(f"All {self.kept:,} that were left are kept: target_size is {self.target_size:,}.")
         return "\n\n".join([*tables, *[self.marks] * bool(self.marks), *["\n".join(self.assumed)] * bool(self.assumed)])
 
     def _groups(self) -> list[str]:

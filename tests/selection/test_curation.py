@@ -216,7 +216,7 @@ def test_scarce_types_are_filled_by_the_others_and_too_few_pairs_are_all_kept():
     assert report.types_after == {"where": 10, "count": 50}
     assert "Fewer pairs" not in str(report)
     ids, report = keep(*pairs, target_size=101)
-    assert len(ids) == 100 and "Fewer pairs than asked for: 100 of 101" in str(report)
+    assert len(ids) == 100 and "All 100 that were left are kept: target_size is 101." in str(report)
     ids, report = keep(distinct("a", 0, None), target_size=5)
     assert ids == [] and report.kept == 0 and "0 of 5" in str(report)
 

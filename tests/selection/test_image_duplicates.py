@@ -104,7 +104,7 @@ def test_what_cannot_be_read_has_its_reason_and_is_like_nothing(tmp_path):
     assert similar.looks["damaged"] == similar.looks["damaged too"] and {"gone", "none", "null"}.isdisjoint(
         similar.looks
     )
-    assert any("2 images are compared with none: the image cannot be read (OSError)" in note for note in similar.notes)
+    assert any("images compared with none: 2; the image cannot be read (OSError)" in note for note in similar.notes)
 
 
 def test_images_of_several_pictures_are_the_same_if_all_are():
@@ -196,4 +196,4 @@ def test_a_stranger_s_folder(tmp_path, photos):
     curated, report = curate(Dataset.from_dict(rows), near_duplicate_images="similar", image_folder=folder)
     assert curated["image"][:] == [*(f"small{number}.jpg" for number in range(6)), "bad.jpg", "gone.jpg"]
     assert report.dropped[RULE] == 6
-    assert sum("1 images are compared with none: the image cannot be read" in line for line in report.assumed) == 2
+    assert sum("images compared with none: 1; the image cannot be read" in line for line in report.assumed) == 2

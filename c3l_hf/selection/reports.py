@@ -76,7 +76,9 @@ class CurationReport:
             ("kept", f"{self.length_after.spearman:+.2f}", self.length_after.pairs),
         ]
         tables = [format_table(counts), format_table(types), *self._groups(), format_table(lengths)]
-        if self.kept < self.target_size:
+        if not self.kept:
+            tables.append("No pair was left.")
+        elif self.kept < self.target_size:
             tables.append(f"All {self.kept:,} that were left are kept: target_size is {self.target_size:,}.")
         return "\n\n".join([*tables, *[self.marks] * bool(self.marks), *["\n".join(self.assumed)] * bool(self.assumed)])
 

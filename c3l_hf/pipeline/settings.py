@@ -173,7 +173,10 @@ class Settings:
                 "images is missing: a folder of pictures, a dataset, or scenes; or pairs, which have their images"
             )
         if self.images.images is not None and self.run.pairs is not None:
-            raise RunError("pairs is given beside images; give one of them: pairs have their images")
+            raise RunError(
+                f"pairs is given beside images, which is {self.images.images}, perhaps in the configuration; give one of "
+                "them: pairs have their images"
+            )
         if self.run.pairs is None:
             for name in OF_PAIRS:
                 if getattr(self.run, name):

@@ -1,6 +1,7 @@
 """Options of a run together: what identifies what is generated, and what is refused before any work."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -57,6 +58,19 @@ def test_an_embedded_world_has_templates_of_its_own(tmp_path, images, model, exp
     assert settings(tmp_path, images=images, model=model).generating(0).template_set.name == expected
     named = settings(tmp_path, images=images, model=model, templates="instruct-de")
     assert named.generating(0).template_set.name == "instruct-de"
+
+
+@pytest.mark.parametrize(
+    ("images", "pairs", "message"),
+    [
+        ("scenes", "mine.parquet", "pairs is given beside images, which is scenes, perhaps in the configuration"),
+        (None, None, "images is missing: a folder of pictures"),
+    ],
+)
+def test_a_run_begins_with_images_or_with_pairs(tmp_path, images, pairs, message):
+    given = settings(tmp_path, images=images)
+    with pytest.raises(RunError, match=message):
+        replace(given, run=replace(given.run, pairs=pairs)).check()
 
 
 def test_a_templates_text_identifies_what_is_generated_and_its_place_does_not(tmp_path, mine):

@@ -174,8 +174,8 @@ class Settings:
             )
         if self.images.images is not None and self.run.pairs is not None:
             raise RunError(
-                f"pairs is given beside images, which is {self.images.images}, perhaps in the configuration; give one of "
-                "them: pairs have their images"
+                f"pairs is given beside images, which is {self.images.images}, perhaps in the configuration; give one "
+                "of them: pairs have their images"
             )
         if self.run.pairs is None:
             for name in OF_PAIRS:

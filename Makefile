@@ -33,7 +33,7 @@ help:  ## list the targets
 	@touch $@
 
 # In a browser the tests look at the report. It is Debian's, for who may install it; else there is a line, and no error.
-APT := apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=0 -o Acquire::http::Timeout=20
 INSTALL_CHROMIUM := $(APT) install -y --no-install-recommends chromium
 chromium:
 	@[ -n "$$CHROMIUM" ] || for name in chromium chromium-browser google-chrome; do command -v $$name; done | grep -q . || \

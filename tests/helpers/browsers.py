@@ -25,6 +25,7 @@ def started_browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         # As root Chromium runs only without its sandbox.
         options = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        options.append("--disable-dev-shm-usage")  # of which containers have little
         browser = playwright.chromium.launch(executable_path=program, args=options)
         try:
             yield browser

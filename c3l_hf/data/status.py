@@ -16,6 +16,7 @@ __all__ = [
     "publishable",
     "reason_kind",
     "remedy",
+    "without_folders",
 ]
 
 # The name of an image within a reason: an address, or that of a file.
@@ -77,6 +78,16 @@ def _kind_of(status: str) -> tuple[str, str | None]:
         status = f"{found['image']} {comma}{found['what']}"
     # Paths of the system's own messages; numbers, but for those that name an error.
     return re.sub(r"(?<!Errno )(?<!HTTP )\b\d+", "N", re.sub(r": '/[^']*'", "", status)), example
+
+
+def without_folders(status: str) -> str:
+    """A reason as it may be sent to others: a file by its name, without the folders that it is in on this machine."""
+    found = _FILE.match(status)
+    if found is None:
+        return status
+    name, what = found["name"].replace("\\", "/"), re.sub(r""":? (['"])/.*?\1""", "", found["what"])
+    is_absolute = re.match(r"/|\w:/|file:", name) is not None
+    return f"{found['image']} {name.rpartition('/')[2] if is_absolute else name} {what}"
 
 
 def remedy(kind: str) -> str:

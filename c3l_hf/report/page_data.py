@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from c3l_hf.common.files import digest
-from c3l_hf.data.status import reason_kind
+from c3l_hf.data.status import reason_kind, without_folders
 from c3l_hf.report.content import Content, Picture, ShownPair, ShownTurn
 from c3l_hf.report.thumbnails import Thumbnail, thumbnails
 
@@ -190,7 +190,8 @@ def _check(pair: ShownPair, pictures: Sequence[Picture], known: set[str]) -> Non
 
 
 def _texts(pair: ShownPair) -> list:
-    whole = [pair.status] * (reason_kind(pair.status) != pair.status)  # the filter has the kind
+    status = without_folders(pair.status)
+    whole = [status] * (reason_kind(status) != status)  # the filter has the kind
     return [pair.pair_id, pair.digest, [_turn(turn) for turn in pair.turns], pair.raw, *whole]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import PIL.Image
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.data.status import without_folders
 from c3l_hf.report.content import Picture
 
 __all__ = ["SIDE", "Thumbnail", "thumbnail", "thumbnails"]
@@ -58,4 +59,4 @@ def _read(picture: Picture, quality: int) -> Thumbnail | str:
     try:
         return thumbnail(picture.open(), quality)
     except RowError as error:
-        return str(error)
+        return without_folders(str(error))  # pages are sent to others

@@ -5,7 +5,7 @@ from PIL import Image
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image_files import located
-from c3l_hf.data.status import count_reasons, of_image, publishable
+from c3l_hf.data.status import count_reasons, of_image, publishable, without_folders
 from c3l_hf.files.image import open_image
 
 
@@ -46,6 +46,23 @@ def test_addresses_are_not_published(address):
         open_image(address)
     status = "the image is an address, which is not fetched; download it and give its path, or use download_images"
     assert publishable(str(caught.value)) == status
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+@pytest.mark.parametrize("name", ["it's a b.png", "a.png"])
+def test_what_is_sent_to_others_has_names_without_folders(tmp_path, content, name):
+    folder = tmp_path / "home of someone"
+    folder.mkdir()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(RowError) as caught:
+        open_image({"bytes": None, "path": str(folder / name)})
+    told = without_folders(str(caught.value))
+    assert told.startswith(f"the image {name} cannot be read: ") and "someone" not in told and "/" not in told
+    assert without_folders("the image photos/a.png cannot be read: OSError: x") == (
+        "the image photos/a.png cannot be read: OSError: x"
+    )
+    assert without_folders("the image C:\\me\\a.png cannot be read: OSError: x").startswith("the image a.png cannot")
 
 
 def test_other_reasons_stay():

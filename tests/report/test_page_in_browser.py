@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 from browsers import choose, keys, search, shown
+from playwright.sync_api import expect
 from report_content import COUNT, bars, report_content, shown_pair
 
 from c3l_hf.report.page import write_page
@@ -12,18 +13,18 @@ from c3l_hf.report.page import write_page
 
 def test_overview_and_gallery_are_shown(reader, report):
     page = reader.look(report)
-    assert page.locator("h1").inner_text() == "A small report"
-    assert page.get_by_text("One picture cannot be read.").is_visible()
-    assert page.get_by_text("30 dropped, for 2 reasons").is_visible()
-    assert page.locator("figure svg").get_attribute("aria-label") == "How many pairs have which pmi."
+    expect(page.locator("h1")).to_have_text("A small report", use_inner_text=True)
+    expect(page.get_by_text("One picture cannot be read.")).to_be_visible()
+    expect(page.get_by_text("30 dropped, for 2 reasons")).to_be_visible()
+    expect(page.locator("figure svg")).to_have_attribute("aria-label", "How many pairs have which pmi.")
     assert shown(page) == "60 pairs"
     image = page.locator("#list img").first
     image.scroll_into_view_if_needed()
     assert image.evaluate("image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])") == [160, 96]
     first = page.locator(".pair[data-pair='0']")
-    assert first.locator(".question").inner_text() == "What is it, 0?"
-    assert first.locator(".answer").inner_text() == "A blue thing0."
-    assert first.locator(".score").inner_text() == "−0.20"
+    expect(first.locator(".question")).to_have_text("What is it, 0?", use_inner_text=True)
+    expect(first.locator(".answer")).to_have_text("A blue thing0.", use_inner_text=True)
+    expect(first.locator(".score")).to_have_text("−0.20", use_inner_text=True)
 
 
 def test_tokens_have_the_colour_and_the_numbers_of_their_gain(reader, report):
@@ -32,9 +33,9 @@ def test_tokens_have_the_colour_and_the_numbers_of_their_gain(reader, report):
     # Every answer's strongest token has a gain of 2, where the scale ends, and a divergence of 1.5 of 2.
     assert [tokens.nth(n).get_attribute("class") for n in range(3)] == ["t", "t g5 d4", "t l3"]
     tokens.nth(1).hover()
-    assert page.locator("#tip").inner_text() == '"blue"   gain +2.00   divergence 1.50'
+    expect(page.locator("#tip")).to_have_text('"blue"   gain +2.00   divergence 1.50', use_inner_text=True)
     tokens.nth(2).click()  # as a tap
-    assert page.locator("#tip").inner_text() == '"thing0."   gain −1.00   no divergence'
+    expect(page.locator("#tip")).to_have_text('"thing0."   gain −1.00   no divergence', use_inner_text=True)
     blue = tokens.nth(1).evaluate("token => getComputedStyle(token).backgroundColor")
     assert tokens.nth(0).evaluate("token => getComputedStyle(token).backgroundColor") == "rgba(0, 0, 0, 0)"
     assert "−2 or less\n0\n+2 or more" in page.locator("#legend").inner_text()
@@ -52,17 +53,17 @@ def test_tokens_by_keyboard(reader, report):
     page.keyboard.press("ArrowRight")
     assert page.locator("#tip").inner_text().startswith('"blue"')
     page.keyboard.press("Escape")
-    assert page.locator("#tip").is_hidden()
+    expect(page.locator("#tip")).to_be_hidden()
 
 
 def test_chosen_stands_beside_rejected(reader, report):
     page = reader.look(report, "#stage=first+round")
     card = page.locator(".card").first
-    assert card.locator(".side.chosen .pair").get_attribute("data-pair") == "0"
-    assert card.locator(".side.rejected .pair").get_attribute("data-pair") == "2"
+    expect(card.locator(".side.chosen .pair")).to_have_attribute("data-pair", "0")
+    expect(card.locator(".side.rejected .pair")).to_have_attribute("data-pair", "2")
     left, right = (card.locator(f".side.{role}").bounding_box() for role in ("chosen", "rejected"))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
-    assert not card.locator(".neither").count()
+    expect(card.locator(".neither")).to_have_count(0)
 
 
 def test_what_is_neither_stands_apart(reader, tmp_path):
@@ -70,17 +71,19 @@ def test_what_is_neither_stands_apart(reader, tmp_path):
     roles = ["chosen", None, "rejected"]
     rows = [shown_pair(number, role=role, stage="first round") for number, role in enumerate(roles)]
     page = reader.look(write_page(report_content(rows), tmp_path / "report.html")[0], "#stage=first+round")
-    assert page.locator(".neither + .pairs .pair").get_attribute("data-pair") == "1"
-    assert page.locator(".side .pair").count() == 2
+    expect(page.locator(".neither + .pairs .pair")).to_have_attribute("data-pair", "1")
+    expect(page.locator(".side .pair")).to_have_count(2)
 
 
 def test_what_failed_is_shown_with_its_reason(reader, report):
     page = reader.look(report, "#status=the+reply+has+no+answer")
     assert keys(page) == ["key 8"]
     pair = page.locator(".pair")
-    assert pair.locator(".bad").inner_text() == "the reply has no answer"
-    assert pair.locator(".raw").inner_text() == "Question: What?"
-    assert page.locator(".unreadable").inner_text() == "the image photo.jpg cannot be read: it is empty"
+    expect(pair.locator(".bad")).to_have_text("the reply has no answer", use_inner_text=True)
+    expect(pair.locator(".raw")).to_have_text("Question: What?", use_inner_text=True)
+    expect(page.locator(".unreadable")).to_have_text(
+        "the image photo.jpg cannot be read: it is empty", use_inner_text=True
+    )
 
 
 def test_a_reason_is_whole_where_the_filter_has_its_kind(reader, tmp_path):
@@ -95,7 +98,8 @@ def test_filters(reader, report):
     choose(page, "type", "colour")
     assert keys(page) == [f"key {n}" for n in range(1, COUNT, 2)] and shown(page) == "30 of 60 pairs"
     choose(page, "kept", "kept")
-    assert keys(page) == [] and page.get_by_text("No pair has all of this.").is_visible()
+    assert keys(page) == []
+    expect(page.get_by_text("No pair has all of this.")).to_be_visible()
     page.get_by_role("button", name="Type: colour: take off").click()
     assert keys(page) == [f"key {n}" for n in range(0, COUNT, 4)]
     choose(page, "role", "rejected")
@@ -128,7 +132,8 @@ def test_the_range_of_a_score(reader, report):
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] + 40, box["y"] + 20)
     page.mouse.up()
-    assert page.locator("#below").input_value() == "" and page.locator("#from").input_value() == "3"
+    expect(page.locator("#below")).to_have_value("")
+    expect(page.locator("#from")).to_have_value("3")
 
 
 def test_orders_and_presets(reader, report):
@@ -208,7 +213,7 @@ def test_the_address_keeps_the_view(reader, report):
     page.go_back()
     page.wait_for_selector("html[data-ready]", state="attached")
     assert keys(page) == before and len(before) == 20
-    assert page.locator("#below").input_value() == "0.2"
+    expect(page.locator("#below")).to_have_value("0.2")
     other = reader.look(report, "#stage=none+such&sort=constructor&score=__proto__&from=abc&mark=toString&image=x")
     assert shown(other) == "60 pairs"
 
@@ -218,7 +223,7 @@ def test_pictures_lead_to_their_pairs_and_to_those_that_look_alike(reader, repor
     page.locator(".card").first.get_by_role("button", name="all 3 pairs").click()
     assert keys(page) == ["key 0", "key 1", "key 2"]
     alike = page.locator(".alike").first
-    assert alike.get_by_role("button").count() == 1  # the other one cannot be read
+    expect(alike.get_by_role("button")).to_have_count(1)  # the other one cannot be read
     alike.get_by_role("button", name="The pairs of picture image-3").click()
     assert keys(page) == ["key 9", "key 10", "key 11"]
 
@@ -229,10 +234,10 @@ def test_marks_are_set_kept_exported_and_imported(reader, report, tmp_path):
     page.keyboard.press("j")
     page.wait_for_selector(".pair[data-pair='2'][data-current]")
     page.keyboard.press("n")
-    assert page.locator("#marked").inner_text() == "1 to keep, 1 to reject"
+    expect(page.locator("#marked")).to_have_text("1 to keep, 1 to reject", use_inner_text=True)
     page.reload()
     page.wait_for_selector("html[data-ready]", state="attached")
-    assert page.locator(".pair[data-pair='2']").get_attribute("data-mark") == "reject"
+    expect(page.locator(".pair[data-pair='2']")).to_have_attribute("data-mark", "reject")
     choose(page, "mark", "keep")
     assert keys(page) == ["key 1"]
     with page.expect_download() as download:
@@ -254,7 +259,7 @@ def test_marks_are_set_kept_exported_and_imported(reader, report, tmp_path):
     exported["marks"] += [{"key": "none", "mark": "keep"}, {"key": "key 7", "mark": "maybe"}, None]
     path.write_text(json.dumps(exported))
     other = reader.look(report)  # another window, which has no marks
-    assert other.locator("#marked").inner_text() == "None yet."
+    expect(other.locator("#marked")).to_have_text("None yet.", use_inner_text=True)
     other.locator("#import").set_input_files(path)
     other.get_by_text(re.compile("1 mark taken. 2 are of pairs .* 2 are neither")).wait_for()
     assert other.evaluate("[...marks]") == [["key 1", "keep"]]
@@ -264,7 +269,7 @@ def test_marks_are_set_kept_exported_and_imported(reader, report, tmp_path):
     other.keyboard.press("Escape")
     other.locator(".pair[data-pair='1']").click()
     other.keyboard.press("u")
-    assert other.locator("#marked").inner_text() == "None yet."
+    expect(other.locator("#marked")).to_have_text("None yet.", use_inner_text=True)
 
 
 def test_marks_of_two_windows_and_files_that_contradict_themselves(reader, report, tmp_path):
@@ -274,7 +279,7 @@ def test_marks_of_two_windows_and_files_that_contradict_themselves(reader, repor
     other.wait_for_function("() => marks.size === 1")
     other.evaluate("setMark(1, 'reject')")
     one.wait_for_function("() => marks.size === 2")
-    assert one.locator("#marked").inner_text() == "1 to keep, 1 to reject"
+    expect(one.locator("#marked")).to_have_text("1 to keep, 1 to reject", use_inner_text=True)
     mark = {"key": "key 5", "digest": shown_pair(5).digest, "mark": "keep"}
     path = tmp_path / "marks.json"
     path.write_text(json.dumps({"c3l_marks": 1, "marks": [mark, {**mark, "mark": "reject"}]}))
@@ -309,19 +314,21 @@ def test_phone_dark_and_print(reader, report):
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     page.wait_for_function("() => document.querySelectorAll('.pair').length === 30")
-    assert page.locator(".controls").is_hidden() and page.locator(".actions").first.is_hidden()
-    assert page.locator(".answer").last.is_visible() and page.locator("h1").is_visible()
+    expect(page.locator(".controls")).to_be_hidden()
+    expect(page.locator(".actions").first).to_be_hidden()
+    expect(page.locator(".answer").last).to_be_visible()
+    expect(page.locator("h1")).to_be_visible()
 
 
 def test_help_and_its_keys(reader, report):
     page = reader.look(report)
     page.keyboard.press("?")
-    assert page.get_by_role("dialog", name="Help").is_visible()
+    expect(page.get_by_role("dialog", name="Help")).to_be_visible()
     page.keyboard.press("Escape")
-    assert page.get_by_role("dialog").count() == 0
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.keyboard.press("/")
     page.keyboard.type("jk?")  # letters, not commands
     page.wait_for_function("() => state.q === 'jk?'")
     page.keyboard.press("Escape")
     page.keyboard.press("t")
-    assert page.locator("html").get_attribute("data-colour") == "divergence"
+    expect(page.locator("html")).to_have_attribute("data-colour", "divergence")

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from browsers import Reader
+from playwright.sync_api import expect
 from report_content import report_content, shown_pair
 
 from c3l_hf.report import page as page_module
@@ -44,13 +45,13 @@ def address(request, folder):
 def test_pairs_and_search_of_files_beside_the_page(browser, address):
     reader = Reader(browser)
     page = reader.look(address)
-    assert page.locator("#shown").inner_text() == "450 pairs"
+    expect(page.locator("#shown")).to_have_text("450 pairs", use_inner_text=True)
     page.wait_for_selector(".pair[data-pair='0'] .answer")
     page.evaluate("location.hash = 'pair=key+449'")
     page.wait_for_selector(".pair[data-pair='449'][data-current]")
     page.locator("#search").fill("THING449.")
     page.wait_for_function("() => state.q !== '' && order.length === 1")
-    assert page.locator(".answer").inner_text() == "A blue thing449."
+    expect(page.locator(".answer")).to_have_text("A blue thing449.", use_inner_text=True)
     assert page.locator("#list img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 160
     reader.close()
     own = address.rpartition("/")[0]
@@ -64,7 +65,7 @@ def test_a_page_without_its_files_says_so(browser, folder, tmp_path):
     reader = Reader(browser)
     page = reader.look(alone, ready=False)
     page.get_by_text("my report #1_files/columns-0.js is not there; the folder belongs beside this file").wait_for()
-    assert page.locator("table").is_visible()
+    expect(page.locator("table")).to_be_visible()
     reader.close()
 
 
@@ -79,7 +80,7 @@ def test_files_of_another_report_are_not_shown(browser, folder, tmp_path):
         write_page(report_content([shown_pair(number + 1) for number in range(COUNT)]), page_file)
     page.evaluate("location.hash = 'pair=key+449'")
     page.get_by_text(".js is not of this report; load the page again").first.wait_for()
-    assert page.get_by_text("thing449").count() == 0
+    expect(page.get_by_text("thing449")).to_have_count(0)
     page.evaluate("setMark(300, 'keep')")
     page.get_by_role("button", name="Export").click()
     page.get_by_text("Nothing was exported: my report #1_files/texts-3.js is not of this report").wait_for()

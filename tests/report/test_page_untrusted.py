@@ -4,6 +4,7 @@ import html
 
 import pytest
 from browsers import choose, keys, shown
+from playwright.sync_api import expect
 from report_content import report_content, shown_pair
 
 from c3l_hf.report.content import ShownTurn
@@ -40,11 +41,13 @@ def test_hostile_texts_stay_texts(reader, tmp_path):
     report = write_page(report_content(rows, title=texts[0], notes=texts, ranking=None), tmp_path / "report.html")[0]
     page = reader.look(report)
     page.on("dialog", lambda dialog: reader.problems.append("a dialog"))
-    assert page.locator("h1").inner_text() == texts[0]
+    expect(page.locator("h1")).to_have_text(texts[0], use_inner_text=True)
     for number, shown_text in ((0, texts[0]), (1, texts[1]), (3, "half \ufffd of a letter"), (6, texts[6])):
         page.evaluate("number => goTo(number)", number)
-        assert page.locator(f".pair[data-pair='{number}'] .answer").inner_text() == shown_text
-    assert page.locator(".pair[data-pair='4'] .answer").inner_text() == "bell \u2407 and null \u2400"
+        expect(page.locator(f".pair[data-pair='{number}'] .answer")).to_have_text(shown_text, use_inner_text=True)
+    expect(page.locator(".pair[data-pair='4'] .answer")).to_have_text(
+        "bell \u2407 and null \u2400", use_inner_text=True
+    )
     hebrew = page.locator(".pair[data-pair='2'] .answer")
     assert hebrew.evaluate("text => getComputedStyle(text).direction") == "rtl"
     long = page.locator(".pair[data-pair='5'] .turns > div").last
@@ -55,11 +58,11 @@ def test_hostile_texts_stay_texts(reader, tmp_path):
     page.evaluate("goTo(7)")
     assert "Show all" in page.locator(".pair[data-pair='7']").inner_text()
     page.evaluate("goTo(8)")
-    assert page.locator(".pair[data-pair='8'] .bad").inner_text() == texts[1]
+    expect(page.locator(".pair[data-pair='8'] .bad")).to_have_text(texts[1], use_inner_text=True)
     choose(page, "type", texts[0])
     assert shown(page) == "1 of 9 pairs"
     page.locator("#score").select_option("__proto__")
-    assert page.locator("main script, main img[src='x']").count() == 0
+    expect(page.locator("main script, main img[src='x']")).to_have_count(0)
 
 
 def test_in_the_frame_of_a_notebook(reader, report, tmp_path):
@@ -76,14 +79,16 @@ def test_in_the_frame_of_a_notebook(reader, report, tmp_path):
     frame.locator(".pair[data-pair='1'] .actions a").click()
     frame.wait_for_selector(".pair[data-pair='1'][data-current]")
     frame.locator(".pair[data-pair='1']").get_by_role("button", name="Reject").click()
-    assert frame.locator("#marked").inner_text() == "0 to keep, 1 to reject"
+    expect(frame.locator("#marked")).to_have_text("0 to keep, 1 to reject", use_inner_text=True)
 
 
 def test_without_javascript_the_overview_is_there(reader, report):
     page = reader.look(report, ready=False, java_script_enabled=False)
     line = page.locator("noscript p")
-    assert line.is_visible() and line.text_content().startswith("The gallery needs JavaScript")
-    assert page.locator("table").is_visible() and page.locator("#search").is_hidden()
+    expect(line).to_be_visible()
+    assert line.text_content().startswith("The gallery needs JavaScript")
+    expect(page.locator("table")).to_be_visible()
+    expect(page.locator("#search")).to_be_hidden()
 
 
 def test_the_policy_forbids_the_network_and_markup(reader, report):

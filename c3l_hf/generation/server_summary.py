@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
+from c3l_hf.common.prices import cost_of
 from c3l_hf.generation.requests import Reply
 
 __all__ = ["ServerSummary"]
@@ -66,7 +67,7 @@ class ServerSummary:
             tokens = [self._counts[name] for name in ("prompt tokens", "completion tokens")]
             rows += [("prompt tokens", tokens[0]), ("completion tokens", tokens[1])]
             if any(price is not None for price in self._prices):
-                cost = sum(count / 1e6 * (price or 0) for count, price in zip(tokens, self._prices))
+                cost = cost_of(tokens, self._prices) or 0.0  # of those that were reported
                 rows.append(("cost, by the prices given", round(cost, 6)))
             if self._sampled and self._counts["the same"]:
                 rows.append(("requests whose replies are all the same", self._counts["the same"]))

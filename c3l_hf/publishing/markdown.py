@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
+from c3l_hf.common.prices import cost_of
+
 __all__ = [
     "as_code",
     "as_examples",
@@ -92,8 +94,9 @@ def as_tokens(
         told = "in the run's own process" if model is None else model
         rows.append([stage, told, *("not reported" if count is None else count for count in counts)])
         if prices:
-            cost = sum((count or 0) / 1e6 * (price or 0) for count, price in zip(counts, prices))
-            rows[-1].append("" if model is None else f"{cost:,.4f}")
+            cost = cost_of(counts, prices)
+            told = "not reported" if cost is None else f"{cost:,.4f}"
+            rows[-1].append("" if model is None else told)
     return as_table(header + ["cost"] * bool(prices), rows)
 
 

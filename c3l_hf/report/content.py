@@ -65,7 +65,7 @@ class Chart:
     Attributes:
         title: Its heading.
         text: What it shows, in words that also serve those who do not see it.
-        svg: The drawing: an `svg` element without scripts, styles from outside, or a fixed background. Bars that filter
+        svg: The drawing: an `svg` element without scripts, `style` elements, or a fixed background. Bars that filter
             are elements with the ids `<chart id>-bar-<number>`.
         id: Of letters, digits and "-"; differs from the others'.
         filter: What a click on a bar does; None where bars are only bars.

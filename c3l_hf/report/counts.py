@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from c3l_hf.common.prices import cost_of
 from c3l_hf.common.usage import format_bytes
 from c3l_hf.data.status import reason_kind
 from c3l_hf.report.content import Funnel, Table
@@ -80,8 +81,9 @@ def cost_table(
         told = "in the run's own process" if model is None else str(model)
         rows.append([str(stage), told, *("not reported" if count is None else f"{count:,}" for count in counts)])
         if prices:
-            cost = sum((count or 0) / 1e6 * (price or 0) for count, price in zip(counts, prices))
-            rows[-1].append("" if model is None else f"{cost:,.4f}")
+            cost = cost_of(counts, prices)
+            told = "not reported" if cost is None else f"{cost:,.4f}"
+            rows[-1].append("" if model is None else told)
     header = ["stage", "model", "tokens of prompts", "tokens of replies", *["cost"] * bool(prices)]
     return [Table("Tokens", header, rows, "As those who wrote the replies counted them.")]
 

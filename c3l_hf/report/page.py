@@ -106,7 +106,7 @@ def _rendered(content: Content, data: PageData, beside: str | None) -> Iterator[
     policy = {
         "default-src": ["'none'"],
         "script-src": scripts,
-        "style-src-elem": [_hash(style), *sorted({_hash(style) for drawn in drawings for style in drawn.styles})],
+        "style-src-elem": [_hash(style)],
         # Drawings have their lines and fills in attributes, which cannot ask for anything: there is nobody to ask.
         "style-src-attr": ["'unsafe-inline'"],
         "img-src": ["data:", "blob:"],
@@ -129,7 +129,7 @@ def _rendered(content: Content, data: PageData, beside: str | None) -> Iterator[
         "style": Markup(style),
         "script": Markup(script),
         "head": Markup(script_json({**data.head, "beside": beside})),
-        "drawings": [Markup(drawn.svg) for drawn in drawings],
+        "drawings": list(map(Markup, drawings)),
         "pieces": () if beside else ((piece.name, Markup(piece.path.read_text("utf-8"))) for piece in data.pieces),
         "count": data.head["count"],
         "beside": beside,

@@ -49,7 +49,7 @@ def bars(count: int = 4) -> Chart:
     edges = [-0.1 + 0.4 * n / count for n in range(count + 1)]
     drawn = "".join(f'<rect id="hist-bar-{n}" x="{20 * n}" y="0" width="18" height="40"/>' for n in range(count))
     drawn += '<rect x="0" y="10" width="78" height="30" class="over"/>'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 80 40"><style>rect {{fill: red}}</style>{drawn}</svg>'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 80 40"><g fill="red">{drawn}</g></svg>'
     return Chart("hist", "Scores", "How many pairs have which pmi.", svg, Filter("pmi", "first round", edges))
 
 

@@ -41,6 +41,7 @@ from c3l_hf.scenes import GENERATOR, load_scenes
 from c3l_hf.scenes.evaluation import answer_questions
 from c3l_hf.selection.clusters import cluster_vectors
 from c3l_hf.selection.curation import curate
+from c3l_hf.selection.marks import texts_digest
 from c3l_hf.training.config import C3LConfig
 
 ROOT = Path(__file__).parents[2]
@@ -488,6 +489,28 @@ def test_a_restart_can_be_looked_at_first(finished, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"rescore: is there\n  curate: to be made, .*, what is there is set aside\n", printed)
     assert "dataset is set aside" in printed and files_of(folder) == before
+
+
+def test_marks_of_the_report_are_honoured_by_a_restart(finished, tmp_path, capsys):
+    """The pair that was rejected by hand is gone, and the marks are part of what the stage is known by."""
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    kept = load_dataset(str(folder / "dataset"), split="train")[0]
+    texts = kept["prompt"][0]["content"], kept["completion"][0]["content"]
+    marks = tmp_path / "marks.json"
+    mark = {"pair_id": kept["pair_id"], "digest": texts_digest(*texts), "mark": "reject"}
+    marks.write_text(json.dumps({"c3l_marks": 1, "marks": [mark]}))
+    assert run("--output_dir", folder, "--marks", marks) == 1  # what is there was chosen without
+    assert run("--output_dir", folder, "--marks", marks, "--restart_from", "curate") == 0
+    assert "marks: 0 keep, 1 reject" in capsys.readouterr().out
+    left = load_dataset(str(folder / "dataset"), split="train")["pair_id"][:]
+    assert left and kept["pair_id"] not in left
+
+
+def test_trackers_get_the_figures_of_the_stages(finished, monkeypatch):
+    calls = []
+    monkeypatch.setattr("c3l_hf.pipeline.method.report_figures", lambda folder, stages, _: calls.append(tuple(stages)))
+    assert run("--output_dir", finished[0], "--stages", "generate", "score") == 0
+    assert calls == [("generate", "score")]
 
 
 def test_a_value_that_an_option_does_not_have(tmp_path):

@@ -34,6 +34,7 @@ from c3l_hf.generation.server import is_unanswered
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.options import BackendOptions, GenerationOptions, ImageOptions, UsedModelOptions
+from c3l_hf.pipeline.sizes import images_in_shard
 from c3l_hf.pipeline.writers import check_backend, check_written_tokens, open_writer
 from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
@@ -41,8 +42,6 @@ from c3l_hf.scoring.scorer import I2CScorer
 __all__ = ["COMMAND"]
 
 logger = logging.getLogger(__name__)
-
-_SHARD_IMAGES = 500
 
 
 @dataclass
@@ -135,9 +134,9 @@ def _in_shards(
     fields = columns_digest(images.dataset, sorted(config.template_set.fields))
     made_from = digest(images.digest, fields, identity, config.identity(), versions()["c3l-hf"])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pairs-{made_from}"
-    size = max(1, min(_SHARD_IMAGES, -(-len(images) // process_state().num_processes)))
+    size = _size_of_shards(folder, images_in_shard(generation, backend, len(images)))
     starts = range(0, len(images), size)
-    shards = Shards(folder / str(size), len(starts))
+    shards = Shards(folder / str(size), len(starts), root=folder)
     _make_room(shards)
     schema = PAIR_FEATURES.arrow_schema
     k = config.pairs_per_image
@@ -172,6 +171,15 @@ def _in_shards(
 
         shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")
+
+
+def _size_of_shards(folder: Path, size: int) -> int:
+    """Images in a shard: as many as an interrupted call with the same options has put into the most of its own, however
+    many processes that had."""
+    begun = [place for place in folder.glob("*") if place.name.isdecimal() and any(place.glob("*.parquet"))]
+    process_state().wait_for_everyone()  # all have seen the same
+    there = {int(place.name): int(place.name) * len(list(place.glob("*.parquet"))) for place in begun}
+    return max(there, key=lambda size: there[size], default=size)
 
 
 def _make_room(shards: Shards) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import xxhash
@@ -14,7 +15,7 @@ __all__ = ["COPY", "differences", "is_whole", "read_record", "write_record"]
 
 COPY = ".bak"  # behind the name of a record
 _CHECKSUM = "checksum"
-_DIGEST = re.compile("[0-9a-f]{64}")
+_DIGEST = re.compile("[0-9a-f]{16,64}")
 _SHOWN = 4
 
 
@@ -53,19 +54,27 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode("utf-8", "surrogatepass"))
 
 
-def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The settings in which two records of a stage differ, in words; of many the first."""
+def differences(
+    there: Mapping[str, Any], wanted: Mapping[str, Any], called: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """The settings in which two records of a stage differ, in words; of many the first.
+
+    Args:
+        there: The record that is there.
+        wanted: The one that is asked for.
+        called: Name of a setting in a record → what a user calls it, where that differs.
+    """
     flat_there, flat_wanted = _flat(there), _flat(wanted)
     differing = sorted(
         key for key in flat_wanted.keys() | flat_there.keys() if flat_there.get(key) != flat_wanted.get(key)
     )
-    parts = [f"{_setting(key)}: {_compared(flat_there.get(key), flat_wanted.get(key))}" for key in differing[:_SHOWN]]
+    parts = []
+    for key in differing[:_SHOWN]:
+        # A record has the stage's own settings under "options", those of others under "from".
+        *before, name = key.removeprefix("options.").removeprefix("from.").split(".")
+        setting = ".".join([*before, called.get(name, name)])
+        parts.append(f"{setting}: {_compared(flat_there.get(key), flat_wanted.get(key))}")
     return "; ".join(parts) + (f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else "")
-
-
-def _setting(key: str) -> str:
-    """What a user calls it: a record has the stage's own settings under "options", those of others under "from"."""
-    return key.removeprefix("options.").removeprefix("from.")
 
 
 def _compared(there: Any, wanted: Any) -> str:

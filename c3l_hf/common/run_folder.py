@@ -51,12 +51,14 @@ class RunFolder:
         inputs: What the first stage starts from (digests, revisions): part of every stage's identity.
         results: Files and folders of the last stage's result that `move_results` brings into the run's folder.
         beside: Stage → patterns of what else in the run's folder goes where its result goes.
+        called: Name of a setting in the options of a stage → what a user calls it, where that differs.
     """
 
     folder: Path
     inputs: Mapping[str, Any]
     results: Collection[str] = ()
     beside: Mapping[str, Collection[str]] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def plan(
@@ -99,7 +101,7 @@ class RunFolder:
         there = self._stage(name).standing()
         if there is None or identity_of(there) == self.records[name]:
             return
-        settings = differences(identity_of(there), self.records[name])
+        settings = differences(identity_of(there), self.records[name], self.called)
         concerned = [other for other in following if self._stage(other).standing()]
         raise RunError(
             f"{self.path(name)} holds another run's result ({settings}); stages concerned: {listed(concerned)}; give "

@@ -117,7 +117,7 @@ class StageFolder:
         made again: of a stage in shards these shards, else the stage.
 
         Args:
-            results: What was moved into the run's folder of the stage's result.
+            results: What may have been moved into the run's folder of the stage's result, for where no record tells.
         """
         if not self.path.exists():
             return
@@ -133,7 +133,7 @@ class StageFolder:
         self._mend(record)
         damaged, foreign = self._damaged(record[_CHECKSUMS])
         in_shards = SHARD_SIZE in record
-        paths = [*foreign, *damaged] if in_shards or not damaged else [*foreign, *results, self.path]
+        paths = [*foreign, *damaged] if in_shards or not damaged else [*foreign, *self._moved(record), self.path]
         aside = set_aside(self.run, paths)
         for path, told in {**damaged, **foreign}.items():
             again = "" if path in foreign else f"; {'it' if in_shards else self.name} is made again"
@@ -153,13 +153,19 @@ class StageFolder:
         """The files that are not what was written, and what was found; and shards that nobody has written."""
         found = {}
         for name, expected in checksums.items():
-            file, moved = self.path / name, self.run / name
-            if not file.is_file() and (self.run / name.split("/")[0]).exists():
-                file = moved
+            file = self.run / name if self._is_moved(name) else self.path / name
             if file.suffix not in _FOR_PEOPLE and (told := damage_of_file(file, expected)):
                 found[file] = told
         foreign = [path for path in sorted(self.path.glob(_SHARDS)) if path.name not in checksums]
         return found, dict.fromkeys(foreign, "was not written by this run")
+
+    def _is_moved(self, name: str) -> bool:
+        """Whether a file of the stage's result is to be looked for in the run's folder."""
+        return not (self.path / name).is_file() and (self.run / name.split("/")[0]).exists()
+
+    def _moved(self, record: Mapping[str, Any]) -> list[Path]:
+        """What was moved into the run's folder of the stage's result."""
+        return [self.run / name for name in sorted({n.split("/")[0] for n in record[_CHECKSUMS] if self._is_moved(n)})]
 
     def _reopen(self, record: Mapping[str, Any]) -> None:
         """Make a complete stage in shards one that was interrupted, from which some are missing."""

@@ -264,7 +264,7 @@ def test_stages_are_made_again_and_the_old_ones_kept(finished, tmp_path, capsys)
     assert sorted(path.name for path in (folder / "set_aside-1" / "stages").iterdir()) == ["7_curate", "8_write"]
     # What came before stays as it was made.
     before, after = files_of(finished[0], "stages/6_rescore/*"), files_of(folder, "stages/6_rescore/*")
-    assert len(before) == len(after) == 2
+    assert len(before) == len(after) == 3  # a shard, the record and its copy
 
 
 def test_the_dataset_has_the_best_by_the_score_of_curation(finished, tmp_path):
@@ -425,9 +425,8 @@ def test_an_interruption_loses_what_was_not_complete(finished, tmp_path, monkeyp
         return plain(images, *args, first_row=first_row, **kwargs)
 
     monkeypatch.setattr(stages, "generate_tables", counted)
-    monkeypatch.setattr(stages, "_SHARD_SIZE", 5)
-    assert run("--output_dir", folder, "--stages", "generate") == 130
-    assert run("--output_dir", folder, "--stages", "generate", "score") == 0
+    assert run("--output_dir", folder, "--stages", "generate", "--shard_size", 5) == 130
+    assert run("--output_dir", folder, "--stages", "generate", "score") == 0  # whatever size is given now
     assert made == [0, 5, 10, 10]
     one, two = (Shards(path / "stages" / "1_generate").table() for path in (finished[0], folder))
     assert one.equals(two)
@@ -477,7 +476,7 @@ def test_a_folder_that_was_begun_on_another_device_is_not_continued(finished, ca
     """In another dtype than what is there: half of the pairs would be of another model than the cards say."""
     monkeypatch.setattr("c3l_hf.models.loading.pick_dtype", lambda device: "bfloat16")
     assert run("--output_dir", finished[0], "--dtype", "auto") == 1
-    assert "options.dtype: 'float32' there, 'bfloat16' asked for" in capsys.readouterr().err
+    assert "dtype: 'float32' there, 'bfloat16' asked for" in capsys.readouterr().err
     monkeypatch.undo()
     assert run("--output_dir", finished[0], "--dtype", "auto", "--dry_run") == 0
 

@@ -17,6 +17,7 @@ from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
+from c3l_hf.common.locks import alone_in
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.shards import Shards
@@ -137,7 +138,6 @@ def _in_shards(
     size = _size_of_shards(folder, images_in_shard(generation, backend, len(images)))
     starts = range(0, len(images), size)
     shards = Shards(folder / str(size), len(starts), root=folder)
-    _make_room(shards)
     schema = PAIR_FEATURES.arrow_schema
     k = config.pairs_per_image
 
@@ -147,6 +147,8 @@ def _in_shards(
 
     line = ProgressLine("generate", k * len(images), "replies", there)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(alone_in(folder))
+        _make_room(shards)
         stack.enter_context(line)
         loading = functools.cache(lambda: load(how))
         if shards.missing:

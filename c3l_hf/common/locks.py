@@ -1,15 +1,22 @@
 """One at a time in a folder: a lock that the system frees when its holder dies, and who holds it."""
 
+import contextlib
+import errno
+import logging
 import os
 import platform
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from c3l_hf.common.files import read_json, write_json
+from c3l_hf.common.processes import process_state
 
-__all__ = ["LOCK", "LOCK_FILES", "holder_of", "lock_folder"]
+__all__ = ["LOCK", "LOCK_FILES", "alone_in", "holder_of", "lock_folder"]
+
+logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _HOLDER = ".lock.json"
@@ -50,3 +57,32 @@ def holder_of(folder: str | Path) -> str:
     if holder["host"] != platform.node():
         told += f"; if that machine has died and the lock stays, remove {Path(folder, LOCK)}"
     return told
+
+
+@contextlib.contextmanager
+def alone_in(folder: str | Path) -> Iterator[None]:
+    """Keep other commands out of a cache's folder, once they have left it: what they make there need not be made again.
+    Every process calls this, and the main one waits, which a warning says.
+
+    Args:
+        folder: It is made if it does not exist. Where nothing may be written, as in a cache that is shared, there is
+            nothing to keep others out of.
+    """
+    lock = None
+    if process_state().is_main_process:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            lock = lock_folder(folder)
+            if lock is None:
+                told = f"another command is working in {folder} ({holder_of(folder)})"
+                logger.warning("%s; this one goes on with what it has made, when it has ended", told)
+                lock = lock_folder(folder, wait=True)
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+    process_state().wait_for_everyone()
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()

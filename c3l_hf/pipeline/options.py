@@ -138,7 +138,7 @@ class GenerationOptions:
         default=None,
         metadata={
             "help": "Images whose pairs are kept in one file, once it is whole: what an interruption can lose. By "
-            "default a sixteenth of a process's images, at most 500."
+            "default a 64th of them, at most 100; of more than 100,000 up to 500."
         },
     )
     retries: int = field(

@@ -14,11 +14,13 @@ __all__ = ["images_in_shard", "sized"]
 # more than the paper's compact dataset has.
 _ONE_OF = 3
 _MOST = 5000
-# Where no shard_size is given: so many shards for each process, so that an interruption loses a small part, and all
-# processes end at nearly the same time; but not more than so many images in one, nor fewer than give so many batches,
-# as the last batch of a shard is not full. Where images are asked about again, both models are loaded for each shard.
-_SHARDS, _SHARDS_OF_RETRIES = 16, 4
-_MOST_IN_SHARD = 500
+# Where no shard_size is given: so many shards, so that an interruption loses a small part, and all processes end at
+# nearly the same time. But not more than so many images in one, up to 500 of very many; nor fewer than give so many
+# batches, as the last batch of a shard is not full. Where images are asked about again, both models are loaded for each
+# shard. The number of processes is no part of it: in other shards other rows are scored together, and the last digits
+# of a score follow that.
+_SHARDS, _SHARDS_WITH_RETRIES = 64, 16
+_MOST_IN_SHARD = (100, 500)
 _FEWEST_BATCHES = 4
 
 
@@ -26,19 +28,23 @@ def images_in_shard(generation: GenerationOptions, backend: BackendOptions, imag
     """How many images a shard of a generation has: what an interruption can lose of it, and of its scores.
 
     Args:
-        generation: The shard_size that is given; else the number follows from the images and the processes.
+        generation: The shard_size that is given; else the number follows from the images.
         backend: Who writes.
         images: How many there are.
+
+    Returns:
+        At least 1; not more than give each process a shard.
     """
-    processes = process_state().num_processes
-    if generation.shard_size is not None:
-        return min(generation.shard_size, math.ceil(images / processes)) or 1
-    at_once = generation.generation_batch_size
-    if backend.backend == "server":
-        at_once = backend.server_concurrency * len(backend.base_url or [""])
-    shards = processes * (_SHARDS_OF_RETRIES if generation.retries else _SHARDS)
-    enough = _FEWEST_BATCHES * at_once // generation.pairs_per_image
-    return max(1, min(max(math.ceil(images / shards), enough), _MOST_IN_SHARD, math.ceil(images / processes)))
+    size = generation.shard_size
+    if size is None:
+        at_once = generation.generation_batch_size
+        if backend.backend == "server":
+            at_once = backend.server_concurrency * len(backend.base_url or [""])
+        enough = _FEWEST_BATCHES * at_once // generation.pairs_per_image
+        part = math.ceil(images / (_SHARDS_WITH_RETRIES if generation.retries else _SHARDS))
+        least, most = _MOST_IN_SHARD
+        size = min(max(part, enough), max(least, min(most, images // 1000)))
+    return max(1, min(size, math.ceil(images / process_state().num_processes)))
 
 
 def sized(settings: Settings, images: int) -> tuple[Settings, str]:

@@ -10,7 +10,8 @@ from c3l_hf.scoring.dataset import in_parts
 @pytest.fixture
 def made(tmp_path):
     """A call that makes a column of 7 rows, 3 in a part, and says which rows it has made."""
-    dataset = Dataset.from_dict({"question": list("abcdefg"), "answer": list("ABCDEFG")})
+    rows = {"image": ["none.png"] * 7, "question": list("abcdefg"), "answer": list("ABCDEFG")}
+    dataset = Dataset.from_dict(rows)
 
     def call(**options):
         asked = []

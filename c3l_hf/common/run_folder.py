@@ -217,7 +217,7 @@ class RunFolder:
     def _record(self, name: str) -> dict[str, Any]:
         record = self._stage(name).record()
         if record is None:
-            raise FileNotFoundError(f"{self.path(name)} has no record of a complete stage")
+            raise _gone(self.path(name))
         return record
 
     def is_done(self, name: str) -> bool:
@@ -269,10 +269,7 @@ class RunFolder:
 
     def _check_there(self) -> None:
         if not is_run(self.folder):
-            raise RunError(
-                f"{self.folder} has gone while a run worked in it; put it back (is its disk there?): the same command "
-                "goes on"
-            )
+            raise _gone(self.folder)
 
     def in_shards(
         self,
@@ -322,3 +319,7 @@ class RunFolder:
     def shards(self, name: str) -> Shards:
         """The result of a stage that was made in shards."""
         return Shards(self.path(name))
+
+
+def _gone(path: Path) -> RunError:
+    return RunError(f"{path} has gone while a run worked; put it back (is its disk there?): the same command goes on")

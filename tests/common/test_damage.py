@@ -353,7 +353,7 @@ def test_a_run_says_that_its_folder_has_gone(tmp_path):
     run.plan({"first": {}}, ["first"])
     run.claim()
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(RunError, match="out has gone while a run worked in it; put it back"):
+    with pytest.raises(RunError, match="out has gone while a run worked; put it back"):
         run.complete("first", lambda path: None)
     assert not (tmp_path / "out").exists()
     # Others may make something there, as a trainer does its checkpoints: it stays the run's own folder.

@@ -21,7 +21,7 @@ def made(tmp_path):
             yield pa.table({"both": [f"{row['question']}{row['answer']}" for row in rows]})
 
         features = Features({"both": Value("string")})
-        what = {"columns": ["question", "answer"], "names": ("both", "Both"), "fingerprint": "f", "image_folder": None}
+        what = {"columns": list(rows), "names": ("both", "Both"), "fingerprint": "f", "image_folder": None}
         made = in_parts(dataset, make, features=features, **what, part_size=3, cache_dir=tmp_path, **options)
         assert made["both"][:] == ["aA", "bB", "cC", "dD", "eE", "fF", "gG"]
         (folder,) = tmp_path.glob("c3l_hf-both-*")

@@ -117,7 +117,7 @@ class StageFolder:
         made again: of a stage in shards these shards, else the stage.
 
         Args:
-            results: What may have been moved into the run's folder of the stage's result, for where no record tells.
+            results: What of the stage's result is moved into the run's folder.
         """
         if not self.path.exists():
             return
@@ -131,7 +131,7 @@ class StageFolder:
             logger.warning("%s is of an older version, without checksums; it is not checked", self._told(self.path))
             return
         self._mend(record)
-        damaged, foreign = self._damaged(record[_CHECKSUMS])
+        damaged, foreign = self._damaged(record[_CHECKSUMS], results)
         in_shards = SHARD_SIZE in record
         paths = [*foreign, *damaged] if in_shards or not damaged else [*foreign, *self._moved(record), self.path]
         aside = set_aside(self.run, paths)
@@ -149,12 +149,20 @@ class StageFolder:
             return
         write_record(self.path / _RECORD, record)
 
-    def _damaged(self, checksums: Mapping[str, str]) -> tuple[dict[Path, str], dict[Path, str]]:
+    def _damaged(
+        self, checksums: Mapping[str, str], results: Sequence[Path]
+    ) -> tuple[dict[Path, str], dict[Path, str]]:
         """The files that are not what was written, and what was found; and shards that nobody has written."""
-        found = {}
+        found: dict[Path, str] = {}
         for name, expected in checksums.items():
+            if Path(name).suffix in _FOR_PEOPLE:
+                continue
+            top = name.split("/")[0]
+            if not (self.path / top).exists() and not (self.run / top).exists():
+                found[self.run / top if self.run / top in results else self.path / top] = "is missing"
+                continue
             file = self.run / name if self._is_moved(name) else self.path / name
-            if file.suffix not in _FOR_PEOPLE and (told := damage_of_file(file, expected)):
+            if told := damage_of_file(file, expected):
                 found[file] = told
         foreign = [path for path in sorted(self.path.glob(_SHARDS)) if path.name not in checksums]
         return found, dict.fromkeys(foreign, "was not written by this run")

@@ -192,7 +192,7 @@ def test_results_that_have_gone_are_made_again(once, chain, caplog, removed):
     path = chain.folder / removed
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert chain() == ["third"] and chain.content() == once.content()
-    assert "model/weights is missing; third is made again" in caplog.text
+    assert f" {removed} is missing; third is made again" in caplog.text
 
 
 def test_a_changed_result_is_set_aside_and_a_changed_card_stays(once, chain, caplog):

@@ -230,6 +230,32 @@ def test_results_that_were_not_moved_yet_come_to_their_place(finished, tmp_path)
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+def test_what_became_of_a_finished_run_is_found_and_made_again(finished, tmp_path, caplog):
+    """A flipped bit in an answer and in a score, and a dataset that was removed."""
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    harmed = [f"stages/{stage}/00000-of-00001.parquet" for stage in ("1_generate", "6_rescore")]
+    for name in harmed:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+    shutil.rmtree(folder / "dataset")
+    (folder / "generator" / "README.md").write_text("my own words")
+    assert run("--output_dir", folder) == 0
+    for number, name in enumerate(harmed, 1):
+        assert f"{name} is not what was written; it is made again" in caplog.text
+        assert (folder / f"set_aside-{number}" / name).exists()
+    assert " dataset is missing; write is made again" in caplog.text
+    for names in ("stages/*/*.parquet", "stages/*/*/*.safetensors", "dataset/**/*.parquet", "generator/*.safetensors"):
+        one, two = (
+            {path.relative_to(root): path.read_bytes() for path in root.glob(names)} for root in (finished[0], folder)
+        )
+        assert one == two and one
+    # It came out as it was, so that what follows was not made again.
+    before, after = (files_of(path, "stages/[234578]_*/*") for path in (finished[0], folder))
+    assert set(after.values()) - set(before.values()) == set(files_of(folder, "stages/8_write/*").values())
+    assert (folder / "set_aside-3" / "generator" / "README.md").read_text() == "my own words"
+
+
 def test_stages_one_by_one_give_the_same_dataset(finished, tmp_path):
     folder = tmp_path / "out"
     for names in (["generate"], ["score", "select"], ["train", "regenerate", "rescore", "curate", "write"]):
@@ -310,7 +336,7 @@ def test_curation_within_clusters(finished, tmp_path, capsys, monkeypatch):
     # Other clusters of the same pairs need no new vectors; a new second round does.
     monkeypatch.setattr(pair_clusters, "PairEmbedder", lambda *_, **__: pytest.fail("embedded again"))
     assert run(*words, "--clusters", 3) == 0
-    inputs.set_old_results_aside(folder, "rescore")
+    assert run("--output_dir", folder, "--restart_from", "rescore", "--stages", "generate") == 0
     assert not list(folder.glob("embeddings/*")) and len(list(folder.glob("set_aside-3/embeddings/rescore/*"))) == 1
 
 

@@ -17,6 +17,7 @@ from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
+from c3l_hf.common.locks import alone_in
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.shards import Shards
@@ -34,6 +35,7 @@ from c3l_hf.generation.server import is_unanswered
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.pipeline.options import BackendOptions, GenerationOptions, ImageOptions, UsedModelOptions
+from c3l_hf.pipeline.sizes import images_in_shard
 from c3l_hf.pipeline.writers import check_backend, check_written_tokens, open_writer
 from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
@@ -41,8 +43,6 @@ from c3l_hf.scoring.scorer import I2CScorer
 __all__ = ["COMMAND"]
 
 logger = logging.getLogger(__name__)
-
-_SHARD_IMAGES = 500
 
 
 @dataclass
@@ -135,10 +135,9 @@ def _in_shards(
     fields = columns_digest(images.dataset, sorted(config.template_set.fields))
     made_from = digest(images.digest, fields, identity, config.identity(), versions()["c3l-hf"])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pairs-{made_from}"
-    size = max(1, min(_SHARD_IMAGES, -(-len(images) // process_state().num_processes)))
+    size = _size_of_shards(folder, images_in_shard(generation, backend, len(images)))
     starts = range(0, len(images), size)
-    shards = Shards(folder / str(size), len(starts))
-    _make_room(shards)
+    shards = Shards(folder / str(size), len(starts), root=folder)
     schema = PAIR_FEATURES.arrow_schema
     k = config.pairs_per_image
 
@@ -148,6 +147,8 @@ def _in_shards(
 
     line = ProgressLine("generate", k * len(images), "replies", there)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(alone_in(folder))
+        _make_room(shards)
         stack.enter_context(line)
         loading = functools.cache(lambda: load(how))
         if shards.missing:
@@ -172,6 +173,15 @@ def _in_shards(
 
         shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")
+
+
+def _size_of_shards(folder: Path, size: int) -> int:
+    """Images in a shard: as many as an interrupted call with the same options has put into the most of its own, however
+    many processes that had."""
+    begun = [place for place in folder.glob("*") if place.name.isdecimal() and any(place.glob("*.parquet"))]
+    process_state().wait_for_everyone()  # all have seen the same
+    there = {int(place.name): int(place.name) * len(list(place.glob("*.parquet"))) for place in begun}
+    return max(there, key=lambda size: there[size], default=size)
 
 
 def _make_room(shards: Shards) -> None:

@@ -60,11 +60,8 @@ def train(
         "seed": training.seed,
         "c3l_hf": versions()["c3l-hf"],
     }
-    run = RunFolder(Path(training.output_dir), inputs)
+    run = RunFolder(Path(training.output_dir), inputs, results=("generator",))
     run.plan({"train": options}, ["train"])
-    generator = run.folder / "generator"
-    if generator.exists() and not run.is_done("train"):
-        raise RunError(f"{generator} is in the way; move it, or give another output_dir")
     run.claim()
     checkpoints = training_folder(run, "train")
 
@@ -74,10 +71,8 @@ def train(
     report = run.complete("train", make)
     if process_state().is_main_process:
         remove_checkpoints(checkpoints)
-        result = run.path("train") / "generator"
-        if result.exists():
-            os.rename(result, generator)  # now that it is complete
-        print(f"{format_training(report)}\n\ngenerator  {generator}")
+        run.move_results()  # now that it is complete
+        print(f"{format_training(report)}\n\ngenerator  {run.folder / 'generator'}")
 
 
 def with_images(labels: Dataset, images: LabelImageOptions, seed: int) -> Dataset:

@@ -1,13 +1,24 @@
-"""Whether files are still what was written: checksums of a folder's files, and the file in which they are kept."""
+"""Whether files are still what was written: checksums of files, and where they are kept."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import xxhash
 
-from c3l_hf.common.files import read_json, write_json
+from c3l_hf.common.files import atomic_write, read_json, write_json
 
-__all__ = ["CHECKSUMS", "checksum", "checksums_of", "damage", "seal", "seal_damage"]
+__all__ = [
+    "CHECKSUMS",
+    "checksum",
+    "checksums_of",
+    "damage",
+    "damage_of_file",
+    "note",
+    "note_of",
+    "noted",
+    "seal",
+    "seal_damage",
+]
 
 CHECKSUMS = "checksums.json"
 _AT_ONCE = 1 << 20
@@ -24,11 +35,32 @@ def checksum(path: str | Path) -> str:
 
 def checksums_of(folder: str | Path) -> dict[str, str]:
     """Path below a folder → checksum, of all its files at any depth; without `CHECKSUMS` itself and hidden files, which
-    are parts of files that somebody is writing."""
+    are parts of files that somebody is writing. Of a file that has a note the checksum is the noted one: what was
+    written, and not what the disk has made of it since."""
     root = Path(folder)
     paths = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
     names = {path.relative_to(root).as_posix(): path for path in paths}
-    return {name: checksum(path) for name, path in names.items() if name != CHECKSUMS}
+    return {name: noted(path) or checksum(path) for name, path in names.items() if name != CHECKSUMS}
+
+
+def note_of(path: str | Path) -> Path:
+    """Where the checksum of a single file is noted: in a hidden file beside it."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.xxh3")
+
+
+def note(path: str | Path, checksum: str) -> None:
+    """Note the checksum of a single file beside it, before or after the file is there."""
+    with atomic_write(note_of(path)) as partial:
+        partial.write_text(checksum, "ascii")
+
+
+def noted(path: str | Path) -> str | None:
+    """The noted checksum of a file; None if there is none, or none that can be read."""
+    try:
+        return note_of(path).read_text("ascii") or None
+    except (OSError, ValueError):
+        return None
 
 
 def damage(folder: str | Path, checksums: Mapping[str, str]) -> dict[str, str]:
@@ -38,18 +70,25 @@ def damage(folder: str | Path, checksums: Mapping[str, str]) -> dict[str, str]:
         folder: The folder.
         checksums: Those of its files when they were written, see `checksums_of`. Other files are not looked at.
     """
-    found: dict[str, str] = {}
-    for name, expected in checksums.items():
-        path = Path(folder, name)
-        if not path.is_file():
-            found[name] = "is missing"
-        else:
-            try:
-                if checksum(path) != expected:
-                    found[name] = "is not what was written"
-            except OSError as error:
-                found[name] = f"cannot be read ({error.strerror or type(error).__name__})"
-    return found
+    found = {name: damage_of_file(Path(folder, name), expected) for name, expected in checksums.items()}
+    return {name: told for name, told in found.items() if told is not None}
+
+
+def damage_of_file(path: str | Path, expected: str | None) -> str | None:
+    """What is wrong with a file; None if it is whole.
+
+    Args:
+        path: The file.
+        expected: Its checksum when it was written; None if nobody knows.
+    """
+    if not Path(path).is_file():
+        return "is missing"
+    if expected is None:
+        return "has no checksum"
+    try:
+        return None if checksum(path) == expected else "is not what was written"
+    except OSError as error:
+        return f"cannot be read ({error.strerror or type(error).__name__})"
 
 
 def seal(folder: str | Path) -> None:

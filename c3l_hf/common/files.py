@@ -1,6 +1,7 @@
 """Files: written whole or not at all, digests of contents, and what is shipped beside the package."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -19,8 +20,11 @@ __all__ = [
     "digest",
     "file_sha256",
     "files_digest",
+    "move",
     "read_json",
     "shipped",
+    "sync_below",
+    "sync_folder",
     "write_json",
 ]
 
@@ -29,8 +33,8 @@ __all__ = [
 def atomic_write(path: str | Path, shared: bool = False) -> Iterator[Path]:
     """A temporary path to write a file to; it takes the name `path` when all went well, and is removed when not.
 
-    A file of that name is replaced. The content is on the disk before it has its name, so that a file that is there is
-    whole.
+    A file of that name is replaced. The content is on the disk before it has its name, and the name before this
+    returns, so that a file that is there is whole, also after a crash of the machine.
 
     Example:
 
@@ -51,19 +55,21 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+        sync_folder(path.parent)
     except OSError as error:
         # A full disk is told without the file that had no place on it.
         error.filename = error.filename or str(path)
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that fails, it is the first error that tells why
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """An empty folder to write into; it takes the name `path` when all went well, and is removed when not.
 
-    A folder of that name is replaced, once the new one is complete.
+    A folder of that name is replaced, once the new one is complete and on the disk.
     """
     path = Path(path)
     # One name, so that what a killed run has left is removed by the next.
@@ -72,11 +78,46 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        sync_below(partial)
         if path.is_dir():
             shutil.rmtree(path)
-        os.rename(partial, path)
+        move(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync_below(folder: str | Path) -> None:
+    """All files of a folder, at any depth, are on the disk when this returns."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(root, name), "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(root)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """The names in a folder are on the disk when this returns, where its file system can do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            error.filename = str(folder)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def move(source: str | Path, target: str | Path) -> None:
+    """Give a file or folder another name on the same disk, in a folder that exists.
+
+    Raises:
+        OSError: If it is not there, or the target is a folder that is not empty.
+    """
+    source, target = Path(source), Path(target)
+    os.rename(source, target)
+    for folder in {source.parent, target.parent}:
+        sync_folder(folder)
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -1,37 +1,36 @@
 """A run's folder: each stage's result beside what made it, reused for the same inputs, never overwritten."""
 
 import json
-import os
+import logging
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
+from c3l_hf.common.aside import ASIDE, set_aside
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import digest, read_json, write_json
+from c3l_hf.common.files import digest, move, write_json
+from c3l_hf.common.locks import LOCK_FILES, holder_of, lock_folder
+from c3l_hf.common.names import listed
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.records import differences
 from c3l_hf.common.shards import Shards
+from c3l_hf.common.stage_folder import SHARD_SIZE, USAGE, USAGE_KEYS, StageFolder, identity_of
 from c3l_hf.common.usage import UsageMeter, most_of_processes, one_after_the_other
 from c3l_hf.common.versions import versions
 
 __all__ = ["INVENTORY", "RunFolder", "is_run"]
 
+logger = logging.getLogger(__name__)
+
 INVENTORY = "images.parquet"  # what is known of the images of a run, see `files.inventory`
 
-_RECORD = "stage.json"
 _RUN = "run.json"
-_LOCK = ".lock"
-_BEGUN = "begun.json"  # in the folder of a stage that is not complete: what `stage.json` will say of it
-_ASIDE = "set_aside"
-# In `begun.json`, and not of what a stage is known by: rows in a shard; what the shards took that are there.
-_SHARD_SIZE, _USAGE = "shard_size", "usage"
-_DIGEST = re.compile("[0-9a-f]{64}")
-_USAGE_KEYS = ("seconds", "peak_memory_bytes", "peak_accelerator_bytes")
+# What a run makes before or without `run.json`: at its start, or after its folder has gone while it worked.
+_OURS = re.compile(rf"stages|replies|embeddings|training-[0-9a-f]{{12}}-\d+|{ASIDE}-\d+|\..*\.partial")
 
 
 def is_run(path: str | Path) -> bool:
@@ -44,15 +43,22 @@ class RunFolder:
     """The stages of one run in one folder.
 
     A stage is known by its options and by those of the stages before it. `plan` names them all at the start, so that a
-    folder with another run's results is found before any work. A stage's folder appears only when it is complete.
+    folder with another run's results is found before any work. A stage's folder appears only when it is complete, with
+    the checksums of its files in its record; `claim` has made again what is not what was written.
 
     Args:
         folder: The run's folder; made if it does not exist.
         inputs: What the first stage starts from (digests, revisions): part of every stage's identity.
+        results: Files and folders of the last stage's result that `move_results` brings into the run's folder.
+        beside: Stage → patterns of what else in the run's folder goes where its result goes.
+        called: Name of a setting in the options of a stage → what a user calls it, where that differs.
     """
 
     folder: Path
     inputs: Mapping[str, Any]
+    results: Collection[str] = ()
+    beside: Mapping[str, Collection[str]] = field(default_factory=dict)
+    called: Mapping[str, str] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def plan(
@@ -78,60 +84,71 @@ class RunFolder:
         names = list(stages)
         kept = names if restart_from is None else names[: names.index(restart_from)]
         for name in kept:
-            path, record = self.path(name) / _RECORD, self.records[name]
-            if path.is_file():
-                there = {key: value for key, value in read_json(path).items() if key in record}
-                if there != record:
-                    raise RunError(
-                        f"{self.path(name)} holds another run's result ({_differences(there, record)}); give another "
-                        f"output_dir, or restart_from {name}, which sets it and the stages after it aside"
-                    )
+            self._check_same(name, names[names.index(name) :])
         last = max(names.index(name) for name in wanted)
         complete = [name for name in kept if self.is_done(name)]
         missing = [name for name in names[:last] if name not in wanted and name not in complete]
         if missing:
             raise RunError(f"{self.folder} has no result of {', '.join(missing)} yet; add it to stages")
+        # Whose record cannot be read is there all the same, and its results are set aside with it.
+        if restart_from is None and not self._stage(names[-1]).path.exists():
+            for name in self.results:
+                if (self.folder / name).exists():
+                    raise RunError(f"{self.folder / name} is in the way; move it, or give another output_dir")
+
+    def _check_same(self, name: str, following: Collection[str]) -> None:
+        """Raises a RunError if what is there of a stage was made by other options."""
+        there = self._stage(name).standing()
+        if there is None or identity_of(there) == self.records[name]:
+            return
+        settings = differences(identity_of(there), self.records[name], self.called)
+        concerned = [other for other in following if self._stage(other).standing()]
+        raise RunError(
+            f"{self.path(name)} holds another run's result ({settings}); stages concerned: {listed(concerned)}; give "
+            f"another output_dir, or restart_from {name}, which sets them aside"
+        )
 
     def check_folder(self) -> None:
         """Raises a RunError if the folder is somebody's who is not this project."""
         if self.folder.is_file():
             raise RunError(f"{self.folder} is a file; give another output_dir")
-        paths = self.folder.iterdir() if self.folder.is_dir() else ()
-        # A run that was killed at its start may have left a part of a file.
-        names = {path.name for path in paths if not path.match(".*.partial")} - {_LOCK, INVENTORY}
-        if names and _RUN not in names:
+        names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        if _RUN not in names and not all(map(_OURS.fullmatch, names - {INVENTORY, *LOCK_FILES})):
             raise RunError(f"{self.folder} is not empty and was not made by c3l_hf; give another output_dir")
 
     def claim(self) -> None:
         """Begin to work in the folder. Every process calls this, after `plan`.
 
+        What complete stages have made is compared with its checksums. What is damaged is named in a warning, set aside
+        and made again, see `StageFolder.check`; so is what was made of something else than comes of it.
+
         Raises:
             RunError: If another run is working in it: what looks left over may be what that one is making.
         """
+        process_state().wait_for_everyone()  # all have planned by what was there
         if process_state().is_main_process:
             self._lock_folder()
-            self._clear()
+            for name in self.records:
+                self._stage(name).check([self.folder / result for result in self._results_of(name)])
+            self._set_stale_aside()
+            for name, record in self.records.items():
+                self._stage(name).clear(record)
             stages = {name: record["options"] for name, record in self.records.items()}
             write_json(self.folder / _RUN, {"inputs": self.inputs, "stages": stages, "versions": versions()})
         process_state().wait_for_everyone()
 
     def _lock_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / _LOCK, timeout=0, thread_local=False, is_singleton=True)
-        try:
-            self._lock.acquire()
-        except Timeout:
+        self._lock = lock_folder(self.folder)
+        if self._lock is None:
             raise RunError(
-                f"another run is working in {self.folder}; wait until it has ended, or give another output_dir"
-            ) from None
+                f"another run is working in {self.folder} ({holder_of(self.folder)}); wait until it has ended, or give "
+                "another output_dir"
+            )
 
-    def set_aside(self, stages: Collection[str], first: str, results: Collection[str]) -> Path | None:
-        """Move the results of a stage and of those after it into a folder of their own; nothing is deleted.
-
-        Args:
-            stages: All stages, in order.
-            first: The first one that is to be made again.
-            results: What else in the run's folder was made of them.
+    def set_aside(self, first: str) -> Path | None:
+        """Move the results of a planned stage and of those after it, with what belongs to them, into a folder of their
+        own; nothing is deleted.
 
         Returns:
             Where they are now; None if there were none.
@@ -140,26 +157,46 @@ class RunFolder:
             RunError: If another run is working in the folder.
         """
         self._lock_folder()
-        names = [f"{number}_{name}" for number, name in enumerate(stages, 1)]
+        names = list(self.records)
+        paths = []
         # The last first: whatever stops this, no stage is left behind that was made from one that has gone.
-        paths = [self.folder / "stages" / name for name in reversed(names[list(stages).index(first) :])]
-        paths = [self.folder / name for name in results] + [
-            path for stage in paths for path in (stage.with_name(f"{stage.name}.unfinished"), stage)
-        ]
-        paths = [path for path in paths if path.exists()]
-        if not paths:
-            return None
-        numbers = [int(path.name.rpartition("-")[2]) for path in self.folder.glob(f"{_ASIDE}-*")]
-        aside = self.folder / f"{_ASIDE}-{max(numbers, default=0) + 1}"
-        for path in paths:
-            target = aside / path.relative_to(self.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(path, target)
-        return aside
+        for name in reversed(names[names.index(first) :]):
+            paths += [self.folder / result for result in self._results_of(name)]
+            paths += [path for pattern in self.beside.get(name, ()) for path in sorted(self.folder.glob(pattern))]
+            paths += [self._stage(name).unfinished, self._stage(name).path]
+        return set_aside(self.folder, paths)
+
+    def _set_stale_aside(self) -> None:
+        """Set aside the stages that were made of another result than an earlier one has now: it was made again, and
+        came out otherwise."""
+        made: dict[str, str] = {}
+        for name in self.records:
+            stage = self._stage(name)
+            stale = [one for one, result in stage.made_of().items() if made.get(one, result) != result]
+            if stale:
+                told = f"{name} was made of another result of {stale[0]} than is there now; it is made again"
+                logger.warning("%s, and what follows. What was there is in %s", told, self.set_aside(name))
+                return
+            if (result := stage.result()) is not None:
+                made[name] = result
+
+    def move_results(self) -> None:
+        """Bring the results of the last stage, which is complete, to their places. The main process calls this."""
+        for name in self.results:
+            result = self.path(list(self.records)[-1]) / name
+            if result.exists():
+                set_aside(self.folder, [self.folder / name])
+                move(result, self.folder / name)
+
+    def _results_of(self, name: str) -> Collection[str]:
+        return self.results if name == list(self.records)[-1] else ()
 
     def path(self, name: str) -> Path:
         """The folder of a stage's result."""
-        return self.folder / "stages" / f"{list(self.records).index(name) + 1}_{name}"
+        return self._stage(name).path
+
+    def _stage(self, name: str) -> StageFolder:
+        return StageFolder(self.folder, list(self.records).index(name) + 1, name)
 
     def digest(self, name: str) -> str:
         """What identifies a stage's result: a hex digest of its options and those of the stages before it."""
@@ -167,25 +204,31 @@ class RunFolder:
 
     def report(self, name: str) -> dict[str, Any]:
         """What a complete stage has reported."""
-        return read_json(self.path(name) / _RECORD)["report"]
+        return self._record(name)["report"]
 
     def usage(self, name: str) -> dict[str, Any]:
         """What a complete stage took: `seconds` by the clock, `peak_memory_bytes` of the process that had most, and of
         an accelerator `peak_accelerator_bytes`. Shards that were there before an interruption count, lost work does
         not; {} for a stage that an older version made. See `common.usage`.
         """
-        record = read_json(self.path(name) / _RECORD)
-        return {key: record[key] for key in _USAGE_KEYS if key in record}
+        record = self._record(name)
+        return {key: record[key] for key in USAGE_KEYS if key in record}
+
+    def _record(self, name: str) -> dict[str, Any]:
+        record = self._stage(name).record()
+        if record is None:
+            raise _gone(self.path(name))
+        return record
 
     def is_done(self, name: str) -> bool:
-        return (self.path(name) / _RECORD).is_file()
+        """Whether a stage is complete."""
+        return self._stage(name).record() is not None
 
     def begun_parts(self, name: str) -> list[range]:
         """Of a stage that is made in shards and not complete: the rows that it is made from whose shards are there."""
-        begun = self._unfinished(name) / _BEGUN
-        size = read_json(begun).get(_SHARD_SIZE, 0) if begun.is_file() else 0
-        files = begun.parent.glob("?????-of-?????.parquet") if size else ()
-        return [range(size * number, size * (number + 1)) for number in (int(file.name[:5]) for file in files)]
+        stage = self._stage(name)
+        size = (stage.begun() or {}).get(SHARD_SIZE)
+        return [range(size * number, size * (number + 1)) for number in stage.shards_there()] if size else []
 
     def complete(self, name: str, make: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
         """Run a stage unless its result is there. Every process calls this; `make` sees a folder all of them share.
@@ -197,28 +240,36 @@ class RunFolder:
 
         Returns:
             What `make` returned when the stage was made.
+
+        Raises:
+            RunError: If the run's folder has gone.
         """
-        state = process_state()
+        state, stage = process_state(), self._stage(name)
         if not self.is_done(name):
-            unfinished = self._unfinished(name)
             if state.is_main_process:
-                self._begin(unfinished, self.records[name])
+                self._check_there()
+                names = list(self.records)
+                before = {one: self._stage(one).result() for one in names[: names.index(name)]}
+                stage.begin(self.records[name], {one: result for one, result in before.items() if result is not None})
             state.wait_for_everyone()
             # What the shards took that are there.
-            self._earlier = read_json(unfinished / _BEGUN).get(_USAGE, {}) if state.is_main_process else {}
+            self._earlier = (stage.begun() or {}).get(USAGE, {}) if state.is_main_process else {}
             self._meter = UsageMeter()
             try:
-                report = make(unfinished)
+                report = make(stage.unfinished)
             finally:
                 usage = self._meter.stop()
             usage = one_after_the_other([self._earlier, most_of_processes(usage)])
             if state.is_main_process:
-                write_json(unfinished / _RECORD, {**self.records[name], "report": report or {}, **usage})
-                os.rename(unfinished, self.path(name))
-                # Not before: shards without it would be cleared away if the run ended here.
-                (self.path(name) / _BEGUN).unlink()
+                self._check_there()
+                stage.complete({"report": report or {}, **usage})
+                self._set_stale_aside()
             state.wait_for_everyone()
         return self.report(name)
+
+    def _check_there(self) -> None:
+        if not is_run(self.folder):
+            raise _gone(self.folder)
 
     def in_shards(
         self,
@@ -243,21 +294,20 @@ class RunFolder:
         """
 
         def write(folder: Path) -> Mapping[str, Any] | None:
-            state = process_state()
-            begun = read_json(folder / _BEGUN)
-            size = begun.get(_SHARD_SIZE)
+            state, stage = process_state(), self._stage(name)
+            size = (stage.begun() or {}).get(SHARD_SIZE)
             if size is None:
-                size = begun[_SHARD_SIZE] = max(1, min(shard_size, -(-rows // state.num_processes)))
-                state.wait_for_everyone()  # all have read it
-                if state.is_main_process:
-                    write_json(folder / _BEGUN, begun)
+                size = max(1, min(shard_size, -(-rows // state.num_processes)))
+            state.wait_for_everyone()  # all have read it
+            if state.is_main_process:
+                stage.note(**{SHARD_SIZE: size})
             starts = range(0, rows, size)
-            shards = Shards(folder, len(starts))
+            shards = Shards(folder, len(starts), root=self.folder)
 
             def make_shard(number: int) -> Iterable[pa.Table]:
                 if state.is_main_process:  # of the shards so far, for whoever goes on after an interruption
-                    usage = one_after_the_other([self._earlier, self._meter.so_far()])
-                    write_json(folder / _BEGUN, {**begun, _USAGE: usage})
+                    self._check_there()
+                    stage.note(**{USAGE: one_after_the_other([self._earlier, self._meter.so_far()])})
                 return make(starts[number], min(starts[number] + size, rows))
 
             shards.write_missing(make_shard, schema)
@@ -270,50 +320,6 @@ class RunFolder:
         """The result of a stage that was made in shards."""
         return Shards(self.path(name))
 
-    def _begin(self, unfinished: Path, record: Mapping[str, Any]) -> None:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        if not (unfinished / _BEGUN).is_file():
-            write_json(unfinished / _BEGUN, record)
 
-    def _clear(self) -> None:
-        """Remove what interrupted stages have left, but for the shards of the one that comes next."""
-        ahead = next((name for name in self.records if not self.is_done(name)), None)
-        for leftover in self.folder.glob("stages/*.unfinished*"):
-            begun = leftover / _BEGUN
-            if ahead and leftover == self._unfinished(ahead) and begun.is_file():
-                record = {k: value for k, value in read_json(begun).items() if k not in (_SHARD_SIZE, _USAGE)}
-                if record == self.records[ahead] and any(leftover.glob("*.parquet")):
-                    for partial in leftover.glob(".*.partial"):
-                        partial.unlink()
-                    continue
-            shutil.rmtree(leftover)
-
-    def _unfinished(self, name: str) -> Path:
-        return self.path(name).with_name(self.path(name).name + ".unfinished")
-
-
-def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The options in which two records differ, in words; of many the first."""
-    flat_there, flat_wanted = _flat(there), _flat(wanted)
-    differing = sorted(
-        key for key in flat_wanted.keys() | flat_there.keys() if flat_there.get(key) != flat_wanted.get(key)
-    )
-    parts = [f"{key}: {_compared(flat_there.get(key), flat_wanted.get(key))}" for key in differing[:4]]
-    return "; ".join(parts) + (f"; and {len(differing) - 4} more" if len(differing) > 4 else "")
-
-
-def _compared(there: Any, wanted: Any) -> str:
-    """Two values; of digests, which say nothing to anybody, only that they differ."""
-    digests = [isinstance(value, str) and _DIGEST.fullmatch(value) is not None for value in (there, wanted)]
-    if all(digests):
-        return "other content there than asked for"
-    there, wanted = (
-        "content of its own" if is_digest else repr(value) for value, is_digest in zip((there, wanted), digests)
-    )
-    return f"{there} there, {wanted} asked for"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+def _gone(path: Path) -> RunError:
+    return RunError(f"{path} has gone while a run worked; put it back (is its disk there?): the same command goes on")

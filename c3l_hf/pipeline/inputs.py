@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import file_sha256
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import INVENTORY, RunFolder
@@ -39,7 +38,7 @@ __all__ = [
     "with_image_comparison",
 ]
 
-# What a finished run has beside its stages.
+# What a finished run has beside its stages: the result of the last one, in its place.
 RESULTS = ("dataset", "generator", "config.yaml")
 # Where the vectors of pairs are, in a folder of the stage that scored them.
 EMBEDDINGS = "embeddings"
@@ -47,6 +46,15 @@ EMBEDDINGS = "embeddings"
 REPORT = "report.html"
 # What names the images that cannot be read.
 UNREADABLE = "unreadable.csv"
+# What in a run's folder goes where a stage's result goes. Replies of servers: they are known by the model's name, which
+# a generator trained anew has again. Vectors, by the options of the stages. Checkpoints, likewise.
+_BESIDE = {
+    **{stage: (f"replies/{stage}", f"{EMBEDDINGS}/{stage}") for stage in STAGES},
+    "train": ("training-*",),
+    "write": (REPORT, f"{Path(REPORT).stem}_files"),  # which tells of them
+}
+# Options that have another name in what identifies a stage.
+_CALLED = {"temperature": "sampling_temperature"}
 
 
 @dataclass(frozen=True)
@@ -144,13 +152,14 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
     """The run's folder, with all stages and the options that make them. Writes nothing.
 
     Raises:
-        RunError: See `RunFolder.plan`; or results of another run are in the way.
+        RunError: See `RunFolder.plan`.
     """
     seed = settings.training.seed
     identity: dict[str, Any] = {"images": inputs.images.digest, "model": inputs.generator_identity, "seed": seed}
     if inputs.pairs is not None:
         identity["pairs"] = inputs.pairs.digest
-    folder = RunFolder(Path(settings.training.output_dir), identity | {"c3l_hf": versions()["c3l-hf"]})
+    identity["c3l_hf"] = versions()["c3l-hf"]
+    folder = RunFolder(Path(settings.training.output_dir), identity, RESULTS, _BESIDE, _CALLED)
     loading = Source.of(settings.model, trust_remote_code=settings.training.trust_remote_code).loading()
     generate, regenerate = (settings.generation_identity(trained) | loading for trained in (False, True))
     # What the templates say of each image is a part of what is asked.
@@ -179,10 +188,6 @@ def plan(settings: Settings, inputs: Inputs) -> RunFolder:
         settings.run.stages,
         settings.run.restart_from,
     )
-    set_aside = settings.run.restart_from is not None  # and so the results, which no stage is before
-    for name in RESULTS:
-        if not set_aside and not folder.is_done("write") and (folder.folder / name).exists():
-            raise RunError(f"{folder.folder / name} is in the way; move it, or give another output_dir")
     return folder
 
 
@@ -196,20 +201,11 @@ def _curation_identity(settings: Settings, inputs: Inputs) -> dict[str, Any]:
     return options | {"marks": file_sha256(file).hex()}
 
 
-def set_old_results_aside(folder: Path, first: str) -> None:
-    """Move what a stage and those after it have made into a folder of its own, and say where."""
-    if process_state().is_main_process and folder.is_dir():
-        # Replies of servers, too: they are known by the model's name, which a generator trained anew has again.
-        # And vectors, by the options of the stages.
-        others = [
-            *RESULTS,
-            REPORT,  # which tells of them
-            f"{Path(REPORT).stem}_files",
-            *(f"{place}/{stage}" for place in ("replies", EMBEDDINGS) for stage in STAGES[STAGES.index(first) :]),
-        ]
-        if STAGES.index(first) <= STAGES.index("train"):
-            others += [path.name for path in folder.glob("training-*")]
-        aside = RunFolder(folder, {}).set_aside(STAGES, first, others)
+def set_old_results_aside(folder: RunFolder, first: str) -> None:
+    """Move what a stage and those after it have made into a folder of its own, and say where. Every process calls
+    this."""
+    if process_state().is_main_process and folder.folder.is_dir():
+        aside = folder.set_aside(first)
         if aside is not None:
             print(f"the results from {first} on are now in {aside}; without restart_from the run goes on")
     process_state().wait_for_everyone()

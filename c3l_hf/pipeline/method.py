@@ -103,7 +103,7 @@ def run_c3l(
         state.print(format_dry_run(run_folder, inputs, settings, _needed(run.stages)))
         return
     if run.restart_from:
-        set_old_results_aside(folder, run.restart_from)
+        set_old_results_aside(run_folder, run.restart_from)
     run_folder.claim()
     steps = _stages(settings, inputs, run_folder)
     needed = _needed(run.stages)

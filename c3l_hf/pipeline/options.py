@@ -134,6 +134,13 @@ class GenerationOptions:
         default=None, metadata={"help": "Longest reply, in tokens; by default that of its template."}
     )
     generation_batch_size: int = field(default=32, metadata={"help": "Pairs generated at once."})
+    shard_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Images whose pairs are kept in one file, once it is whole: what an interruption can lose. By "
+            "default a 64th of them, at most 100; of more than 100,000 up to 500."
+        },
+    )
     retries: int = field(
         default=0,
         metadata={"help": "How often an image is asked about again, at most, while no pair of it reaches retry_floor."},

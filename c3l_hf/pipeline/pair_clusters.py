@@ -35,7 +35,11 @@ def cluster_round(
     options, state = settings.curation, process_state()
     kind = next(kind for kind in EMBEDDING_KINDS if kind == options.embeddings)
     assert options.clusters is not None
-    shards = Shards(folder.folder / EMBEDDINGS / stage / f"{kind}-{folder.digest(stage)}", len(pairs))
+    place = folder.folder / EMBEDDINGS / stage / f"{kind}-{folder.digest(stage)}"
+    shards = Shards(place, len(pairs), root=folder.folder)
+    if state.is_main_process:
+        shards.check()
+    state.wait_for_everyone()
     missing = shards.missing
     state.wait_for_everyone()  # all have seen the same
     if missing:

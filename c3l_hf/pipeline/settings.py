@@ -49,6 +49,7 @@ def check_options(
     if not run.stages:
         raise RunError(f"stages has nothing; the stages are {', '.join(STAGES)}")
     at_least_one: Sequence[tuple[object, str]] = [
+        (generation, "shard_size"),
         (scoring, "scoring_batch_size"),
         (scoring, "scoring_max_tokens"),
         (selection, "max_rejected"),
@@ -98,6 +99,7 @@ _WORDS = ("license", "images_license", "images_source")
 _HOW = (
     "stages",
     "restart_from",
+    "shard_size",
     "dry_run",
     "calibrate",
     "hub_namespace",

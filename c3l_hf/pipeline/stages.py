@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -10,12 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import yaml
 from datasets import Dataset, Features, Value
 
-from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
@@ -23,10 +20,7 @@ from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import (
     CHOSEN_TOKENS_FEATURES,
-    CLUSTER,
-    LANGUAGE,
     PAIR_TABLE_FEATURES,
-    PAPERS_FORM,
     PSEUDO_LABEL_FEATURES,
     SCORE_FEATURES,
     STATUS,
@@ -39,35 +33,29 @@ from c3l_hf.generation.retries import Retries, count_attempts, generate_with_ret
 from c3l_hf.models.loading import Source
 from c3l_hf.pipeline.facts import run_facts
 from c3l_hf.pipeline.image_checks import ImageChecks
-from c3l_hf.pipeline.inputs import RESULTS, Inputs
+from c3l_hf.pipeline.inputs import Inputs
 from c3l_hf.pipeline.model_in_use import ModelInUse
 from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.pair_clusters import cluster_round
 from c3l_hf.pipeline.pair_tables import ScoredPairs
+from c3l_hf.pipeline.pools import choice_table, choose, pools_of_stages
 from c3l_hf.pipeline.published_rows import counted, image_rows, rows_of_examples, stream_of, with_images
 from c3l_hf.pipeline.reports import for_the_dataset, keep_run_report
 from c3l_hf.pipeline.settings import Settings
-from c3l_hf.pipeline.summary import POOL_COLUMNS, Pool, Truth, format_summary, pool_of_labels, pool_of_pairs
+from c3l_hf.pipeline.sizes import images_in_shard
+from c3l_hf.pipeline.summary import Pool, format_summary
 from c3l_hf.pipeline.writers import open_writer
-from c3l_hf.prompts.template_files import load_templates
-from c3l_hf.publishing.cards import GENERATED_AGAIN
 from c3l_hf.publishing.export import example_pictures, write_dataset, write_generator
 from c3l_hf.scoring.dataset import score_tables
 from c3l_hf.scoring.scorer import I2CScorer
-from c3l_hf.selection.clusters import Clusters
-from c3l_hf.selection.curation import CURATION_COLUMNS, CurationReport, choose_pairs
 from c3l_hf.selection.label_prompts import ASKED_COLUMNS
-from c3l_hf.selection.marks import Marks
 from c3l_hf.selection.pseudo_labels import LABEL_COLUMNS, choose_labels
-from c3l_hf.selection.random_choice import choose_random
 from c3l_hf.selection.token_weights import GAIN_COLUMNS
 from c3l_hf.training.checkpoints import remove_checkpoints, training_folder
 from c3l_hf.training.run import train_generator
 
 __all__ = ["curate", "generate", "score", "select", "train", "write"]
 
-# Images in a shard: what an interruption can lose.
-_SHARD_SIZE = 500
 _SHOWN_REASONS = 5
 _LABELS = Features({name: feature for name, feature in PSEUDO_LABEL_FEATURES.items() if name != "images"})
 # Beside a label the row of its image and the scores of its tokens, for the training.
@@ -78,7 +66,7 @@ _SCORED = Features({**PAIR_TABLE_FEATURES, **SCORE_FEATURES})
 def generate(
     stage: str, folder: RunFolder, settings: Settings, inputs: Inputs, models: ModelInUse, generator: Source | Path
 ) -> Shards:
-    """Pairs about all images, a shard for every 500 images; in the first round those that somebody has, if given.
+    """Pairs about all images, a shard for some of them; in the first round those that somebody has, if given.
 
     Images whose best pair is below the floor are asked about again, if the options say so.
     """
@@ -123,7 +111,8 @@ def generate(
             if settings.backend.backend == "server":
                 models.release()  # the memory is the server's
             writer = stack.enter_context(open_writer(settings.backend, config, source, load, replies, trained))
-        shards = folder.in_shards(stage, len(images), make, PAIR_TABLE_FEATURES.arrow_schema, report, _SHARD_SIZE)
+        size = images_in_shard(options, settings.backend, len(images))
+        shards = folder.in_shards(stage, len(images), make, PAIR_TABLE_FEATURES.arrow_schema, report, size)
     if process_state().is_main_process and replies.is_dir():
         shutil.rmtree(replies)  # all that is in it stands in the shards
         with contextlib.suppress(OSError):  # another stage's may be there
@@ -233,7 +222,7 @@ def curate(
         if not process_state().is_main_process:
             return None
         marks = settings.curation.read_marks()
-        rows, report = _choose(_choice_table(scored, settings), settings, checks, clusters, marks=marks)
+        rows, report = choose(choice_table(scored, settings), settings, checks, clusters, marks=marks)
         if not report.kept:
             raise RunError(f"no pair is left for the dataset:\n{report}")
         Shards(path, 1).write(0, [scored.rows(rows)], _SCORED.arrow_schema)
@@ -264,7 +253,7 @@ def write(
     def make(path: Path) -> dict[str, Any] | None:
         if not process_state().is_main_process:
             return None
-        pools = _pools(settings, inputs, first, labels, second, curated, checks)
+        pools = pools_of_stages(settings, inputs, first, labels, second, curated, checks)
         facts = run_facts(settings, inputs, folder, pools, curated, second)
         configs = {
             "default": with_images(curated, inputs),
@@ -283,10 +272,7 @@ def write(
     was_there = folder.is_done("write")
     report = folder.complete("write", make)
     if process_state().is_main_process:
-        # To their places, now that all are complete.
-        for name in RESULTS:
-            if (folder.path("write") / name).exists():
-                os.rename(folder.path("write") / name, folder.folder / name)
+        folder.move_results()  # now that all are complete
         keep_run_report(folder.folder, inputs.images, made_of_these=was_there)
     summary = format_summary([Pool(**values) for values in report["pools"]], settings.scoring.ranking)
     return f"{summary}\n\ndataset    {folder.folder / 'dataset'}\ngenerator  {folder.folder / 'generator'}"
@@ -295,106 +281,3 @@ def write(
 def _values(shards: Shards, column: str) -> Iterator[Any]:
     for batch in shards.batches([column]):
         yield from batch[column].to_pylist()
-
-
-def _choice_table(scored: ScoredPairs, settings: Settings) -> pa.Table:
-    """What pairs are chosen by; the figures of a pool and a choice at random need a part of it."""
-    rules = settings.curation.rules()
-    return scored.table(
-        list(
-            dict.fromkeys(
-                [
-                    *CURATION_COLUMNS,
-                    "i2c",
-                    rules["score"],
-                    PAPERS_FORM,
-                    LANGUAGE,
-                    *rules["floors"],
-                    *rules["balance_by"],
-                ]
-            )
-        )
-    )
-
-
-def _choose(
-    table: pa.Table,
-    settings: Settings,
-    checks: ImageChecks,
-    clusters: Clusters | None = None,
-    score: str | None = None,
-    marks: Marks | None = None,
-) -> tuple[np.ndarray, CurationReport]:
-    """The rows that are kept, by the score that the options name or another one. Without the clusters that the options
-    ask for, types share the places in their stead."""
-    rules = settings.curation.rules()
-    rules["score"] = score or rules["score"]
-    if clusters is not None:
-        table = table.append_column(CLUSTER, clusters.table[CLUSTER])
-    elif CLUSTER in rules["balance_by"]:
-        rules["balance_by"] = [name for name in rules["balance_by"] if name != CLUSTER] or ["type"]
-    return choose_pairs(table, **rules, hygiene=checks.found, marks=marks, seed=settings.training.seed)
-
-
-def _pools(
-    settings: Settings,
-    inputs: Inputs,
-    first: ScoredPairs,
-    labels: Shards,
-    second: ScoredPairs,
-    curated: Shards,
-    checks: ImageChecks,
-) -> list[Pool]:
-    """Figures of every stage's pairs, with selections of the same size from the first round, at random, and by the
-    score in the paper's form where the run ranks by another."""
-    truth = _truth(settings, inputs)
-    # Vectors of the first round as well would cost as much again, for a line of figures.
-    without = ", without clusters" if settings.curation.clusters is not None else ""
-
-    def by_papers_form(table: pa.Table) -> list[Pool]:
-        ranks = settings.curation.rules()["score"]
-        if PAPERS_FORM in (ranks, settings.scoring.ranking if ranks == "i2c" else None):
-            return []
-        chosen, _ = _choose(table, settings, checks, score=PAPERS_FORM)
-        return [pool_of_pairs(f"  by {PAPERS_FORM}{without}", _some(table, chosen), truth)]
-
-    def pools_of_round(name: str, scored: ScoredPairs) -> tuple[Pool, Pool, pa.Table]:
-        """Of all its pairs, and of as many at random as were kept; the texts of one round at a time are in memory."""
-        table = _choice_table(scored, settings)
-        # The first round may have fewer usable pairs than were kept of the second.
-        size = min(curated.num_rows, len(table) - table["prompt"].null_count)
-        at_random = choose_random(table, size, seed=settings.training.seed)
-        pool = pool_of_pairs("  random of that size", _some(table, at_random), truth)
-        return pool_of_pairs(name, table, truth), pool, table
-
-    generated, at_random, table = pools_of_round("generated", first)
-    chosen, _ = _choose(table, settings, checks)
-    from_these = [pool_of_pairs(f"  curated from these{without}", _some(table, chosen), truth), *by_papers_form(table)]
-    del table
-    again, at_random_again, table = pools_of_round(GENERATED_AGAIN, second)
-    label_table = labels.table()
-    return [
-        generated,
-        pool_of_labels("  pseudo-labels, chosen", label_table, "chosen", truth),
-        pool_of_labels("  pseudo-labels, rejected", label_table, "rejected", truth),
-        *from_these,
-        at_random,
-        again,
-        pool_of_pairs("  curated: the dataset", curated.table(POOL_COLUMNS), truth),
-        *by_papers_form(table),
-        at_random_again,
-    ]
-
-
-def _truth(settings: Settings, inputs: Inputs) -> Truth | None:
-    """The truth about the images of an embedded world, if it is the world's own templates that ask about them: of other
-    pairs it cannot tell whether they are true."""
-    world = inputs.images.world
-    if world is None:
-        return None
-    asked, own = settings.generating(0).template_set, load_templates(world.TEMPLATES)
-    return Truth(world, world.truth_of(inputs.images.dataset)) if asked.identity() == own.identity() else None
-
-
-def _some(table: pa.Table, numbers: np.ndarray) -> pa.Table:
-    return take_rows((pa.Table.from_batches([batch]) for batch in table.to_batches()), numbers)

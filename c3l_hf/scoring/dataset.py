@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from c3l_hf import _compat
 from c3l_hf.common.arrow import beside, in_tables_of
 from c3l_hf.common.files import digest
+from c3l_hf.common.locks import alone_in
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.shards import Shards
@@ -147,10 +148,13 @@ def in_parts(
         rows = needed.select(range(starts[number], min(starts[number] + part_size, len(needed))))
         return line.over(make(rows))
 
-    if retake and process_state().is_main_process:
-        shards.take_away(*retake)
-    process_state().wait_for_everyone()
-    with ProgressLine(names[1], len(needed), "rows", shards.num_rows_there) as line:
+    with (
+        alone_in(folder),
+        ProgressLine(names[1], len(needed), "rows", shards.num_rows_there) as line,
+    ):
+        if retake and process_state().is_main_process:
+            shards.take_away(*retake)
+        process_state().wait_for_everyone()
         shards.write_missing(part, features.arrow_schema)
     if not len(shards):
         return Dataset(features.arrow_schema.empty_table())

@@ -1,11 +1,16 @@
 """Files that are whole or not there, and digests."""
 
 import errno
+import os
+import subprocess
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from c3l_hf.common import files, tables
 from c3l_hf.common.files import atomic_folder, atomic_write, code_digest, digest, read_json, shipped, write_json
+from c3l_hf.common.run_folder import RunFolder
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -23,6 +28,49 @@ def test_a_full_disk_is_told_with_the_file(tmp_path):
     with pytest.raises(OSError, match="No space left on device: '.*a.json'"):
         with atomic_write(tmp_path / "a.json"):
             raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own with room for 200 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place]).returncode:
+        pytest.skip("a disk may not be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_run_on_a_full_disk_goes_on_when_there_is_room(small_disk, tmp_path):
+    """Wherever in a run the disk is full: one error with the file, and the rest is made later."""
+
+    def make(first, last):
+        yield pa.table({"y": np.random.default_rng(first).integers(0, 1 << 60, 3000)})  # 24 kB
+
+    def run():
+        folder = RunFolder(small_disk / "run", {})
+        folder.plan({"first": {}}, ["first"])
+        folder.claim()
+        made = folder.in_shards("first", 4, make, pa.schema({"y": pa.int64()}), lambda shards: {"n": len(shards)}, 1)
+        return made.table().num_rows
+
+    ballast = small_disk / "ballast"
+    for size in (180, 150, 120, 90, 60):
+        ballast.write_bytes(bytes(size * 1000))
+        with pytest.raises(OSError, match=r"No space left on device: '.*disk/run"):
+            run()
+        assert not list(small_disk.rglob("*.partial"))
+    ballast.unlink()
+    assert run() == 12_000
+
+
+def test_a_folder_that_is_read_only_is_told(tmp_path, small_disk):
+    RunFolder(small_disk / "run", {}).check_folder()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OSError, match=r"Read-only file system: '.*disk/run'"):
+        run = RunFolder(small_disk / "run", {})
+        run.plan({"first": {}}, ["first"])
+        run.claim()
 
 
 def test_digests_keep_parts_apart():

@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import platform
+import re
 import shutil
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import files_digest
+from c3l_hf.common.records import read_record, write_record
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 
@@ -38,7 +41,8 @@ def test_one_run_at_a_time(tmp_path):
     with other:
         making.parent.mkdir(parents=True)
         making.write_text("half")
-        with pytest.raises(RunError, match="another run is working in .*; wait until it has ended"):
+        holder = f"process {os.getpid()} on {re.escape(platform.node())}, since 20"
+        with pytest.raises(RunError, match=f"another run is working in .* .{holder}.*; wait until it has ended"):
             make_run(tmp_path)
         assert making.is_file()
     make_run(tmp_path)
@@ -67,10 +71,13 @@ def test_a_result_is_made_once(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"plan": {"first": {"k": 6}, "second": {"size": 3}}}, "options.k: 5 there, 6 asked for"),
-        ({"seed": 1}, "from.seed: 0 there, 1 asked for"),
-        ({"seed": "a" * 64}, "from.seed: 0 there, content of its own asked for"),
-        ({"plan": {"first": {"k": 6, "j": 1}, "second": {}}}, "options.j: None there, 1 asked for; options.k: 5 there"),
+        (
+            {"plan": {"first": {"k": 6}, "second": {"size": 3}}},
+            "(k: 5 there, 6 asked for); stages concerned: first; give",
+        ),
+        ({"seed": 1}, "(seed: 0 there, 1 asked for)"),
+        ({"seed": "a" * 64}, "(seed: 0 there, content of its own asked for)"),
+        ({"plan": {"first": {"k": 6, "j": 1}, "second": {}}}, "(j: None there, 1 asked for; k: 5 there, 6 asked for)"),
     ],
 )
 def test_another_runs_result_is_refused_and_kept(tmp_path, change, says):
@@ -78,7 +85,7 @@ def test_another_runs_result_is_refused_and_kept(tmp_path, change, says):
     make_run(folder).complete("first", numbers(4, []))
     before = sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
     with pytest.raises(
-        RunError, match=f"1_first holds another run's result .{says}.*output_dir, or restart_from first"
+        RunError, match=f"1_first holds another run's result {re.escape(says)}.*output_dir, or restart_from first"
     ):
         make_run(folder, **change)
     assert before == sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
@@ -87,7 +94,7 @@ def test_another_runs_result_is_refused_and_kept(tmp_path, change, says):
 def test_a_later_stage_knows_the_options_of_the_earlier(tmp_path):
     make_run(tmp_path).complete("second", numbers(1, []))
     changed = {"first": {"k": 6}, "second": {"size": 3}}
-    with pytest.raises(RunError, match="2_second holds another run's result .from.first.k"):
+    with pytest.raises(RunError, match="2_second holds another run's result .first.k: 5 there, 6 asked for"):
         make_run(tmp_path, changed)
     # an option of a stage that has no result yet is free
     make_run(tmp_path / "other").complete("first", numbers(1, []))
@@ -98,25 +105,32 @@ def test_old_results_are_set_aside_and_kept(tmp_path):
     run = make_run(tmp_path)
     for stage in PLAN:
         run.complete(stage, numbers(3, []))
-    (tmp_path / "dataset").mkdir()
-    (tmp_path / "dataset" / "rows").write_text("rows")
+    run.results, run.beside = ["dataset", "generator"], {"first": ["vectors-*"], "second": ["replies/second"]}
+    for name in ("dataset", "vectors-1", "replies/first", "replies/second"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "rows").write_text("rows")
     changed = {**PLAN, "second": {"size": 9}}
-    aside = RunFolder(tmp_path, {}).set_aside(list(PLAN), "second", ["dataset", "generator"])
+    aside = run.set_aside("second")
     assert aside == tmp_path / "set_aside-1"
     assert (aside / "stages" / "2_second" / "numbers").is_file() and (aside / "dataset" / "rows").read_text() == "rows"
+    assert (aside / "replies" / "second" / "rows").is_file() and not (tmp_path / "replies" / "second").exists()
+    assert (tmp_path / "replies" / "first").exists() and (tmp_path / "vectors-1").exists()
     again = make_run(tmp_path, changed)
     assert again.is_done("first") and not again.is_done("second") and not (tmp_path / "dataset").exists()
     again.complete("second", numbers(5, []))
-    assert RunFolder(tmp_path, {}).set_aside(list(PLAN), "second", []) == tmp_path / "set_aside-2"
-    assert RunFolder(tmp_path, {}).set_aside(list(PLAN), "second", []) is None
+    (tmp_path / "set_aside-by-me").mkdir()
+    assert again.set_aside("second") == tmp_path / "set_aside-2"
+    assert again.set_aside("second") is None
 
 
 def test_nothing_is_set_aside_under_another_run(tmp_path):
     make_run(tmp_path).complete("first", numbers(1, []))
     gc.collect()
     with FileLock(tmp_path / ".lock", timeout=0):
+        run = RunFolder(tmp_path, {"seed": 0})
+        run.plan(PLAN, PLAN)
         with pytest.raises(RunError, match="another run is working in"):
-            RunFolder(tmp_path, {}).set_aside(list(PLAN), "first", [])
+            run.set_aside("first")
     assert (tmp_path / "stages" / "1_first").is_dir()
 
 
@@ -178,23 +192,36 @@ def test_a_stage_in_shards_goes_on_with_the_next_one(tmp_path):
     assert in_shards(run, calls, size=3) == [2 * x for x in range(7)]
     assert calls == [[0, 1], [2, 3], [4, 5], [6]] and run.report("first") == {"rows": 7}
     names = sorted(path.name for path in run.path("first").iterdir())
-    assert names == [f"0000{number}-of-00004.parquet" for number in range(4)] + ["stage.json"]
+    assert names == [f"0000{number}-of-00004.parquet" for number in range(4)] + ["stage.json", "stage.json.bak"]
     assert in_shards(run, calls) == [2 * x for x in range(7)] and len(calls) == 4
 
 
-def test_shards_of_other_options_or_of_another_input_are_made_anew(tmp_path):
+def test_shards_of_other_options_are_not_lost(tmp_path):
+    """A mistyped option must not cost what an interrupted stage has made."""
     calls = []
     with pytest.raises(KeyboardInterrupt):
         in_shards(make_run(tmp_path), calls, stop_at=6)
     changed = {**PLAN, "first": {"k": 6}}
-    other = make_run(tmp_path, changed)
-    assert len(in_shards(other, calls)) == 7 and len(calls) == 3 + 4
-    # The stage before was made again: what comes after it is of something else.
+    with pytest.raises(RunError, match="k: 5 there, 6 asked for.; stages concerned: first; .* restart_from first"):
+        make_run(tmp_path, changed)
+    other = RunFolder(tmp_path, {"seed": 0})
+    other.plan(changed, PLAN, restart_from="first")
+    aside = other.set_aside("first")
+    assert len(list(aside.glob("stages/1_first.unfinished/*.parquet"))) == 3
+    assert len(in_shards(make_run(tmp_path, changed), calls)) == 7 and len(calls) == 3 + 4
+
+
+def test_shards_that_were_made_of_something_else_are_set_aside(tmp_path, caplog):
+    """The stage before was made again, and came out otherwise: in other shards."""
+    calls, run = [], make_run(tmp_path)
+    in_shards(run, calls)
     with pytest.raises(KeyboardInterrupt):
-        in_shards(other, calls, "second", stop_at=6)
-    shutil.rmtree(other.path("first"))
-    again = make_run(tmp_path, changed)
+        in_shards(run, calls, "second", stop_at=6)
+    shutil.rmtree(run.path("first"))
+    again = make_run(tmp_path)
     in_shards(again, calls, size=7)
+    assert "second was made of another result of first than is there now; it is made again" in caplog.text
+    assert len(list(tmp_path.glob("set_aside-1/stages/2_second.unfinished/*.parquet"))) == 3
     in_shards(again, calls, "second")
     assert calls[-5:] == [list(range(7)), [0, 1], [2, 3], [4, 5], [6]]
 
@@ -246,13 +273,13 @@ def test_a_result_that_only_lacks_its_place_is_kept(tmp_path, monkeypatch):
     def killed(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("c3l_hf.common.run_folder.os.rename", killed)
+    monkeypatch.setattr("c3l_hf.common.files.os.rename", killed)
     with pytest.raises(KeyboardInterrupt):
         in_shards(make_run(tmp_path), calls)
-    monkeypatch.setattr("c3l_hf.common.run_folder.os.rename", rename)
+    monkeypatch.setattr("c3l_hf.common.files.os.rename", rename)
     assert in_shards(make_run(tmp_path), calls) == [2 * x for x in range(7)] and len(calls) == 4
-    assert {path.suffix for path in (tmp_path / "stages" / "1_first").iterdir()} == {".parquet", ".json"}
-    assert not (tmp_path / "stages" / "1_first" / "begun.json").exists()
+    assert {path.suffix for path in (tmp_path / "stages" / "1_first").iterdir()} == {".parquet", ".json", ".bak"}
+    assert not list(tmp_path.glob("stages/1_first/begun.json*"))
 
 
 def test_a_run_killed_at_its_very_start_goes_on(tmp_path):
@@ -267,6 +294,7 @@ def test_what_is_set_aside_goes_from_the_end(tmp_path, monkeypatch):
     for stage in PLAN:
         run.complete(stage, numbers(3, []))
     (tmp_path / "dataset").mkdir()
+    run.results = ["dataset"]
     moved, rename = [], os.rename
 
     def once(source, target):
@@ -275,9 +303,9 @@ def test_what_is_set_aside_goes_from_the_end(tmp_path, monkeypatch):
         moved.append(source.name)
         rename(source, target)
 
-    monkeypatch.setattr("c3l_hf.common.run_folder.os.rename", once)
+    monkeypatch.setattr("c3l_hf.common.files.os.rename", once)
     with pytest.raises(KeyboardInterrupt):
-        RunFolder(tmp_path, {}).set_aside(list(PLAN), "first", ["dataset"])
+        run.set_aside("first")
     assert moved == ["dataset", "2_second"] and run.is_done("first")
 
 
@@ -313,15 +341,15 @@ def test_what_a_stage_took_is_in_its_record_and_no_part_of_what_it_is(tmp_path, 
     run = make_run(tmp_path)
     run.complete("first", numbers(1, []))
     assert run.usage("first") == {"seconds": 10.0, "peak_memory_bytes": 99}
-    record = json.loads((run.path("first") / "stage.json").read_text())
+    record = read_record(run.path("first") / "stage.json")
     assert record["seconds"] == 10.0 and record["report"] == {"rows": 1}
     record["seconds"] = 7.0
-    (run.path("first") / "stage.json").write_text(json.dumps(record))
+    write_record(run.path("first") / "stage.json", record)
     again = make_run(tmp_path)
     assert again.is_done("first") and again.digest("first") == run.digest("first")
     for name in ("seconds", "peak_memory_bytes"):  # made by an older version
         del record[name]
-    (run.path("first") / "stage.json").write_text(json.dumps(record))
+    write_record(run.path("first") / "stage.json", record)
     assert make_run(tmp_path).usage("first") == {}
 
 

@@ -1,9 +1,8 @@
 """What a run tells at its end."""
 
-import json
-
 import pyarrow as pa
 
+from c3l_hf.common.records import read_record, write_record
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, SCORE_FEATURES
@@ -85,7 +84,7 @@ def test_what_the_stages_took(tmp_path):
     for stage, seconds, memory in (("generate", 4.25, 786_000_000), ("score", 7400.0, 2_340_000_000)):
         file = run.path(stage) / "stage.json"
         usage = {"seconds": seconds, "peak_memory_bytes": memory}
-        file.write_text(json.dumps(json.loads(file.read_text()) | usage))
+        write_record(file, read_record(file) | usage)
     run.complete("train", lambda path: {"steps": 20, "log": [], "from_step": 8})
     lines = shown(run)
     assert lines[2].split() == ["generate", "4.2", "s", "786", "MB"]
@@ -94,7 +93,7 @@ def test_what_the_stages_took(tmp_path):
     assert not any("accelerator" in line for line in lines)
 
     file = run.path("score") / "stage.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"peak_accelerator_bytes": 14_100_000_000}))
+    write_record(file, read_record(file) | {"peak_accelerator_bytes": 14_100_000_000})
     lines = shown(run)
     assert "memory (accelerator)" in lines[0] and lines[3].endswith("14.1 GB") and lines[2].endswith("-")
 
@@ -104,8 +103,8 @@ def test_a_stage_of_an_older_version_has_no_figures(tmp_path):
     for stage in ("generate", "score"):
         assert shown(run)[0].split()[:1] == ["time"]
         file = run.path(stage) / "stage.json"
-        record = json.loads(file.read_text())
-        file.write_text(json.dumps({key: record[key] for key in ("stage", "options", "from", "report")}))
+        record = read_record(file)
+        write_record(file, {key: record[key] for key in ("stage", "options", "from", "report")})
         if stage == "generate":
             assert shown(run)[2].split() == ["generate", "-", "-"]
     assert shown(run)[0].startswith("pmi of the pairs")  # no table of nothing

@@ -12,7 +12,6 @@ from c3l_hf.common.shards import Shards
 from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PAIR_FEATURES
 from c3l_hf.data.worlds import find_world
-from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.curation_options import CurationOptions
 from c3l_hf.pipeline.options import (
     BackendOptions,
@@ -24,6 +23,7 @@ from c3l_hf.pipeline.options import (
     ScoringOptions,
     SelectionOptions,
 )
+from c3l_hf.pipeline.pools import truth_of_run
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.publishing.hub import verify
@@ -140,4 +140,4 @@ def test_the_truth_is_told_of_pairs_that_the_worlds_own_templates_ask_for(tmp_pa
     )
     world = find_world(images or "")
     inputs = SimpleNamespace(images=SimpleNamespace(world=world, dataset=load_scenes(2, seed=1, split="test")))
-    assert (stages._truth(made, inputs) is not None) == known
+    assert (truth_of_run(made, inputs) is not None) == known

@@ -230,6 +230,32 @@ def test_results_that_were_not_moved_yet_come_to_their_place(finished, tmp_path)
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+def test_what_became_of_a_finished_run_is_found_and_made_again(finished, tmp_path, caplog):
+    """A flipped bit in an answer and in a score, and a dataset that was removed."""
+    folder = shutil.copytree(finished[0], tmp_path / "out")
+    harmed = [f"stages/{stage}/00000-of-00001.parquet" for stage in ("1_generate", "6_rescore")]
+    for name in harmed:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+    shutil.rmtree(folder / "dataset")
+    (folder / "generator" / "README.md").write_text("my own words")
+    assert run("--output_dir", folder) == 0
+    for number, name in enumerate(harmed, 1):
+        assert f"{name} is not what was written; it is made again" in caplog.text
+        assert (folder / f"set_aside-{number}" / name).exists()
+    assert " dataset is missing; write is made again" in caplog.text
+    for names in ("stages/*/*.parquet", "stages/*/*/*.safetensors", "dataset/**/*.parquet", "generator/*.safetensors"):
+        one, two = (
+            {path.relative_to(root): path.read_bytes() for path in root.glob(names)} for root in (finished[0], folder)
+        )
+        assert one == two and one
+    # It came out as it was, so that what follows was not made again.
+    before, after = (files_of(path, "stages/[234578]_*/*") for path in (finished[0], folder))
+    assert set(after.values()) - set(before.values()) == set(files_of(folder, "stages/8_write/*").values())
+    assert (folder / "set_aside-3" / "generator" / "README.md").read_text() == "my own words"
+
+
 def test_stages_one_by_one_give_the_same_dataset(finished, tmp_path):
     folder = tmp_path / "out"
     for names in (["generate"], ["score", "select"], ["train", "regenerate", "rescore", "curate", "write"]):
@@ -264,7 +290,7 @@ def test_stages_are_made_again_and_the_old_ones_kept(finished, tmp_path, capsys)
     assert sorted(path.name for path in (folder / "set_aside-1" / "stages").iterdir()) == ["7_curate", "8_write"]
     # What came before stays as it was made.
     before, after = files_of(finished[0], "stages/6_rescore/*"), files_of(folder, "stages/6_rescore/*")
-    assert len(before) == len(after) == 2
+    assert len(before) == len(after) == 3  # a shard, the record and its copy
 
 
 def test_the_dataset_has_the_best_by_the_score_of_curation(finished, tmp_path):
@@ -310,7 +336,7 @@ def test_curation_within_clusters(finished, tmp_path, capsys, monkeypatch):
     # Other clusters of the same pairs need no new vectors; a new second round does.
     monkeypatch.setattr(pair_clusters, "PairEmbedder", lambda *_, **__: pytest.fail("embedded again"))
     assert run(*words, "--clusters", 3) == 0
-    inputs.set_old_results_aside(folder, "rescore")
+    assert run("--output_dir", folder, "--restart_from", "rescore", "--stages", "generate") == 0
     assert not list(folder.glob("embeddings/*")) and len(list(folder.glob("set_aside-3/embeddings/rescore/*"))) == 1
 
 
@@ -425,9 +451,8 @@ def test_an_interruption_loses_what_was_not_complete(finished, tmp_path, monkeyp
         return plain(images, *args, first_row=first_row, **kwargs)
 
     monkeypatch.setattr(stages, "generate_tables", counted)
-    monkeypatch.setattr(stages, "_SHARD_SIZE", 5)
-    assert run("--output_dir", folder, "--stages", "generate") == 130
-    assert run("--output_dir", folder, "--stages", "generate", "score") == 0
+    assert run("--output_dir", folder, "--stages", "generate", "--shard_size", 5) == 130
+    assert run("--output_dir", folder, "--stages", "generate", "score") == 0  # whatever size is given now
     assert made == [0, 5, 10, 10]
     one, two = (Shards(path / "stages" / "1_generate").table() for path in (finished[0], folder))
     assert one.equals(two)
@@ -477,7 +502,7 @@ def test_a_folder_that_was_begun_on_another_device_is_not_continued(finished, ca
     """In another dtype than what is there: half of the pairs would be of another model than the cards say."""
     monkeypatch.setattr("c3l_hf.models.loading.pick_dtype", lambda device: "bfloat16")
     assert run("--output_dir", finished[0], "--dtype", "auto") == 1
-    assert "options.dtype: 'float32' there, 'bfloat16' asked for" in capsys.readouterr().err
+    assert "dtype: 'float32' there, 'bfloat16' asked for" in capsys.readouterr().err
     monkeypatch.undo()
     assert run("--output_dir", finished[0], "--dtype", "auto", "--dry_run") == 0
 

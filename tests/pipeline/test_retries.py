@@ -4,7 +4,6 @@ import json
 
 from c3l_hf.cli import main
 from c3l_hf.common.shards import Shards
-from c3l_hf.pipeline import stages
 
 SMALL = "--config scenes --num_images 4 --pairs_per_image 2 --target_size 4 --stages generate score select".split()
 
@@ -13,9 +12,8 @@ def run(*words):
     return main(["run", *SMALL, *map(str, words)])
 
 
-def test_all_attempts_are_scored_and_compete(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(stages, "_SHARD_SIZE", 2)
-    folder, again = tmp_path / "run", ["--retries", 1, "--retry_floor", 1e6]
+def test_all_attempts_are_scored_and_compete(tmp_path, capsys):
+    folder, again = tmp_path / "run", ["--retries", 1, "--retry_floor", 1e6, "--shard_size", 2]
     assert run("--output_dir", folder, *again) == 0
     assert "images asked about again, attempt 1" in capsys.readouterr().out
     report = json.loads((folder / "stages" / "1_generate" / "stage.json").read_text())["report"]

@@ -1,6 +1,7 @@
 """What follows the number of images: and what a user has set stays."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from c3l_hf.pipeline.options import (
     SelectionOptions,
 )
 from c3l_hf.pipeline.settings import Settings
-from c3l_hf.pipeline.sizes import sized
+from c3l_hf.pipeline.sizes import images_in_shard, sized
 from c3l_hf.training.config import C3LConfig
 
 
@@ -75,3 +76,25 @@ def test_a_limit_of_epochs_needs_steps_to_limit(settings):
         settings.check()
     with pytest.raises(RunError, match="max_epochs is 0; it must be above 0"):
         replace(settings, run=RunOptions(max_epochs=0.0)).check()
+
+
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [(1, 1), (14, 14), (200, 25), (3_000, 47), (10_000, 100), (100_000, 100), (200_000, 200), (10**8, 500)],
+)
+def test_a_shard_is_a_small_part_and_has_full_batches(settings, images, size):
+    assert images_in_shard(settings.generation, settings.backend, images) == size
+    assert f"shards of {size:,} images" in sized(settings, images)[1]
+
+
+def test_what_a_shard_follows(settings, monkeypatch):
+    plain, backend = settings.generation, settings.backend
+    assert images_in_shard(replace(plain, shard_size=7), backend, 200) == 7
+    assert images_in_shard(replace(plain, retries=1), backend, 3_000) == 100  # both models are loaded for each
+    servers = replace(backend, backend="server", base_url=["a", "b"], server_concurrency=50)
+    assert images_in_shard(plain, servers, 200) == 80
+    monkeypatch.setattr("c3l_hf.pipeline.sizes.process_state", lambda: SimpleNamespace(num_processes=4))
+    assert images_in_shard(plain, backend, 3_000) == 47 and images_in_shard(plain, backend, 40) == 10
+    assert images_in_shard(replace(plain, pairs_per_image=500), backend, 0) == 1
+    with pytest.raises(RunError, match="shard_size is 0; it must be at least 1"):
+        replace(settings, generation=GenerationOptions(shard_size=0)).check()

@@ -24,6 +24,7 @@ from c3l_hf.finetuning.answer_weights import TOKEN_WEIGHT, AnswerWeights
 from c3l_hf.models.batching import PER_TOKEN, collate, with_picture
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_end, with_image_cache
+from c3l_hf.training.finite import ROW_NAMES
 
 __all__ = ["AnswerEncoder", "DataCollatorForAnswers", "Examples", "encode_examples"]
 
@@ -111,13 +112,14 @@ class Examples:
 
     def rejected_lines(self, most: int = 5) -> list[str]:
         """The first rows that are left out, then those of which turns are: number, id, reason."""
+        left_out = [*self.rejected.items(), *self.shortened.items()][:most]
+        return [f"{self.row_name(number)}: {reason}" for number, reason in left_out]
+
+    def row_name(self, number: int) -> str:
+        """What messages call a row: its number, and an id if it has one."""
         ids = [name for name in _IDS if name in self.rows.column_names]
-        lines = []
-        for number, reason in [*self.rejected.items(), *self.shortened.items()][:most]:
-            row = self.rows.select_columns(ids)[number] if ids else {}
-            named = next((f" ({name} {value!r})" for name, value in row.items() if value is not None), "")
-            lines.append(f"row {number}{named}: {reason}")
-        return lines
+        row = self.rows.select_columns(ids)[number] if ids else {}
+        return f"row {number}" + next((f" ({name} {value!r})" for name, value in row.items() if value is not None), "")
 
 
 def encode_examples(
@@ -241,7 +243,8 @@ def _look(
 class DataCollatorForAnswers(DataCollatorMixin):
     """Rows of `Examples.index` → a padded batch with `labels`: -100 but for the answers' tokens and their ends.
 
-    If the examples have weights, `TOKEN_WEIGHT` has that of each of these tokens.
+    If the examples have weights, `TOKEN_WEIGHT` has that of each of these tokens. `ROW_NAMES`, what messages call the
+    rows, is not for the model.
 
     Attributes:
         examples: The examples.
@@ -268,4 +271,5 @@ class DataCollatorForAnswers(DataCollatorMixin):
             batch[TOKEN_WEIGHT] = torch.ones(labels.shape)
             for weight, place, row in zip(batch[TOKEN_WEIGHT], places, encoded):
                 weight[row.answer] = self.examples.weights_of(place["row"], place["turn"], row)
+        batch[ROW_NAMES] = [self.examples.row_name(place["row"]) for place in places]
         return batch

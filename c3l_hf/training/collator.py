@@ -21,6 +21,7 @@ from c3l_hf.models.packing import collate_packs, pack
 from c3l_hf.models.token_spans import carry_over
 from c3l_hf.models.token_texts import token_texts
 from c3l_hf.selection.token_weights import TokenWeights, reply_weights
+from c3l_hf.training.finite import ROW_NAMES
 
 __all__ = ["DataCollatorForC3L"]
 
@@ -55,6 +56,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     begin alike may share one.
     - `"num_tokens"`: `(L,)`, how many tokens each line has.
     - what the model takes, over L lines: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
+    - `"row_names"`: B texts, what messages call the rows; not for the model.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -176,7 +178,7 @@ class DataCollatorForC3L(DataCollatorMixin):
             batch["predict_mask"].view(-1)[numbers] = True
         rank = batch["predict_mask"].view(-1).cumsum(0) - 1
         batch |= {name: rank[numbers] for name, numbers in flat.items()}
-        return {**batch, **inputs}
+        return {**batch, **inputs, ROW_NAMES: list(map(_row_name, examples))}
 
     def encode(self, row: Mapping[str, Any]) -> list[EncodedRow]:
         """The sequences of a row: that of the chosen answer, and those of the rejected ones.

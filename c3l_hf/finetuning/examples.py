@@ -243,17 +243,18 @@ def _look(
 class DataCollatorForAnswers(DataCollatorMixin):
     """Rows of `Examples.index` → a padded batch with `labels`: -100 but for the answers' tokens and their ends.
 
-    If the examples have weights, `TOKEN_WEIGHT` has that of each of these tokens. `ROW_NAMES`, what messages call the
-    rows, is not for the model.
+    If the examples have weights, `TOKEN_WEIGHT` has that of each of these tokens.
 
     Attributes:
         examples: The examples.
         always_picture: Give a batch without any image a line with one, of which nothing is learned: so that every step
             uses the same weights, in every process.
+        named: Put what messages call the rows into `ROW_NAMES`, which is not for the model.
     """
 
     examples: Examples
     always_picture: bool = False
+    named: bool = False
     return_tensors: str = "pt"
 
     def torch_call(self, places: list[dict[str, int]]) -> dict[str, torch.Tensor]:
@@ -271,5 +272,6 @@ class DataCollatorForAnswers(DataCollatorMixin):
             batch[TOKEN_WEIGHT] = torch.ones(labels.shape)
             for weight, place, row in zip(batch[TOKEN_WEIGHT], places, encoded):
                 weight[row.answer] = self.examples.weights_of(place["row"], place["turn"], row)
-        batch[ROW_NAMES] = [self.examples.row_name(place["row"]) for place in places]
+        if self.named:
+            batch[ROW_NAMES] = [self.examples.row_name(place["row"]) for place in places]
         return batch

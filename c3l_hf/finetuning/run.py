@@ -29,7 +29,7 @@ from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.selection.token_weights import TokenWeights
 from c3l_hf.training.checkpoints import check_limit, remove_checkpoints, training_folder, training_options
-from c3l_hf.training.finite import refuse_weights
+from c3l_hf.training.finite import refuse_spoiled
 from c3l_hf.training.resuming import told_in_one_line, train_from_last
 
 __all__ = ["SFTOptions", "load_rows", "rows_digest", "run_sft"]
@@ -224,7 +224,7 @@ def _train(
         student: Any = trainer.trained_model(options.merge_adapters)  # None elsewhere than on the main process
         if not process_state().is_main_process:
             return report
-        refuse_weights(student, "at the end of training")
+        refuse_spoiled(student, processor, training)
         if isinstance(student, PeftModel):
             # Where the adapters find their model: not this machine's copy of what is on the Hub.
             student.peft_config["default"].base_model_name_or_path = made_by["model"]

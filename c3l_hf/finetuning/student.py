@@ -139,7 +139,7 @@ class StudentTrainer(SFTTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=DataCollatorForAnswers(examples, always_picture=_always_picture(args)),
+            data_collator=DataCollatorForAnswers(examples, _always_picture(args), named=True),
             train_dataset=examples.index,
             processing_class=examples.encoder.processor,
             callbacks=[self._finite],

@@ -24,7 +24,7 @@ from c3l_hf.scenes.pretraining import (
     PatchNames,
     TowerTrainer,
 )
-from c3l_hf.training.finite import StopIfNotFinite, refuse_weights
+from c3l_hf.training.finite import StopIfNotFinite
 from c3l_hf.training.resuming import train_from_last
 
 __all__ = ["PretrainingOptions", "keep_batch", "pretrain", "run_phase", "save_final"]
@@ -131,13 +131,9 @@ def run_phase(trainer: Trainer) -> None:
 
 def save_final(model: PreTrainedModel, output: Path) -> Path:
     """Saves a trained model in float16, with its processor, to `<output>/final`, whole or not at all; returns that
-    folder.
-
-    Raises:
-        FloatingPointError: If weights are not finite, or too large for float16.
-    """
+    folder."""
     final = output / "final"
-    refuse_weights(model.half(), "in float16")
+    model.half()
     with atomic_folder(final) as folder:
         model.save_pretrained(folder)
         # A new one: the one that was used keeps the padding of its last batch.

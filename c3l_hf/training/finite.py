@@ -1,17 +1,19 @@
 """A loss or gradients that are not finite end a training, before the step that would spoil the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate.utils import gather, gather_object
+from peft import PeftModel
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback, TrainingArguments
 
 from c3l_hf.common.names import listed
 from c3l_hf.common.processes import process_state
+from c3l_hf.models.batching import picture_row
 
-__all__ = ["ROW_NAMES", "StopIfNotFinite", "refuse_weights"]
+__all__ = ["ROW_NAMES", "StopIfNotFinite", "refuse_spoiled"]
 
 # In a batch: what its rows are called, for messages. The model does not get it.
 ROW_NAMES = "row_names"
@@ -67,7 +69,11 @@ class StopIfNotFinite(TrainerCallback):
         raise FloatingPointError(f"{what}{self._rows()}. {_remedy(args)}")
 
     def on_save(self, args, state, control, model=None, **_):
-        refuse_weights(model, f"after step {state.global_step}", f". {_remedy(args)}", trained=True)
+        spoiled = _not_finite(weight for weight in model.named_parameters() if weight[1].requires_grad)
+        spoiled = gather_object(spoiled) if process_state().num_processes > 1 else spoiled
+        if spoiled:
+            names = listed(list(dict.fromkeys(spoiled)), 2)
+            raise FloatingPointError(f"weights are not finite after step {state.global_step}: {names}. {_remedy(args)}")
 
     def _rows(self) -> str:
         """The rows of this step whose loss is not finite, or else all of them; on all processes."""
@@ -86,21 +92,34 @@ class StopIfNotFinite(TrainerCallback):
         return f", {'in' if bad else 'among'} {'; '.join(names[:_SHOWN])}{more}"
 
 
-def refuse_weights(model: nn.Module, when: str, remedy: str = "", *, trained: bool = False) -> None:
-    """Raises `FloatingPointError` if weights of a model are not finite; every process calls this.
+def refuse_spoiled(model: PreTrainedModel | PeftModel, processor: ProcessorMixin, training: TrainingArguments) -> None:
+    """Raises `FloatingPointError` if a trained model cannot be used: a weight is not finite, or what it predicts for a
+    small picture. The last step may have done that, after which no loss was computed.
 
     Args:
-        model: Whole, or this process's part of it.
-        when: For the message.
-        remedy: The end of the message.
-        trained: Whether only weights that are trained are looked at.
+        model: As it is saved: the dtype may be a smaller one than in training.
+        processor: Its processor.
+        training: How it was trained, for the message.
     """
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad or not trained]
-    spoiled = [name for name, weight in named if not bool(_all_finite([weight.detach()], weight.device))]
-    spoiled = gather_object(spoiled) if trained and process_state().num_processes > 1 else spoiled
+    spoiled = _not_finite(model.named_parameters())
     if spoiled:
-        names = listed(list(dict.fromkeys(spoiled)), 2)
-        raise FloatingPointError(f"weights are not finite {when}: {names}{remedy}")
+        raise FloatingPointError(
+            f"weights of the trained model are not finite: {listed(spoiled, 2)}. {_remedy(training)}"
+        )
+    try:
+        row = picture_row(processor)
+    except ValueError:  # a processor that makes no such row; weights of usual size tell less, but something
+        return
+    dtypes = {name: model.dtype if tensor.is_floating_point() else None for name, tensor in row.items()}
+    with torch.no_grad():
+        logits = model(**{name: tensor.to(model.device, dtypes[name]) for name, tensor in row.items()}).logits
+    if not logits.isfinite().all():
+        raise FloatingPointError(f"what the trained model predicts is not finite. {_remedy(training)}")
+
+
+def _not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
+    """The names of weights that are not finite, in this process's part of them."""
+    return [name for name, weight in weights if not _all_finite([weight.detach()], weight.device)]
 
 
 def _all_finite(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
@@ -113,7 +132,7 @@ def _all_finite(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.
     return nn.utils.get_total_norm(parts, norm_type=float("inf")).isfinite().to(device)
 
 
-def _remedy(args) -> str:
+def _remedy(args: TrainingArguments) -> str:
     precision = "float16 (fp16): train in bfloat16 or float32" if args.fp16 else "bfloat16 (bf16)" if args.bf16 else ""
     return (
         f"Lower learning_rate, which is {args.learning_rate:g}, look at these rows, and see whether the model was "

@@ -13,7 +13,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.training.checkpoints import check_limit
 from c3l_hf.training.config import C3LConfig
-from c3l_hf.training.finite import refuse_weights
+from c3l_hf.training.finite import refuse_spoiled
 from c3l_hf.training.resuming import told_in_one_line, train_from_last
 from c3l_hf.training.trainer import C3LTrainer
 
@@ -93,7 +93,7 @@ def train_generator(
     with told_in_one_line(training, folder):
         trained = trainer.merged_model()
         if trained is not None and process_state().is_main_process:
-            refuse_weights(trained, "at the end of training")
+            refuse_spoiled(trained, processor, training)
             trained.save_pretrained(folder)
             processor.save_pretrained(folder)
     report = {"steps": trainer.state.global_step, "log": trainer.state.log_history}

@@ -52,8 +52,8 @@ class SaveInTime(TrainerCallback):
             return
         since = self._ended - self._since
         left, step = self._between - since, since / max(1, state.global_step - self._step)
-        # Near enough: a step longer would be more than was asked for.
-        plan = [left < step, max(1, int(left / step)) if step else 1]
+        # Steps may come to take longer: the next look is after half of those that seem to be left.
+        plan = [left < step, max(1, int(left / step / 2)) if step else 1]
         due, steps = broadcast_object_list(plan)
         control.should_save |= due
         self._look_at = state.global_step + steps

@@ -187,6 +187,7 @@ class C3LTrainer(SFTTrainer):
                 all_logits=args.similarity == "likelihood",
             )
         if isinstance(data_collator, DataCollatorForC3L):
+            data_collator.named = True
             options = {"drop": args.invalid_rows == "drop", "num_proc": args.dataset_num_proc}
             train_dataset = check_rows("train_dataset", train_dataset, data_collator, **options)
             evaluated = {name: check_rows(name, rows, data_collator, **options) for name, rows in evaluated.items()}

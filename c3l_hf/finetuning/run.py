@@ -194,8 +194,8 @@ def _train(
     made_by: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Trains, and saves the student below the folder; what is to be reported."""
+    model, processor = load(source)
     with told_in_one_line(training, Path(training.output_dir)):
-        model, processor = load(source)
         limit = training.max_length or max_length_of(model)
         examples = encode_examples(
             rows,

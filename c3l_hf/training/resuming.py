@@ -18,8 +18,9 @@ __all__ = ["told_in_one_line", "train_from", "train_from_last"]
 
 # How safetensors and `torch.save` say that a file cannot be written, each without an OSError.
 _WRITING = re.compile("I/O error|inline_container|PytorchStreamWriter|Parent directory")
-# How a DataLoader hands on what was raised in one of its processes.
+# How a DataLoader hands on what was raised in one of its processes, and says that one has been ended.
 _OF_WORKER = re.compile(r"Caught \w+ in DataLoader worker")
+_WORKER_ENDED = re.compile(r"DataLoader worker \(pid.*?\) (is killed|exited)")
 
 
 def train_from_last(trainer: Trainer, load: Callable[[str], None] | None = None) -> None:
@@ -75,13 +76,13 @@ def told_in_one_line(training: TrainingArguments, folder: Path) -> Iterator[None
     size, accumulated = training.per_device_train_batch_size, training.gradient_accumulation_steps
     smaller = (
         f"lower per_device_train_batch_size, which is {size}, and raise gradient_accumulation_steps, which is "
-        f"{accumulated}, to keep their product"
+        f"{accumulated}, to keep their product; training starts at its first step then"
         if size > 1
         else "per_device_train_batch_size is 1 already; smaller pictures, activation_checkpointing, use_lora, or a "
         "lower max_length need less"
     )
     try:
-        with told_of_memory(f"{smaller}. Checkpoints stay"):
+        with told_of_memory(smaller):
             yield
     except FloatingPointError as error:
         raise RunError(f"training has ended: {error}. Checkpoints from before stay") from error
@@ -89,6 +90,11 @@ def told_in_one_line(training: TrainingArguments, folder: Path) -> Iterator[None
         raise RunError(_line(str(error))) from error
     except (SafetensorError, RuntimeError) as error:
         text = " ".join(str(error).split())
+        if _WORKER_ENDED.search(text):  # by the system, as a rule, for want of memory
+            raise RunError(
+                f"a process that loads rows has ended ({text[:160]}); lower dataloader_num_workers, which is "
+                f"{training.dataloader_num_workers}, or give it more memory (in a container also /dev/shm)"
+            ) from error
         if not _WRITING.search(text):
             raise
         raise RunError(

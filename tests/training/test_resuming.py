@@ -147,7 +147,7 @@ def test_what_may_well_happen_is_told_in_one_line(tmp_path):
     memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
     assert told(tmp_path, memory, per_device_train_batch_size=8, gradient_accumulation_steps=2) == (
         "memory has run out (CUDA out of memory): lower per_device_train_batch_size, which is 8, and raise "
-        "gradient_accumulation_steps, which is 2, to keep their product. Checkpoints stay"
+        "gradient_accumulation_steps, which is 2, to keep their product; training starts at its first step then"
     )
     assert "per_device_train_batch_size is 1 already" in told(tmp_path, memory, per_device_train_batch_size=1)
     disk = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -157,6 +157,8 @@ def test_what_may_well_happen_is_told_in_one_line(tmp_path):
         "ValueError: row with image_id 'a', images: the image cannot be read\n"
     )
     assert told(tmp_path, ValueError(worker)) == "row with image_id 'a', images: the image cannot be read"
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    assert "lower dataloader_num_workers, which is 3" in told(tmp_path, killed, dataloader_num_workers=3)
     with pytest.raises(RuntimeError, match="shapes do not fit"), told_in_one_line(config(tmp_path), tmp_path):
         raise RuntimeError("shapes do not fit")
 
@@ -166,17 +168,19 @@ def unfit(row, **values):
 
 
 def test_rows_that_cannot_be_trained_on(tmp_path):
-    """Before the first step, with what to do; and a picture that goes away later."""
+    """Before the first step, with what to do."""
     row = pseudo_labels().to_list()[0]
     cases = {
         "chosen: 62 tokens, but the model takes at most 40": ({"max_length": 40}, pseudo_labels()),
         "it is the chosen answer again": ({}, unfit(row, rejected=[row["chosen"]])),
         "the answer is empty": ({}, unfit(row, chosen=message("assistant", " "))),
         "control token": ({}, unfit(row, chosen=message("assistant", "a dog <image>"))),
+        "train_dataset has no rows": ({}, unfit(row).select([])),
         "no row with a rejected answer": ({}, unfit(row, rejected=[]).select([0])),
     }
     for says, (options, rows) in cases.items():
         with pytest.raises(RunError) as raised:
             train_generator(*tiny_llava(), rows, config(tmp_path, **options), tmp_path / "c", tmp_path / "made")
         text = str(raised.value)
-        assert says in text and "\n" not in text and ("invalid_rows" in text or "contrastive_weight=0" in text)
+        what_to_do = ("invalid_rows", "contrastive_weight=0", "c3l select")
+        assert says in text and "\n" not in text and any(words in text for words in what_to_do)

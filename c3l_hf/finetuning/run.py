@@ -28,7 +28,7 @@ from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.selection.token_weights import TokenWeights
-from c3l_hf.training.checkpoints import check_limit, remove_checkpoints, training_folder, training_options
+from c3l_hf.training.checkpoints import keep_two, remove_checkpoints, training_folder, training_options
 from c3l_hf.training.finite import refuse_spoiled
 from c3l_hf.training.resuming import told_in_one_line, train_from_last
 
@@ -103,7 +103,7 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
         OSError: If a model's files cannot be read.
     """
     state, folder = process_state(), Path(training.output_dir)
-    check_limit(training)
+    keep_two(training)
     here, identity = find_model(source)
     if here.base_model is not None and not options.merge_adapters:
         raise RunError(

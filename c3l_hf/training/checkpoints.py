@@ -17,7 +17,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 
-__all__ = ["STATE", "check_limit", "last_checkpoint", "remove_checkpoints", "training_folder", "training_options"]
+__all__ = ["STATE", "keep_two", "last_checkpoint", "remove_checkpoints", "training_folder", "training_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,11 @@ def training_options(training: TrainingArguments) -> dict:
         raise RunError("save_only_model=True gives checkpoints from which a training cannot go on; leave it out")
     if training.resume_from_checkpoint:
         raise RunError("resume_from_checkpoint is not used here: the same call goes on by itself; leave it out")
+    if 0 < (training.save_total_limit or 0) < _LEAST:
+        raise RunError(
+            f"save_total_limit is {training.save_total_limit}; it must be at least {_LEAST}, so that one is left where "
+            "the last is damaged"
+        )
     options = {}
     for field in fields(training):
         value = getattr(training, field.name)
@@ -55,19 +60,10 @@ def training_options(training: TrainingArguments) -> dict:
     return json.loads(json.dumps({name: value for name, value in options.items() if not _REPORTING.fullmatch(name)}))
 
 
-def check_limit(training: TrainingArguments) -> None:
-    """Keep two checkpoints of a training, if nothing else is said: all are removed once its result is there.
-
-    Raises:
-        RunError: If fewer are to be kept: of one that is damaged nothing would be left.
-    """
+def keep_two(training: TrainingArguments) -> None:
+    """Keep two checkpoints of a training, if nothing else is said: all are removed once its result is there."""
     if training.save_total_limit is None:
         training.save_total_limit = _LEAST
-    elif 0 < training.save_total_limit < _LEAST:
-        raise RunError(
-            f"save_total_limit is {training.save_total_limit}; it must be at least {_LEAST}, so that one is left where "
-            "the last is damaged"
-        )
 
 
 def training_folder(run: RunFolder, stage: str) -> Path:
@@ -88,8 +84,8 @@ def _name_others(run: Path, digest: str, processes: int) -> None:
             continue
         if other.name.startswith(f"training-{digest}-"):
             logger.warning(
-                "training starts at its first step: its checkpoints up to step %d, in %s, are of %s processes, and of "
-                "%d a step is another one. Start it with as many processes to go on from them; they stay there",
+                "training starts at its first step: its checkpoints up to step %d, in %s, were made by %s process(es), "
+                "and by %d a step is another one. Start it with as many as before to go on from them; they stay there",
                 max(steps),
                 other,
                 other.name.rpartition("-")[2],

@@ -66,7 +66,8 @@ class StopIfNotFinite(TrainerCallback):
             what = f"the gradients were not finite in {_LEFT_OUT} steps of float16 in a row, up to step {step}"
         else:
             what = f"the gradients are not finite at step {step}"
-        raise FloatingPointError(f"{what}{self._rows()}. {_remedy(args)}")
+        rows = self._rows()
+        raise FloatingPointError(f"{what}{rows}. {_remedy(args, look=bool(rows))}")
 
     def on_save(self, args, state, control, model=None, **_):
         spoiled = _not_finite(weight for weight in model.named_parameters() if weight[1].requires_grad)
@@ -132,9 +133,7 @@ def _all_finite(tensors: Sequence[torch.Tensor], device: torch.device) -> torch.
     return nn.utils.get_total_norm(parts, norm_type=float("inf")).isfinite().to(device)
 
 
-def _remedy(args: TrainingArguments) -> str:
+def _remedy(args: TrainingArguments, look: bool = False) -> str:
     precision = "float16 (fp16): train in bfloat16 or float32" if args.fp16 else "bfloat16 (bf16)" if args.bf16 else ""
-    return (
-        f"Lower learning_rate, which is {args.learning_rate:g}, look at these rows, and see whether the model was "
-        f"finite before{f'; training is in {precision}' if precision else ''}"
-    )
+    rate = f"Lower learning_rate, which is {args.learning_rate:g},{' look at these rows,' * look}"
+    return f"{rate} and see whether the model was finite before{f'; training is in {precision}' if precision else ''}"

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, Train
 
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
-from c3l_hf.training.checkpoints import check_limit
+from c3l_hf.training.checkpoints import keep_two
 from c3l_hf.training.config import C3LConfig
 from c3l_hf.training.finite import refuse_spoiled
 from c3l_hf.training.resuming import told_in_one_line, train_from_last
@@ -76,7 +76,7 @@ def train_generator(
     training = copy.copy(training)
     training.output_dir = str(checkpoints)
     training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
-    check_limit(training)
+    keep_two(training)
     shown, training.disable_tqdm = not training.disable_tqdm, True  # our line tells more, and stands in logs, too
     line = _Line(shown)
     with told_in_one_line(training, checkpoints), warnings.catch_warnings():

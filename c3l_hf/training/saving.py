@@ -46,6 +46,11 @@ class SaveInTime(TrainerCallback):
     def on_train_begin(self, args, state, control, **_):
         self._begin(state)
 
+    def on_step_begin(self, args, state, control, **_):
+        if self._saved:  # now the seal is written, too
+            self._between = max(self._seconds, _SHARE * (self._clock() - self._ended))
+            self._begin(state)
+
     def on_step_end(self, args, state, control, **_):
         self._ended = self._clock()
         if args.save_strategy == "no" or control.should_save or state.global_step < self._look_at:
@@ -59,9 +64,8 @@ class SaveInTime(TrainerCallback):
         self._look_at = state.global_step + steps
 
     def on_save(self, args, state, control, **_):
-        self._between = max(self._seconds, _SHARE * (self._clock() - self._ended))
-        self._begin(state)
+        self._saved = True
 
     def _begin(self, state) -> None:
-        self._since = self._ended = self._clock()
+        self._since, self._saved = self._clock(), False
         self._step, self._look_at = state.global_step, state.global_step + 1

@@ -13,7 +13,7 @@ from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.finetuning.student import StudentConfig
 from c3l_hf.training import checkpoints
 from c3l_hf.training.checkpoints import (
-    check_limit,
+    keep_two,
     last_checkpoint,
     remove_checkpoints,
     training_folder,
@@ -44,11 +44,12 @@ def test_two_checkpoints_are_kept(tmp_path):
     kept = []
     for limit in (None, 0, 2, 5):
         training = config(tmp_path, save_total_limit=limit)
-        check_limit(training)
+        keep_two(training)
+        assert training_options(training) == training_options(config(tmp_path))
         kept.append(training.save_total_limit)
     assert kept == [2, 0, 2, 5]
     with pytest.raises(RunError, match="save_total_limit is 1; it must be at least 2, so that one is left"):
-        check_limit(config(tmp_path, save_total_limit=1))
+        training_options(config(tmp_path, save_total_limit=1))
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +165,8 @@ def test_another_trainings_checkpoints_are_named(tmp_path, caplog):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
         assert training_folder(planned(tmp_path, max_steps=3), "train") != first
-    says = f"its checkpoints up to step 1, in {first}, are of 1 processes, and of 2 a step is another one"
-    assert says in caplog.text and "Start it with as many processes to go on" in caplog.text
+    says = f"its checkpoints up to step 1, in {first}, were made by 1 process(es), and by 2 a step is another one"
+    assert says in caplog.text and "Start it with as many as before to go on" in caplog.text
     # Not where there is nothing to train any more.
     caplog.clear()
     done = planned(tmp_path, max_steps=4)

@@ -28,13 +28,14 @@ def saved_at(steps, seconds_of, *, every=900.0, taking=0.0, strategy="steps", st
     callback.on_train_begin(args, state, None)
     saved = []
     for step in range(start + 1, steps + 1):
+        callback.on_step_begin(args, state, None)
         clock.now += seconds_of(step)
         state.global_step, control = step, SimpleNamespace(should_save=False)
         callback.on_step_end(args, state, control)
         if control.should_save:
             saved.append(step)
-            clock.now += taking
             callback.on_save(args, state, control)
+            clock.now += taking
     return saved
 
 

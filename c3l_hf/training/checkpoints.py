@@ -7,7 +7,7 @@ import shutil
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -106,9 +106,20 @@ def last_checkpoint(folder: Path) -> str | None:
     A whole checkpoint has a seal, which is written last (`training.saving`), and all its files are what they were. What
     is not whole is named in a warning, and the one before it is taken: a damaged one is set aside under another name,
     one that was not written to its end is removed.
+
+    Raises:
+        RunError: If a process does not see what the main process has found.
     """
-    found = [_newest_whole(folder) if process_state().is_main_process else None]
-    return broadcast_object_list(found)[0]
+    state = process_state()
+    checkpoint = broadcast_object_list([_newest_whole(folder) if state.is_main_process else None])[0]
+    seen = [checkpoint is None or Path(checkpoint).is_dir()]
+    seen = gather_object(seen) if state.num_processes > 1 else seen
+    if not all(seen):
+        raise RunError(
+            f"{checkpoint} is not there for process {seen.index(False)}; output_dir has to be on a disk that all "
+            "machines share"
+        )
+    return checkpoint
 
 
 def _by_step(folder: Path) -> dict[int, Path]:

@@ -147,6 +147,15 @@ def test_the_highest_step_is_the_newest(folder):
     assert last_checkpoint(folder / "nowhere") is None
 
 
+def test_a_checkpoint_that_another_machine_does_not_have(folder, monkeypatch):
+    monkeypatch.setattr(checkpoints, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
+    monkeypatch.setattr(checkpoints, "gather_object", lambda seen: [*seen, False])
+    with pytest.raises(
+        RunError, match="checkpoint-3 is not there for process 1; output_dir has to be on a disk that all"
+    ):
+        last_checkpoint(folder)
+
+
 def planned(folder, **options):
     run = RunFolder(folder, {})
     run.plan({"train": options}, ["train"])

@@ -67,7 +67,8 @@ def train_generator(
         max_epochs: Beside `training.max_steps`: training ends after so many passes over the rows, if that is sooner.
 
     Returns:
-        How many steps it took, and what was logged; and the step of the checkpoint that this call went on from, if any.
+        How many steps it took, and what was logged; how many rows it had, and how many were left out; and the step of
+        the checkpoint that this call went on from, if any.
 
     Raises:
         RunError: If rows cannot be trained on, memory or disk are full, or loss or weights are not finite: one line
@@ -96,7 +97,9 @@ def train_generator(
             refuse_spoiled(trained, processor, training)
             trained.save_pretrained(folder)
             processor.save_pretrained(folder)
+    rows = len(trainer.train_dataset)
     report = {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+    report |= {"rows": rows, "left_out": len(labels) - rows}
     return report | ({"from_step": line.from_step} if line.from_step else {})
 
 

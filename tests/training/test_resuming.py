@@ -163,6 +163,13 @@ def test_what_may_well_happen_is_told_in_one_line(tmp_path):
         raise RuntimeError("shapes do not fit")
 
 
+def test_rows_that_are_left_out_are_counted(tmp_path):
+    rows = unfit(pseudo_labels().to_list()[0], chosen=message("assistant", " "))
+    training = config(tmp_path, max_steps=1, invalid_rows="drop")
+    report = train_generator(*tiny_llava(), rows, training, tmp_path / "c", tmp_path / "made")
+    assert (report["rows"], report["left_out"]) == (1, 1)
+
+
 def unfit(row, **values):
     return Dataset.from_list([{**row, **values}, row], features=pseudo_labels().features)
 

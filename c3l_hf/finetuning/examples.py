@@ -24,6 +24,7 @@ from c3l_hf.finetuning.answer_weights import TOKEN_WEIGHT, AnswerWeights
 from c3l_hf.models.batching import PER_TOKEN, collate, with_picture
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.encoding import EncodedRow, encode_row, with_end, with_image_cache
+from c3l_hf.training.finite import ROW_NAMES
 
 __all__ = ["AnswerEncoder", "DataCollatorForAnswers", "Examples", "encode_examples"]
 
@@ -111,13 +112,14 @@ class Examples:
 
     def rejected_lines(self, most: int = 5) -> list[str]:
         """The first rows that are left out, then those of which turns are: number, id, reason."""
+        left_out = [*self.rejected.items(), *self.shortened.items()][:most]
+        return [f"{self.row_name(number)}: {reason}" for number, reason in left_out]
+
+    def row_name(self, number: int) -> str:
+        """What messages call a row: its number, and an id if it has one."""
         ids = [name for name in _IDS if name in self.rows.column_names]
-        lines = []
-        for number, reason in [*self.rejected.items(), *self.shortened.items()][:most]:
-            row = self.rows.select_columns(ids)[number] if ids else {}
-            named = next((f" ({name} {value!r})" for name, value in row.items() if value is not None), "")
-            lines.append(f"row {number}{named}: {reason}")
-        return lines
+        row = self.rows.select_columns(ids)[number] if ids else {}
+        return f"row {number}" + next((f" ({name} {value!r})" for name, value in row.items() if value is not None), "")
 
 
 def encode_examples(
@@ -247,10 +249,12 @@ class DataCollatorForAnswers(DataCollatorMixin):
         examples: The examples.
         always_picture: Give a batch without any image a line with one, of which nothing is learned: so that every step
             uses the same weights, in every process.
+        named: Put what messages call the rows into `ROW_NAMES`, which is not for the model.
     """
 
     examples: Examples
     always_picture: bool = False
+    named: bool = False
     return_tensors: str = "pt"
 
     def torch_call(self, places: list[dict[str, int]]) -> dict[str, torch.Tensor]:
@@ -268,4 +272,6 @@ class DataCollatorForAnswers(DataCollatorMixin):
             batch[TOKEN_WEIGHT] = torch.ones(labels.shape)
             for weight, place, row in zip(batch[TOKEN_WEIGHT], places, encoded):
                 weight[row.answer] = self.examples.weights_of(place["row"], place["turn"], row)
+        if self.named:
+            batch[ROW_NAMES] = [self.examples.row_name(place["row"]) for place in places]
         return batch

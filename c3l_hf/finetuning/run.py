@@ -28,7 +28,9 @@ from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.finding import find_model
 from c3l_hf.models.loading import Source, load
 from c3l_hf.selection.token_weights import TokenWeights
-from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
+from c3l_hf.training.checkpoints import keep_two, remove_checkpoints, training_folder, training_options
+from c3l_hf.training.finite import refuse_spoiled
+from c3l_hf.training.resuming import told_in_one_line, train_from_last
 
 __all__ = ["SFTOptions", "load_rows", "rows_digest", "run_sft"]
 
@@ -101,6 +103,7 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
         OSError: If a model's files cannot be read.
     """
     state, folder = process_state(), Path(training.output_dir)
+    keep_two(training)
     here, identity = find_model(source)
     if here.base_model is not None and not options.merge_adapters:
         raise RunError(
@@ -192,7 +195,7 @@ def _train(
 ) -> dict[str, Any]:
     """Trains, and saves the student below the folder; what is to be reported."""
     model, processor = load(source)
-    try:
+    with told_in_one_line(training, Path(training.output_dir)):
         limit = training.max_length or max_length_of(model)
         examples = encode_examples(
             rows,
@@ -206,8 +209,6 @@ def _train(
         )
         report = _report_rows(rows, examples)
         trainer = StudentTrainer(model, examples, training)
-    except ValueError as error:
-        raise RunError(str(error)) from error
     if not options.merge_adapters and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise RunError("merge_adapters=False is not possible with FSDP or DeepSpeed: leave it out")
     weights = list(trainer.model.parameters())
@@ -215,11 +216,15 @@ def _train(
         "parameters": sum(weight.numel() for weight in weights),
         "trained_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
     }
-    trainer.train_from(last_checkpoint(Path(training.output_dir)))
+    with told_in_one_line(training, Path(training.output_dir)):
+        train_from_last(trainer, trainer.load_weights)
     report |= {"steps": trainer.state.global_step, "log": trainer.state.log_history}
 
-    student: Any = trainer.trained_model(options.merge_adapters)  # may be None elsewhere than on the main process
-    if process_state().is_main_process:
+    with told_in_one_line(training, folder):
+        student: Any = trainer.trained_model(options.merge_adapters)  # None elsewhere than on the main process
+        if not process_state().is_main_process:
+            return report
+        refuse_spoiled(student, processor, training)
         if isinstance(student, PeftModel):
             # Where the adapters find their model: not this machine's copy of what is on the Hub.
             student.peft_config["default"].base_model_name_or_path = made_by["model"]

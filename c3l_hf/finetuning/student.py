@@ -16,6 +16,8 @@ from c3l_hf.finetuning.examples import DataCollatorForAnswers, Examples, encode_
 from c3l_hf.models.batching import mixed_difference
 from c3l_hf.models.parameters import projector_modules, train_parts
 from c3l_hf.training.config import language_model_lora, name_checkpointing_anew, refuse_data_parallel
+from c3l_hf.training.finite import ROW_NAMES, StopIfNotFinite
+from c3l_hf.training.resuming import train_from
 from c3l_hf.training.sharding import gathered_model, layers_to_shard
 
 __all__ = ["StudentConfig", "StudentTrainer", "fine_tune", "max_length_of"]
@@ -118,6 +120,9 @@ class StudentTrainer(SFTTrainer):
             raise ValueError("weights of tokens or rows are for loss_type='nll' without label_smoothing_factor")
         _check_mixed(model, examples)
         self._dtype = model.dtype
+        # A loss that is not finite ends the training; the filter would only hide it from the logs.
+        args.logging_nan_inf_filter = False
+        self._finite = StopIfNotFinite()
         if self._dtype != torch.float32 and not (args.bf16 or args.fp16):
             raise ValueError(f"the model is in {self._dtype}: set bf16=True, or load it in float32")
         self._projector = projector_modules(model) if args.train_projector else []
@@ -134,9 +139,10 @@ class StudentTrainer(SFTTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=DataCollatorForAnswers(examples, always_picture=_always_picture(args)),
+            data_collator=DataCollatorForAnswers(examples, _always_picture(args), named=True),
             train_dataset=examples.index,
             processing_class=examples.encoder.processor,
+            callbacks=[self._finite],
             peft_config=adapters,
         )
         if examples.weights is not None:
@@ -168,15 +174,30 @@ class StudentTrainer(SFTTrainer):
         sampler = super()._get_train_sampler(train_dataset)
         return _LengthGroupedSampler(sampler, self) if type(sampler) is LengthGroupedSampler else sampler
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The loss of one micro-batch, see `Trainer`."""
+        inputs = dict(inputs)
+        row_names = inputs.pop(ROW_NAMES, ())
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if model.training:
+            self._finite.note(row_names, result[0] if return_outputs else result)
+        return result
+
     def train_from(self, checkpoint: str | None) -> None:
-        """Trains, from the beginning or from where a checkpoint was saved."""
-        if checkpoint and not (isinstance(self.model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            # `save_pretrained` writes the weights of many vision-language models under the names of older releases,
-            # which `from_pretrained` translates. `Trainer` would not find them and go on with the weights it has.
-            # In float32, as trained weights are kept: the dtype that a checkpoint names may be that of the frozen ones.
-            saved = type(self.model).from_pretrained(checkpoint, dtype=torch.float32)
-            self.model.load_state_dict(saved.state_dict())
-        self.train(resume_from_checkpoint=checkpoint)
+        """Trains, from the beginning or from where a checkpoint was saved; no step more than was asked for."""
+        if checkpoint is not None:
+            self.load_weights(checkpoint)
+        train_from(self, checkpoint)
+
+    def load_weights(self, checkpoint: str) -> None:
+        """Loads the weights of a checkpoint where `Trainer` would not do it."""
+        if isinstance(self.model, PeftModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        # `save_pretrained` writes the weights of many vision-language models under the names of older releases, which
+        # `from_pretrained` translates. `Trainer` would not find them and go on with the weights it has.
+        # In float32, as trained weights are kept: the dtype that a checkpoint names may be that of the frozen ones.
+        saved = type(self.model).from_pretrained(checkpoint, dtype=torch.float32)
+        self.model.load_state_dict(saved.state_dict())
 
     def trained_model(self, merge: bool = True) -> PreTrainedModel | PeftModel | None:
         """The student as it was loaded: same class and dtype, no trace of the trainer; adapters merged, or not.

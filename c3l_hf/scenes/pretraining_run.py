@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback, TrainingArguments, set_seed
 
+from c3l_hf.common.files import atomic_folder
 from c3l_hf.scenes.architecture import build_model, build_processor
 from c3l_hf.scenes.evaluation import answer_accuracy
 from c3l_hf.scenes.pretraining import (
@@ -23,7 +24,8 @@ from c3l_hf.scenes.pretraining import (
     PatchNames,
     TowerTrainer,
 )
-from c3l_hf.training.checkpoints import last_checkpoint
+from c3l_hf.training.finite import StopIfNotFinite
+from c3l_hf.training.resuming import train_from_last
 
 __all__ = ["PretrainingOptions", "keep_batch", "pretrain", "run_phase", "save_final"]
 
@@ -115,22 +117,27 @@ def _tower_slowly(model: PreTrainedModel, training: TrainingArguments, scale: fl
 
 
 def run_phase(trainer: Trainer) -> None:
-    """Trains, going on from the last checkpoint in the trainer's folder."""
-    checkpoint = last_checkpoint(Path(trainer.args.output_dir))
-    if checkpoint:
+    """Trains, going on from the last whole checkpoint in the trainer's folder."""
+
+    def load(checkpoint: str) -> None:
         # LLaVA checkpoints have other names for the weights than the model in memory. `from_pretrained` translates
         # them; `Trainer` alone would load none of them, and say so in a warning only.
         weights = type(trainer.model).from_pretrained(checkpoint, dtype=torch.float32).state_dict()
         trainer.model.load_state_dict(weights)
-    trainer.train(resume_from_checkpoint=checkpoint)
+
+    trainer.add_callback(StopIfNotFinite())
+    train_from_last(trainer, load)
 
 
 def save_final(model: PreTrainedModel, output: Path) -> Path:
-    """Saves a trained model in float16, with its processor, to `<output>/final`; returns that folder."""
+    """Saves a trained model in float16, with its processor, to `<output>/final`, whole or not at all; returns that
+    folder."""
     final = output / "final"
-    model.half().save_pretrained(final)
-    # A new one: the one that was used keeps the padding of its last batch.
-    build_processor().save_pretrained(final)
+    model.half()
+    with atomic_folder(final) as folder:
+        model.save_pretrained(folder)
+        # A new one: the one that was used keeps the padding of its last batch.
+        build_processor().save_pretrained(folder)
     logger.info("the trained model is in %s", final)
     return final
 

@@ -17,7 +17,7 @@ from c3l_hf.common.files import atomic_write
 from c3l_hf.scenes.pretraining import ALL_TYPES, AnsweringTrainer, PackedScenes, PatchNames, TowerTrainer
 from c3l_hf.scenes.pretraining_run import keep_batch
 from c3l_hf.scenes.smollm import build_smollm
-from c3l_hf.training.checkpoints import last_checkpoint
+from c3l_hf.training.resuming import train_from_last
 
 __all__ = ["SmolLMOptions", "train_smollm"]
 
@@ -120,7 +120,7 @@ def train_smollm(options: SmolLMOptions) -> Path:
             processor, options.steps, options.images_per_step, options.seed + 2, ALL_TYPES, 2, options.bridges
         )
         trainer = AnsweringTrainer(model, _arguments(options, "joint", options.steps), keep_batch, scenes)
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        train_from_last(trainer)
 
     # Save
     final = output / name

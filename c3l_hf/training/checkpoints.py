@@ -7,16 +7,23 @@ import shutil
 from dataclasses import MISSING, fields
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from c3l_hf.common.checksums import seal_damage
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 
-__all__ = ["last_checkpoint", "remove_checkpoints", "training_folder", "training_options"]
+__all__ = ["STATE", "keep_two", "last_checkpoint", "remove_checkpoints", "training_folder", "training_options"]
 
 logger = logging.getLogger(__name__)
+
+STATE = "trainer_state.json"  # of a checkpoint, the last that `Trainer` writes
+_ASIDE = "damaged-"  # before the name of a checkpoint that cannot be used: `Trainer` does not count it
+_LEAST = 2  # checkpoints that are kept
 
 # Options of a trainer that do not change what is trained.
 _REPORTING = re.compile(
@@ -35,6 +42,11 @@ def training_options(training: TrainingArguments) -> dict:
         raise RunError("save_only_model=True gives checkpoints from which a training cannot go on; leave it out")
     if training.resume_from_checkpoint:
         raise RunError("resume_from_checkpoint is not used here: the same call goes on by itself; leave it out")
+    if 0 < (training.save_total_limit or 0) < _LEAST:
+        raise RunError(
+            f"save_total_limit is {training.save_total_limit}; it must be at least {_LEAST}, so that one is left where "
+            "the last is damaged"
+        )
     options = {}
     for field in fields(training):
         value = getattr(training, field.name)
@@ -48,33 +60,129 @@ def training_options(training: TrainingArguments) -> dict:
     return json.loads(json.dumps({name: value for name, value in options.items() if not _REPORTING.fullmatch(name)}))
 
 
+def keep_two(training: TrainingArguments) -> None:
+    """Keep two checkpoints of a training, if nothing else is said: all are removed once its result is there."""
+    if training.save_total_limit is None:
+        training.save_total_limit = _LEAST
+
+
 def training_folder(run: RunFolder, stage: str) -> Path:
     """The folder of a training's checkpoints: under the stage's digest, so that no other training's are continued, and
     the number of processes, on which it depends what a step is."""
-    folder = run.folder / f"training-{run.digest(stage)[:12]}-{process_state().num_processes}"
-    others = [other.name for other in sorted(run.folder.glob("training-*")) if any(other.glob("checkpoint-*"))]
-    if others and not folder.exists() and not run.is_done(stage) and process_state().is_main_process:
-        logger.warning(
-            "training starts at its first step: the checkpoints in %s (%s) are of a training with other options, or "
-            "another number of processes (the last number). They stay there; with the same it goes on from them",
-            run.folder,
-            ", ".join(others),
-        )
+    digest, processes = run.digest(stage)[:12], process_state().num_processes
+    folder = run.folder / f"training-{digest}-{processes}"
+    if not folder.exists() and not run.is_done(stage) and process_state().is_main_process:
+        _name_others(run.folder, digest, processes)
     return folder
 
 
+def _name_others(run: Path, digest: str, processes: int) -> None:
+    """Warn of the checkpoints that a training will not go on from: nothing is lost without a word."""
+    for other in sorted(run.glob("training-*")):
+        steps = _by_step(other)
+        if not steps:
+            continue
+        if other.name.startswith(f"training-{digest}-"):
+            logger.warning(
+                "training starts at its first step: its checkpoints up to step %d, in %s, were made by %s process(es), "
+                "and by %d a step is another one. Start it with as many as before to go on from them; they stay there",
+                max(steps),
+                other,
+                other.name.rpartition("-")[2],
+                processes,
+            )
+        else:
+            logger.warning(
+                "training starts at its first step: the checkpoints up to step %d in %s are of a training with other "
+                "options. They stay there; with the same options it goes on from them",
+                max(steps),
+                other,
+            )
+
+
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in a folder that was written to its end; None if there is none."""
-    # The last of its files. A checkpoint that was cut short has none, and will be written over.
-    ends = folder.glob("checkpoint-*/trainer_state.json")
-    steps = {int(end.parent.name.rpartition("-")[2]): end.parent for end in ends}
-    return str(steps[max(steps)]) if steps else None
+    """The newest whole checkpoint in a folder; None if there is none. Every process calls this, and gets the same.
+
+    A whole checkpoint has a seal, which is written last (`training.saving`), and all its files are what they were. What
+    is not whole is named in a warning, and the one before it is taken: a damaged one is set aside under another name,
+    one that was not written to its end is removed.
+
+    Raises:
+        RunError: If a process does not see what the main process has found.
+    """
+    state = process_state()
+    checkpoint = broadcast_object_list([_newest_whole(folder) if state.is_main_process else None])[0]
+    seen = [checkpoint is None or Path(checkpoint).is_dir()]
+    seen = gather_object(seen) if state.num_processes > 1 else seen
+    if not all(seen):
+        raise RunError(
+            f"{checkpoint} is not there for process {seen.index(False)}; output_dir has to be on a disk that all "
+            "machines share"
+        )
+    return checkpoint
+
+
+def _by_step(folder: Path) -> dict[int, Path]:
+    """Step → checkpoint, whole or not."""
+    names = {path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob("checkpoint-*")}
+    return {int(step): path for path, step in names.items() if step.isdecimal() and path.is_dir()}
+
+
+def _newest_whole(folder: Path) -> str | None:
+    steps, problems = _by_step(folder), {}
+    whole = None
+    for step in sorted(steps, reverse=True):
+        problem = _problem(steps[step])
+        if problem is None:
+            whole = step
+            break
+        problems[step] = problem
+    goes_on = "starts at its first step" if whole is None else f"goes on from step {whole}"
+    for step, problem in problems.items():
+        if _is_cut_short(steps[step]):
+            shutil.rmtree(steps[step])
+            done = "it is removed"
+        else:
+            done = f"it is set aside as {_set_aside(steps[step]).name}"
+        logger.warning("the checkpoint %s %s: %s, and training %s", steps[step], problem, done, goes_on)
+    return None if whole is None else str(steps[whole])
+
+
+def _is_cut_short(checkpoint: Path) -> bool:
+    """Whether not even the trainer had written all: such remains grow with every interruption, and nobody has use for
+    them. Without a seal alone it may also be of an older version, and is kept."""
+    return seal_damage(checkpoint) is None and not (checkpoint / STATE).is_file()
+
+
+def _problem(checkpoint: Path) -> str | None:
+    """Why a training cannot go on from a checkpoint; None if it can."""
+    found = seal_damage(checkpoint)
+    if found is None:
+        return "was not written to its end (it has no checksums.json)"
+    if found:
+        (name, what), more = next(iter(found.items())), len(found) - 1
+        return f"is damaged: {name} {what}{f', and so are {more:,} more files' if more else ''}"
+    # DeepSpeed has folders of its own for optimizer and scheduler.
+    of_deepspeed = any(checkpoint.glob("global_step*"))
+    needed = [STATE, "rng_state*.pth", *([] if of_deepspeed else ["optimizer*", "scheduler.pt"])]
+    missing = [pattern for pattern in needed if not any(checkpoint.glob(pattern))]
+    return f"has no {', '.join(missing)}" if missing else None
+
+
+def _set_aside(checkpoint: Path) -> Path:
+    aside, number = checkpoint.with_name(f"{_ASIDE}{checkpoint.name}"), 1
+    while aside.exists():
+        number += 1
+        aside = checkpoint.with_name(f"{_ASIDE}{checkpoint.name}-{number}")
+    return checkpoint.rename(aside)
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove a training's checkpoints, once its result is complete; what else it has written there stays."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    """Remove a training's checkpoints, damaged ones too, once its result is complete; what else it has written there
+    stays."""
+    for pattern in ("checkpoint-*", f"{_ASIDE}checkpoint-*"):
+        for checkpoint in folder.glob(pattern):
+            shutil.rmtree(checkpoint, ignore_errors=True)
     (folder / "README.md").unlink(missing_ok=True)  # TRL's card of the checkpoints
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

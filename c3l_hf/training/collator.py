@@ -21,6 +21,7 @@ from c3l_hf.models.packing import collate_packs, pack
 from c3l_hf.models.token_spans import carry_over
 from c3l_hf.models.token_texts import token_texts
 from c3l_hf.selection.token_weights import TokenWeights, reply_weights
+from c3l_hf.training.finite import ROW_NAMES
 
 __all__ = ["DataCollatorForC3L"]
 
@@ -55,6 +56,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     begin alike may share one.
     - `"num_tokens"`: `(L,)`, how many tokens each line has.
     - what the model takes, over L lines: `"input_ids"`, `"attention_mask"`, `"pixel_values"`, ...
+    - `"row_names"`: B texts, what messages call the rows, only with `named`; not for the model.
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
@@ -78,6 +80,8 @@ class DataCollatorForC3L(DataCollatorMixin):
         position_module (`torch.nn.Module`, *optional*):
             With `packed`, the module with `get_rope_index` for models whose positions have parts (M-RoPE); needs no
             weights, see `models.encoding.position_module`.
+        named (`bool`, *optional*, defaults to `False`):
+            Whether the batch says what its rows are called.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of Tensor to return. Only `"pt"` is currently supported.
 
@@ -124,6 +128,7 @@ class DataCollatorForC3L(DataCollatorMixin):
     packed: bool = False
     position_module: nn.Module | None = None
     control_tokens: ControlTokens = "refuse"
+    named: bool = False
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -176,7 +181,8 @@ class DataCollatorForC3L(DataCollatorMixin):
             batch["predict_mask"].view(-1)[numbers] = True
         rank = batch["predict_mask"].view(-1).cumsum(0) - 1
         batch |= {name: rank[numbers] for name, numbers in flat.items()}
-        return {**batch, **inputs}
+        names = {ROW_NAMES: list(map(_row_name, examples))} if self.named else {}
+        return {**batch, **inputs, **names}
 
     def encode(self, row: Mapping[str, Any]) -> list[EncodedRow]:
         """The sequences of a row: that of the chosen answer, and those of the rejected ones.

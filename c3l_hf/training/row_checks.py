@@ -104,7 +104,7 @@ def check_rows(
         num_proc: Processes that share the work.
 
     Raises:
-        ValueError: If there are such rows and `drop` is False, or if no row is left.
+        ValueError: If there are such rows and `drop` is False, or if no row is left, or there was none.
     """
     if not (isinstance(dataset, Dataset) and _is_transformed(dataset)):
         dataset = dataset.with_format(None)  # not as arrays or tensors, which are no messages and pictures
@@ -115,6 +115,8 @@ def check_rows(
                 dataset = dataset.cast_column(column, undecoded(dataset.features[column]))
         passes = functools.partial(_passes, name=name, collator=collator, quick_check=QuickCheck(collator))
         return dataset.filter(passes) if drop else dataset
+    if not len(dataset):
+        raise ValueError(f"{name} has no rows; where c3l select made it, its counts say why no pseudo-label is left")
     problems = (_problems_of_transformed if _is_transformed(dataset) else _problems_of_stored)(
         dataset, QuickCheck(collator), num_proc, f"Checking {name}"
     )

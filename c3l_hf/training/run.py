@@ -1,22 +1,20 @@
 """A whole training: a generator and pseudo-labels → the trained generator in a folder, also after an interruption."""
 
-import contextlib
 import copy
 import math
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from safetensors import SafetensorError
 from transformers import PreTrainedModel, PrinterCallback, ProcessorMixin, TrainerCallback
 
-from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
-from c3l_hf.training.checkpoints import last_checkpoint
+from c3l_hf.training.checkpoints import keep_two
 from c3l_hf.training.config import C3LConfig
+from c3l_hf.training.finite import refuse_spoiled
+from c3l_hf.training.resuming import told_in_one_line, train_from_last
 from c3l_hf.training.trainer import C3LTrainer
 
 __all__ = ["planned_steps", "steps_in", "train_generator"]
@@ -69,15 +67,20 @@ def train_generator(
         max_epochs: Beside `training.max_steps`: training ends after so many passes over the rows, if that is sooner.
 
     Returns:
-        How many steps it took, and what was logged; and the step of the checkpoint that this call went on from, if any.
+        How many steps it took, and what was logged; how many rows it had, and how many were left out; and the step of
+        the checkpoint that this call went on from, if any.
+
+    Raises:
+        RunError: If rows cannot be trained on, memory or disk are full, or loss or weights are not finite: one line
+            that says what to do.
     """
     training = copy.copy(training)
     training.output_dir = str(checkpoints)
     training.push_to_hub = False  # of results, by `publishing`: the trainer would push its checkpoints
+    keep_two(training)
     shown, training.disable_tqdm = not training.disable_tqdm, True  # our line tells more, and stands in logs, too
-    last = last_checkpoint(checkpoints)
     line = _Line(shown)
-    with warnings.catch_warnings():
+    with told_in_one_line(training, checkpoints), warnings.catch_warnings():
         # By which PEFT and TRL ask; users can do nothing about it.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         trainer = C3LTrainer(model, training, labels, processing_class=processor, callbacks=[line])
@@ -86,30 +89,18 @@ def train_generator(
         trainer.args.max_steps = planned_steps(training, len(trainer.train_dataset), max_epochs)
     # What it would print at every logging step is in the report.
     trainer.remove_callback(PrinterCallback)
-    with _writing(checkpoints):
-        trainer.train(resume_from_checkpoint=last)
-    trained = trainer.merged_model()
-    if trained is not None and process_state().is_main_process:
-        with _writing(folder):
+    with told_in_one_line(training, checkpoints):
+        train_from_last(trainer)
+    with told_in_one_line(training, folder):
+        trained = trainer.merged_model()
+        if trained is not None and process_state().is_main_process:
+            refuse_spoiled(trained, processor, training)
             trained.save_pretrained(folder)
             processor.save_pretrained(folder)
+    rows = len(trainer.train_dataset)
     report = {"steps": trainer.state.global_step, "log": trainer.state.log_history}
+    report |= {"rows": rows, "left_out": len(labels) - rows}
     return report | ({"from_step": line.from_step} if line.from_step else {})
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """A context in which weights are written: of a full disk it raises a RunError, as its writers raise no OSError."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:
-        text = " ".join(str(error).split())
-        # The last two are how `torch.save` says it.
-        if not any(words in text for words in ("I/O error", "inline_container", "PytorchStreamWriter")):
-            raise
-        raise RunError(
-            f"{folder}: the weights cannot be written ({text[:200]}); make room on the disk, and call it again"
-        ) from error
 
 
 class _Line(TrainerCallback):

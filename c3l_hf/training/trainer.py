@@ -38,6 +38,7 @@ from c3l_hf.scoring.self_check import check_paths
 from c3l_hf.training.card import trainer_card
 from c3l_hf.training.collator import DataCollatorForC3L
 from c3l_hf.training.config import C3LConfig, language_model_lora
+from c3l_hf.training.finite import ROW_NAMES, StopIfNotFinite
 from c3l_hf.training.forward import HEAD, add_contrastive_forward, add_head, remove_head
 from c3l_hf.training.losses import (
     CONTRASTIVE_LOSSES,
@@ -99,6 +100,9 @@ class C3LTrainer(SFTTrainer):
             Optimizer and scheduler, instead of those that `args` describe.
         peft_config ([`~peft.PeftConfig`], *optional*):
             Adapter configuration. If `None`, `args` say what is trained.
+
+    A loss or gradients that are not finite end the training before the weights are spoiled, with a `FloatingPointError`
+    that names step and rows (`training.finite`).
 
     Raises:
         TypeError: if `args` is not a `C3LConfig`.
@@ -183,6 +187,7 @@ class C3LTrainer(SFTTrainer):
                 all_logits=args.similarity == "likelihood",
             )
         if isinstance(data_collator, DataCollatorForC3L):
+            data_collator.named = True
             options = {"drop": args.invalid_rows == "drop", "num_proc": args.dataset_num_proc}
             train_dataset = check_rows("train_dataset", train_dataset, data_collator, **options)
             evaluated = {name: check_rows(name, rows, data_collator, **options) for name, rows in evaluated.items()}
@@ -212,6 +217,9 @@ class C3LTrainer(SFTTrainer):
             args.accelerator_config.dispatch_batches = False
         # Without a column of images TRL would tokenise the rows itself: their pictures may be in the prompt.
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        # A loss that is not finite ends the training; the filter would only hide it from the logs.
+        args.logging_nan_inf_filter = False
+        self._finite = StopIfNotFinite()
         super().__init__(
             model=model,
             args=args,
@@ -219,7 +227,7 @@ class C3LTrainer(SFTTrainer):
             train_dataset=train_dataset,
             eval_dataset=evaluated if several else evaluated.get("eval_dataset"),
             processing_class=processing_class,
-            callbacks=callbacks,
+            callbacks=[*(callbacks or ()), self._finite],
             optimizers=optimizers,
             peft_config=peft_config,
         )
@@ -290,6 +298,7 @@ class C3LTrainer(SFTTrainer):
         label_mask, num_tokens = inputs.pop("label_mask"), inputs.pop("num_tokens")
         answer_key, label_logits = inputs.pop("answer_key"), inputs.pop("label_logits")
         answer_logits, token_weight = inputs.pop("answer_logits", None), inputs.pop("token_weight", None)
+        row_names = inputs.pop(ROW_NAMES, ())
         tokens = inputs["input_ids"][inputs["line"]]  # of each sequence, (R, T)
         answer_mask, positive_index = inputs["answer_mask"], inputs["positive_index"]
         if answer_logits is not None:
@@ -308,8 +317,11 @@ class C3LTrainer(SFTTrainer):
             similarities = likelihoods.new_zeros(candidate_mask.shape).masked_scatter(candidate_mask, likelihoods)
             mask = candidate_mask
         contrastive = CONTRASTIVE_LOSSES[self.args.contrastive_loss](similarities, mask, self.args.temperature)
-        loss = (self.args.nll_weight * weight * nll + self.args.contrastive_weight * contrastive).mean()
+        losses = self.args.nll_weight * weight * nll + self.args.contrastive_weight * contrastive
+        loss = losses.mean()
 
+        if self._mode == "train":
+            self._finite.note(row_names, losses)
         own = similarities[:, : candidate_mask.shape[1]].detach()
         self._log_rows(own, candidate_mask, nll.detach(), contrastive.detach())
         self._log_tokens(num_tokens)

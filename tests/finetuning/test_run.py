@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import runpy
 import shutil
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from peft import PeftModel
+from safetensors import SafetensorError
 from tiny_families import tiny_qwen2_5_vl
 from tiny_models import tiny_llava
 from tiny_students import REASONS, bad_rows, batch_of, curated, weights
@@ -125,7 +127,7 @@ def test_the_student_is_that_of_the_same_training_in_memory(inputs, finished, tm
 
 def test_again_it_is_shown_without_work_and_others_are_refused(inputs, finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished.folder, tmp_path / "out")
-    monkeypatch.setattr(StudentTrainer, "train_from", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("c3l_hf.finetuning.run.train_from_last", lambda *_: pytest.fail("trained again"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.json"}
     assert "steps" in run(inputs, folder)
     for other in (["--learning_rate", 1e-3], ["--max_rows", 3], ["--seed", 1], ["--dtype", "bfloat16"]):
@@ -137,7 +139,7 @@ def test_again_it_is_shown_without_work_and_others_are_refused(inputs, finished,
 def test_the_recipe_is_the_command(inputs, finished, tmp_path, monkeypatch, capsys):
     """`recipes/sft.py` and `c3l sft`: the same options, the same result."""
     folder = shutil.copytree(finished.folder, tmp_path / "out")
-    monkeypatch.setattr(StudentTrainer, "train_from", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("c3l_hf.finetuning.run.train_from_last", lambda *_: pytest.fail("trained again"))
     arguments = [*map(str, arguments_for(inputs, folder))]
     monkeypatch.setattr("sys.argv", ["sft.py", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -174,6 +176,40 @@ def test_it_goes_on_after_an_interruption(inputs, finished, tmp_path, monkeypatc
         (folder / "student" / "model.safetensors").read_bytes() for folder in (finished.folder, tmp_path / "parts")
     )
     assert whole == parts
+
+
+def test_a_full_disk_while_the_student_is_saved(inputs, finished, tmp_path, monkeypatch):
+    """In one line; and once there is room, no step is made that was not asked for."""
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudentTrainer, "trained_model", full)  # after the last checkpoint
+        for _ in range(2):
+            with pytest.raises(RunError, match="the weights cannot be written .*make room on the disk"):
+                run(inputs, tmp_path)
+    monkeypatch.setattr(StudentTrainer, "training_step", lambda *_: pytest.fail("one more step"))
+    run(inputs, tmp_path)
+    whole, again = (folder / "student" / "model.safetensors" for folder in (finished.folder, tmp_path))
+    assert whole.read_bytes() == again.read_bytes()
+
+
+def test_a_loss_that_is_not_finite_ends_it_in_one_line(inputs, tmp_path):
+    with pytest.raises(RunError) as told:
+        run(inputs, tmp_path, "--learning_rate", 1e37, "--optim", "sgd", "--warmup_steps", 0)
+    text = str(told.value)
+    assert re.match(r"training has ended: the loss is not finite at step 2, in row \d \(pair_id 'pair-\d'\); row", text)
+    assert "Lower learning_rate, which is 1e+37" in text and "\n" not in text
+
+
+def test_memory_that_runs_out_is_told_with_what_to_lower(inputs, tmp_path, monkeypatch):
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(StudentTrainer, "compute_loss", no_memory)
+    with pytest.raises(RunError, match="memory has run out.*lower per_device_train_batch_size, which is 2, and raise"):
+        run(inputs, tmp_path)
 
 
 def test_adapters_alone(inputs, tmp_path, monkeypatch):
@@ -232,6 +268,7 @@ WRONG = {
     "wrong columns": (["--dataset", "{}/columns"], "cannot find pairs in the columns picture, caption"),
     "no rows": (["--max_rows", "0"], "max_rows is 0; it must be at least 1"),
     "too long, all of them": (["--max_length", "5"], "none of the 5 rows can be trained on: row 0"),
+    "one checkpoint": (["--save_total_limit", "1"], "save_total_limit is 1; it must be at least 2"),
 }
 
 

@@ -20,6 +20,8 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.finetuning.answer_weights import AnswerWeights
 from c3l_hf.finetuning.examples import encode_examples
 from c3l_hf.finetuning.student import StudentConfig, StudentTrainer
+from c3l_hf.training.checkpoints import last_checkpoint
+from c3l_hf.training.resuming import train_from_last
 from c3l_hf.training.trainer import C3LTrainer
 
 STEPS, BATCH = 4, 4  # rows of all processes together
@@ -80,7 +82,7 @@ def run(folder: Path, name: str) -> None:
     trainer = make_trainer(folder, name, name, dataset, save_strategy="steps" if name in RESUMED else "no")
     if state.num_processes == 1:
         torch.save(all_weights(trainer), folder / f"{name}-start.pt")
-    trainer.train()
+    train_from_last(trainer)
     weights = all_weights(trainer)
     torch.save(weights, folder / f"{name}-{state.process_index}.pt")
     result = {
@@ -100,6 +102,14 @@ def run(folder: Path, name: str) -> None:
         resumed.train(resume_from_checkpoint=str(folder / name / f"checkpoint-{STEPS // 2}"))
         again = all_weights(resumed)
         result["resumed"] = all(torch.equal(weight, again[key]) for key, weight in weights.items())
+        ended = make_trainer(folder, name, name, rows(bad=False), save_strategy="no")
+        train_from_last(ended)  # from its last step: nothing is left to do
+        again = all_weights(ended)
+        result["ended"] = all(torch.equal(weight, again[key]) for key, weight in weights.items())
+        result["last"] = (
+            ended.state.global_step,
+            last_checkpoint(folder / name) == str(folder / name / f"checkpoint-{STEPS}"),
+        )
     (folder / f"{name}-{state.process_index}.json").write_text(json.dumps(result))
 
 
@@ -140,11 +150,31 @@ def evaluate_stream(folder: Path) -> None:
     (folder / f"stream-{process_state().process_index}.json").write_text(json.dumps(trainer.evaluate()))
 
 
+def spoil(folder: Path) -> None:
+    """A training in which the pictures of one image, which few rows have, are not finite."""
+    trainer = make_trainer(folder, "full", "spoiled", rows(bad=False))
+    collate = trainer.data_collator
+
+    def spoiled(examples: list[dict]) -> dict:
+        batch = collate(examples)
+        for place, example in enumerate(examples):
+            if example["image_id"] == "image-2":
+                batch["pixel_values"][place] = torch.nan
+        return batch
+
+    trainer.data_collator = spoiled
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        (folder / f"spoiled-{process_state().process_index}.txt").write_text(str(error))
+
+
 def main(folder: Path, names: list[str]) -> None:
     try:
         make_trainer(folder, "full", "bad", rows(bad=True), invalid_rows="raise")
     except ValueError as error:
         (folder / f"error-{process_state().process_index}.txt").write_text(str(error))
+    spoil(folder)
     for name in names:
         if name.startswith("student"):
             run_student(folder, name)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
+from c3l_hf.common.checksums import seal_damage
 from c3l_hf.scenes import GENERATOR, pretraining_run
 from c3l_hf.scenes.architecture import build_model, build_processor
 from c3l_hf.scenes.checker import check_pair
@@ -81,6 +82,7 @@ def test_a_run_and_what_it_leaves(tmp_path, monkeypatch, phases):
     assert sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("*/*/model.safetensors")) == sorted(
         folders
     )
+    assert all(seal_damage(tmp_path / folder) == {} for folder in folders)
     first, joint, _, last = weights
     word = "layers.0.mlp.up_proj.weight"
     (word,) = [name for name in first if name.endswith(word)]
@@ -93,6 +95,13 @@ def test_a_run_and_what_it_leaves(tmp_path, monkeypatch, phases):
     pretrain(options)
     again = load_file(final / "model.safetensors")
     assert len(asked) == 3 and all(torch.equal(again[name], weight) for name, weight in shipped.items())
+
+
+def test_a_loss_that_is_not_finite_ends_a_run(tmp_path):
+    options = PretrainingOptions(str(tmp_path), **{**SMALL, "tower_steps": 2}, bf16=False, learning_rate=1e37)
+    with pytest.raises(FloatingPointError, match="gradients are not finite at step 2. Lower learning_rate"):
+        pretrain(options)
+    assert not (tmp_path / "final").exists()
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -1,17 +1,25 @@
 """What a training goes on from, and which options tell it from another."""
 
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
-from tiny_models import tiny_llava
 from tiny_training import config, make_trainer
 
+from c3l_hf.common.checksums import CHECKSUMS, seal
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.finetuning.student import StudentConfig
 from c3l_hf.training import checkpoints
-from c3l_hf.training.checkpoints import last_checkpoint, remove_checkpoints, training_folder, training_options
+from c3l_hf.training.checkpoints import (
+    keep_two,
+    last_checkpoint,
+    remove_checkpoints,
+    training_folder,
+    training_options,
+)
+from c3l_hf.training.resuming import train_from_last
 
 
 def test_options_that_change_what_is_trained(tmp_path):
@@ -31,40 +39,121 @@ def test_options_that_change_what_is_trained(tmp_path):
         training_options(config(tmp_path, resume_from_checkpoint="last"))
 
 
-def test_a_checkpoint_that_was_not_written_to_its_end(tmp_path, monkeypatch):
-    """The process is ended while it removes older checkpoints; and while it writes the weights."""
-    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "max_steps": 3}
-
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    assert last_checkpoint(tmp_path) is None and last_checkpoint(tmp_path / "nowhere") is None
-    built = tiny_llava()
-    monkeypatch.setattr("transformers.trainer.rotate_checkpoints", killed)
-    with pytest.raises(KeyboardInterrupt):
-        make_trainer(tmp_path, built, **options).train()
-    monkeypatch.undo()
-    # It has all that is needed to go on from it.
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
-    trainer = make_trainer(tmp_path, tiny_llava(), **options)
-    save = trainer.save_model
-    monkeypatch.setattr(
-        trainer, "save_model", lambda folder, **kw: killed() if folder.endswith("-3") else save(folder, **kw)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train(resume_from_checkpoint=last_checkpoint(tmp_path))
-    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    again = make_trainer(tmp_path, tiny_llava(), **options)
-    again.train(resume_from_checkpoint=last_checkpoint(tmp_path))
-    assert again.state.global_step == 3 and last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+def test_two_checkpoints_are_kept(tmp_path):
+    """One of them may be damaged."""
+    kept = []
+    for limit in (None, 0, 2, 5):
+        training = config(tmp_path, save_total_limit=limit)
+        keep_two(training)
+        assert training_options(training) == training_options(config(tmp_path))
+        kept.append(training.save_total_limit)
+    assert kept == [2, 0, 2, 5]
+    with pytest.raises(RunError, match="save_total_limit is 1; it must be at least 2, so that one is left"):
+        training_options(config(tmp_path, save_total_limit=1))
 
 
-def test_the_highest_step_is_the_newest(tmp_path):
-    for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """The folder of three sealed checkpoints. Not to be changed."""
+    folder = tmp_path_factory.mktemp("three")
+    train_from_last(make_trainer(folder, save_strategy="steps", save_steps=1, max_steps=3))
+    return folder
+
+
+@pytest.fixture
+def folder(three, tmp_path):
+    return shutil.copytree(three, tmp_path / "training")
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+DAMAGE = {
+    "a bit of the weights": ("adapter_model.safetensors", flip, "is not what was written"),
+    "the head": ("contrastive_head.safetensors", flip, "is not what was written"),
+    "no optimizer": ("optimizer.pt", os.remove, "is missing"),
+    "no scheduler": ("scheduler.pt", os.remove, "is missing"),
+    "no random state": ("rng_state.pth", os.remove, "is missing"),
+    "empty state": ("trainer_state.json", empty, "is not what was written"),
+    "cut optimizer": ("optimizer.pt", cut, "is not what was written"),
+    "cut seal": (CHECKSUMS, cut, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(case, folder, caplog):
+    name, damage, says = DAMAGE[case]
+    damage(folder / "checkpoint-3" / name)
+    assert last_checkpoint(folder) == str(folder / "checkpoint-2")
+    assert f"checkpoint-3 is damaged: {name} {says}" in caplog.text and "goes on from step 2" in caplog.text
+    assert "it is set aside as damaged-checkpoint-3" in caplog.text and (folder / "damaged-checkpoint-3").is_dir()
+    caplog.clear()
+    assert last_checkpoint(folder) == str(folder / "checkpoint-2") and not caplog.records
+    remove_checkpoints(folder)
+    assert not folder.exists()
+
+
+def test_every_checkpoint_may_be_damaged_and_again(folder, three, caplog):
+    for step in (1, 2, 3):
+        flip(folder / f"checkpoint-{step}" / "adapter_model.safetensors")
+    assert last_checkpoint(folder) is None
+    assert len(caplog.records) == 3 and caplog.text.count("and training starts at its first step") == 3
+    shutil.copytree(three / "checkpoint-3", folder / "checkpoint-3")
+    empty(folder / "checkpoint-3" / "optimizer.pt")
+    assert last_checkpoint(folder) is None and (folder / "damaged-checkpoint-3-2").is_dir()
+
+
+def test_a_checkpoint_without_a_seal(folder, caplog):
+    """The process ended before all was written; or it is of a version that wrote none."""
+    (folder / "checkpoint-3" / CHECKSUMS).unlink()
+    (folder / "checkpoint-2" / CHECKSUMS).unlink()
+    (folder / "checkpoint-3" / "trainer_state.json").unlink()
+    assert last_checkpoint(folder) == str(folder / "checkpoint-1")
+    assert caplog.text.count("was not written to its end (it has no checksums.json)") == 2
+    # What nobody has use for does not grow with every interruption.
+    assert {path.name for path in folder.glob("*-*")} == {"checkpoint-1", "damaged-checkpoint-2"}
+    assert "checkpoint-3 was not written to its end (it has no checksums.json): it is removed" in caplog.text
+
+
+def test_a_checkpoint_that_has_not_all(folder, caplog):
+    (folder / "checkpoint-3" / "scheduler.pt").unlink()
+    seal(folder / "checkpoint-3")
+    assert last_checkpoint(folder) == str(folder / "checkpoint-2") and "has no scheduler.pt" in caplog.text
+
+
+def test_those_set_aside_do_not_count_among_the_trainers(folder):
+    flip(folder / "checkpoint-3" / "adapter_model.safetensors")
+    trainer = make_trainer(folder, save_strategy="steps", save_steps=1, max_steps=4, save_total_limit=2)
+    train_from_last(trainer)
+    names = {"checkpoint-3", "checkpoint-4", "damaged-checkpoint-3"}
+    assert trainer.state.global_step == 4 and {path.name for path in folder.glob("*-*")} == names
+
+
+def test_the_highest_step_is_the_newest(folder):
+    (folder / "checkpoint-3").rename(folder / "checkpoint-10")
+    (folder / "checkpoint-mine").mkdir()
+    assert last_checkpoint(folder) == str(folder / "checkpoint-10")
+    assert last_checkpoint(folder / "nowhere") is None
+
+
+def test_a_checkpoint_that_another_machine_does_not_have(folder, monkeypatch):
+    monkeypatch.setattr(checkpoints, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
+    monkeypatch.setattr(checkpoints, "gather_object", lambda seen: [*seen, False])
+    with pytest.raises(
+        RunError, match="checkpoint-3 is not there for process 1; output_dir has to be on a disk that all"
+    ):
+        last_checkpoint(folder)
 
 
 def planned(folder, **options):
@@ -79,12 +168,14 @@ def test_another_trainings_checkpoints_are_named(tmp_path, caplog):
     (first / "checkpoint-1").mkdir(parents=True)
     assert training_folder(planned(tmp_path, max_steps=3), "train") == first and not caplog.records
     other = training_folder(planned(tmp_path, max_steps=4), "train")
-    assert other != first and first.name in caplog.text and str(tmp_path) in caplog.text
+    assert other != first and f"checkpoints up to step 1 in {first} are of a training with other options" in caplog.text
     # A step is another one with more processes.
     caplog.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
-        assert training_folder(planned(tmp_path, max_steps=3), "train") != first and first.name in caplog.text
+        assert training_folder(planned(tmp_path, max_steps=3), "train") != first
+    says = f"its checkpoints up to step 1, in {first}, were made by 1 process(es), and by 2 a step is another one"
+    assert says in caplog.text and "Start it with as many as before to go on" in caplog.text
     # Not where there is nothing to train any more.
     caplog.clear()
     done = planned(tmp_path, max_steps=4)

@@ -4,6 +4,7 @@ recipes/accelerate_configs, on CPUs."""
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,8 @@ def assert_same_logs(folder, single, name, names=METRICS, rel=1e-4):
         assert_same_metrics(found["evaluation"], expected["evaluation"], names, rel, prefix="eval_")
         assert found["packed"] and found.get("resumed") == expected.get("resumed")
         assert expected.get("resumed", name not in distributed_script.RESUMED)
+        if name in distributed_script.RESUMED:  # a checkpoint of the last step is sealed, and makes no step more
+            assert found["ended"] and expected["ended"] and found["last"] == [distributed_script.STEPS, True]
         assert found["rows"] == expected["rows"] and "bad" not in found["rows"] and len(found["rows"]) == 8
 
 
@@ -136,6 +139,13 @@ def assert_same_error(folder, single):
     assert "train_dataset: 1 of 9 rows cannot be trained on:\n  row 3 (image_id 'bad'), chosen:" in errors[0]
 
 
+def assert_same_spoiled(folder, single):
+    """All processes end at a loss that is not finite in one of them, and name the row."""
+    told = [(folder / f"spoiled-{process}.txt").read_text() for process in (0, 1)]
+    assert told[0] == told[1] == (single / "spoiled-0.txt").read_text()
+    assert re.match(r"the loss is not finite at step \d, in row with image_id 'image-2'\. Lower", told[0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind, wrapper", [("ddp", "DistributedDataParallel"), ("fsdp2", "FSDP")])
 def test_two_processes_equal_one(single, tmp_path, kind, wrapper):
@@ -148,6 +158,7 @@ def test_two_processes_equal_one(single, tmp_path, kind, wrapper):
             assert_same_files(folder, single, name)
     assert_same_logs(folder, single, "bf16", names=ROUGH, rel=0.05)
     assert_same_error(folder, single)
+    assert_same_spoiled(folder, single)
     assert_same_student(folder, single)
     losses = [result(path, "stream", process)["eval_loss"] for path, process in ((single, 0), (folder, 0), (folder, 1))]
     assert losses[1:] == pytest.approx(losses[:1] * 2, rel=1e-4)

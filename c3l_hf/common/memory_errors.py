@@ -1,0 +1,36 @@
+"""Out of memory: how it shows itself, and one line with what to make smaller."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from c3l_hf.common.errors import RunError
+
+__all__ = ["is_out_of_memory", "told_of_memory"]
+
+# Of accelerators, of torch's allocator on CPUs, and of the libraries below both, which raise plain RuntimeErrors.
+_PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out, of the accelerator or of the machine."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
+
+
+@contextlib.contextmanager
+def told_of_memory(remedy: str) -> Iterator[None]:
+    """A context that turns an error for want of memory into a RunError of one line; others pass.
+
+    Args:
+        remedy: What to do, naming the option and its value: "lower scoring_batch_size, which is 250".
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split()).partition(". ")[0][:160]
+        raise RunError(f"memory has run out{f' ({said})' if said else ''}: {remedy}") from error

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -48,6 +49,7 @@ class Interruption:
         working: Whether there is something to clean up: until then a signal ends the process at once, which an
             exception among the imports would not (extensions print it, or turn it into others).
         speaks: Whether this process tells it; asked once.
+        leaves: Called before the process ends without its main thread.
     """
 
     def __init__(self) -> None:
@@ -55,7 +57,8 @@ class Interruption:
         self.number: int | None = None
         self.line = "c3l: interrupted; nothing has been done yet"
         self.working = False
-        self.speaks = lambda: rank() == 0
+        self.speaks: Callable[[], bool] = lambda: rank() == 0
+        self.leaves: Callable[[], object] = lambda: None
         self._code: int | None = None
         self._raises = True
         self._told = threading.Lock()
@@ -90,6 +93,8 @@ class Interruption:
             line: What is told, if this process is the one that tells it; else "".
             code: Of the end.
         """
+        if self.number is not None:
+            return
         self._code = code
         if line:
             self.tell(line)
@@ -141,8 +146,9 @@ class Interruption:
     def _end(self) -> None:
         self.tell()
         if self.working:
-            with contextlib.suppress(Exception):
-                self._stop_children()
+            for step in (self.leaves, self._stop_children):
+                with contextlib.suppress(Exception):
+                    step()
         os._exit(self.code)
 
     def _stop_children(self) -> None:

@@ -91,6 +91,13 @@ def voice(title: str, interruption: Interruption) -> Iterator[Voice]:
         interruption.end(line and f"{title}: {line};{again}", 1)
 
     with heartbeat(ended_by) as beats:
-        if beats is not None:
-            interruption.speaks = beats.first_to_tell
-        yield Voice(title, beats)
+        if beats is None:
+            yield Voice(title)
+            return
+        interruption.speaks, interruption.leaves = beats.first_to_tell, beats.fail
+        try:
+            yield Voice(title, beats)
+        except KeyboardInterrupt:
+            interruption.tell()
+            beats.fail()
+            raise

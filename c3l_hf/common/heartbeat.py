@@ -67,6 +67,7 @@ class Heartbeat:
     ) -> None:
         self.rank, self.processes = rank, processes
         self._connect, self._ended_by, self._patience = connect, ended_by, patience
+        self._period = min(_PERIOD, patience / 4)
         self._store: Store | None = None
         self._left = threading.Event()
         # The first process looks at all others, and these at it: each asks the store for little.
@@ -87,7 +88,7 @@ class Heartbeat:
             while self.rank and time.monotonic() < ends and not self._store.check([_TOLD]):
                 time.sleep(0.05)
             return self._store.add(_TOLD, 1) == 1
-        return self.rank == 0
+        return self.rank <= 1  # the first may have gone, and the store with it
 
     def fail(self) -> None:
         """This process ends, and what the others wait for will not come. `first_to_tell` has been asked before."""
@@ -101,7 +102,7 @@ class Heartbeat:
             return ""
         with contextlib.suppress(RuntimeError):
             before = self._beats(self._store)
-            time.sleep(3 * _PERIOD)
+            time.sleep(3 * self._period)
             after = self._beats(self._store)
             lost = [other for other, beat in enumerate(after) if beat == before[other] != _ENDED and other != self.rank]
             if lost:
@@ -120,7 +121,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         beats, lost_since = 0, time.monotonic()
-        while not self._left.wait(min(_PERIOD, self._patience / 4)):
+        while not self._left.wait(self._period):
             try:
                 if self._store is None:
                     self._store = self._connect()

@@ -1,0 +1,234 @@
+"""Runs in processes of their own that are ended at moments that are counted, not timed: python killed_runs.py FOLDER
+
+A moment is the n-th step of a run within a stage: a file opened for writing, renamed or removed, a folder made, a pass
+through a model. Processes are forked from one that has everything imported, so that a start costs no import. From the
+command line many chains of runs are ended at many moments, and compared with runs that nothing ends.
+"""
+
+import contextlib
+import gc
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import PreTrainedModel
+
+import c3l_hf.cli.run
+import c3l_hf.cli.settings
+import c3l_hf.common.heartbeat
+import c3l_hf.pipeline.method
+import c3l_hf.pipeline.reports
+import c3l_hf.pipeline.stages as pipeline_stages
+import c3l_hf.scenes.evaluation
+from c3l_hf.cli import entry
+from c3l_hf.pipeline.options import STAGES
+
+gc.freeze()  # what is imported is no garbage; each fork would have it copied
+
+OPTIONS = "--config scenes --num_images 6 --pairs_per_image 2 --generation_batch_size 6 --target_size 4"
+OPTIONS += " --max_steps 3 --warmup_steps 0 --per_device_train_batch_size 2 --save_strategy steps --save_steps 1"
+OPTIONS += ""
+IMAGES_IN_A_SHARD = 3
+ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
+# A process that another one's end does not end is the fault that is looked for; this only ends the test.
+_HANGS = 120
+_PATIENCE = "4"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Step `number` of `stage` in the process `rank`, where `signal` ends it; if there are fewer, the next stage."""
+
+    stage: str
+    number: int
+    signal: int
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the processes of a run have ended, and what they have told."""
+
+    codes: list[int]
+    stage: str  # in which one of them was ended; "" if none was
+    errors: list[str]
+
+
+class _Counted:
+    """Counts the steps of this process, and ends it at one of them."""
+
+    def __init__(self, folder: Path, moment: Moment | None) -> None:
+        self.folder, self.moment = str(folder), moment
+        self.stage, self.steps, self.left = "", Counter[str](), False
+        self._stdout = sys.stdout
+
+    def install(self) -> None:
+        sys.stdout = self
+        sys.addaudithook(self.audit)
+        register_module_forward_pre_hook(self.forward)
+
+    def write(self, text: str) -> int:
+        for line in text.splitlines():
+            if line.startswith("== ") and line[3:] in STAGES:
+                self.stage = line[3:]
+                self.step()
+        return self._stdout.write(text)
+
+    def flush(self) -> None:
+        self._stdout.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def audit(self, event: str, args: tuple) -> None:
+        if event == "open":
+            path, mode, flags = args
+            counts = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR) and isinstance(path, str)
+        else:
+            counts = event in _CHANGES
+        if counts and str(args[0]).startswith(self.folder):
+            self.step()
+
+    def forward(self, module: torch.nn.Module, _: tuple) -> None:
+        if isinstance(module, PreTrainedModel):
+            self.step()
+
+    def step(self) -> None:
+        if self.left or not self.stage:
+            return
+        self.steps[self.stage] += 1
+        moment = self.moment
+        if moment is None:
+            return
+        late = STAGES.index(self.stage) > STAGES.index(moment.stage)
+        if late or (self.stage == moment.stage and self.steps[self.stage] == moment.number):
+            self.left = True
+            Path(f"{self.folder}.stage").write_text(self.stage)
+            os.kill(os.getpid(), moment.signal)
+
+
+def _process(folder: Path, rank: int, processes: int, port: int, moment: Moment | None, options: str) -> None:
+    """What runs in a forked process."""
+    log = os.open(f"{folder}.{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if processes > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "C3L_PATIENCE": _PATIENCE}
+        os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    if hasattr(pipeline_stages, "_SHARD_SIZE"):
+        pipeline_stages._SHARD_SIZE = IMAGES_IN_A_SHARD
+    counted = _Counted(folder, moment if moment is not None and moment.rank == rank else None)
+    counted.install()
+    try:
+        entry(["run", *options.split(), "--output_dir", str(folder)])
+    finally:
+        counted.left = True
+        if moment is None:
+            Path(f"{folder}.{rank}.json").write_text(json.dumps(counted.steps))
+
+
+def run(folder: Path, processes: int = 1, moment: Moment | None = None, options: str = OPTIONS) -> Outcome:
+    """A run in so many processes, which ends by itself or at a moment.
+
+    Raises:
+        TimeoutError: If a process does not end.
+    """
+    Path(f"{folder}.stage").write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    made = [
+        _server().Process(target=_process, args=(folder, rank, processes, port, moment, options))
+        for rank in range(processes)
+    ]
+    for process in made:
+        process.start()
+    try:
+        for process in made:
+            process.join(_HANGS)
+            if process.exitcode is None:
+                raise TimeoutError(f"a process has not ended after {moment}")
+    finally:
+        for process in made:
+            with contextlib.suppress(ValueError):
+                process.kill()
+    errors = [Path(f"{folder}.{rank}.log").read_text() for rank in range(processes)]
+    return Outcome([process.exitcode or 0 for process in made], Path(f"{folder}.stage").read_text(), errors)
+
+
+def _server() -> multiprocessing.context.ForkServerContext:
+    """Forks processes; it is started once, and has this module's imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["killed_runs"])
+    return context
+
+
+def moments(steps: list[Counter[str]], count: int, seed: int) -> list[Moment]:
+    """Moments at random, spread over all stages in their order.
+
+    Args:
+        steps: Of a run that nothing has ended, of each process by stage.
+        count: How many, at least.
+        seed: Of the chance.
+    """
+    chance = random.Random(seed)
+    rounds = -(-count // len(STAGES))
+    made = []
+    for stage in STAGES:
+        ranks = [rank for rank, counted in enumerate(steps) if counted[stage]]
+        for number in range(rounds):
+            rank = chance.choice(ranks)
+            end = ENDS[(number + STAGES.index(stage)) % len(ENDS)]
+            made.append(Moment(stage, chance.randint(1, steps[rank][stage]), end, rank))
+    return made
+
+
+def steps_of(folder: Path, processes: int) -> list[Counter[str]]:
+    """The steps of each process of a run that nothing has ended."""
+    return [Counter(json.loads(Path(f"{folder}.{rank}.json").read_text())) for rank in range(processes)]
+
+
+def chain(folder: Path, planned: list[Moment], processes: int = 1) -> list[tuple[Moment, Outcome]]:
+    """A run that is ended at one moment after the other, and goes on in between, until it is complete. Moments that
+    are left over at its end begin it anew."""
+    ended = []
+    for moment in planned:
+        outcome = run(folder, processes, moment)
+        ended.append((moment, outcome))
+        if not any(outcome.codes):
+            return ended
+    ended.append((Moment("", 0, 0), run(folder, processes)))
+    return ended
+
+
+def differences(folder: Path, reference: Path) -> list[str]:
+    """In what a run's results are not those of another one."""
+    there, wanted = _files(folder), _files(reference)
+    found = [f"{name} is left over" for name in sorted(there - wanted)]
+    found += [f"{name} is missing" for name in sorted(wanted - there)]
+    for name in sorted(there & wanted):
+        if name.endswith(".parquet"):
+            ours, theirs = (pq.read_table(path / name) for path in (folder, reference))
+            found += [
+                f"{name}: {column}" for column in theirs.column_names if not ours[column].equals(theirs[column])
+            ]
+        elif name.endswith(".safetensors") and (folder / name).read_bytes() != (reference / name).read_bytes():
+            found.append(name)
+    return found
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}

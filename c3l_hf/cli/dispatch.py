@@ -15,7 +15,7 @@ from c3l_hf.cli.failures import expected_failure
 from c3l_hf.cli.interruption import Interruption, rank
 from c3l_hf.cli.names import nearest
 from c3l_hf.cli.options import options_of
-from c3l_hf.cli.voice import Voice, voice
+from c3l_hf.cli.voice import Voice, is_one_of_several, voice
 
 __all__ = ["COMMANDS", "entry", "main"]
 
@@ -50,6 +50,9 @@ def entry(argv: Sequence[str] | None = None) -> NoReturn:
     """
     interruption = Interruption()
     interruption.install()
+    if is_one_of_several():
+        # PyTorch reads it when it is loaded. What it prints of lost connections, pages of C++, says less than our line.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         code = _main(argv, interruption)
         sys.stdout.flush()

@@ -52,7 +52,7 @@ def expected_failure(error: BaseException, resumes: bool) -> str | None:
         if isinstance(cause, RuntimeError) and _TORCH_WRITER.search(str(cause)):
             return f"a file cannot be written ({_short(cause)}); make room on the disk, and {goes_on}"
     if is_of_peers(error):
-        return f"the connection to another process was lost ({_short(error)}); {goes_on}"
+        return f"the connection to another process was lost: it has died or cannot be reached; {goes_on}"
     if (host := _host_of(error)) is not None:
         return f"the connection to {host} was lost ({_short(error)}); {goes_on}"
     if isinstance(error, ValueError | OSError):

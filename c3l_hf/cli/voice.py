@@ -15,7 +15,7 @@ from c3l_hf.common.words import printable
 if TYPE_CHECKING:  # it loads torch
     from c3l_hf.common.heartbeat import Heartbeat
 
-__all__ = ["Voice", "voice"]
+__all__ = ["Voice", "is_one_of_several", "voice"]
 
 
 class Voice:
@@ -36,7 +36,8 @@ class Voice:
             The exit code that was given.
         """
         if error is not None and self._beats is not None and is_of_peers(error):
-            message = self._beats.name_lost() or message
+            lost = self._beats.name_lost()
+            message = f"{lost};{message.rpartition(';')[2]}" if lost else message
         if self._begins():
             first, *details = message.splitlines()
             for line in [*details, f"{self._title}: {self._who()}{' '.join(first.split())}"]:
@@ -74,6 +75,11 @@ class Voice:
             self._beats.fail()
 
 
+def is_one_of_several() -> bool:
+    """Whether a launcher has started several processes."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
 @contextlib.contextmanager
 def voice(title: str, interruption: Interruption) -> Iterator[Voice]:
     """Within, the process gives signs of life to the others of its launcher, if there are any, and ends with them.
@@ -81,7 +87,7 @@ def voice(title: str, interruption: Interruption) -> Iterator[Voice]:
     Raises:
         RunError: If the environment variable C3L_PATIENCE is wrong.
     """
-    if not interruption.installed or os.environ.get("WORLD_SIZE", "1") == "1":
+    if not (interruption.installed and is_one_of_several()):
         yield Voice(title)
         return
     from c3l_hf.common.heartbeat import heartbeat

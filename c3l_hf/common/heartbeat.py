@@ -7,7 +7,6 @@ long as its process runs, whatever that works on; a process that is stopped, or 
 """
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -25,7 +24,9 @@ _VARIABLE = "C3L_PATIENCE"
 _PATIENCE = 600.0  # longer than a stall of a disk or a machine that moves, shorter than what anybody wants to wait
 _PERIOD = 2.0
 _ANSWER = timedelta(seconds=5)  # of the store
-_FAULT, _TOLD = "fault", "told"
+# That a process has failed, who tells it, and how many others have seen it.
+_FAULT, _TOLD, _SEEN = "fault", "told", "seen"
+_GONE = "has died or cannot be reached"
 _ENDED = b"ended"
 # For the first process to find, and tell, what all of them find.
 _FIRST = 3.0
@@ -69,6 +70,7 @@ class Heartbeat:
         self._connect, self._ended_by, self._patience = connect, ended_by, patience
         self._period = min(_PERIOD, patience / 4)
         self._store: Store | None = None
+        self._met = False  # whether there has been one
         self._left = threading.Event()
         # The first process looks at all others, and these at it: each asks the store for little.
         others = range(1, processes) if rank == 0 else [0]
@@ -81,67 +83,73 @@ class Heartbeat:
     def first_to_tell(self) -> bool:
         """Whether this process is to tell why the run ends: of several only one is, and if it finds it in time the
         first. For what happens to all of them is told once, and without a process's name."""
-        if self._store is None:
-            return self.rank == 0
-        with contextlib.suppress(RuntimeError):
-            ends = time.monotonic() + _FIRST
-            while self.rank and time.monotonic() < ends and not self._store.check([_TOLD]):
-                time.sleep(0.05)
-            return self._store.add(_TOLD, 1) == 1
-        return self.rank <= 1  # the first may have gone, and the store with it
+        if (store := self._store) is not None:
+            with contextlib.suppress(RuntimeError):
+                ends = time.monotonic() + _FIRST
+                while self.rank and time.monotonic() < ends and not store.check([_TOLD]):
+                    time.sleep(0.05)
+                return store.add(_TOLD, 1) == 1
+        # Nobody can be asked. With the store the first one has gone, and the next one tells it.
+        return self.rank == int(self._met)
 
     def fail(self) -> None:
         """This process ends, and what the others wait for will not come. `first_to_tell` has been asked before."""
-        if self._store is not None:
+        if (store := self._store) is not None:
             with contextlib.suppress(RuntimeError):
-                self._store.set(_FAULT, _here(self.rank))
+                store.set(_FAULT, b"")
+                # With the first process the store may go, in which the others have to find it.
+                ends = time.monotonic() + 2 * self._period
+                while self.rank == 0 and store.add(_SEEN, 0) < self.processes - 1 and time.monotonic() < ends:
+                    time.sleep(0.05)
 
     def name_lost(self) -> str:
         """After a connection to another process has broken: which of them gives no sign of life; "" if all do."""
-        if self._store is None:
+        if not self._met:
             return ""
-        with contextlib.suppress(RuntimeError):
-            before = self._beats(self._store)
-            time.sleep(3 * self._period)
-            after = self._beats(self._store)
-            lost = [other for other, beat in enumerate(after) if beat == before[other] != _ENDED and other != self.rank]
-            if lost:
-                host = (
-                    self._store.get(_host(lost[0])).decode("utf-8", "replace") if after[lost[0]] else "an unknown host"
-                )
-                return f"process {lost[0]} of {self.processes}, on {host}, has died or cannot be reached"
-        return ""
+        if (store := self._store) is not None:
+            with contextlib.suppress(RuntimeError):
+                before = self._beats(store)
+                time.sleep(3 * self._period)
+                after = self._beats(store)
+                for other, beat in enumerate(after):
+                    if other != self.rank and beat == before[other] != _ENDED:
+                        return f"{self._named(store, other)} {_GONE}"
+                return ""
+        return f"process 0 of {self.processes} {_GONE}"
 
     def close(self) -> None:
         """This process has done its work, and will give no further signs of life."""
         self._left.set()
-        if self._store is not None:
+        if (store := self._store) is not None:
             with contextlib.suppress(RuntimeError):
-                self._store.set(_beat(self.rank), _ENDED)
+                store.set(_beat(self.rank), _ENDED)
 
     def _run(self) -> None:
         beats, lost_since = 0, time.monotonic()
-        while not self._left.wait(self._period):
+        while True:
             try:
+                store = self._store or self._connect()
                 if self._store is None:
-                    self._store = self._connect()
-                    self._store.set(_host(self.rank), socket.gethostname())
+                    store.set(_host(self.rank), socket.gethostname())
+                    self._store, self._met = store, True
                 beats += 1
-                self._store.set(_beat(self.rank), str(beats))
-                fault = self._fault(self._store)
+                store.set(_beat(self.rank), str(beats))
+                fault = self._fault(store)
                 lost_since = time.monotonic()
-            except RuntimeError:  # also torch's DistStoreError and DistNetworkError
+            except (OSError, RuntimeError):  # also torch's DistStoreError and DistNetworkError
+                self._store = None  # PyTorch's does not connect again by itself
                 waited = time.monotonic() - lost_since
-                if waited < (self._patience if self._store is None else min(_LOST, self._patience)):
-                    continue
-                fault = self._without_store(waited)
+                lost = waited >= (min(_LOST, self._patience) if beats else self._patience)
+                fault = self._without_store(waited) if lost else None
             if fault is not None and not self._left.is_set():
                 self._ended_by(fault)
+            if fault is not None or self._left.wait(self._period):
                 return
 
     def _fault(self, store: Store) -> str | None:
         """Why the run has to end, if it has to."""
         if store.check([_FAULT]):
+            store.add(_SEEN, 1)
             return ""  # told by who found it
         now = time.monotonic()
         for other, (before, since) in self._seen.items():
@@ -149,23 +157,23 @@ class Heartbeat:
             if beat != before:
                 self._seen[other] = beat, now
             elif beat != _ENDED and now - since > self._patience:
-                host = store.get(_host(other)).decode("utf-8", "replace") if beat else "an unknown host"
-                return self._lost(store, f"process {other} of {self.processes}, on {host}, {_silent(now - since)}")
+                line = f"{self._named(store, other)} {_silent(now - since)}" if store.add(_TOLD, 1) == 1 else ""
+                store.set(_FAULT, b"")
+                return line
         return None
 
     def _beats(self, store: Store) -> list[bytes]:
         keys = map(_beat, range(self.processes))
         return [store.get(key) if store.check([key]) else b"" for key in keys]
 
-    def _lost(self, store: Store, line: str) -> str:
-        line = line if store.add(_TOLD, 1) == 1 else ""
-        store.set(_FAULT, _here(self.rank))
-        return line
+    def _named(self, store: Store, other: int) -> str:
+        known = store.check([_host(other)])
+        host = store.get(_host(other)).decode("utf-8", "replace") if known else "an unknown host"
+        return f"process {other} of {self.processes}, on {host},"
 
     def _without_store(self, waited: float) -> str:
-        if self.rank > 1:  # nobody can be asked who tells it
-            return ""
-        return f"process 0 of {self.processes}, to which all others are connected, {_silent(waited)}"
+        """For who cannot ask whether it is told already."""
+        return f"process 0 of {self.processes} {_silent(waited)}" if self.rank == 1 else ""
 
 
 def _beat(rank: int) -> str:
@@ -176,15 +184,8 @@ def _host(rank: int) -> str:
     return f"host-{rank}"
 
 
-def _here(rank: int) -> str:
-    return json.dumps({"process": rank, "host": socket.gethostname()})
-
-
 def _silent(seconds: float) -> str:
-    return (
-        f"has given no sign of life for {seconds:.0f} s ({_VARIABLE} says how long is too long): it has died, hangs or "
-        "cannot be reached"
-    )
+    return f"{_GONE}, or hangs: no sign of life for {seconds:.0f} s ({_VARIABLE} says how long is too long)"
 
 
 @contextlib.contextmanager
@@ -207,8 +208,9 @@ def heartbeat(ended_by: Callable[[str], None]) -> Iterator[Heartbeat | None]:
         return
 
     def connect() -> Store:
-        store = TCPStore(address, int(port), timeout=timedelta(seconds=limit), wait_for_workers=False)
-        store.set_timeout(_ANSWER)
+        # First a plain connection: where nobody listens, PyTorch's prints pages.
+        socket.create_connection((address, int(port)), _ANSWER.total_seconds()).close()
+        store = TCPStore(address, int(port), timeout=_ANSWER, wait_for_workers=False)
         # A launcher that starts all again may have kept its store.
         return PrefixStore(f"c3l_hf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 

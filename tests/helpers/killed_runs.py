@@ -17,20 +17,18 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as commands do, before they load PyTorch
 
 import pyarrow.parquet as pq
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
-import c3l_hf.cli.run
-import c3l_hf.cli.settings
-import c3l_hf.common.heartbeat
-import c3l_hf.pipeline.method
-import c3l_hf.pipeline.reports
 import c3l_hf.pipeline.stages as pipeline_stages
-import c3l_hf.scenes.evaluation
 from c3l_hf.cli import entry
+from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.pipeline.options import STAGES
 
 gc.freeze()  # what is imported is no garbage; each fork would have it copied
@@ -48,9 +46,11 @@ _PATIENCE = "4"
 
 @dataclass(frozen=True)
 class Moment:
-    """Step `number` of `stage` in the process `rank`, where `signal` ends it; if there are fewer, the next stage."""
+    """Step `number` of its kind ("change" of files, "pass" through a model) in a stage and a process, before which it
+    gets a signal; if there are fewer, before the next stage."""
 
     stage: str
+    kind: str
     number: int
     signal: int
     rank: int = 0
@@ -71,25 +71,18 @@ class _Counted:
     def __init__(self, folder: Path, moment: Moment | None) -> None:
         self.folder, self.moment = str(folder), moment
         self.stage, self.steps, self.left = "", Counter[str](), False
-        self._stdout = sys.stdout
 
     def install(self) -> None:
-        sys.stdout = self
+        complete = RunFolder.complete
+
+        def begun(folder: RunFolder, name: str, *rest: Any) -> Any:
+            self.stage = name
+            self.step("change")
+            return complete(folder, name, *rest)
+
+        RunFolder.complete = begun
         sys.addaudithook(self.audit)
         register_module_forward_pre_hook(self.forward)
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines():
-            if line.startswith("== ") and line[3:] in STAGES:
-                self.stage = line[3:]
-                self.step()
-        return self._stdout.write(text)
-
-    def flush(self) -> None:
-        self._stdout.flush()
-
-    def isatty(self) -> bool:
-        return False
 
     def audit(self, event: str, args: tuple) -> None:
         if event == "open":
@@ -98,21 +91,22 @@ class _Counted:
         else:
             counts = event in _CHANGES
         if counts and str(args[0]).startswith(self.folder):
-            self.step()
+            self.step("change")
 
     def forward(self, module: torch.nn.Module, _: tuple) -> None:
         if isinstance(module, PreTrainedModel):
-            self.step()
+            self.step("pass")
 
-    def step(self) -> None:
+    def step(self, kind: str) -> None:
         if self.left or not self.stage:
             return
-        self.steps[self.stage] += 1
+        step = f"{self.stage} {kind}"
+        self.steps[step] += 1
         moment = self.moment
         if moment is None:
             return
         late = STAGES.index(self.stage) > STAGES.index(moment.stage)
-        if late or (self.stage == moment.stage and self.steps[self.stage] == moment.number):
+        if late or (step == f"{moment.stage} {moment.kind}" and self.steps[step] == moment.number):
             self.left = True
             Path(f"{self.folder}.stage").write_text(self.stage)
             os.kill(os.getpid(), moment.signal)
@@ -185,14 +179,13 @@ def moments(steps: list[Counter[str]], count: int, seed: int) -> list[Moment]:
         seed: Of the chance.
     """
     chance = random.Random(seed)
-    rounds = -(-count // len(STAGES))
     made = []
     for stage in STAGES:
-        ranks = [rank for rank, counted in enumerate(steps) if counted[stage]]
-        for number in range(rounds):
-            rank = chance.choice(ranks)
-            end = ENDS[(number + STAGES.index(stage)) % len(ENDS)]
-            made.append(Moment(stage, chance.randint(1, steps[rank][stage]), end, rank))
+        of_stage = [(rank, step) for rank, counted in enumerate(steps) for step in counted if step.split()[0] == stage]
+        for _ in range(-(-count // len(STAGES))):
+            rank, step = chance.choice(of_stage)
+            end = ENDS[len(made) % len(ENDS)]
+            made.append(Moment(*step.split(), chance.randint(1, steps[rank][step]), end, rank))
     return made
 
 
@@ -222,9 +215,7 @@ def differences(folder: Path, reference: Path) -> list[str]:
     for name in sorted(there & wanted):
         if name.endswith(".parquet"):
             ours, theirs = (pq.read_table(path / name) for path in (folder, reference))
-            found += [
-                f"{name}: {column}" for column in theirs.column_names if not ours[column].equals(theirs[column])
-            ]
+            found += [f"{name}: {column}" for column in theirs.column_names if not ours[column].equals(theirs[column])]
         elif name.endswith(".safetensors") and (folder / name).read_bytes() != (reference / name).read_bytes():
             found.append(name)
     return found

@@ -79,10 +79,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _number_of(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    # Not any text with a number: a reason of a row may speak of one.
-    if type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust", "pyarrow", "builtins"):
+    if isinstance(error, OSError) or type(error).__module__.startswith("safetensors"):
         found = _NUMBER.search(str(error))
-        return int(found[1]) if found and not isinstance(error, ValueError) else 0
+        return int(found[1]) if found else 0
     return 0
 
 

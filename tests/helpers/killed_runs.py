@@ -1,8 +1,8 @@
-"""Runs in processes of their own that are ended at moments that are counted, not timed: python killed_runs.py FOLDER
+"""Runs in processes of their own that are ended at moments that are counted, not timed.
 
 A moment is the n-th step of a run within a stage: a file opened for writing, renamed or removed, a folder made, a pass
-through a model. Processes are forked from one that has everything imported, so that a start costs no import. From the
-command line many chains of runs are ended at many moments, and compared with runs that nothing ends.
+through a model. Processes are forked from one that has everything imported, so that a start costs no import. For many
+more moments than the tests have: python tests/helpers/killed_runs.py FOLDER CHAINS ENDS_OF_EACH_STAGE
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 import c3l_hf.pipeline.stages as pipeline_stages
 from c3l_hf.cli import entry
+from c3l_hf.common import heartbeat
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.pipeline.options import STAGES
 
@@ -35,13 +36,12 @@ gc.freeze()  # what is imported is no garbage; each fork would have it copied
 
 OPTIONS = "--config scenes --num_images 6 --pairs_per_image 2 --generation_batch_size 6 --target_size 4"
 OPTIONS += " --max_steps 3 --warmup_steps 0 --per_device_train_batch_size 2 --save_strategy steps --save_steps 1"
-OPTIONS += ""
 IMAGES_IN_A_SHARD = 3
 ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 # A process that another one's end does not end is the fault that is looked for; this only ends the test.
 _HANGS = 120
-_PATIENCE = "4"
+_PERIOD = 0.25
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ def _process(folder: Path, rank: int, processes: int, port: int, moment: Moment 
     os.dup2(log, 2)
     os.environ["HF_HUB_OFFLINE"] = "1"
     if processes > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "C3L_PATIENCE": _PATIENCE}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    heartbeat._PERIOD = _PERIOD
     if hasattr(pipeline_stages, "_SHARD_SIZE"):
         pipeline_stages._SHARD_SIZE = IMAGES_IN_A_SHARD
     counted = _Counted(folder, moment if moment is not None and moment.rank == rank else None)
@@ -170,19 +171,19 @@ def _server() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def moments(steps: list[Counter[str]], count: int, seed: int) -> list[Moment]:
-    """Moments at random, spread over all stages in their order.
+def moments(steps: list[Counter[str]], of_each_stage: int, seed: int) -> list[Moment]:
+    """Moments at random of each stage, in the stages' order, with each signal as often.
 
     Args:
-        steps: Of a run that nothing has ended, of each process by stage.
-        count: How many, at least.
+        steps: Of a run that nothing has ended: of each process, by stage and kind.
+        of_each_stage: How many.
         seed: Of the chance.
     """
     chance = random.Random(seed)
     made = []
     for stage in STAGES:
         of_stage = [(rank, step) for rank, counted in enumerate(steps) for step in counted if step.split()[0] == stage]
-        for _ in range(-(-count // len(STAGES))):
+        for _ in range(of_each_stage):
             rank, step = chance.choice(of_stage)
             end = ENDS[len(made) % len(ENDS)]
             made.append(Moment(*step.split(), chance.randint(1, steps[rank][step]), end, rank))
@@ -194,17 +195,15 @@ def steps_of(folder: Path, processes: int) -> list[Counter[str]]:
     return [Counter(json.loads(Path(f"{folder}.{rank}.json").read_text())) for rank in range(processes)]
 
 
-def chain(folder: Path, planned: list[Moment], processes: int = 1) -> list[tuple[Moment, Outcome]]:
-    """A run that is ended at one moment after the other, and goes on in between, until it is complete. Moments that
-    are left over at its end begin it anew."""
-    ended = []
-    for moment in planned:
-        outcome = run(folder, processes, moment)
-        ended.append((moment, outcome))
-        if not any(outcome.codes):
-            return ended
-    ended.append((Moment("", 0, 0), run(folder, processes)))
-    return ended
+def chain(folder: Path, planned: list[Moment], processes: int = 1) -> list[Outcome]:
+    """A run that is ended at one moment after the other, and goes on in between, until it is complete: how each of its
+    starts has ended, the last one by itself."""
+    outcomes = []
+    for moment in [*planned, None]:
+        outcomes.append(run(folder, processes, moment))
+        if not outcomes[-1].stage:
+            break
+    return outcomes
 
 
 def differences(folder: Path, reference: Path) -> list[str]:
@@ -223,3 +222,27 @@ def differences(folder: Path, reference: Path) -> list[str]:
 
 def _files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def main(folder: Path, chains: int, of_each_stage: int) -> None:
+    """Chains of runs, every third one of two processes; prints what is not as in a run that nothing ends."""
+    folder.mkdir(parents=True)
+    counted: Counter[str] = Counter()
+    for processes in (1, 2):
+        run(folder / f"whole-{processes}", processes)
+    for seed in range(chains):
+        processes = 2 if seed % 3 == 2 else 1
+        whole, ended = folder / f"whole-{processes}", folder / f"ended-{seed}"
+        planned = moments(steps_of(whole, processes), of_each_stage, seed)
+        outcomes = chain(ended, planned, processes)
+        counted.update(f"{processes} processes: {outcome.stage}" for outcome in outcomes[:-1])
+        told = [outcome for outcome in outcomes if "Traceback" in "".join(outcome.errors)]
+        wrong = differences(ended, whole) if not any(outcomes[-1].codes) else outcomes[-1].errors
+        print(f"chain {seed}: {len(outcomes) - 1} ends, {len(told)} tracebacks, {wrong or 'equal'}", flush=True)
+        for outcome in told:
+            print("".join(outcome.errors)[-2000:])
+    print(*sorted(counted.items()), f"{sum(counted.values())} ends", sep="\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

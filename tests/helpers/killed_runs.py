@@ -16,6 +16,7 @@ import socket
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,15 @@ def _server() -> multiprocessing.context.ForkServerContext:
     """Forks processes; it is started once, and has this module's imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed_runs"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # Python 3.11 does not tell it the paths
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
     return context
 
 

@@ -6,13 +6,13 @@ more moments than the tests have: python tests/helpers/killed_runs.py FOLDER CHA
 """
 
 import contextlib
+import errno
 import gc
 import json
 import multiprocessing
 import os
 import random
 import signal
-import socket
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as commands do, before 
 
 import pyarrow.parquet as pq
 import torch
+from torch.distributed import TCPStore
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
@@ -38,7 +39,8 @@ gc.freeze()  # what is imported is no garbage; each fork would have it copied
 OPTIONS = "--config scenes --num_images 6 --pairs_per_image 2 --generation_batch_size 6 --target_size 4"
 OPTIONS += " --max_steps 3 --warmup_steps 0 --per_device_train_batch_size 2 --save_strategy steps --save_steps 1"
 IMAGES_IN_A_SHARD = 3
-ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+FULL = 0  # in place of a signal: the disk is full, or an accelerator's memory
+ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, FULL)
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 # A process that another one's end does not end is the fault that is looked for; this only ends the test.
 _HANGS = 120
@@ -48,7 +50,7 @@ _PERIOD = 0.25
 @dataclass(frozen=True)
 class Moment:
     """Step `number` of its kind ("change" of files, "pass" through a model) in a stage and a process, before which it
-    gets a signal; if there are fewer, before the next stage."""
+    gets a signal, or which fails (`FULL`); if there are fewer, the next stage begins so."""
 
     stage: str
     kind: str
@@ -92,13 +94,13 @@ class _Counted:
         else:
             counts = event in _CHANGES
         if counts and str(args[0]).startswith(self.folder):
-            self.step("change")
+            self.step("change", str(args[0]))
 
     def forward(self, module: torch.nn.Module, _: tuple) -> None:
         if isinstance(module, PreTrainedModel):
             self.step("pass")
 
-    def step(self, kind: str) -> None:
+    def step(self, kind: str, path: str = "") -> None:
         if self.left or not self.stage:
             return
         step = f"{self.stage} {kind}"
@@ -110,7 +112,12 @@ class _Counted:
         if late or (step == f"{moment.stage} {moment.kind}" and self.steps[step] == moment.number):
             self.left = True
             Path(f"{self.folder}.stage").write_text(self.stage)
-            os.kill(os.getpid(), moment.signal)
+            if moment.signal != FULL:
+                os.kill(os.getpid(), moment.signal)
+            elif kind == "pass":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            else:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
 def _process(folder: Path, rank: int, processes: int, port: int, moment: Moment | None, options: str) -> None:
@@ -123,6 +130,7 @@ def _process(folder: Path, rank: int, processes: int, port: int, moment: Moment 
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     torch.set_num_threads(1)
     heartbeat._PERIOD = _PERIOD
     if hasattr(pipeline_stages, "_SHARD_SIZE"):
@@ -144,10 +152,9 @@ def run(folder: Path, processes: int = 1, moment: Moment | None = None, options:
         TimeoutError: If a process does not end.
     """
     Path(f"{folder}.stage").write_text("")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as `accelerate launch` has one
     made = [
-        _server().Process(target=_process, args=(folder, rank, processes, port, moment, options))
+        _server().Process(target=_process, args=(folder, rank, processes, store.port, moment, options))
         for rank in range(processes)
     ]
     for process in made:

@@ -8,7 +8,7 @@ import pytest
 
 from c3l_hf.pipeline.options import STAGES
 
-OF_EACH_STAGE = {1: 3, 2: 1}
+OF_EACH_STAGE = {1: 4, 2: 2}
 LINE = "c3l run: interrupted; the same command goes on where it stopped\n"
 
 
@@ -44,6 +44,10 @@ def test_one_process_tells_how_to_go_on_in_one_line(chain):
         told = [line for text in outcome.errors for line in text.splitlines(True) if line.startswith("c3l run: ")]
         assert "Traceback" not in "".join(outcome.errors)
         code = outcome.codes[moment.rank]
+        if moment.signal == killed_runs.FULL:
+            assert code in (0, 1)  # what is tidied up may be left for the next start
+            assert [line.endswith("the same command goes on\n") for line in told] == [True] * code
+            continue
         if moment.signal == signal.SIGKILL:
             assert code == -signal.SIGKILL and len(told) == len(outcome.codes) - 1
         else:

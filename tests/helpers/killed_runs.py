@@ -39,7 +39,7 @@ gc.freeze()  # what is imported is no garbage; each fork would have it copied
 OPTIONS = "--config scenes --num_images 6 --pairs_per_image 2 --generation_batch_size 6 --target_size 4"
 OPTIONS += " --max_steps 3 --warmup_steps 0 --per_device_train_batch_size 2 --save_strategy steps --save_steps 1"
 IMAGES_IN_A_SHARD = 3
-FULL = 0  # in place of a signal: the disk is full, or an accelerator's memory
+FULL = 0  # in place of a signal: from here on the disk is full, or an accelerator's memory
 ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, FULL)
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
 # A process that another one's end does not end is the fault that is looked for; this only ends the test.
@@ -73,7 +73,7 @@ class _Counted:
 
     def __init__(self, folder: Path, moment: Moment | None) -> None:
         self.folder, self.moment = str(folder), moment
-        self.stage, self.steps, self.left = "", Counter[str](), False
+        self.stage, self.steps, self.left, self.full = "", Counter[str](), False, ""
 
     def install(self) -> None:
         complete = RunFolder.complete
@@ -94,13 +94,17 @@ class _Counted:
         else:
             counts = event in _CHANGES
         if counts and str(args[0]).startswith(self.folder):
-            self.step("change", str(args[0]))
+            self.step("change")
+            if self.full == "change" and event in ("open", "os.mkdir"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(args[0]))
 
     def forward(self, module: torch.nn.Module, _: tuple) -> None:
         if isinstance(module, PreTrainedModel):
             self.step("pass")
+            if self.full == "pass":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    def step(self, kind: str, path: str = "") -> None:
+    def step(self, kind: str) -> None:
         if self.left or not self.stage:
             return
         step = f"{self.stage} {kind}"
@@ -114,10 +118,8 @@ class _Counted:
             Path(f"{self.folder}.stage").write_text(self.stage)
             if moment.signal != FULL:
                 os.kill(os.getpid(), moment.signal)
-            elif kind == "pass":
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            else:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            else:  # from here on
+                self.full = kind
 
 
 def _process(folder: Path, rank: int, processes: int, port: int, moment: Moment | None, options: str) -> None:
@@ -135,12 +137,14 @@ def _process(folder: Path, rank: int, processes: int, port: int, moment: Moment 
     heartbeat._PERIOD = _PERIOD
     if hasattr(pipeline_stages, "_SHARD_SIZE"):
         pipeline_stages._SHARD_SIZE = IMAGES_IN_A_SHARD
+    else:
+        options += f" --shard_size {IMAGES_IN_A_SHARD}"
     counted = _Counted(folder, moment if moment is not None and moment.rank == rank else None)
     counted.install()
     try:
         entry(["run", *options.split(), "--output_dir", str(folder)])
     finally:
-        counted.left = True
+        counted.left, counted.full = True, ""
         if moment is None:
             Path(f"{folder}.{rank}.json").write_text(json.dumps(counted.steps))
 

@@ -120,6 +120,8 @@ class Heartbeat:
     def close(self) -> None:
         """This process has done its work, and will give no further signs of life."""
         self._left.set()
+        if self._thread.ident is not None:
+            self._thread.join(_ANSWER.total_seconds())  # it may be about to count, which would not look like an end
         if (store := self._store) is not None:
             with contextlib.suppress(RuntimeError):
                 store.set(_beat(self.rank), _ENDED)

@@ -2,6 +2,7 @@
 
 import queue
 import socket
+import threading
 
 import pytest
 from torch.distributed import HashStore, TCPStore
@@ -137,8 +138,7 @@ def test_processes_meet_where_their_launcher_has_said(monkeypatch):
     with heartbeat(lambda line: None) as beats:
         store.wait(["c3l_hf/0/beat-1"])
         assert store.get("c3l_hf/0/host-1").decode() == HOST and beats.rank == 1
-    while store.get("c3l_hf/0/beat-1") != b"ended":  # the thread may have been about to count
-        beats.close()
+    assert store.get("c3l_hf/0/beat-1") == b"ended"
 
 
 @pytest.mark.parametrize("without", ["WORLD_SIZE", "MASTER_ADDR"])
@@ -159,3 +159,24 @@ def test_how_long_is_too_long(monkeypatch):
         monkeypatch.setenv("C3L_PATIENCE", text)
         with pytest.raises(RunError, match=f"C3L_PATIENCE is {text}; it must be a number of seconds above 0"):
             patience()
+
+
+def test_an_end_is_not_counted_over():
+    """By the thread, which may be in the middle of a count when its process has done its work."""
+    counting, go_on = threading.Event(), threading.Event()
+
+    class Slow(HashStore):
+        def set(self, key, value):
+            if key == "beat-1" and value == "1":
+                counting.set()
+                go_on.wait()
+            super().set(key, value)
+
+    store = Slow()
+    beats = Heartbeat(1, 2, lambda: store, print, NEVER)
+    beats.start()
+    counting.wait()
+    threading.Timer(0.2, go_on.set).start()
+    beats.close()
+    beats._thread.join()
+    assert store.get("beat-1") == b"ended"

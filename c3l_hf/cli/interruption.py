@@ -63,6 +63,7 @@ class Interruption:
         self._raises = True
         self._told = threading.Lock()
         self._handled: set[int] = set()
+        self._masks = threading.local()  # of signals, before a fork
         self._launcher = os.getppid() if any(name in os.environ for name in _OF_LAUNCHERS) else None
 
     def install(self) -> None:
@@ -77,7 +78,7 @@ class Interruption:
         # The main thread may be in a long call, in which Python's handlers wait; the number is written at once.
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         sys.unraisablehook = self._unraisable
-        os.register_at_fork(after_in_child=self._in_child)
+        os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child)
         atexit.register(self._last)  # the first that is registered is called last
         threading.Thread(target=self._watch, name="interruption", daemon=True).start()
 
@@ -164,12 +165,20 @@ class Interruption:
         for child in self._psutil.wait_procs(children, _GRACE_OF_CHILDREN)[1]:
             child.kill()
 
+    def _before_fork(self) -> None:
+        """Until the new process has its signals for itself, what is sent to it would be told here."""
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
+
+    def _after_fork(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
+
     def _in_child(self) -> None:
         """A forked process is none of ours to tell about: it has its signals for itself, and no line."""
         signal.set_wakeup_fd(-1)
         for number in self._handled:
             signal.signal(number, signal.SIG_DFL)
         self.number, self._launcher = None, None
+        self._after_fork()
 
     def _unraisable(self, unraisable: Any) -> None:
         if not (self.number and isinstance(unraisable.exc_value, KeyboardInterrupt)):

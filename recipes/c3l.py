@@ -8,7 +8,7 @@ of the images, and training is data-parallel. Behind both is `c3l_hf.pipeline.me
 
 import sys
 
-from c3l_hf.cli import main
+from c3l_hf.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]]))
+    entry(["run", *sys.argv[1:]])

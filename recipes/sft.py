@@ -8,7 +8,7 @@ From Python: `c3l_hf.finetuning.run.run_sft`, or `c3l_hf.finetuning.student.fine
 
 import sys
 
-from c3l_hf.cli import main
+from c3l_hf.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main(["sft", *sys.argv[1:]]))
+    entry(["sft", *sys.argv[1:]])

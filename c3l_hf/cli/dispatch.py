@@ -1,5 +1,6 @@
 """`c3l <command> …`: finds the command, reads its settings, calls it, and says in one line what went wrong."""
 
+import contextlib
 import importlib
 import logging
 import os
@@ -10,10 +11,11 @@ from typing import NoReturn
 
 from c3l_hf import __version__
 from c3l_hf.cli.command import Command, UsageError
+from c3l_hf.cli.failures import expected_failure
+from c3l_hf.cli.interruption import Interruption, rank
 from c3l_hf.cli.names import nearest
 from c3l_hf.cli.options import options_of
-from c3l_hf.common.errors import RunError
-from c3l_hf.common.words import printable
+from c3l_hf.cli.voice import Voice, is_one_of_several, voice
 
 __all__ = ["COMMANDS", "entry", "main"]
 
@@ -40,15 +42,31 @@ _VERSION = ("-V", "--version")
 _TRACEBACK = "--traceback"
 
 
-def entry() -> NoReturn:
-    """The console command."""
+def entry(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console command: `main`, ended within seconds by a signal. From Python call `main`, which takes no signals.
+
+    Args:
+        argv: As of `main`.
+    """
+    interruption = Interruption()
+    interruption.install()
+    if is_one_of_several():
+        # PyTorch reads it when it is loaded. What it prints of lost connections, pages of C++, says less than our line.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        code = main()
+        code = _main(argv, interruption)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our lines, as `head`, has seen enough. Python would try to write the rest once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except KeyboardInterrupt:  # after the command has ended
+        code = 0
+    finally:
+        interruption.finish()
+    if interruption.number is not None:
+        interruption.tell()
+        code = interruption.code
     sys.exit(code)
 
 
@@ -62,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 if it failed, or no row could be used; 2 if the call is wrong; 130 after an interruption.
         An error that nobody expects is raised.
     """
+    return _main(argv, Interruption())
+
+
+def _main(argv: Sequence[str] | None, interruption: Interruption) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in (*_HELP, *_HELP_ALL):
         print(_overview())
@@ -70,14 +92,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"c3l_hf {__version__}")
         return 0
     if words[0].startswith("-"):
-        return _fail("c3l", f"a command comes first, as in c3l run {words[0]}; see c3l --help", 2)
+        return Voice("c3l").fail(f"a command comes first, as in c3l run {words[0]}; see c3l --help", 2)
     name = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in COMMANDS), None)
     if name is None:
-        return _fail("c3l", f"there is no command {words[0]}{nearest(words[0], COMMANDS)}; see c3l --help", 2)
+        return Voice("c3l").fail(f"there is no command {words[0]}{nearest(words[0], COMMANDS)}; see c3l --help", 2)
+    interruption.line = f"c3l {name}: interrupted; nothing has been done yet"
     try:
-        return _carry_out(name, words[len(name.split()) :])
-    except KeyboardInterrupt:  # while modules are loaded, which takes seconds
-        return _interrupted(f"c3l {name}", "nothing has been done yet")
+        return _carry_out(name, words[len(name.split()) :], interruption)
+    except KeyboardInterrupt:
+        interruption.tell()
+        return interruption.code
 
 
 def all_options() -> set[str]:
@@ -89,9 +113,9 @@ def _load(name: str) -> Command:
     return importlib.import_module(f"c3l_hf.cli.{COMMANDS[name][1]}").COMMAND
 
 
-def _carry_out(name: str, words: list[str]) -> int:
+def _carry_out(name: str, words: list[str], interruption: Interruption) -> int:
     asks_help = any(word in (*_HELP, *_HELP_ALL) for word in words)
-    if not asks_help and sys.stderr.isatty() and _speaks():
+    if not asks_help and sys.stderr.isatty() and rank() == 0:
         print(f"c3l {name}: loading …", file=sys.stderr, flush=True)  # torch and others take ten seconds
     command = _load(name)
     words = [command.short.get(word, word) for word in words]
@@ -100,49 +124,42 @@ def _carry_out(name: str, words: list[str]) -> int:
 
         print(format_help(name, command, everything=any(word in _HELP_ALL for word in words)))
         return 0
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    options = [*options_of(command.groups), "config"]
+    traced, words = _TRACEBACK in words, [word for word in words if word != _TRACEBACK]
+    with contextlib.ExitStack() as stack:
+        teller = Voice(f"c3l {name}")
+        try:
+            teller = stack.enter_context(voice(f"c3l {name}", interruption))
+            return _call(command, words, interruption)
+        except UsageError as error:
+            return teller.fail(_with_flag(f"{error}", options), 2)
+        except BrokenPipeError:
+            raise  # of the reader of our lines, see `entry`
+        except Exception as error:
+            if interruption.number is not None:  # what libraries make of an interruption
+                raise KeyboardInterrupt from error
+            line = expected_failure(error, command.resumes)
+            if traced or line is None:
+                teller.crash(line)
+                raise
+            return teller.fail(_with_flag(line, options), 1, error)
+
+
+def _call(command: Command, words: list[str], interruption: Interruption) -> int:
     from c3l_hf.cli.settings import format_settings, read_settings
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    title, options = f"c3l {name}", [*options_of(command.groups), "config"]
-    traced, words = _TRACEBACK in words, [word for word in words if word != _TRACEBACK]
-    try:
-        settings = read_settings(command, words, os.environ, all_options)
-        if next(group.dry_run for group in settings.groups if hasattr(group, "dry_run")):
-            if _speaks():
-                print(format_settings(command, settings), flush=True)
-            if not command.plans:
-                return 0
-        config_name = settings.config.name if settings.config else None
-        return command.call(*settings.groups, *[config_name] * command.needs_config_name) or 0
-    except UsageError as error:
-        return _fail(title, _with_flag(f"{error}", options), 2)
-    except BrokenPipeError:
-        raise  # of the reader of our lines, see `entry`
-    except (RunError, ValueError, OSError) as error:
-        if traced:
-            raise
-        return _fail(title, _with_flag(str(error).strip() or type(error).__name__, options), 1)
-    except KeyboardInterrupt:
-        again = "the same command goes on where it stopped" if command.resumes else "nothing has been written"
-        return _interrupted(title, again)
-
-
-def _interrupted(title: str, again: str) -> int:
-    return _fail(title, f"interrupted; {again}", 130) if _speaks() else 130
-
-
-def _speaks() -> bool:
-    """Whether this is the one of a launcher's processes that tells what all of them have to say."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _fail(title: str, message: str, code: int) -> int:
-    """One line; tables that belong to the message stand before it."""
-    first, *details = message.splitlines()
-    for line in [*details, f"{title}: {' '.join(first.split())}"]:
-        # Names and texts of others must not reach the terminal as commands to it.
-        print(printable(line), file=sys.stderr, flush=True)
-    return code
+    settings = read_settings(command, words, os.environ, all_options)
+    if next(group.dry_run for group in settings.groups if hasattr(group, "dry_run")):
+        if rank() == 0:
+            print(format_settings(command, settings), flush=True)
+        if not command.plans:
+            return 0
+    again = "the same command goes on where it stopped" if command.resumes else "the same command begins anew"
+    interruption.line = f"{interruption.line.partition(';')[0]}; {again}"
+    interruption.working = True
+    config_name = settings.config.name if settings.config else None
+    return command.call(*settings.groups, *[config_name] * command.needs_config_name) or 0
 
 
 def _with_flag(message: str, options: Sequence[str]) -> str:

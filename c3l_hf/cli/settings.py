@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _NOT_GIVEN = object()
 # The configuration, which is read before; and the key of servers, which stands in no file and no list of settings.
-_NO_OPTIONS = (f"{PREFIX}CONFIG", f"{PREFIX}API_KEY")
+_NO_OPTIONS = (f"{PREFIX}CONFIG", f"{PREFIX}API_KEY", f"{PREFIX}PATIENCE")
 # What can stand after --model, with the size of its weights in bfloat16.
 _MODELS = (
     "A model is a folder or a name on the Hub, as Qwen/Qwen2.5-VL-7B-Instruct (17 GB), Qwen/Qwen2.5-VL-3B-Instruct "

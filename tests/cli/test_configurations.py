@@ -103,6 +103,7 @@ def test_the_recipe_is_the_command(monkeypatch):
 
     calls = []
     monkeypatch.setattr("c3l_hf.pipeline.method.run_c3l", lambda *call, **options: calls.append(options))
+    monkeypatch.setattr("c3l_hf.cli.interruption.Interruption.install", lambda _: None)  # this process is the tests'
     root = Path(__file__).parents[2]
     monkeypatch.setattr(sys, "argv", ["c3l.py", "--config", str(root / "recipes" / "configs" / "scenes.yaml")])
     with pytest.raises(SystemExit) as end:

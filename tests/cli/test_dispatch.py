@@ -62,7 +62,7 @@ def test_tables_of_a_failure_stand_before_its_line(command, capsys):
 def test_an_interruption(command, capsys, resumes):
     command(KeyboardInterrupt(), resumes)
     assert main(["select"]) == 130
-    ends = "the same command goes on where it stopped" if resumes else "nothing has been written"
+    ends = "the same command goes on where it stopped" if resumes else "the same command begins anew"
     assert capsys.readouterr().err == f"c3l select: interrupted; {ends}\n"
 
 

@@ -142,6 +142,7 @@ def test_the_recipe_is_the_command(inputs, finished, tmp_path, monkeypatch, caps
     monkeypatch.setattr("c3l_hf.finetuning.run.train_from_last", lambda *_: pytest.fail("trained again"))
     arguments = [*map(str, arguments_for(inputs, folder))]
     monkeypatch.setattr("sys.argv", ["sft.py", *arguments])
+    monkeypatch.setattr("c3l_hf.cli.interruption.Interruption.install", lambda _: None)  # this process is the tests'
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert ended.value.code == 0 and f"student  {folder / 'student'}" in capsys.readouterr().out

@@ -1,0 +1,55 @@
+"""Whatever ends a run, and whenever: the same command goes on, and its results are those of one that nothing ended."""
+
+import signal
+from collections import Counter
+
+import killed_runs
+import pytest
+
+from c3l_hf.pipeline.options import STAGES
+
+OF_EACH_STAGE = {1: 4, 2: 2}
+LINE = "c3l run: interrupted; the same command goes on where it stopped\n"
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "two processes"])
+def chain(request, tmp_path_factory):
+    """A run that nothing ends, and one that was ended again and again: their folders, the moments, how it ended."""
+    processes, folder = request.param, tmp_path_factory.mktemp("kills")
+    whole = killed_runs.run(folder / "whole", processes)
+    assert not any(whole.codes), whole.errors
+    steps = killed_runs.steps_of(folder / "whole", processes)
+    moments = killed_runs.moments(steps, OF_EACH_STAGE[processes], seed=processes)
+    return folder, moments, killed_runs.chain(folder / "ended", moments, processes)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_ended_is_that_which_was_not(chain):
+    folder, _, outcomes = chain
+    assert not any(outcomes[-1].codes), outcomes[-1].errors
+    assert killed_runs.differences(folder / "ended", folder / "whole") == []
+
+
+@pytest.mark.slow
+def test_it_was_ended_in_all_stages(chain):
+    _, moments, outcomes = chain
+    ends = Counter(outcome.stage for outcome in outcomes[:-1])
+    assert set(ends) == set(STAGES) and sum(ends.values()) >= len(moments) - 2  # the last may come after its end
+
+
+@pytest.mark.slow
+def test_one_process_tells_how_to_go_on_in_one_line(chain):
+    _, moments, outcomes = chain
+    for moment, outcome in zip(moments, outcomes[:-1]):
+        told = [line for text in outcome.errors for line in text.splitlines(True) if line.startswith("c3l run: ")]
+        assert "Traceback" not in "".join(outcome.errors)
+        code = outcome.codes[moment.rank]
+        if moment.signal == killed_runs.FULL:
+            assert code in (0, 1)  # 0: nothing more was to be written
+            assert len(told) == code, outcome.errors
+            continue
+        if moment.signal == signal.SIGKILL:
+            assert code == -signal.SIGKILL and len(told) == len(outcome.codes) - 1
+        else:
+            assert code == 128 + moment.signal and told == [LINE]
+        assert all(outcome.codes)

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.run_folder import RunFolder
+from c3l_hf.common.shards import Shards
 from c3l_hf.common.usage import one_after_the_other
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.pipeline import stages
@@ -37,6 +39,8 @@ class Calibration:
         pairs_per_image, labels_per_image: What came of an image; None if the try did not come so far.
         bytes_of_pair: In the tables of a round.
         bytes_of_image: As it is stored.
+        prompt_tokens, reply_tokens, answer_tokens: Of a request (with its images), a reply, and the answer of a pair
+            that has scores, on average; None if none is known.
         usage: The most memory, see `UsageMeter`.
         problem: Which stage could not be tried, and why; None if all were.
     """
@@ -48,6 +52,9 @@ class Calibration:
     labels_per_image: float | None = None
     bytes_of_pair: float = 0.0
     bytes_of_image: float = 0.0
+    prompt_tokens: float | None = None
+    reply_tokens: float | None = None
+    answer_tokens: float | None = None
     usage: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
@@ -89,8 +96,11 @@ def _measure(settings: Settings, inputs: Inputs, folder: RunFolder, models: Mode
     pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
     tried.per_row["generate"] = folder.usage("generate")["seconds"] / tried.images
     tried.pairs_per_image = pairs.num_rows / tried.images
+    tried.prompt_tokens = _mean(pairs, "usage", "prompt_tokens")
+    tried.reply_tokens = _mean(pairs, "usage", "completion_tokens")
     scored = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
     tried.per_row["score"] = folder.usage("score")["seconds"] / max(1, len(scored))
+    tried.answer_tokens = _mean(scored.scores, "answer_tokens")
     files = [*scored.pairs.files, *scored.scores.files]
     tried.bytes_of_pair = sum(file.stat().st_size for file in files) / max(1, len(scored))
     tried.bytes_of_image = _bytes_of(inputs) / tried.images
@@ -100,6 +110,12 @@ def _measure(settings: Settings, inputs: Inputs, folder: RunFolder, models: Mode
     seconds = next(entry["train_runtime"] for entry in folder.report("train")["log"] if "train_runtime" in entry)
     tried.per_row["train"] = seconds / _STEPS
     tried.fixed["train"] = max(0.0, folder.usage("train")["seconds"] - seconds)
+
+
+def _mean(shards: Shards, column: str, part: str | None = None) -> float | None:
+    """The mean of a part of a column of structs, or of the lengths of lists; None if there is none."""
+    values = shards.table([column])[column]
+    return pc.mean(pc.list_value_length(values) if part is None else pc.struct_field(values, part)).as_py()
 
 
 def _go_ahead(settings: Settings, inputs: Inputs, folder: RunFolder, models: ModelInUse) -> None:

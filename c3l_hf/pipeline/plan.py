@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import ProcessorMixin
 
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.plain import plain
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.usage import format_bytes, format_seconds
@@ -113,7 +114,7 @@ def make_plan(settings: Settings) -> Plan:
         device = process_state().device
         hardware = hardware.known_as(torch.cuda.get_device_name(device) if device.type == "cuda" else None)
     elif settings.run.calibrate is not None:
-        raise RunError("calibrate is of a dry run, and of a plan for here; a GPU's plan measures nothing")
+        raise RunError(f"calibrate is {settings.run.calibrate}, but a GPU's plan measures nothing; plan here does")
     if images is None:
         raise RunError("num_images is missing: a plan opens no images, so it does not know how many there are")
     if not hardware.here and settings.model.dtype == "float32":
@@ -148,7 +149,7 @@ def make_plan(settings: Settings) -> Plan:
     wanted = STAGES[: 1 + max(STAGES.index(stage) for stage in settings.run.stages)]
     room = memory_free() if hardware.here else _memory_of(hardware)
     return Plan(
-        settings.model.model,
+        plain(settings.model.model),
         *both[0],
         images,
         pairs,
@@ -191,7 +192,7 @@ def _model(settings: Settings, name: str, revision: str | None, size: tuple[int,
         raise RunError(f"model {name} cannot be planned: {error}") from None
     if not costs.shares:
         remarks += (
-            f"the attention of {name} lets no answers share an image in a sequence: each is counted with its own",
+            f"the attention of {plain(name)} lets no answers share an image in a sequence: each has one of its own",
         )
     return _Model(costs, image_costs(model, processor, size, prompt, name), remarks)
 
@@ -202,9 +203,11 @@ def _processor(source: Source, folder: Path, name: str) -> tuple[ProcessorMixin 
         if getattr(processor, "chat_template", None):
             return processor, ()
         why = "it has no chat template"
-    except (OSError, ValueError, ImportError, TypeError) as error:
-        why = str(error).strip().splitlines()[0][:100]
-    return None, (f"image tokens by the configuration, as the processor of {name} cannot be used: {why}",)
+    except ImportError as error:  # the video part of some wants a package that is not here
+        why = " ".join(str(error).split())[:100]
+    except (OSError, ValueError, TypeError):
+        why = "it has no files of one"
+    return None, (f"image tokens by the configuration, without the processor of {plain(name)}: {why}",)
 
 
 def _prompt(settings: Settings) -> tuple[str, int]:

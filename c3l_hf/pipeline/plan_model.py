@@ -178,4 +178,4 @@ def _first(config: PreTrainedConfig, *names: str) -> Any:
     for name in names:
         if (value := getattr(config, name, None)) is not None:
             return value
-    raise ValueError(f"{type(config).__name__} has none of {', '.join(names)}")
+    raise ValueError(f"the configuration {type(config).__name__} has none of the sizes {', '.join(names)}")

@@ -53,10 +53,8 @@ class Storage:
     def problems(self) -> list[str]:
         """What the Hub would not take."""
         if self.files > _ENTRIES:
-            return [
-                f"the dataset's {self.files:,} files of {format_bytes(_SHARD)}: the Hub asks for at most {_ENTRIES:,} in "
-                f"a folder and {_FILES:,} in a repository"
-            ]
+            limits = f"at most {_ENTRIES:,} in a folder and {_FILES:,} in a repository"
+            return [f"the dataset has {self.files:,} files of {format_bytes(_SHARD)}, and the Hub asks for {limits}"]
         return []
 
 

@@ -27,6 +27,9 @@ __all__ = [
 # waits for the one before.
 _OF_ARITHMETIC = 0.40
 _OF_BANDWIDTH = 0.60
+# Seconds that Python and the starts of kernels take in a step of writing, and in each block of it, however fast the
+# device: measured on this project's CPU with a model of width 32, whose arithmetic takes no time (docs/scale-out.md).
+_STEP, _BLOCK = 1.1e-3, 0.4e-3
 # Seconds that one core takes to decode a megapixel of JPEG and to make tensors of it: measured on this project's CPU,
 # see docs/scale-out.md. A process has one thread for it, which works beside the model.
 _PICTURE = 0.021
@@ -73,9 +76,14 @@ def timed(stage: Stage, hardware: Hardware, loading: float) -> Timed:
     assert sheet is not None
     arithmetic = sheet.flops * _OF_ARITHMETIC * hardware.devices
     parts = {f"{name}: arithmetic": operations / arithmetic for name, operations in stage.operations.items()}
-    if stage.written:
-        steps = stage.moved / (sheet.bandwidth * _OF_BANDWIDTH * hardware.devices), stage.written / arithmetic
-        parts["writing: memory bandwidth" if steps[0] >= steps[1] else "writing: arithmetic"] = max(steps)
+    if stage.writing_steps:
+        written = {
+            "writing: memory bandwidth": stage.moved / (sheet.bandwidth * _OF_BANDWIDTH * hardware.devices),
+            "writing: arithmetic": stage.written / arithmetic,
+            "writing: Python": stage.writing_steps * (_STEP + stage.blocks * _BLOCK) / hardware.devices,
+        }
+        slowest = max(written, key=written.__getitem__)
+        parts[slowest] = written[slowest]
     pictures = {"pictures: one core a device": stage.megapixels * _PICTURE / hardware.devices}
     beside = max(sum(parts.values()), sum(pictures.values()))
     seconds = sum(parts.values()) + sum(pictures.values()) if stage.name == "train" else beside
@@ -156,6 +164,7 @@ def assumptions(hardware: Hardware) -> list[str]:
     return [
         f"{_OF_ARITHMETIC:.0%} of {sheet.flops / 1e12:,.0f} TFLOP/s (dense bfloat16) and {_OF_BANDWIDTH:.0%} of "
         f"{sheet.bandwidth / 1e12:,.2f} TB/s: {sheet.source}",
+        f"a step of writing takes Python {_STEP * 1e3:g} ms, and {_BLOCK * 1e3:g} ms for each block of the model",
         f"{_PICTURE:g} s of one core for a megapixel of pictures; a disk of {DISK / 1e6:,.0f} MB/s; "
         f"{HUB / 1e6:,.0f} MB/s to and from the Hub",
         "n devices are n times as fast; the rounds' tables, texts and the rest of the CPU's work cost nothing",

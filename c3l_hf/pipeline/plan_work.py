@@ -47,6 +47,7 @@ class Stage:
         operations: What is bound by arithmetic: what it is → operations.
         written: Operations of writing new tokens, which every step does for all texts that are written at once.
         moved: Bytes of weights and cache that these steps read from the device's memory.
+        writing_steps: How many steps there are, on all devices; and `blocks` of the language model in each.
         tokens: What kind → how many, for the model.
         megapixels: Of pictures that are read and decoded, by the processes of all devices.
         steps: Of a training; else 0.
@@ -58,6 +59,8 @@ class Stage:
     operations: dict[str, float] = field(default_factory=dict)
     written: float = 0.0
     moved: float = 0.0
+    writing_steps: float = 0.0
+    blocks: int = 0
     tokens: dict[str, float] = field(default_factory=dict)
     megapixels: float = 0.0
     steps: int = 0
@@ -150,6 +153,8 @@ def _generation(
         },
         written=images * k * costs.of_tokens(reply, reply * visible, reply),
         moved=images * steps * (weights + cache),
+        writing_steps=images * steps,
+        blocks=costs.layers,
         tokens={
             "image": images * prompts * model.tokens,
             "prompt": images * prompts * texts.prompt,
@@ -163,6 +168,8 @@ def _scoring(model: _Model, texts: Texts, images: int, pairs: float) -> Stage:
     """Two forward passes of each pair: in the first the pairs of an image share its tokens, the second has none."""
     costs, k = model.costs, pairs / images
     tokens: float
+    image_tokens: float
+    vision: float
     if costs.shares:
         seen = model.tokens + k * texts.pair
         attended = seen**2 * images

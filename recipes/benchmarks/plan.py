@@ -4,8 +4,8 @@
     python recipes/benchmarks/plan.py --images 60 --tried 8 --clock cpu
 
 Two models of different shape: the small LLaVA of the scenes world (5 million parameters, replies that end), and a
-random Idefics3 of 28 million with images in five tiles, whose replies go on to their longest length; as it writes no pairs, it
-scores and learns pairs of the scenes. Plan and run have a process of their own each. `--clock cpu` counts the
+random Idefics3 of 28 million with images in five tiles, whose replies go on to their longest length; as it writes no
+pairs, it scores and learns pairs of the scenes. Plan and run have a process of their own each. `--clock cpu` counts the
 process's CPU seconds, all threads, in place of the clock's: on a machine that others use, too.
 """
 

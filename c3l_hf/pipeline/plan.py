@@ -176,7 +176,9 @@ class _Model:
 def _model(settings: Settings, name: str, revision: str | None, size: tuple[int, int], prompt: str) -> _Model:
     """A model without its weights, and an image of this size for it."""
     with_code = settings.training.trust_remote_code
-    source = replace(Source.of(settings.model, model_id=name, trust_remote_code=with_code), revision=revision)
+    # A plan loads nothing, and so needs no package that quantises.
+    base = settings.model.base_model if name == settings.model.model else None
+    source = Source(name, revision, trust_remote_code=with_code, base_model=base)
     try:
         pinned = source.pinned()
         base, of_base = pinned.base_model, pinned.base_revision

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.shards import Shards
-from c3l_hf.common.usage import one_after_the_other
+from c3l_hf.common.usage import UsageMeter, one_after_the_other
 from c3l_hf.data.stored_images import stored_images
 from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.inputs import Inputs
@@ -34,8 +34,8 @@ class Calibration:
 
     Attributes:
         images: How many were tried.
-        fixed: Stage ("generate", "score", "train") → seconds that it takes whatever the number of rows.
-        per_row: Stage → seconds of an image, a pair, a training step.
+        fixed: Stage → seconds that it takes whatever the number of rows.
+        per_row: Stage ("generate", "score", "train") → seconds of an image, a pair, a training step.
         pairs_per_image, labels_per_image: What came of an image; None if the try did not come so far.
         bytes_of_pair: In the tables of a round.
         bytes_of_image: As it is stored.
@@ -63,8 +63,8 @@ def calibrate(settings: Settings, inputs: Inputs, images: int) -> Calibration:
     """Try generation, scores and training with some images, by the stages themselves, in one process.
 
     Nothing is written into the run's folder; what is made lies in a temporary one until the end. The images are spread
-    over all of them. If there are several, one goes ahead, so that what a process does once (loading, checks of the
-    model) is told apart from what it does for each row.
+    over all of them. If there are several, they are generated and scored twice: what the first time takes longer
+    (checks of the model with prompts of all lengths) is what a process does once.
 
     Args:
         settings: Of the run.
@@ -80,10 +80,19 @@ def calibrate(settings: Settings, inputs: Inputs, images: int) -> Calibration:
     with tempfile.TemporaryDirectory(prefix="c3l-dry-run-") as place:
         ahead, whole = (_empty_run(Path(place, name)) for name in ("ahead", "whole"))
         try:
+            some = _some(inputs, rows)
             if len(rows) > 1:
-                _go_ahead(settings, _some(inputs, rows[:1]), ahead, models)
-                tried.fixed = {stage: ahead.usage(stage)["seconds"] for stage in ("generate", "score")}
-            _measure(_short(settings, place), _some(inputs, rows), whole, models, tried)
+                meter = UsageMeter()
+                models.load(inputs.generator)
+                loading = meter.stop()["seconds"]
+                _go_ahead(settings, some, ahead, models)
+                # Of the second round the checks are known, but the models are loaded again.
+                tried.fixed = {"regenerate": loading, "rescore": loading}
+            _measure(_short(settings, place), some, whole, models, tried)
+            for stage, once in (("generate", tried.fixed.get("regenerate", 0.0)), ("score", 0.0)):
+                if ahead.is_done(stage):
+                    more = ahead.usage(stage)["seconds"] - whole.usage(stage)["seconds"]
+                    tried.fixed[stage] = once + max(0.0, more)
         except (RunError, ValueError, RuntimeError, MemoryError) as error:  # a RuntimeError is torch's out-of-memory
             stage = next(stage for stage in STAGES if not whole.is_done(stage))
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -143,7 +143,9 @@ class _Rows:
             if stage not in missing or like not in tried.per_row or (imported and stage == "regenerate"):
                 continue
             there = self._share_there(folder, stage) if goes_on else 0.0
-            known[stage] = tried.fixed.get(like, 0.0) + tried.per_row[like] * self.numbers[stage] * (1 - there)
+            known[stage] = tried.fixed.get(stage, tried.fixed.get(like, 0.0)) + tried.per_row[like] * self.numbers[
+                stage
+            ] * (1 - there)
         return known
 
     def _share_there(self, folder: RunFolder, stage: str) -> float:

@@ -148,6 +148,10 @@ def make_plan(settings: Settings) -> Plan:
     times |= alone(pairs, storage.run - storage.tables, images * generator.image.megapixels * similar, near)
     wanted = STAGES[: 1 + max(STAGES.index(stage) for stage in settings.run.stages)]
     room = memory_free() if hardware.here else _memory_of(hardware)
+    remarks = (*generator.remarks, *scorer.remarks)
+    batch, k = settings.generation.generation_batch_size, settings.generation.pairs_per_image
+    if tried is not None and tried.images * k < batch:
+        remarks += (f"{tried.images:,} images fill no batch of {batch:,} replies: writing may take less than told",)
     return Plan(
         plain(settings.model.model),
         *both[0],
@@ -162,7 +166,7 @@ def make_plan(settings: Settings) -> Plan:
         host_memory(settings, pairs),
         room,
         tried,
-        tuple(dict.fromkeys((*generator.remarks, *scorer.remarks))),
+        tuple(dict.fromkeys(remarks)),
     )
 
 

@@ -113,7 +113,7 @@ def measured(stage: Stage, hardware: Hardware, tried: Calibration) -> Timed | No
         return None
     # A step of the training takes as long on many devices as on one.
     work = tried.per_row[like] * (stage.steps if stage.steps else stage.rows / hardware.devices)
-    once = tried.fixed.get(like, 0.0)
+    once = tried.fixed.get(stage.name, tried.fixed.get(like, 0.0))
     return Timed(work + once, "loading and first steps" if once > work else "as measured here", {ROWS: work})
 
 

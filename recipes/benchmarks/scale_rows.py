@@ -4,9 +4,9 @@
 
 Pairs of the scenes world, five to a picture, as files (a JSONL file, pictures beside it) go through `c3l run --pairs`:
 they are read, scored by the small generator, and pseudo-labels are chosen. What is replaced is generation: the texts
-are stored ones; `--stages` goes on to training and what follows. The run is a process of its own, looked at from outside:
-its resident memory, and the rows of the shards that it has finished. About 180 rows are scored a second on two cores:
-20 minutes for 200,000.
+are stored ones; `--stages` goes on to training and what follows. The run is a process of its own, looked at from
+outside: its resident memory, and the rows of the shards that it has finished. About 180 rows are scored a second on two
+cores: 20 minutes for 200,000.
 """
 
 import argparse

@@ -179,6 +179,7 @@ def test_a_plan_that_is_measured(here, tmp_path):
     told = format_plan(made)
     assert told.startswith("Plan for 2 x this machine: 1,000 images of 64x64") and "assumed" not in told
     assert "measured with 4 images on this machine: generate reached " in told and "GFLOP/s" in told
+    assert "note: 4 images fill no batch of 32 replies: writing may take less than told" in told
     assert not list(tmp_path.iterdir())
 
 

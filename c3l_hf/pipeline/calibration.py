@@ -108,8 +108,9 @@ def _measure(settings: Settings, inputs: Inputs, folder: RunFolder, models: Mode
     tried.prompt_tokens = _mean(pairs, "usage", "prompt_tokens")
     tried.reply_tokens = _mean(pairs, "usage", "completion_tokens")
     scored = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
-    tried.per_row["score"] = folder.usage("score")["seconds"] / max(1, len(scored))
     tried.answer_tokens = _mean(scored.scores, "answer_tokens")
+    if tried.answer_tokens is not None:  # else no pair went through the model
+        tried.per_row["score"] = folder.usage("score")["seconds"] / len(scored)
     files = [*scored.pairs.files, *scored.scores.files]
     tried.bytes_of_pair = sum(file.stat().st_size for file in files) / max(1, len(scored))
     tried.bytes_of_image = _bytes_of(inputs) / tried.images

@@ -40,7 +40,8 @@ from c3l_hf.pipeline.options import (
     SelectionOptions,
 )
 from c3l_hf.pipeline.pair_tables import ScoredPairs
-from c3l_hf.pipeline.plan import format_plan, make_plan
+from c3l_hf.pipeline.plan import make_plan
+from c3l_hf.pipeline.plan_text import format_plan
 from c3l_hf.pipeline.progress import describe, quiet_libraries
 from c3l_hf.pipeline.publication import check_publication, push_command
 from c3l_hf.pipeline.settings import Settings

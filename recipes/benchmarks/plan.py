@@ -128,7 +128,8 @@ def settings_of(words: list[str]) -> Any:
 
 def planned(words: list[str], clock: str, pipe: Any) -> None:
     from c3l_hf.common.processes import limit_threads
-    from c3l_hf.pipeline.plan import format_plan, make_plan
+    from c3l_hf.pipeline.plan import make_plan
+    from c3l_hf.pipeline.plan_text import format_plan
 
     with_clock(clock)
     limit_threads()

@@ -16,7 +16,8 @@ from c3l_hf.cli.settings import read_settings
 from c3l_hf.common.tables import fill_marks, markdown_table
 from c3l_hf.common.usage import format_bytes, format_seconds
 from c3l_hf.pipeline.accelerators import ACCELERATORS
-from c3l_hf.pipeline.plan import Plan, format_plan, make_plan
+from c3l_hf.pipeline.plan import Plan, make_plan
+from c3l_hf.pipeline.plan_text import format_plan
 from c3l_hf.pipeline.plan_time import HUB
 from c3l_hf.pipeline.settings import Settings
 

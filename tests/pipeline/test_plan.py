@@ -21,8 +21,9 @@ from c3l_hf.pipeline.accelerators import ACCELERATORS, Hardware, read_hardware
 from c3l_hf.pipeline.calibration import Calibration
 from c3l_hf.pipeline.inputs import Inputs
 from c3l_hf.pipeline.options import STAGES
-from c3l_hf.pipeline.plan import format_plan, make_plan
+from c3l_hf.pipeline.plan import make_plan
 from c3l_hf.pipeline.plan_model import read_model
+from c3l_hf.pipeline.plan_text import format_plan
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.scenes import GENERATOR
 from c3l_hf.scenes.world import load_scenes

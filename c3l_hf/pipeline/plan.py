@@ -145,7 +145,7 @@ def make_plan(settings: Settings) -> Plan:
     times |= alone(pairs, storage.run - storage.tables, images * generator.image.megapixels * similar, near)
     wanted = STAGES[: 1 + max(STAGES.index(stage) for stage in settings.run.stages)]
     room = memory_free() if hardware.here else _memory_of(hardware)
-    remarks = (*generator.remarks, *scorer.remarks)
+    remarks = (*generator.remarks, *scorer.remarks, *_not_counted(settings))
     batch, k = settings.generation.generation_batch_size, settings.generation.pairs_per_image
     if tried is not None and tried.images * k < batch:
         remarks += (f"{tried.images:,} images fill no batch of {batch:,} replies: writing may take less than told",)
@@ -252,6 +252,17 @@ def _size(images: Dataset) -> tuple[int, int]:
         with contextlib.suppress(RowError):
             return open_image(stored).size
     return read_size(_USUAL_SIZE)
+
+
+def _not_counted(settings: Settings) -> list[str]:
+    told = []
+    if settings.generation.retries:
+        told.append("not counted: images that are asked about again (retries)")
+    if settings.curation.clusters is not None:
+        told.append("not counted: the pass that makes vectors of pairs (clusters)")
+    if settings.model.device_map is not None:
+        told.append("device_map is not planned with: each device is counted with the whole model")
+    return told
 
 
 def _compares_pictures(settings: Settings) -> bool:

@@ -214,6 +214,13 @@ def test_another_model_that_scores(tiny, tmp_path, llava7b):
     assert any("lets no answers share an image" in remark for remark in alone.remarks)
 
 
+def test_what_is_not_counted_is_said(tiny):
+    assert not of_tiny(tiny, "--plan", "h100").remarks
+    words = ("--retries", "2", "--clusters", "10", "--embeddings", "model", "--device_map", "auto")
+    made = of_tiny(tiny, "--plan", "h100", *words)
+    assert len(made.remarks) == 3 and all(f"\nnote: {remark}" in format_plan(made) for remark in made.remarks)
+
+
 def test_stages_after_the_last_wanted_one_are_left_out(tiny):
     made = of_tiny(tiny, "--plan", "h100", "--stages", "generate", "score")
     assert set(made.times) == set(made.stages) == {"generate", "score"}

@@ -4,7 +4,7 @@
     python recipes/benchmarks/plan.py --images 60 --tried 8 --clock cpu
 
 Two models of different shape: the small LLaVA of the scenes world (5 million parameters, replies that end), and a
-random Idefics3 of 28 million with images in five tiles, whose replies go on to their longest length; as it writes no
+random Idefics3 of 29 million with images in five tiles, whose replies go on to their longest length; as it writes no
 pairs, it scores and learns pairs of the scenes. Plan and run have a process of their own each. `--clock cpu` counts the
 process's CPU seconds, all threads, in place of the clock's: on a machine that others use, too.
 """
@@ -35,7 +35,7 @@ class _Clock:
 
 
 def random_idefics(folder: Path) -> None:
-    """An untrained Idefics3 of 28 million parameters and its processor, with the words of the scenes' generator."""
+    """An untrained Idefics3 of 29 million parameters and its processor, with the words of the scenes' generator."""
     import torch
     from transformers import (
         AutoTokenizer,
@@ -174,8 +174,8 @@ def cases(place: Path, images: int, tried: int) -> list[tuple[str, list[str], tu
     steps = ["--num_train_epochs", "1"]
     return [
         ("LLaVA, 5M", ["--model", "scenes", *scenes, *steps], whole),
-        ("Idefics3, 28M", [*made, *scenes, "--max_new_tokens", "32"], ("generate",)),
-        ("Idefics3, 28M", [*made, "--pairs", str(pairs), *steps, "--num_images", str(images)], ("score", "train")),
+        ("Idefics3, 29M", [*made, *scenes, "--max_new_tokens", "32"], ("generate",)),
+        ("Idefics3, 29M", [*made, "--pairs", str(pairs), *steps, "--num_images", str(images)], ("score", "train")),
     ]
 
 

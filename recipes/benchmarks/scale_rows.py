@@ -5,8 +5,8 @@
 Pairs of the scenes world, five to a picture, as files (a JSONL file, pictures beside it) go through `c3l run --pairs`:
 they are read, scored by the small generator, and pseudo-labels are chosen. What is replaced is generation: the texts
 are stored ones; `--stages` goes on to training and what follows. The run is a process of its own, looked at from
-outside: its resident memory, and the rows of the shards that it has finished. About 180 rows are scored a second on two
-cores: 20 minutes for 200,000.
+outside: its resident memory, and the rows of the shards that it has finished. 120 to 180 rows are scored a second: 20 to
+30 minutes for 200,000.
 """
 
 import argparse
@@ -70,9 +70,9 @@ def look(process: subprocess.Popen, folder: Path) -> Iterator[tuple[float, str, 
         except psutil.NoSuchProcess:
             return
         stages = sorted((folder / "stages").glob("*")) if (folder / "stages").is_dir() else []
-        if stages:
-            name = stages[-1].name.partition("_")[2].partition(".")[0]  # without ".unfinished"
-            yield time.monotonic() - began, name, rows_of(stages[-1], known), memory
+        for stage in stages[-2:]:  # the one before may have finished its last shards since the last look
+            name = stage.name.partition("_")[2].partition(".")[0]  # without ".unfinished"
+            yield time.monotonic() - began, name, rows_of(stage, known), memory
         time.sleep(_LOOKS)
 
 

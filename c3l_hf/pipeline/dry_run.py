@@ -16,7 +16,7 @@ from c3l_hf.pipeline.options import STAGES
 from c3l_hf.pipeline.settings import Settings
 from c3l_hf.training.run import planned_steps
 
-__all__ = ["format_dry_run"]
+__all__ = ["format_dry_run", "images_to_try"]
 
 # The stages that a try tells something of → which of the tried ones is like them.
 _LIKE = {"generate": "generate", "score": "score", "train": "train", "regenerate": "generate", "rescore": "score"}
@@ -41,7 +41,7 @@ def format_dry_run(folder: RunFolder, inputs: Inputs, settings: Settings, stages
     restart = settings.run.restart_from
     again = STAGES[STAGES.index(restart) :] if restart else ()
     missing = [stage for stage in stages if stage in again or not folder.is_done(stage)]
-    images, why_not = _images_to_try(settings, inputs, missing)
+    images, why_not = images_to_try(settings, inputs, missing)
     began = time.monotonic()
     tried = calibrate(settings, inputs, images) if images else None
     took = time.monotonic() - began
@@ -69,8 +69,8 @@ def format_dry_run(folder: RunFolder, inputs: Inputs, settings: Settings, stages
     return "\n".join(lines + (_limits(folder, inputs, settings, tried, rows, missing) if missing else []))
 
 
-def _images_to_try(settings: Settings, inputs: Inputs, missing: Sequence[str]) -> tuple[int, str]:
-    """How many images are tried; where none are, why."""
+def images_to_try(settings: Settings, inputs: Inputs, missing: Sequence[str]) -> tuple[int, str]:
+    """How many images are tried to make some stages; where none are, why."""
     asked = settings.run.calibrate
     if asked == 0:
         return 0, "calibrate is 0"
@@ -143,7 +143,9 @@ class _Rows:
             if stage not in missing or like not in tried.per_row or (imported and stage == "regenerate"):
                 continue
             there = self._share_there(folder, stage) if goes_on else 0.0
-            known[stage] = tried.fixed.get(like, 0.0) + tried.per_row[like] * self.numbers[stage] * (1 - there)
+            known[stage] = tried.fixed.get(stage, tried.fixed.get(like, 0.0)) + tried.per_row[like] * self.numbers[
+                stage
+            ] * (1 - there)
         return known
 
     def _share_there(self, folder: RunFolder, stage: str) -> float:

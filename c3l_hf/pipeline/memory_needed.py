@@ -11,7 +11,7 @@ from c3l_hf.models.loading import Source, model_folder, resolve_dtype
 from c3l_hf.pipeline.inputs import Inputs
 from c3l_hf.pipeline.settings import Settings
 
-__all__ = ["memory_free", "memory_needed", "parameters_of"]
+__all__ = ["bytes_of_weight", "memory_free", "memory_needed", "parameters_of"]
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Of a parameter that is trained: its gradient and the two moments of Adam, in float32.
@@ -37,12 +37,16 @@ def _parameters(folder: Path) -> int:
 def memory_needed(settings: Settings, inputs: Inputs, training: bool) -> float:
     """Bytes of the weights, and in a training of all weights of gradients and optimizer: without the activations, whose
     size depends on pictures, texts and batches. With adapters what is trained is small beside the weights."""
-    options = settings.model
-    of_weight = _BYTES.get(resolve_dtype(options.dtype), 4.0)
-    if options.load_in_4bit or options.load_in_8bit:
-        of_weight = 0.5 if options.load_in_4bit else 1.0
     of_training = _BYTES_OF_TRAINING if training and not settings.training.use_lora else 0.0
-    return parameters_of(inputs.generator) * (of_weight + of_training)
+    return parameters_of(inputs.generator) * (bytes_of_weight(settings) + of_training)
+
+
+def bytes_of_weight(settings: Settings) -> float:
+    """Bytes of a weight as it is loaded."""
+    options = settings.model
+    if options.load_in_4bit or options.load_in_8bit:
+        return 0.5 if options.load_in_4bit else 1.0
+    return _BYTES.get(resolve_dtype(options.dtype), 4.0)
 
 
 def memory_free() -> tuple[int, str]:

@@ -40,6 +40,8 @@ from c3l_hf.pipeline.options import (
     SelectionOptions,
 )
 from c3l_hf.pipeline.pair_tables import ScoredPairs
+from c3l_hf.pipeline.plan import make_plan
+from c3l_hf.pipeline.plan_text import format_plan
 from c3l_hf.pipeline.progress import describe, quiet_libraries
 from c3l_hf.pipeline.publication import check_publication, push_command
 from c3l_hf.pipeline.settings import Settings
@@ -82,11 +84,17 @@ def run_c3l(
         RunError: If something about the call is wrong, which is found before any work, or a stage has no result.
         HubError: If the results cannot be published; what was made stays.
     """
-    curation = with_image_comparison(curation, images)
+    if run.plan is None:
+        curation = with_image_comparison(curation, images)
     settings = Settings(
         run, images, model, generation, backend, scoring, selection, curation, publishing, training, config_name
     )
     settings.check()
+    if run.plan is not None:
+        limit_threads()
+        quiet_libraries()
+        process_state().print(format_plan(make_plan(settings)))
+        return
     check_backend(backend)
     limit_threads()
     quiet_libraries()

@@ -59,6 +59,16 @@ class RunOptions(ColumnOptions, PictureOptions):
             "them, if there is an accelerator or the model is small."
         },
     )
+    plan: str | None = field(
+        default=None,
+        metadata={
+            "help": "Print what a run takes on such GPUs, as 8xh100, and do nothing: time, memory and disk, by the "
+            "model's configuration. here: measured on this machine."
+        },
+    )
+    plan_image_size: str | None = field(
+        default=None, metadata={"help": "Width and height of the planned images, by default 1024x768."}
+    )
 
 
 @dataclass

@@ -102,6 +102,8 @@ _HOW = (
     "shard_size",
     "dry_run",
     "calibrate",
+    "plan",
+    "plan_image_size",
     "hub_namespace",
     "hub_dataset_name",
     "hub_generator_name",
@@ -170,7 +172,7 @@ class Settings:
             )
         if self.scoring.scorer_revision is not None and self.scoring.scorer_model is None:
             raise RunError("scorer_revision is of a scorer_model; the generator's is model_revision")
-        if self.images.images is None and self.run.pairs is None:
+        if self.images.images is None and self.run.pairs is None and self.run.plan is None:
             raise RunError(
                 "images is missing: a folder of pictures, a dataset, or scenes; or pairs, which have their images"
             )

@@ -14,6 +14,7 @@ from c3l_hf.cli.rows import RowsOptions, open_rows
 from c3l_hf.cli.training_help import SHOWN_TRAIN
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
+from c3l_hf.common.nodes import check_run
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.versions import versions
@@ -60,6 +61,7 @@ def train(
         "seed": training.seed,
         "c3l_hf": versions()["c3l-hf"],
     }
+    check_run(training.output_dir, inputs | options)
     run = RunFolder(Path(training.output_dir), inputs)
     run.plan({"train": options}, ["train"])
     generator = run.folder / "generator"

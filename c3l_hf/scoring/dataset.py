@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from c3l_hf import _compat
 from c3l_hf.common.arrow import beside, in_tables_of
 from c3l_hf.common.files import digest
+from c3l_hf.common.nodes import check_same, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.shards import Shards
@@ -69,6 +70,7 @@ def score_dataset(
 
     Raises:
         ValueError: If the columns are in no accepted layout, or the dataset has score columns already.
+        RunError: If processes on several machines do not have the same rows and model, or share no `cache_dir`.
     """
     if isinstance(dataset, DatasetDict | IterableDatasetDict):
 
@@ -140,7 +142,13 @@ def in_parts(
     files = row_files_state(needed, layout_of(dataset.column_names), image_folder)
     name = digest(_compat.fingerprint(needed), fingerprint, part_size, files)
     starts = range(0, len(needed), part_size)
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{names[0]}-{name}"
+    check_same(
+        {"rows": _compat.fingerprint(needed), "files": files, "scorer": fingerprint, "part_size": part_size},
+        "all need the same rows, pictures and model: read them from one place that all share",
+    )
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    check_shared(cache, "HF_DATASETS_CACHE" if cache_dir is None else "cache_dir")
+    folder = cache / f"c3l_hf-{names[0]}-{name}"
     shards = Shards(folder, count=len(starts))
 
     def part(number: int) -> Iterator[pa.Table]:

@@ -20,6 +20,7 @@ from c3l_hf.common.files import digest
 from c3l_hf.common.nodes import check_same, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
+from c3l_hf.common.shard_sizes import sized_folder
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
@@ -138,9 +139,9 @@ def _in_shards(
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pairs-{made_from}"
     check_same({"pairs": made_from}, "all need the same images, model, templates and options")
     check_shared(folder.parent, "HF_DATASETS_CACHE")
-    size = _begun_size(folder) or max(1, min(_SHARD_IMAGES, -(-len(images) // process_state().num_processes)))
+    place, size = sized_folder(folder, len(images), _SHARD_IMAGES)
     starts = range(0, len(images), size)
-    shards = Shards(folder / str(size), len(starts))
+    shards = Shards(place, len(starts))
     _make_room(shards)
     schema = PAIR_FEATURES.arrow_schema
     k = config.pairs_per_image
@@ -175,18 +176,6 @@ def _in_shards(
 
         shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")
-
-
-def _begun_size(folder: Path) -> int | None:
-    """Images in a shard of those that an earlier call has made, perhaps with another number of processes; of several
-    sizes that with most images. None if there are none."""
-    images = {
-        int(of_size.name): int(of_size.name) * len(list(of_size.glob("?????-of-?????.parquet")))
-        for of_size in folder.glob("*")
-        if of_size.name.isdecimal()
-    }
-    images = {size: count for size, count in images.items() if count}
-    return max(images, key=images.__getitem__, default=None)
 
 
 def _make_room(shards: Shards) -> None:

@@ -1,5 +1,6 @@
 """Whether a launcher's machines run the same thing and see the same folder: found at the start, named by machine."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -22,6 +23,7 @@ __all__ = ["check_installation", "check_places", "check_run", "check_same", "che
 
 # A disk of a network tells another machine's files late: NFS looks again after at most a minute.
 _PATIENCE = 60.0
+_LEFT_OVER = 3600.0  # seconds after which nobody still asks
 _SHOWN_HOSTS, _SHOWN_FACTS, _LONGEST = 4, 4, 80
 _MISSING = "nothing"
 
@@ -107,10 +109,11 @@ def check_shared(folder: str | Path, name: str) -> None:
     if state.num_processes == 1:
         return
     made, problem = not folder.exists(), None
-    own = folder / f".{secrets.token_hex(8)}.partial"  # what is left of such a name counts for nothing
+    own = folder / f".node-{secrets.token_hex(8)}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         own.write_text("is this folder the same one on all machines?\n", "utf-8")
+        _clear(folder, own)
     except OSError as error:
         problem = error.strerror or type(error).__name__
     every = gather_object([(_host(), own.name, problem)])
@@ -122,10 +125,8 @@ def check_shared(folder: str | Path, name: str) -> None:
         blind = gather_object([[hosts[number] for number, (_, file, _) in enumerate(every) if file in unseen]])
         for host, others in zip(hosts, blind):
             if others:
-                raise RunError(
-                    f"{name} {folder} is not the same folder on {host} and {_list(others)}; give one on a disk that "
-                    "all share"
-                )
+                apart = _list([host, *others])
+                raise RunError(f"{name} {folder} is not the same folder on {apart}; give one on a disk that all share")
     except RunError:
         if made:
             _remove(own, folder)
@@ -171,13 +172,22 @@ def _waited(folder: Path, names: Sequence[str], patience: float) -> set[str]:
         time.sleep(min(0.2, patience))
 
 
+def _clear(folder: Path, own: Path) -> None:
+    """Remove what processes have left that were killed while they asked."""
+    now = own.stat().st_mtime  # by the disk's clock
+    for file in folder.glob(".node-*.partial"):
+        with contextlib.suppress(OSError):  # another one was faster
+            if now - file.stat().st_mtime > _LEFT_OVER:
+                file.unlink()
+
+
 def _remove(file: Path, folder: Path | None = None) -> None:
-    try:
+    with contextlib.suppress(
+        OSError
+    ):  # somebody has something else in the folder; or it cannot be written, as was said
         file.unlink(missing_ok=True)
         if folder is not None:
             folder.rmdir()
-    except OSError:
-        pass  # a folder in which somebody has something else; or one that cannot be written, which was said
 
 
 def _host() -> str:

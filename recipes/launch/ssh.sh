@@ -65,4 +65,5 @@ for _ in "${hosts[@]}"; do
         stop
     fi
 done
+wait
 exit "$code"

@@ -7,19 +7,19 @@
 #
 #   --private FOLDER    a folder that each machine has for itself (empty, in memory); may be given several times
 #   --on_b "COMMAND"    what machine b does before it starts, as a change of a file in its private folder
-#   --after SECONDS     when --lose happens
+#   --when PATTERN      --lose happens when there is such a file or folder, as 'runs/two/stages/2_score'
 #   --lose kill|link    b's processes are killed, or the link is taken down
 #   --patience SECONDS  how long both may take to end after that (default 180)
 #
 # Ends with 0 if both did, else with 1, and says how long each took to end after a loss.
 set -u
 
-private=() on_b=":" after="" lose="" patience=180
+private=() on_b=":" when="" lose="" patience=180
 while [ $# -gt 0 ]; do
     case "$1" in
         --private) private+=("$2"); shift 2 ;;
         --on_b) on_b="$2"; shift 2 ;;
-        --after) after="$2"; shift 2 ;;
+        --when) when="$2"; shift 2 ;;
         --lose) lose="$2"; shift 2 ;;
         --patience) patience="$2"; shift 2 ;;
         --) shift; break ;;
@@ -58,7 +58,8 @@ start() { # host, words ...
     for folder in ${private[@]+"${private[@]}"}; do own+="mkdir -p '$folder' && mount -t tmpfs private '$folder' && "; done
     [ "$host" = b ] && own+="{ $on_b; } && "
     # GLOO_SOCKET_IFNAME: machine names cannot be looked up here, and the link has to be named. As in some clusters.
-    setsid ip netns exec "$net-$host" unshare --mount --uts bash -c "hostname host-$host && $own"'exec "$@"' bash \
+    # --kill-child: with the outermost process all of a machine's end, as when its power fails.
+    setsid ip netns exec "$net-$host" unshare --mount --uts --pid --fork --kill-child --mount-proc bash -c "hostname host-$host && $own"'exec "$@"' bash \
         env GLOO_SOCKET_IFNAME=link0 OMP_NUM_THREADS=1 \
         "${PYTHON:-python}" -m accelerate.commands.launch --multi_gpu --mixed_precision no --dynamo_backend no \
         --num_machines 2 --num_processes "${PROCESSES:-2}" --machine_rank "${rank[$host]}" \
@@ -71,13 +72,13 @@ cd "$root" || exit 2
 start a "$@"
 start b "$@"
 if [ -n "$lose" ]; then
-    sleep "$after"
+    until compgen -G "$when" >/dev/null || ! kill -0 "${pid[a]}" 2>/dev/null; do sleep 0.1; done
     if [ "$lose" = link ]; then ip -n "$net-b" link set link0 down; else kill_group b; fi
     lost=$(date +%s)
     for host in a b; do
         while kill -0 "${pid[$host]}" 2>/dev/null && [ $(($(date +%s) - lost)) -lt "$patience" ]; do sleep 0.5; done
         if kill -0 "${pid[$host]}" 2>/dev/null; then echo "== $host still runs after $patience s"; kill_group "$host"
-        else echo "== $host ended $(($(date +%s) - lost)) s after the loss or sooner"; fi
+        else echo "== $host ended within $(($(date +%s) - lost)) s"; fi
     done
 fi
 code=0

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest, read_json, write_json
+from c3l_hf.common.nodes import wait_for_files
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.usage import UsageMeter, most_of_processes, one_after_the_other
@@ -218,6 +219,7 @@ class RunFolder:
                 # Not before: shards without it would be cleared away if the run ended here.
                 (self.path(name) / _BEGUN).unlink()
             state.wait_for_everyone()
+            wait_for_files([self.path(name) / _RECORD])
         return self.report(name)
 
     def in_shards(

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from c3l_hf.common.files import atomic_write
+from c3l_hf.common.nodes import wait_for_files
 from c3l_hf.common.processes import process_state
 
 __all__ = ["Shards"]
@@ -78,6 +79,7 @@ class Shards:
         for number in missing[state.process_index :: state.num_processes]:
             self.write(number, make(number), schema)
         state.wait_for_everyone()
+        wait_for_files(self.files)
 
     def take_away(self, column: str, is_unfit: Callable[[str], bool]) -> int:
         """Takes away the shards that have an unfit text in a column, so that they are made again. One process calls it.

@@ -1,8 +1,9 @@
 """Several processes of one command without a launcher: children of this process, in one group over the loopback."""
 
-import functools
 import os
+import signal
 import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -41,9 +42,7 @@ def in_ranks(
             continue
         code = 99
         try:
-            _begin(rank, count, port, folder / f"{rank}.txt")
-            if hosts:
-                socket.gethostname = functools.partial(str, hosts[rank])
+            _begin(rank, (hosts or [socket.gethostname()] * count)[:count], port, folder / f"{rank}.txt")
             code = work(rank) or 0
         except BaseException:
             traceback.print_exc()
@@ -52,11 +51,16 @@ def in_ranks(
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def _begin(rank: int, count: int, port: int, output: Path) -> None:
+def _begin(rank: int, hosts: Sequence[str], port: int, output: Path) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    of_ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    host = hosts[rank]
+    socket.gethostname = lambda: host
+    local = {"LOCAL_RANK": hosts[:rank].count(host), "LOCAL_WORLD_SIZE": hosts.count(host)}
+    of_ranks = {"RANK": rank, "WORLD_SIZE": len(hosts), "MASTER_PORT": port, **local}
     os.environ |= {name: str(value) for name, value in of_ranks.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     PartialState._reset_state()
+    signal.alarm(300)  # processes that wait for each other for ever

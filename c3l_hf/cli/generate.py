@@ -17,7 +17,7 @@ from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
-from c3l_hf.common.nodes import check_same, check_shared
+from c3l_hf.common.nodes import check_places, check_same, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.shard_sizes import sized_folder
@@ -78,6 +78,7 @@ def generate(
 ) -> None:
     """Generates pairs; see `COMMAND`."""
     set_up_process()
+    check_places({"images": images.images, "model": model.model, "templates": generation.templates})
     if images.images is None:
         raise UsageError("images is missing: name a folder of pictures, a dataset, or 'scenes'")
     check_backend(backend)

@@ -13,18 +13,17 @@ from ranks import in_ranks
 
 from c3l_hf.cli import main
 
-GENERATE = "generate --images scenes --num_images 5 --pairs_per_image 3 --model scenes --dtype float32 --output"
+GENERATE = "generate --images scenes --num_images 4 --pairs_per_image 2 --model scenes --dtype float32 --output"
 SHARED_OUT = (
-    "run --config scenes --num_images 5 --pairs_per_image 3 --stages generate score --output_dir {out}/run",
+    "run --config scenes --num_images 4 --pairs_per_image 2 --stages generate score --output_dir {out}/run",
     f"{GENERATE} {{out}}/pairs.parquet",
-    "score --dataset {rows}/pairs.parquet --model scenes --signals i2c truth --output {out}/scored.parquet",
-    "curate --dataset {rows}/scored.parquet --embeddings hidden --clusters 2 --model scenes --target_size 6 "
+    "score --dataset {rows}/pairs.parquet --model scenes --output {out}/scored.parquet",
+    "curate --dataset {rows}/scored.parquet --embeddings hidden --clusters 2 --model scenes --target_size 4 "
     "--output {out}/clustered.parquet",
 )
 OF_THE_FIRST = (
     "select --dataset {rows}/scored.parquet --output {out}/labels.parquet",
-    "curate --dataset {rows}/scored.parquet --target_size 6 --output {out}/curated.parquet",
-    "convert --dataset {rows}/scored.parquet --to llava --output {out}/llava",
+    "curate --dataset {rows}/scored.parquet --target_size 4 --output {out}/curated.parquet",
 )
 
 

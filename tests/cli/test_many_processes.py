@@ -45,7 +45,7 @@ def same(one, two):
 def test_two_processes_give_the_same_rows_in_the_same_order_as_one(made):
     tables = sorted(file.relative_to(made / "1") for file in (made / "1").glob("*.parquet"))
     assert [str(file) for file in tables] == [
-        f"{name}.parquet" for name in ("again", "clustered", "curated", "labels", "pairs", "scored")
+        f"{name}.parquet" for name in ("again", "curated", "labels", "pairs", "scored")
     ]
     for file in tables[1:]:
         one, two = (pq.read_table(made / count / file).to_pylist() for count in "12")
@@ -55,7 +55,7 @@ def test_two_processes_give_the_same_rows_in_the_same_order_as_one(made):
         assert len(one) == 8 and same(one, two), stage
     shards = {count: len(list((made / count / "run/stages/1_generate").glob("*.parquet"))) for count in "12"}
     assert shards == {"1": 1, "2": 2}  # each process had its part
-    for kind in ("pairs", "scores", "embeddings"):
+    for kind in ("pairs", "scores"):
         assert len(list((made / "cache-2").glob(f"c3l_hf-{kind}-*/*/*.parquet"))) == 2, kind
 
 

@@ -18,8 +18,6 @@ SHARED_OUT = (
     "run --config scenes --num_images 4 --pairs_per_image 2 --stages generate score --output_dir {out}/run",
     f"{GENERATE} {{out}}/pairs.parquet",
     "score --dataset {rows}/pairs.parquet --model scenes --output {out}/scored.parquet",
-    "curate --dataset {rows}/scored.parquet --embeddings hidden --clusters 2 --model scenes --target_size 4 "
-    "--output {out}/clustered.parquet",
 )
 OF_THE_FIRST = (
     "select --dataset {rows}/scored.parquet --output {out}/labels.parquet",

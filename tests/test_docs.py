@@ -71,6 +71,12 @@ def check_accelerate(words):
         check_c3l([RECIPES[started.training_script], *started.training_script_args])
 
 
+def check_launched(words):
+    """Words for a script of recipes/launch, behind those that are for the script itself."""
+    last = max(place for place, word in enumerate(words) if word == "--" or word.endswith(".sbatch"))
+    check_c3l(["run", *words[last + 1 :]])
+
+
 def check_make(words):
     targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     variables = re.findall(r"^([A-Z_]+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -96,6 +102,7 @@ def check_python(words):
 
 
 CHECKS = {"c3l": check_c3l, "accelerate": check_accelerate, "make": check_make, "pip": check_pip, "trl": check_trl}
+CHECKS |= {"sbatch": check_launched, "recipes/launch/ssh.sh": check_launched}
 CHECKS |= {"python": check_python, "python3": check_python, ".venv/bin/python": check_python}
 
 

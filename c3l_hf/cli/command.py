@@ -1,5 +1,6 @@
 """What a subcommand is: the options that it takes, and the function that is called with them."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -51,10 +52,29 @@ class Command:
     resumes: bool = False
 
 
+def is_left_to_the_first() -> bool:
+    """For a command whose work is not shared out: whether this is another process than the first of those that a
+    launcher has started, and so has nothing to do. The first goes on as if it were alone: where it waits for the
+    others, nobody would come. Called before anything asks for the state of the processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if os.environ.get("RANK", "0") != "0":
+            return True
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"):
+            os.environ.pop(name, None)
+    return False
+
+
 def set_up_process() -> None:
-    """Keep PyTorch's threads within limits, and the bars of other libraries out of what a command tells."""
-    from c3l_hf.common.processes import limit_threads  # loads torch, for which no help should wait
+    """Keep PyTorch's threads within limits, and the bars of other libraries out of what a command tells.
+
+    Raises:
+        RunError: If a launcher's machines do not have the same code and versions.
+    """
+    from c3l_hf.common.nodes import check_installation  # loads torch, for which no help should wait
+    from c3l_hf.common.processes import limit_threads
     from c3l_hf.pipeline.progress import quiet_libraries
 
+    check_installation()
     limit_threads()
     quiet_libraries()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.command import CallOptions, Command, is_left_to_the_first, set_up_process
 
 __all__ = ["COMMAND", "CompareOptions"]
 
@@ -21,6 +21,8 @@ def compare_evaluations(options: CompareOptions, _: CallOptions) -> None:
     """Compares two evaluations; see `COMMAND`."""
     from c3l_hf.evaluation.run import compare
 
+    if is_left_to_the_first():
+        return
     set_up_process()
     print(compare(options.folder_a, options.folder_b))
 

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.command import CallOptions, Command, is_left_to_the_first, set_up_process
 from c3l_hf.cli.rows import RowsOptions, open_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
-from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.run_folder import is_run
 from c3l_hf.common.tables import format_table
@@ -40,9 +39,9 @@ class ConvertOptions(PictureOptions):
 
 def convert_rows(rows: RowsOptions, options: ConvertOptions, _: CallOptions) -> None:
     """Converts a dataset; see `COMMAND`."""
-    set_up_process()
-    if not process_state().is_main_process:  # one of a launcher's, which have nothing to share
+    if is_left_to_the_first():
         return
+    set_up_process()
     check_conversion(options.to, options.output, options.pictures)
     if is_run(rows.dataset):
         if not (Path(rows.dataset) / "dataset").is_dir():

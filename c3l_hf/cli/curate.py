@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from datasets import Dataset
 
-from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.command import CallOptions, Command, is_left_to_the_first, set_up_process
 from c3l_hf.cli.rows import (
     OutputOptions,
     RowsOptions,
@@ -56,11 +56,13 @@ def curate_rows(
     rows: RowsOptions, curation: CurateOptions, vectors: VectorOptions, output: OutputOptions, _: CallOptions
 ) -> None:
     """Curates pairs; see `COMMAND`."""
+    made, column = curation.embeddings in EMBEDDING_KINDS, str(curation.embeddings)
+    if not made and is_left_to_the_first():  # vectors are shared out
+        return
     set_up_process()
     path, rules = check_output(output), curation.rules()
     del rules["combine"]  # into the score
     marks = curation.read_marks()
-    made, column = curation.embeddings in EMBEDDING_KINDS, str(curation.embeddings)
     if made and not vectors.model:
         raise RunError(f"embeddings is {column}, and model, which makes them, is not given")
     if not made and vectors.model:

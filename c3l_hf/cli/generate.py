@@ -18,8 +18,10 @@ from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.locks import alone_in
+from c3l_hf.common.nodes import check_places, check_same, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
+from c3l_hf.common.shard_sizes import sized_folder
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
@@ -76,6 +78,7 @@ def generate(
 ) -> None:
     """Generates pairs; see `COMMAND`."""
     set_up_process()
+    check_places({"images": images.images, "model": model.model, "templates": generation.templates})
     if images.images is None:
         raise UsageError("images is missing: name a folder of pictures, a dataset, or 'scenes'")
     check_backend(backend)
@@ -135,9 +138,11 @@ def _in_shards(
     fields = columns_digest(images.dataset, sorted(config.template_set.fields))
     made_from = digest(images.digest, fields, identity, config.identity(), versions()["c3l-hf"])
     folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pairs-{made_from}"
-    size = _size_of_shards(folder, images_in_shard(generation, backend, len(images)))
+    check_same({"pairs": made_from}, "all need the same images, model, templates and options")
+    check_shared(folder.parent, "HF_DATASETS_CACHE")
+    place, size = sized_folder(folder, len(images), images_in_shard(generation, backend, len(images)))
     starts = range(0, len(images), size)
-    shards = Shards(folder / str(size), len(starts), root=folder)
+    shards = Shards(place, len(starts), root=folder)
     schema = PAIR_FEATURES.arrow_schema
     k = config.pairs_per_image
 
@@ -173,15 +178,6 @@ def _in_shards(
 
         shards.write_missing(pairs_of, schema)
     return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")
-
-
-def _size_of_shards(folder: Path, size: int) -> int:
-    """Images in a shard: as many as an interrupted call with the same options has put into the most of its own, however
-    many processes that had."""
-    begun = [place for place in folder.glob("*") if place.name.isdecimal() and any(place.glob("*.parquet"))]
-    process_state().wait_for_everyone()  # all have seen the same
-    there = {int(place.name): int(place.name) * len(list(place.glob("*.parquet"))) for place in begun}
-    return max(there, key=lambda size: there[size], default=size)
 
 
 def _make_room(shards: Shards) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, is_left_to_the_first
 from c3l_hf.common.errors import RunError
 from c3l_hf.pipeline.options import PublishingOptions
 
@@ -20,6 +20,8 @@ class PushOptions:
 
 def push_run(what: PushOptions, publishing: PublishingOptions, _: CallOptions) -> None:
     """Pushes a run's results; see `COMMAND`."""
+    if is_left_to_the_first():
+        return
     from c3l_hf.pipeline.publication import push_command
     from c3l_hf.publishing.hub import LicenceError, Publication, push  # imports what cards are made with
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.command import CallOptions, Command, is_left_to_the_first, set_up_process
 from c3l_hf.common.errors import RunError
 from c3l_hf.data.reading import ColumnOptions, PictureOptions
 from c3l_hf.data.sources import load_images
@@ -54,6 +54,8 @@ def make_report(what: ReportOptions, pictures: PictureOptions, images: RunImages
     from c3l_hf.report.opening import open_source
     from c3l_hf.report.page import write_page
 
+    if is_left_to_the_first():
+        return
     set_up_process()
     output = _checked_output(what.output)
     opened = None

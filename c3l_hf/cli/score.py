@@ -20,6 +20,7 @@ from c3l_hf.cli.rows import (
 )
 from c3l_hf.cli.signals import SignalOptions, check_signals, new_columns, open_signal
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.nodes import check_places
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
@@ -66,6 +67,7 @@ def score(
 ) -> int | None:
     """Scores a dataset; see `COMMAND`."""
     set_up_process()
+    check_places({"dataset": rows.dataset, "model": model.model, "image_folder": scoring.image_folder})
     path = check_output(output)
     check_signals(signals)
     check_own_names(rows, new_columns(signals.signals))

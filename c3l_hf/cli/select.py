@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from c3l_hf.cli.command import CallOptions, Command, set_up_process
+from c3l_hf.cli.command import CallOptions, Command, is_left_to_the_first, set_up_process
 from c3l_hf.cli.rows import OutputOptions, RowsOptions, check_output, open_rows, write_rows
 from c3l_hf.cli.scores import ScoreChoice, with_score
 from c3l_hf.data.reading import PictureOptions, fetch_pictures
@@ -19,6 +19,8 @@ class SelectOptions(ScoreChoice, SelectionOptions, PictureOptions):
 
 def select(rows: RowsOptions, selection: SelectOptions, output: OutputOptions, _: CallOptions) -> None:
     """Chooses pseudo-labels; see `COMMAND`."""
+    if is_left_to_the_first():
+        return
     set_up_process()
     path = check_output(output)
     dataset = open_rows(rows)

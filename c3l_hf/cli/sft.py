@@ -2,6 +2,7 @@
 
 from c3l_hf.cli.command import CallOptions, Command, set_up_process
 from c3l_hf.cli.training_help import SHOWN_STUDENT
+from c3l_hf.common.nodes import check_places
 from c3l_hf.finetuning.run import SFTOptions, run_sft
 from c3l_hf.finetuning.student import StudentConfig
 from c3l_hf.models.loading import Source
@@ -13,6 +14,7 @@ __all__ = ["COMMAND"]
 def sft(model: ModelOptions, options: SFTOptions, training: StudentConfig, _: CallOptions) -> None:
     """Fine-tunes a student; see `COMMAND`."""
     set_up_process()
+    check_places({"dataset": options.dataset, "model": model.model, "image_folder": options.image_folder})
     run_sft(options, Source.of(model, trust_remote_code=training.trust_remote_code), training)
 
 

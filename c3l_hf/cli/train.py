@@ -14,6 +14,7 @@ from c3l_hf.cli.rows import RowsOptions, open_rows
 from c3l_hf.cli.training_help import SHOWN_TRAIN
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
+from c3l_hf.common.nodes import check_places, check_run
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.common.versions import versions
@@ -47,6 +48,7 @@ def train(
 ) -> None:
     """Trains a generator; see `COMMAND`."""
     set_up_process()
+    check_places({"dataset": rows.dataset, "images": images.images, "model": model.model})
     if model.load_in_4bit or model.load_in_8bit:
         raise RunError("load_in_4bit and load_in_8bit are not for training: the trained model is saved whole")
     if training.push_to_hub:
@@ -60,6 +62,7 @@ def train(
         "seed": training.seed,
         "c3l_hf": versions()["c3l-hf"],
     }
+    check_run(training.output_dir, inputs | options)
     run = RunFolder(Path(training.output_dir), inputs, results=("generator",))
     run.plan({"train": options}, ["train"])
     run.claim()

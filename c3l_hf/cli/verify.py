@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from c3l_hf.cli.command import CallOptions, Command
+from c3l_hf.cli.command import CallOptions, Command, is_left_to_the_first
 
 __all__ = ["COMMAND", "VerifyOptions"]
 
@@ -27,6 +27,8 @@ class VerifyOptions:
 
 def verify_name(options: VerifyOptions, _: CallOptions) -> int:
     """Checks a repository or folder; see `COMMAND`."""
+    if is_left_to_the_first():
+        return 0
     from c3l_hf.publishing.hub import verify  # imports what cards are made with
 
     values = vars(options)

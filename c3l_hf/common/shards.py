@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from c3l_hf.common.aside import set_aside
 from c3l_hf.common.checksums import checksum, damage_of_file, note, note_of, noted
 from c3l_hf.common.files import atomic_write
+from c3l_hf.common.nodes import wait_for_files
 from c3l_hf.common.processes import process_state
 
 __all__ = ["Shards"]
@@ -105,6 +106,7 @@ class Shards:
         for number in missing[state.process_index :: state.num_processes]:
             self.write(number, make(number), schema)
         state.wait_for_everyone()
+        wait_for_files(self.files)
 
     def check(self) -> None:
         """Looks once whether the shards that are there are what was written, and moves those that are not, or belong to

@@ -20,6 +20,7 @@ from c3l_hf import _compat
 from c3l_hf.common import thoughts
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
+from c3l_hf.common.nodes import check_same, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.shards import Shards
 from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
@@ -264,6 +265,8 @@ def _claim(folder: Path, record: Mapping[str, Any]) -> None:
         RunError: If it is another one's.
     """
     state, path = process_state(), folder / _RECORD
+    check_same(record, "put the same questions to the same model on all machines")
+    check_shared(folder, "folder")
     if path.is_file():
         try:
             found = read_json(path)

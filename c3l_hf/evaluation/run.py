@@ -10,6 +10,7 @@ from datasets import Dataset, Features
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import read_json, write_json
+from c3l_hf.common.nodes import check_places, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.versions import versions
 from c3l_hf.data.schema import STATUS_OK
@@ -85,6 +86,9 @@ def run_evaluation(options: EvaluateOptions, source: Source) -> dict[str, dict[s
         check_options(options)
         endpoint = judge_endpoint(options)
         configs = prediction_configs(options)
+        places = {"data": options.sources.values(), "image_folders": options.folders.values()}
+        check_places({"model": source.model_id, **places})
+        check_shared(options.output_dir, "output_dir")
         benchmarks = [_benchmark(name, options, configs[name]) for name in options.names]
         here, identity = find_model(source)
         judge = describe_judge(options, endpoint)

@@ -13,6 +13,7 @@ from peft import PeftModel
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest, write_json
+from c3l_hf.common.nodes import check_run
 from c3l_hf.common.plain import plain
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import RunFolder
@@ -124,6 +125,7 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
         "seed": training.seed,
         "c3l_hf": versions()["c3l-hf"],
     }
+    check_run(folder, inputs | settings)
     run = RunFolder(folder, inputs)
     run.plan({_STAGE: settings}, [_STAGE])
     student = folder / "student"

@@ -35,6 +35,10 @@ class StudentConfig(SFTConfig):
     max_length: int | None = field(
         default=None, metadata={"help": "Longest sequence, image tokens included. Longer rows are left out, never cut."}
     )
+    ddp_timeout: int = field(
+        default=86400,  # as `common.processes` has it: whoever asks first decides for all
+        metadata={"help": "Seconds that processes wait for one that reads or writes for all."},
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must be False."})
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "'group_by_length' (less padding), 'random' or 'sequential'."}

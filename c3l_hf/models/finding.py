@@ -65,12 +65,15 @@ def _find_folder(source: Source, what: str) -> tuple[Path, dict[str, str]]:
         return folder, dict(zip(("digest", "files"), digests))
     if problem := missing_model(name):
         raise RunError(f"{what} {name} {problem}")
-    try:
-        # Weights as safetensors only; code only if asked for.
-        folder = fetched(source)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"{what} {name} is neither a folder here nor a model that could be fetched ({reason})") from None
+    folder, reason = None, ""
+    with first_on_each_machine():  # which fetches what the others find; an error is raised when all have been here
+        try:
+            # Weights as safetensors only; code only if asked for.
+            folder = fetched(source)
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
+            reason = str(error).strip().splitlines()[0]
+    if folder is None:
+        raise RunError(f"{what} {name} is neither a folder here nor a model that could be fetched ({reason})")
     return folder, {"revision": folder.name}
 
 

@@ -28,6 +28,7 @@ from c3l_hf.pipeline.inputs import (
     with_image_comparison,
 )
 from c3l_hf.pipeline.model_in_use import ModelInUse
+from c3l_hf.pipeline.nodes import check_inputs, check_start
 from c3l_hf.pipeline.options import (
     STAGES,
     BackendOptions,
@@ -89,6 +90,7 @@ def run_c3l(
     settings = Settings(
         run, images, model, generation, backend, scoring, selection, curation, publishing, training, config_name
     )
+    check_start(settings)
     settings.check()
     if run.plan is not None:
         limit_threads()
@@ -104,6 +106,7 @@ def run_c3l(
     RunFolder(folder, {}).check_folder()
     publication = check_publication(publishing, settings.images_license, training, "write" in run.stages)
     inputs = open_inputs(settings)
+    check_inputs(settings, inputs)
     settings, sizes = sized(settings, len(inputs.images))
     state.print(sizes, flush=True)
     run_folder = plan(settings, inputs)

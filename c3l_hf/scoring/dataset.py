@@ -15,8 +15,10 @@ from c3l_hf import _compat
 from c3l_hf.common.arrow import beside, in_tables_of
 from c3l_hf.common.files import digest
 from c3l_hf.common.locks import alone_in
+from c3l_hf.common.nodes import check_same, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
+from c3l_hf.common.shard_sizes import sized_folder
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.image_files import row_files_state
@@ -65,11 +67,13 @@ def score_dataset(
         dataset: Rows in any layout of `data.layouts`. The other columns stay as they are.
         scorer: The scorer, or another signal about pairs (`truth_signal`, `question_signal`, `agreement_signal`, …).
         batch_size: Rows given to the scorer at once; what the model takes of two such batches is in memory together.
-        part_size: Rows in a part.
+        part_size: Most rows in a part; fewer where there are more processes than such parts. What was begun keeps its
+            own.
         cache_dir: Where the parts are kept; by default in the cache of `datasets`.
 
     Raises:
         ValueError: If the columns are in no accepted layout, or the dataset has score columns already.
+        RunError: If processes on several machines do not have the same rows and model, or share no `cache_dir`.
     """
     if isinstance(dataset, DatasetDict | IterableDatasetDict):
 
@@ -133,15 +137,22 @@ def in_parts(
         names: What is made, in the folder's name, and what making it is called.
         fingerprint: What the values depend on beside the rows.
         image_folder: Where images are that rows name by a relative path.
-        part_size: Rows in a part.
+        part_size: Most rows in a part; fewer where there are more processes than such parts. What was begun keeps its
+            own.
         cache_dir: Where the parts are kept; by default in the cache of `datasets`.
         retake: A column with a status, and which of its values will pass: parts that have such a row are made again.
     """
     needed = dataset.select_columns(list(columns))
     files = row_files_state(needed, layout_of(dataset.column_names), image_folder)
-    name = digest(_compat.fingerprint(needed), fingerprint, part_size, files)
+    name = digest(_compat.fingerprint(needed), fingerprint, files)
+    check_same(
+        {"rows": _compat.fingerprint(needed), "files": files, "made by": fingerprint},
+        "all need the same rows, pictures and model: read them from one place that all share",
+    )
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    check_shared(cache, "HF_DATASETS_CACHE" if cache_dir is None else "cache_dir")
+    folder, part_size = sized_folder(cache / f"c3l_hf-{names[0]}-{name}", len(needed), part_size)
     starts = range(0, len(needed), part_size)
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-{names[0]}-{name}"
     shards = Shards(folder, count=len(starts))
 
     def part(number: int) -> Iterator[pa.Table]:

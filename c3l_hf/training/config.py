@@ -114,6 +114,11 @@ class C3LConfig(SFTConfig):
             each: the same gradients for a fraction of time and memory. Where a few rows, tried at the start, show that
             it is not exact for the model, each has its own, and a warning says why.
 
+        > Parameters that control several processes
+
+        ddp_timeout (`int`, *optional*, defaults to `86400`):
+            Seconds that processes wait for one that selects, curates or writes for all of them.
+
         > Parameters that control the data
 
         max_length (`int`, *optional*):
@@ -220,6 +225,12 @@ class C3LConfig(SFTConfig):
             "help": "Put all candidates of a row into one sequence that has its images and prompt once, where that is "
             "exact for the model."
         },
+    )
+
+    # Parameters that control several processes
+    ddp_timeout: int = field(
+        default=86400,  # as `common.processes` has it: whoever asks first decides for all
+        metadata={"help": "Seconds that processes wait for one that selects, curates or writes for all."},
     )
 
     # Parameters that control the data

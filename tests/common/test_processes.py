@@ -7,6 +7,8 @@ import torch
 
 from c3l_hf.common import processes
 from c3l_hf.common.processes import limit_threads
+from c3l_hf.finetuning.student import StudentConfig
+from c3l_hf.training.config import C3LConfig
 
 
 @pytest.fixture
@@ -52,3 +54,9 @@ def test_limits_of_containers(tmp_path, monkeypatch):
     assert processes._usable_cores(tmp_path) == 6
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
     assert processes._usable_cores(tmp_path) == 3
+
+
+@pytest.mark.parametrize("config", [C3LConfig, StudentConfig])
+def test_processes_wait_as_long_for_each_other_under_a_trainers_options(config):
+    """Which are read first, and start the group: torch's half an hour would end a run whose curation takes longer."""
+    assert config("out", report_to="none").ddp_timeout_delta == processes._PATIENCE

@@ -12,6 +12,7 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub
 from peft import LoraConfig, PeftModel, get_peft_model
+from ranks import in_ranks
 from tiny_models import tiny_llava
 from transformers import AutoProcessor, BitsAndBytesConfig
 
@@ -306,3 +307,22 @@ def test_adapters_on_the_hub(copies):
         call = [sys.executable, "-c", _ON_THE_HUB, str(copies)]
         done = subprocess.run(call, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr[-3000:]
+
+
+def test_one_process_of_each_machine_fetches_first(tmp_path, monkeypatch):
+    """The main one, then the first of every other machine, then the rest; and a failure is everybody's."""
+    asked = tmp_path / "asked"
+
+    def fetched(source):
+        with asked.open("a") as file:
+            file.write(f"{os.environ['RANK']} ")
+        raise ConnectionError("no route")
+
+    def work(_):
+        with pytest.raises(RunError, match=r"nor a model that could be fetched \(no route\)"):
+            find_model(Source("user/model"))
+
+    monkeypatch.setattr("c3l_hf.models.finding.fetched", fetched)
+    assert in_ranks(4, work, tmp_path / "told", ("gpu-1", "gpu-1", "gpu-2", "gpu-2")) == [0] * 4
+    main, other, *rest = asked.read_text().split()
+    assert (main, other, sorted(rest)) == ("0", "2", ["1", "3"])

@@ -468,22 +468,6 @@ def test_a_generator_that_writes_no_pairs(tmp_path, capsys, monkeypatch):
     assert "no image has a pseudo-label" in says and "Traceback" not in says
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_same_pairs_as_one(finished, tmp_path):
-    # Without accelerators `accelerate launch` starts one process only; what it calls elsewhere starts two.
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += [str(ROOT / "recipes" / "c3l.py"), *SMALL, *LICENSED, "--stages", "generate", "score"]
-    done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (
-        Shards(path / "stages" / "1_generate").table(["pair_id", "raw"]) for path in (finished[0], tmp_path / "out")
-    )
-    assert one.combine_chunks().equals(two.combine_chunks())
-    assert len(Shards(tmp_path / "out" / "stages" / "1_generate")) == 2  # each had its part
-    one, two = (Shards(path / "stages" / "2_score").table(["i2c"])["i2c"] for path in (finished[0], tmp_path / "out"))
-    assert one.to_pylist() == pytest.approx(two.to_pylist(), abs=1e-4)
-
-
 def test_one_greedy_pair_of_an_image_is_enough_where_none_are_compared():
     def check(stages, **changed):
         generation = GenerationOptions(**{"pairs_per_image": 1, "sampling_temperature": 0.0} | changed)

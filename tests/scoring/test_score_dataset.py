@@ -87,7 +87,7 @@ def test_continues_after_an_interruption(scorer, dataset, expected, tmp_path, mo
     monkeypatch.setattr(I2CScorer, "score_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)
-    assert len(list(tmp_path.glob("*/*.parquet"))) == 1
+    assert len(list(tmp_path.glob("*/*/*.parquet"))) == 1
     scored = score_dataset(dataset, scorer, part_size=4, batch_size=2, cache_dir=tmp_path)
     assert calls == [2, 2, 2, 2, 2, 1]  # the part that was interrupted starts again, the finished one does not
     assert_same(scores(scored), expected)
@@ -198,7 +198,7 @@ def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):
         rows = [json.loads(line) for line in lines]
         assert [row["id"] for row in rows] == list(range(9))
         assert_same([{name: row[name] for name in SCORE_COLUMNS} for row in rows], expected)
-    assert len(list((tmp_path / "parts").glob("*/*.parquet"))) == 5  # each part once
+    assert len(list((tmp_path / "parts").glob("*/*/*.parquet"))) == 5  # each part once
 
 
 def test_large_lists_and_lists_of_other_kinds(scorer, dataset, expected, tmp_path):

@@ -5,8 +5,8 @@
 Pairs of the scenes world, five to a picture, as files (a JSONL file, pictures beside it) go through `c3l run --pairs`:
 they are read, scored by the small generator, and pseudo-labels are chosen. What is replaced is generation: the texts
 are stored ones; `--stages` goes on to training and what follows. The run is a process of its own, looked at from
-outside: its resident memory, and the rows of the shards that it has finished. 120 to 180 rows are scored a second: 20 to
-30 minutes for 200,000.
+outside: its resident memory, and the rows of the shards that it has finished. At 120 to 180 rows scored a second
+200,000 take 20 to 30 minutes.
 """
 
 import argparse

@@ -85,7 +85,7 @@ def finished(inputs, tmp_path_factory):
 def test_files_and_report(inputs, finished):
     folder = finished.folder
     assert "0 of 5 rows are left out" in finished.printed and f"student  {folder / 'student'}" in finished.printed
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "run.json", "stages", "student"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", ".lock.json", "run.json", "stages", "student"]
     text = (folder / "student" / "training.json").read_text()
     made_by = json.loads(text)
     assert (made_by["model"], made_by["dataset"]) == ("model", "data")
@@ -128,7 +128,8 @@ def test_the_student_is_that_of_the_same_training_in_memory(inputs, finished, tm
 def test_again_it_is_shown_without_work_and_others_are_refused(inputs, finished, tmp_path, monkeypatch):
     folder = shutil.copytree(finished.folder, tmp_path / "out")
     monkeypatch.setattr("c3l_hf.finetuning.run.train_from_last", lambda *_: pytest.fail("trained again"))
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.json"}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("run.json", ".lock.json")]
+    before = {path: path.read_bytes() for path in files}
     assert "steps" in run(inputs, folder)
     for other in (["--learning_rate", 1e-3], ["--max_rows", 3], ["--seed", 1], ["--dtype", "bfloat16"]):
         with pytest.raises(RunError, match="another run's result .*output_dir"):

@@ -82,7 +82,7 @@ def files_of(folder, *patterns):
         path: path.stat().st_mtime_ns
         for pattern in patterns or ["**/*"]
         for path in folder.glob(pattern)
-        if path.is_file() and path.name not in (".lock", "images.parquet")
+        if path.is_file() and path.name not in (".lock", ".lock.json", "images.parquet")
     }
 
 

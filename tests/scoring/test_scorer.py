@@ -251,8 +251,9 @@ def test_wrong_columns_end_the_call(scorer):
 def test_numbers_that_are_not_finite(llava):
     model, processor = llava
     broken = copy.deepcopy(model)
+    scorer = I2CScorer(broken, processor)
     torch.nn.init.constant_(broken.model.language_model.norm.weight, float("nan"))
-    result = I2CScorer(broken, processor)(row(*TEXTS[0], picture(0)))
+    result = scorer(row(*TEXTS[0], picture(0)))
     assert result["i2c"] is None and "not finite" in result["i2c_status"]
 
 

@@ -39,7 +39,7 @@ from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.dataset import in_parts, pair_batches, row_batches
 from c3l_hf.scoring.likelihood import batch_tensors, default_max_tokens, plan_batches
 from c3l_hf.scoring.rows import mapped
-from c3l_hf.scoring.scorer import code_version
+from c3l_hf.scoring.score_code import code_version
 from c3l_hf.scoring.self_check import check_paths
 
 __all__ = ["EMBEDDING_KINDS", "EmbeddingKind", "PairEmbedder", "embed_dataset", "embed_tables"]

@@ -10,32 +10,25 @@ From the command line, with any dataset:
 import contextlib
 import dataclasses
 import functools
-import sys
 import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-import transformers
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf.common import thoughts
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.errors import RowError
-from c3l_hf.common.files import code_digest, digest
-from c3l_hf.data import image_files, layouts, messages, places, plain_values, schema, stored_rows, turns, unforeseen
+from c3l_hf.common.files import digest
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import GENERATION_STATUS, SCORE_COLUMNS, SCORE_FEATURES, STATUS, Ranking
 from c3l_hf.data.turns import Pair
-from c3l_hf.files import addresses, decoders, image, sixteen_bits
 from c3l_hf.files.image import open_image
-from c3l_hf.models import adapters, batching, control_tokens, encoding, packing, processors, rendered, token_texts
 from c3l_hf.models.checks import model_state
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source, digest_weights, load
 from c3l_hf.models.parameters import in_eval_mode
-from c3l_hf.scoring import batch, blind, formulas, likelihood, one_pair, options, passes, rows, self_check
 from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch, read_rows
 from c3l_hf.scoring.blind import Baseline, PairEncoder
 from c3l_hf.scoring.likelihood import AnswerLogprobs, default_max_tokens
@@ -43,9 +36,10 @@ from c3l_hf.scoring.one_pair import PairScores, check_rows, row_of, scored_pair
 from c3l_hf.scoring.options import RowPath, ScorerOptions
 from c3l_hf.scoring.passes import Passes, check_numbers
 from c3l_hf.scoring.rows import mapped
+from c3l_hf.scoring.score_code import code_version
 from c3l_hf.scoring.self_check import Paths, check_paths, own_rows
 
-__all__ = ["DEFAULT_RANKING", "I2CScorer", "code_version"]
+__all__ = ["DEFAULT_RANKING", "I2CScorer"]
 
 DEFAULT_RANKING: Ranking = "pmi"
 
@@ -381,18 +375,3 @@ def _restore(fingerprint: str, source: Source | None, options: ScorerOptions, pa
     scorer._passes = Passes()
     scorer.__dict__["fingerprint"] = fingerprint
     return scorer
-
-
-# What makes a score: whoever changes one of these gets new scores instead of old ones.
-_MODULES = (
-    *(thoughts, addresses, decoders, image, sixteen_bits),
-    *(image_files, layouts, messages, places, plain_values, schema, stored_rows, turns, unforeseen),
-    *(adapters, batching, control_tokens, encoding, packing, processors, rendered, token_texts),
-    *(batch, blind, formulas, likelihood, one_pair, options, passes, rows, self_check, sys.modules[__name__]),
-)
-
-
-@functools.cache
-def code_version() -> str:
-    """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
-    return digest(transformers.__version__, code_digest(*_MODULES))

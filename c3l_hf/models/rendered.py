@@ -29,11 +29,11 @@ class _Outline:
 
     Attributes:
         tokens: The control tokens that it writes itself, counted.
-        problem: Why such a conversation cannot be put to the model; None if it can.
+        left_out: The role of a message of which it leaves a text out; None if there is none.
     """
 
     tokens: Counter[str]
-    problem: str | None
+    left_out: str | None
 
 
 _OUTLINES: WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, _Outline]] = WeakKeyDictionary()
@@ -62,8 +62,8 @@ def check_rendered(
     """
     options = {"add_generation_prompt": add_generation_prompt}
     outline = _outline(processor, known, conversation, options)
-    if outline.problem:
-        raise RowError(outline.problem)
+    if outline.left_out:
+        raise RowError(f"the model's chat template leaves {outline.left_out} messages out")
     rendered = _render(processor, conversation, options)
     if further := _tokens(processor, known, rendered) - outline.tokens:
         raise RowError(f"the control token {min(further)!r} appears where the chat template puts the texts together")
@@ -111,8 +111,7 @@ def _made_outline(
     rendered = _render(processor, outline, options)
     written = set(re.findall(r"zq\d+qz", rendered.casefold()))
     left_out = next((role for text, role in words.items() if text.casefold() not in written), None)
-    problem = None if left_out is None else f"the model's chat template leaves {left_out} messages out"
-    return _Outline(_tokens(processor, known, rendered), problem)
+    return _Outline(_tokens(processor, known, rendered), left_out)
 
 
 def _kind(item: Mapping[str, Any]) -> str:

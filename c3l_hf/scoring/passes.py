@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.models.encoding import EncodedRow
 from c3l_hf.scoring.likelihood import AnswerLogprobs, answer_logprobs
 
@@ -106,8 +106,8 @@ def _alone(model: PreTrainedModel, processor: ProcessorMixin, row: EncodedRow, b
         if not _may_be_of_rows(error):
             raise
         nothing = torch.full((len(row.answer_ids),), torch.nan, dtype=torch.float64)
-        line = " ".join(str(error).split())[:150]
-        return AnswerLogprobs(nothing, nothing, nothing, f"the model fails at the row: {type(error).__name__}: {line}")
+        problem = RowError(f"the model fails at the row: {type(error).__name__}: {error}")
+        return AnswerLogprobs(nothing, nothing, nothing, str(problem))
 
 
 def _may_be_of_rows(error: Exception) -> bool:

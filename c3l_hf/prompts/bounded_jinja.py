@@ -87,8 +87,8 @@ class _Bound(NodeTransformer):
     def visit_For(self, node: nodes.For) -> nodes.Node:
         if node.recursive:
             raise TemplateSyntaxError("a loop calls itself (recursive); write it out", node.lineno)
-        node = self.generic_visit(node)
-        node.iter = _filtered(node.iter, "_counted")
+        self.generic_visit(node)
+        node.iter = _filtered(node.iter, "_counted")  # type: ignore[arg-type]  # jinja2 has it as any node
         return node
 
     def visit_Macro(self, node: nodes.Macro | nodes.CallBlock) -> nodes.Node:
@@ -97,17 +97,18 @@ class _Bound(NodeTransformer):
     visit_CallBlock = visit_Macro
 
     def visit_AssignBlock(self, node: nodes.AssignBlock) -> nodes.Node:
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         node.filter = _filtered(node.filter, "_made")
         return node
 
     def _making(self, node: nodes.Expr) -> nodes.Node:
-        return _filtered(self.generic_visit(node), "_made")
+        self.generic_visit(node)
+        return _filtered(node, "_made")
 
     visit_Concat = visit_Add = visit_Call = _making
 
     def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
-        node = self.generic_visit(node)
+        self.generic_visit(node)
         return node if node.node is None else _filtered(node, "_made")
 
 

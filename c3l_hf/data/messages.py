@@ -132,7 +132,18 @@ def message_problem(message: Mapping[str, Any]) -> str | None:
     items = isinstance(content, list | tuple) and all(isinstance(item, Mapping) for item in content)
     if not (content is None or isinstance(content, str) or items):
         return f"the content of the {role} message is {content!r:.60}, not a text or a list of items"
+    texts = [content] if isinstance(content, str) else [item.get("text") for item in content or ()]
+    if any(isinstance(text, str) and not _is_whole(text) for text in texts):
+        return f"the content of the {role} message has half a character (a surrogate), which no tokenizer reads"
     return None
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def answer_text(content: Any) -> str:

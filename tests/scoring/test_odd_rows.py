@@ -3,6 +3,8 @@
 import copy
 import datetime
 import logging
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,33 @@ def test_rows_of_any_values(scorer, caplog):
         check()
     assert "fails at" not in caplog.text and not any("fails at" in status for status in odd)
     assert len(set(odd)) > 50 and "ok" in odd
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        (
+            "b\ud800",
+            "the content of the assistant message has half a character (a surrogate), which no tokenizer reads",
+        ),
+        ("a dog " * 20_000, "40006 tokens, but the model takes at most 512"),
+        *(
+            (text, "ok")
+            for text in ("b\0c", "\u202eb\u200b", "e" + "\u0301" * 100, "\U0001f3fb\u200d", "\ufeffb\x1b[31m")
+        ),
+    ],
+    ids=["surrogate", "long", "null", "right to left", "combining", "modifier", "escape"],
+)
+def test_odd_texts(scorer, text, status):
+    scored = scorer.score([{**GOOD, "answer": text}, {**GOOD, "question": f"a {text}"}, GOOD])
+    number = re.sub(r"\d{5}", "N", status)
+    assert [re.sub(r"\d{5}", "N", row["i2c_status"]).replace("user", "assistant") for row in scored] == [
+        number,
+        number,
+        "ok",
+    ]
+    if status == "ok":
+        assert "".join(scored[0]["answer_tokens"]).strip() == unicodedata.normalize("NFC", text).strip()
 
 
 def test_what_nobody_foresees_is_a_reason_that_says_so(caplog):

@@ -6,18 +6,23 @@ from typing import Any
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import UNREAD_COLUMNS, Layout, is_columns
-from c3l_hf.data.places import MARKER, PLACE, is_nothing, plain_item
+from c3l_hf.data.places import MARKER, PICTURE_KEYS, PLACE, is_nothing, plain_item
+from c3l_hf.data.plain_values import check_plain
 from c3l_hf.data.schema import GENERATION_STATUS, STATUS_OK
+from c3l_hf.data.unforeseen import with_row_errors
 
 __all__ = ["answer_text", "check_unread", "message_problem", "messages_of", "messages_of_value"]
 
 _LLAVA_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# Chat templates write others as they are, control tokens among them, or leave them out.
+_ROLES = ("user", "assistant", "system", "developer", "tool")
 # What an assistant says beside its content: without it the message would be another.
 _UNREAD_KEYS = ("tool_calls", "function_call", "reasoning_content")
 # Messages that were written as a text, by pandas in a CSV, say.
 _WRITTEN_OUT = re.compile(r"\s*\[\s*\{\s*['\"](?:role|from|content|value|user)['\"]\s*:")
 
 
+@with_row_errors
 def messages_of(row: Mapping[str, Any], layout: Layout, images: int | None) -> tuple[list[dict[str, Any]], int]:
     """The messages of a row, with `role` and `content`; what the contents hold is looked at by `message_problem`.
 
@@ -38,6 +43,7 @@ def messages_of(row: Mapping[str, Any], layout: Layout, images: int | None) -> t
         RowError: If there are no messages to be seen, or the row has something in a column of `UNREAD_COLUMNS`. Where
             generation has made no pair, the reason is that of `generation_status`.
     """
+    check_plain(row, (*layout.text, *layout.further), PICTURE_KEYS)
     check_unread(row)
     column, last = layout.text[0], layout.text[-1]
     answers: list[dict[str, Any]] | None = None
@@ -109,7 +115,7 @@ def _message(message: Mapping[str, Any], role: Any, content: Any, marked: bool =
     if unread := [name for name in _UNREAD_KEYS if not is_nothing(message.get(name))]:
         raise RowError(f"a message has {unread[0]}, which is not read")
     weight = message.get("weight")
-    if weight not in (None, 0, 1):
+    if not (weight is None or isinstance(weight, int | float)) or weight not in (None, 0, 1):
         raise RowError(f"a message has the weight {weight!r:.40}; 0 and 1 are read")
     given = role == "assistant" and (weight == 0 or message.get("loss") is False)
     marks = {"given": given, "marked": marked}
@@ -121,10 +127,23 @@ def message_problem(message: Mapping[str, Any]) -> str | None:
     role, content = message["role"], message["content"]
     if not isinstance(role, str):
         return f"a message has the role {role!r:.40}, not a text"
+    if role not in _ROLES:
+        return f"a message has the role {role!r:.40}; known are {', '.join(_ROLES)}"
     items = isinstance(content, list | tuple) and all(isinstance(item, Mapping) for item in content)
     if not (content is None or isinstance(content, str) or items):
         return f"the content of the {role} message is {content!r:.60}, not a text or a list of items"
+    texts = [content] if isinstance(content, str) else [item.get("text") for item in content or ()]
+    if any(isinstance(text, str) and not _is_whole(text) for text in texts):
+        return f"the content of the {role} message has half a character (a surrogate), which no tokenizer reads"
     return None
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def answer_text(content: Any) -> str:
@@ -173,17 +192,21 @@ def _exchanges(value: Any) -> list[dict[str, Any]]:
 
 def _with_input(messages: list[dict[str, Any]], value: Any) -> list[dict[str, Any]]:
     """An instruction with the input that it is about, in a line of its own, as the Alpaca format has it."""
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         return messages
-    if not isinstance(value, str) or not isinstance(messages[0]["content"], str):
+    if not (isinstance(value, str) and messages and isinstance(messages[0]["content"], str)):
         raise RowError(f"input is {type(value).__name__} {value!r:.40}, beside an instruction; both must be texts")
     return [{**messages[0], "content": f"{messages[0]['content']}\n{value}"}, *messages[1:]]
 
 
 def _with_history(messages: list[dict[str, Any]], value: Any) -> list[dict[str, Any]]:
     """Earlier turns before the others: pairs of what the user and what the assistant said."""
-    earlier = []
-    for exchange in value or ():
+    earlier: list[dict[str, Any]] = []
+    if value is None:
+        return messages
+    if not isinstance(value, list | tuple):
+        raise RowError(f"history is {type(value).__name__} {value!r:.40}, not a list of pairs")
+    for exchange in value:
         if not isinstance(exchange, list | tuple) or len(exchange) != 2:
             raise RowError(f"history has {exchange!r:.60}; it must be pairs of what user and assistant said")
         earlier += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), exchange)]
@@ -192,7 +215,7 @@ def _with_history(messages: list[dict[str, Any]], value: Any) -> list[dict[str, 
 
 def _with_system(messages: list[dict[str, Any]], value: Any) -> list[dict[str, Any]]:
     """A system message before the others, if there is one and they have none."""
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value):
         return messages
     if not isinstance(value, str):
         raise RowError(f"system is {type(value).__name__} {value!r:.40}, not a text")

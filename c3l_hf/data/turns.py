@@ -8,6 +8,8 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.data.layouts import Layout, layout_of
 from c3l_hf.data.messages import answer_text, message_problem, messages_of
 from c3l_hf.data.places import placed, places
+from c3l_hf.data.plain_values import check_plain
+from c3l_hf.data.unforeseen import with_row_errors
 
 __all__ = ["Pair", "images_of_row", "to_turns", "turn_reason"]
 
@@ -41,7 +43,12 @@ def to_turns(row: Mapping[str, Any]) -> list[Pair | RowError]:
         ValueError: If the columns are in none of the accepted layouts.
         RowError: If the row as a whole cannot be read: it has no messages, no answer, or not as many places as images.
     """
-    layout = layout_of(row.keys())
+    return _turns_of(row, layout_of(row.keys()))
+
+
+@with_row_errors
+def _turns_of(row: Mapping[str, Any], layout: Layout) -> list[Pair | RowError]:
+    check_plain(row, layout.images, layout.images)
     images = images_of_row(row, layout)
     messages, first = messages_of(row, layout, len(images))
     said = [number for number, message in enumerate(messages) if message["role"] == "assistant" and number >= first]

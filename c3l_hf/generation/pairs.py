@@ -19,6 +19,7 @@ from c3l_hf.data.stored_images import storable, stored_images
 from c3l_hf.generation.asking import Asked, requests_of
 from c3l_hf.generation.in_process import ModelWriter
 from c3l_hf.generation.requests import Reply, Request, Writer
+from c3l_hf.generation.usable import watched
 from c3l_hf.prompts.template_files import check_control_tokens, check_fields, load_templates
 from c3l_hf.prompts.templates import TemplateSet
 
@@ -148,12 +149,14 @@ def generate_pairs(
         and `completion` are null then). The rows are written to the cache of `datasets`, not held in memory.
 
     Raises:
-        RunError: If a template names a column that is not there, or contains control tokens of the model.
+        RunError: If a template names a column that is not there, or contains control tokens of the model; or if none of
+            the replies about the first 200 images has a pair.
         ValueError: If the columns are wrong, an image_id is missing or occurs twice, or the processor has no chat
             template.
     """
     check_control_tokens(config.template_set.templates, processor)
-    pairs = pa.concat_tables(generate_tables(dataset, config.writer(model, processor), config, progress=progress))
+    writer = watched(config.writer(model, processor))
+    pairs = pa.concat_tables(generate_tables(dataset, writer, config, progress=progress))
     return with_images(dataset, pairs)
 
 

@@ -18,6 +18,7 @@ from c3l_hf.generation.drawing import Draw
 from c3l_hf.generation.plain import write_rows
 from c3l_hf.generation.written import Prompt, Written, alike, apart, kind
 from c3l_hf.models.checks import check_key, recall, remember
+from c3l_hf.models.parameters import in_eval_mode
 from c3l_hf.models.rounding import Rounding, disturbed_runs
 from c3l_hf.prompts.parsing import IMAGE_MARKER
 
@@ -338,11 +339,10 @@ def _line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _in_place_of(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
-    own, training = model.generation_config, model.training
+    own = model.generation_config
     model.generation_config = settings
-    model.eval()
     try:
-        yield
+        with in_eval_mode(model):
+            yield
     finally:
         model.generation_config = own
-        model.train(training)

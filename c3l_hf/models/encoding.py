@@ -11,16 +11,17 @@ import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import PIL.Image
 import torch
 from torch import nn
-from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.data.messages import message_problem
 from c3l_hf.models.batching import PER_TOKEN, collate, collate_images
 from c3l_hf.models.control_tokens import ControlTokens, control_of, settle_control_tokens
+from c3l_hf.models.rendered import check_rendered, refused
 from c3l_hf.models.token_texts import token_texts
 
 __all__ = [
@@ -39,10 +40,6 @@ __all__ = [
     "with_end",
     "with_image_cache",
 ]
-
-
-# Tokenizer → chat template → whether it writes system messages.
-_WRITES_SYSTEM: WeakKeyDictionary[PreTrainedTokenizerBase, dict[str, bool]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,12 @@ def encode_row(
     Raises:
         RowError: If the row cannot be encoded so that the answer's tokens are known.
     """
-    plain = processor
+    control = control_of(processor)
     processor, prompt, answer = settle_control_tokens(processor, prompt, answer, control_tokens)
     processor = with_image_cache(processor)  # the images go through it several times below
     conversation = _conversation(prompt, images)
-    _check_system(processor, conversation)
     conversation_with_answer = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    check_rendered(processor, control, conversation_with_answer)
     start = _tokenize(processor, conversation, add_generation_prompt=True)["input_ids"]
     inputs = _tokenize(processor, conversation_with_answer, continue_final_message=True)
     whole_turn: Callable[[], dict[str, Any]] = functools.partial(_tokenize, processor, conversation_with_answer)
@@ -161,7 +158,7 @@ def encode_row(
         )
     if begin == end:
         raise RowError("the answer has no tokens")
-    if control_of(plain).ids.intersection(ids[0, begin:].tolist()):
+    if control.ids.intersection(ids[0, begin:].tolist()):
         raise RowError("the chat template or the tokenizer puts a control token among the answer's tokens")
     if end_of_turn:
         inputs = whole_turn()
@@ -188,9 +185,10 @@ def encode_prompt(
     Raises:
         RowError: If the prompt cannot be encoded.
     """
+    control = control_of(processor)
     processor, prompt, _ = settle_control_tokens(processor, prompt, "", control_tokens)
     conversation = _conversation(prompt, images)
-    _check_system(processor, conversation)
+    check_rendered(processor, control, conversation, add_generation_prompt=True)
     return _tokenize(processor, conversation, add_generation_prompt=True)
 
 
@@ -231,6 +229,8 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
     )
     conversation = []
     for number, message in enumerate(prompt, 1):
+        if problem := message_problem(message):
+            raise RowError(problem)
         content = message["content"]
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
@@ -259,29 +259,13 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
     return conversation
 
 
-def _check_system(processor: ProcessorMixin, conversation: list[dict[str, Any]]) -> None:
-    """That the chat template writes system messages: some leave them out without a word, others refuse them."""
-    if not any(message["role"] == "system" for message in conversation):
-        return
-    known, template = _WRITES_SYSTEM.setdefault(processor.tokenizer, {}), str(processor.chat_template)
-    if template not in known:
-        word, user = "Exactly.", {"role": "user", "content": [{"type": "text", "text": "a"}]}
-        system = {"role": "system", "content": [{"type": "text", "text": word}]}
-        try:
-            known[template] = word in processor.apply_chat_template([system, user], add_generation_prompt=True)
-        except Exception:  # it refuses them; the row says so when it is encoded
-            known[template] = True
-    if not known[template]:
-        raise RowError("the model's chat template leaves system messages out")
-
-
 def _tokenize(processor: ProcessorMixin, conversation: list[dict[str, Any]], **options: Any) -> dict[str, torch.Tensor]:
     try:
         encoded = processor.apply_chat_template(
             conversation, tokenize=True, return_dict=True, return_tensors="pt", **options
         )
     except Exception as error:  # templates and image processors fail in many ways on odd rows
-        raise RowError(f"the processor refuses the row: {' '.join(str(error).split())[:200]}") from error
+        raise refused(error) from error
     return dict(encoded)
 
 

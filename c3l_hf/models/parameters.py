@@ -1,9 +1,12 @@
 """The parts of a vision-language model: which weights are the language model's, the projector's, the vision tower's."""
 
+import contextlib
+from collections.abc import Iterator
+
 from torch import nn
 from transformers import PreTrainedModel
 
-__all__ = ["projector_modules", "train_parts"]
+__all__ = ["in_eval_mode", "projector_modules", "train_parts"]
 
 # What stands between vision tower and language model: in LLaVA, InternVL and Gemma 3; in Idefics3 and SmolVLM; in
 # Qwen-VL, within the tower; and of Qwen3-VL's further levels.
@@ -47,3 +50,14 @@ def train_parts(model: PreTrainedModel, *, language_model: bool, projector: bool
             model.get_submodule(name).requires_grad_(projector)
     for module in (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()):
         module.requires_grad_(language_model)
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """A context in which a model is in eval mode; after it, in the mode in which it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

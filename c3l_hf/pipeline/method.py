@@ -14,6 +14,7 @@ import datasets
 from c3l_hf.common.processes import limit_threads, process_state
 from c3l_hf.common.run_folder import RunFolder
 from c3l_hf.data.schema import GENERATION_STATUS, STATUS
+from c3l_hf.generation.usable import check_usable
 from c3l_hf.pipeline import stages
 from c3l_hf.pipeline.closing import format_closing
 from c3l_hf.pipeline.curation_options import CurationOptions
@@ -146,6 +147,7 @@ def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[s
     pairs = stages.generate("generate", folder, settings, inputs, models, inputs.generator)
     if inputs.pairs is None:
         list_unreadable(folder, inputs, pairs.batches(["image_id", GENERATION_STATUS]), GENERATION_STATUS)
+        check_usable(pairs.batches([GENERATION_STATUS, "raw"]))
     yield describe(folder, "generate")
     first = ScoredPairs(pairs, stages.score("score", folder, settings, inputs, models, pairs))
     if inputs.pairs is not None:
@@ -156,6 +158,7 @@ def _stages(settings: Settings, inputs: Inputs, folder: RunFolder) -> Iterator[s
     trained = stages.train(folder, settings, inputs, models, labels)
     yield describe(folder, "train")
     pairs = stages.generate("regenerate", folder, settings, inputs, models, trained)
+    check_usable(pairs.batches([GENERATION_STATUS, "raw"]))
     yield describe(folder, "regenerate")
     second = ScoredPairs(pairs, stages.score("rescore", folder, settings, inputs, models, pairs))
     yield describe(folder, "rescore")

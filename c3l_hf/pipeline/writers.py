@@ -18,6 +18,7 @@ from c3l_hf.generation.pairs import PairGenerationConfig
 from c3l_hf.generation.requests import Reply, Request, Writer
 from c3l_hf.generation.server import ServerOptions, ServerWriter
 from c3l_hf.generation.serving import serve
+from c3l_hf.generation.usable import watched
 from c3l_hf.models.loading import Source, load_processor, model_folder
 from c3l_hf.pipeline.options import BackendOptions
 from c3l_hf.prompts.template_files import check_control_tokens
@@ -115,7 +116,7 @@ def open_writer(
         def write(requests: Iterable[Request]) -> Iterator[tuple[Request, list[Reply]]]:
             return config.writer(*load())(requests)
 
-        yield write
+        yield watched(write)
         return
     with contextlib.ExitStack() as stack:
         if not urls:
@@ -145,7 +146,7 @@ def open_writer(
         )
         if options.served_model is None:
             _check_same_model(folder / "served_model.json", writer.served_model)
-        yield writer
+        yield watched(writer)
         parts = [writer.summary()]
         if state.num_processes > 1:
             parts = gather_object(parts)

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import Environment, TemplateSyntaxError, Undefined, UndefinedError, meta
 from jinja2 import Template as JinjaTemplate
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateSyntaxError, Undefined, UndefinedError, meta
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.prompts.bounded_jinja import LONGEST, BoundedSandbox, bounded
 from c3l_hf.prompts.reply_checks import unfit_characters
 
 __all__ = ["OWN_FIELDS", "fields_of", "render", "uses"]
 
 # What a text is told by its template, not by a row.
 OWN_FIELDS = frozenset({"turns", "pairs"})
-_LONGEST = 1_000_000
 
 
 class _Absent(Undefined):
@@ -39,34 +38,17 @@ def _put_out(value: Any) -> Any:
     return value
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """In which a text cannot make a text or a number of any size: files come from others, too."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or not all(isinstance(one, numbers.Number) for one in (left, right)):
-            raise UndefinedError(f"{operator} is for numbers, and ** for nothing")
-        return super().call_binop(context, operator, left, right)
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        # Methods of texts, as `ljust`; filters do what they do.
-        return not isinstance(obj, str) and super().is_safe_attribute(obj, attr, value)
-
-
 @lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = _Sandbox(undefined=_Absent, finalize=_put_out, trim_blocks=True, lstrip_blocks=True)
+def _environment() -> BoundedSandbox:
+    environment = BoundedSandbox(undefined=_Absent, finalize=_put_out, trim_blocks=True, lstrip_blocks=True)
     # Others are names that a column may have.
     environment.globals = {name: environment.globals[name] for name in ("range", "namespace")}
-    for name in ("center", "format", "indent"):
-        del environment.filters[name]
     return environment
 
 
 @lru_cache(maxsize=1024)
 def _compiled(text: str) -> JinjaTemplate:
-    return _environment().from_string(text)
+    return _environment().compiled(text)
 
 
 def fields_of(text: str) -> frozenset[str]:
@@ -115,10 +97,11 @@ def render(text: str, values: Mapping[str, Any], **own: Any) -> str:
     context = {name: value for name in fields_of(text) if not _is_missing(value := values.get(name))}
     try:
         rendered = ""
-        for piece in _compiled(text).generate(**context, **own):
-            rendered += piece
-            if len(rendered) > _LONGEST:
-                raise RowError(f"the text is longer than {_LONGEST:,} characters")
+        with bounded():
+            for piece in _compiled(text).generate(**context, **own):
+                rendered += piece
+                if len(rendered) > LONGEST:
+                    raise RowError(f"the text is longer than {LONGEST:,} characters")
         rendered = rendered.strip()
     except RowError:
         raise

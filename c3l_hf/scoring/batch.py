@@ -161,7 +161,7 @@ def _row_scores(
     }
     unfit = [number for number, parts in lists.items() if not np.isfinite(parts).all()]
     reasons = [
-        "the model's log-probabilities are not finite" if number in unfit else reason
+        turns[number][1].problem or "the model's log-probabilities are not finite" if number in unfit else reason
         for number, reason in enumerate(reasons)
     ]
     good = [number for number in lists if number not in unfit]

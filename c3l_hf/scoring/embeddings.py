@@ -33,12 +33,13 @@ from c3l_hf.models.checks import model_state
 from c3l_hf.models.control_tokens import ControlTokens, control_of
 from c3l_hf.models.encoding import EncodedRow, image_token_id
 from c3l_hf.models.loading import digest_weights
+from c3l_hf.models.parameters import in_eval_mode
 from c3l_hf.scoring.batch import pairs_by_images, read_rows, reason_of_row, reasons_of
 from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.dataset import in_parts, pair_batches, row_batches
 from c3l_hf.scoring.likelihood import batch_tensors, default_max_tokens, plan_batches
 from c3l_hf.scoring.rows import mapped
-from c3l_hf.scoring.scorer import code_version
+from c3l_hf.scoring.score_code import code_version
 from c3l_hf.scoring.self_check import check_paths
 
 __all__ = ["EMBEDDING_KINDS", "EmbeddingKind", "PairEmbedder", "embed_dataset", "embed_tables"]
@@ -202,13 +203,8 @@ class PairEmbedder:
 
     @contextlib.contextmanager
     def _in_eval(self) -> Iterator[None]:
-        training = self._model.training
-        self._model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self._model.train(training)
+        with in_eval_mode(self._model), torch.inference_mode():
+            yield
 
     def _hidden(self, rows: Mapping[int, EncodedRow]) -> dict[int, np.ndarray]:
         model, without = self._model, {*control_of(self._processor).ids, image_token_id(self._model.config)}

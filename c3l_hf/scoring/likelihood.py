@@ -36,11 +36,13 @@ class AnswerLogprobs:
         with_image: ln p_t(a_t), p_t = P(. | image, question, a_<t).
         blind: ln q_t(a_t), q_t = P(. | question, a_<t).
         kl: sum over the vocabulary of p_t(v) ln(p_t(v) / q_t(v)).
+        problem: Why there are no numbers, if the model fails at the row; see `passes.Passes`.
     """
 
     with_image: torch.Tensor
     blind: torch.Tensor
     kl: torch.Tensor
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

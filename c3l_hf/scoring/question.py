@@ -109,7 +109,9 @@ class _Question:
             finite = np.isfinite(values).all()
             columns[turn.row] = {
                 **(dict(zip(_NUMBERS, map(float, values))) if finite else nothing),
-                "question_status": STATUS_OK if finite else "the model's log-probabilities are not finite",
+                "question_status": STATUS_OK
+                if finite
+                else answer.problem or "the model's log-probabilities are not finite",
             }
         return columns
 

@@ -10,40 +10,36 @@ From the command line, with any dataset:
 import contextlib
 import dataclasses
 import functools
-import sys
 import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import torch
-import transformers
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf.common import thoughts
 from c3l_hf.common.ahead import ahead
 from c3l_hf.common.errors import RowError
-from c3l_hf.common.files import code_digest, digest
-from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
+from c3l_hf.common.files import digest
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.schema import GENERATION_STATUS, SCORE_COLUMNS, SCORE_FEATURES, STATUS, Ranking
 from c3l_hf.data.turns import Pair
-from c3l_hf.files import addresses, decoders, image, sixteen_bits
 from c3l_hf.files.image import open_image
-from c3l_hf.models import adapters, batching, control_tokens, encoding, packing, processors, token_texts
 from c3l_hf.models.checks import model_state
 from c3l_hf.models.control_tokens import ControlTokens
 from c3l_hf.models.loading import Source, digest_weights, load
-from c3l_hf.scoring import batch, blind, formulas, likelihood, one_pair, options, rows, self_check
+from c3l_hf.models.parameters import in_eval_mode
 from c3l_hf.scoring.batch import EncodedBatch, batch_scores, encode_batch, read_rows
 from c3l_hf.scoring.blind import Baseline, PairEncoder
-from c3l_hf.scoring.likelihood import AnswerLogprobs, answer_logprobs, default_max_tokens
+from c3l_hf.scoring.likelihood import AnswerLogprobs, default_max_tokens
 from c3l_hf.scoring.one_pair import PairScores, check_rows, row_of, scored_pair
 from c3l_hf.scoring.options import RowPath, ScorerOptions
+from c3l_hf.scoring.passes import Passes, check_numbers
 from c3l_hf.scoring.rows import mapped
-from c3l_hf.scoring.self_check import Paths, check_paths
+from c3l_hf.scoring.score_code import code_version
+from c3l_hf.scoring.self_check import Paths, check_paths, own_rows
 
-__all__ = ["DEFAULT_RANKING", "I2CScorer", "code_version"]
+__all__ = ["DEFAULT_RANKING", "I2CScorer"]
 
 DEFAULT_RANKING: Ranking = "pmi"
 
@@ -113,6 +109,7 @@ class I2CScorer:
                 `models.control_tokens`.
 
         Raises:
+            RunError: If the model gives no numbers.
             ValueError: If an option is none of its choices, the processor has no chat template, or the model cannot
                 score a row with and without image.
         """
@@ -123,6 +120,7 @@ class I2CScorer:
             raise ValueError(f"the {type(processor).__name__} has no chat template; set processor.chat_template")
         self._model, self._processor = model, processor
         self._source: Source | None = None
+        self._passes = Passes()
         self._paths = self._checked()
 
     @classmethod
@@ -293,12 +291,9 @@ class I2CScorer:
         rows, blind_rows = [turn.seen for turn in encoded.turns], [turn.blind for turn in encoded.turns]
         packed = self._paths.not_packed is None
         max_tokens = 1 if self._paths.not_batched else self._max_tokens
-        training = model.training
-        model.eval()
-        try:
-            return answer_logprobs(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens)
-        finally:
-            model.train(training)
+        ours = functools.partial(own_rows, self._encoder())
+        with in_eval_mode(model):
+            return self._passes(model, processor, rows, blind_rows, packed=packed, max_tokens=max_tokens, ours=ours)
 
     @property
     def _max_tokens(self) -> int:
@@ -313,12 +308,10 @@ class I2CScorer:
         )
 
     def _checked(self) -> Paths:
-        training = self._model.training
-        self._model.eval()
-        try:
-            paths = check_paths(self._model, self._processor, self._encoder(), self._max_tokens)
-        finally:
-            self._model.train(training)
+        encoder = self._encoder()
+        with in_eval_mode(self._model):
+            paths = check_paths(self._model, self._processor, encoder, self._max_tokens)
+            check_numbers(self._model, self._processor, functools.partial(own_rows, encoder))
         name = type(self._model).__name__
         if paths.not_batched:
             warnings.warn(
@@ -379,20 +372,6 @@ def _restore(fingerprint: str, source: Source | None, options: ScorerOptions, pa
     scorer = I2CScorer.__new__(I2CScorer)
     scorer._model = scorer._processor = None
     scorer._source, scorer._options, scorer._paths = source, options, paths
+    scorer._passes = Passes()
     scorer.__dict__["fingerprint"] = fingerprint
     return scorer
-
-
-# What makes a score: whoever changes one of these gets new scores instead of old ones.
-_MODULES = (
-    *(thoughts, addresses, decoders, image, sixteen_bits),
-    *(image_files, layouts, messages, places, schema, stored_rows, turns),
-    *(adapters, batching, control_tokens, encoding, packing, processors, token_texts),
-    *(batch, blind, formulas, likelihood, one_pair, options, rows, self_check, sys.modules[__name__]),
-)
-
-
-@functools.cache
-def code_version() -> str:
-    """Digest of the modules that make a score and the version of transformers: a corrected scorer scores anew."""
-    return digest(transformers.__version__, code_digest(*_MODULES))

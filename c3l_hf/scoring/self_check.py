@@ -23,7 +23,7 @@ from c3l_hf.models.rounding import Rounding, disturbed_runs
 from c3l_hf.scoring.blind import PairEncoder
 from c3l_hf.scoring.likelihood import AnswerLogprobs, answer_logprobs
 
-__all__ = ["Paths", "check_paths", "check_prompts"]
+__all__ = ["Paths", "check_paths", "check_prompts", "own_rows"]
 
 _COMPARED = ("with_image", "blind")
 _LIKELIEST = 5  # next tokens that are compared: those that are hardly possible differ by more
@@ -108,6 +108,12 @@ def check_paths(
     if certain:
         remember(key, paths)
     return paths
+
+
+def own_rows(encoder: PairEncoder) -> tuple[list[EncodedRow], list[EncodedRow]]:
+    """A row of our own, and the blind one, as `check_paths` puts them to every model."""
+    seen, blind = encoder.encode(_pairs()[0])
+    return [seen], [blind]
 
 
 def check_prompts(model: PreTrainedModel, processor: ProcessorMixin) -> str | None:

@@ -58,7 +58,8 @@ def test_a_check_runs_once_for_models_with_other_weights(fresh_checks, passes, c
     for seed in (0, 1):
         model, processor = tiny_llava(seed)
         assert check(model.train(), processor) == first
-    assert not passes
+    # Whether a model gives numbers is a matter of its weights: one row with its picture, and without.
+    assert len(passes) == (4 if check is CHECKS["paths"] else 0)
 
 
 def attention(model, processor):
@@ -114,7 +115,7 @@ def test_options_that_matter(fresh_checks, passes):
         assert passes, options
     passes.clear()
     I2CScorer(model, processor, max_tokens=100, ranking="token_kl", path="plain")
-    assert not passes
+    assert len(passes) == 2  # whether it gives numbers
 
 
 def test_models_that_are_changed_by_hooks_are_checked_each_time(fresh_checks, passes):

@@ -13,7 +13,7 @@ from scored_rows import assert_same, picture, png
 from c3l_hf.data import stored_images as stored
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES, SCORE_FEATURES
 from c3l_hf.data.stored_images import stored_images
-from c3l_hf.scoring import blind, scorer
+from c3l_hf.scoring import blind, passes, scorer
 from c3l_hf.scoring.dataset import score_dataset, score_stream, score_tables
 from c3l_hf.scoring.scorer import I2CScorer
 
@@ -171,8 +171,8 @@ def test_no_rows(llava_scorer):
 def test_the_next_batch_is_encoded_while_the_model_works(llava_scorer, monkeypatch):
     """By events, not by the clock: each pass of the model waits until the next batch has been encoded."""
     encoded = [threading.Event() for _ in range(4)]
-    passes, alive = [], Alive()
-    real_encode, real_logprobs = scorer.encode_batch, scorer.answer_logprobs
+    calls, alive = [], Alive()
+    real_encode, real_logprobs = scorer.encode_batch, passes.answer_logprobs
 
     def encode(*args):
         batch = alive.add(real_encode(*args))
@@ -180,14 +180,14 @@ def test_the_next_batch_is_encoded_while_the_model_works(llava_scorer, monkeypat
         return batch
 
     def logprobs(*args, **options):
-        number = len(passes)
+        number = len(calls)
         if number + 1 < len(encoded):
             assert encoded[number + 1].wait(PATIENCE), "nothing was encoded ahead"
-        passes.append(number)
+        calls.append(number)
         return real_logprobs(*args, **options)
 
     monkeypatch.setattr(scorer, "encode_batch", encode)
-    monkeypatch.setattr(scorer, "answer_logprobs", logprobs)
+    monkeypatch.setattr(passes, "answer_logprobs", logprobs)
     monkeypatch.setattr(blind, "image_key", lambda value: ("image", int(value)))
     monkeypatch.setattr(blind, "open_image", lambda value: picture(int(value)))
     rows = [
@@ -195,7 +195,7 @@ def test_the_next_batch_is_encoded_while_the_model_works(llava_scorer, monkeypat
         for number in range(4)
     ]
     assert [len(scores) for scores in llava_scorer.score_batches(rows)] == [3] * 4
-    assert passes == [0, 1, 2, 3] and alive.most == 2
+    assert calls == [0, 1, 2, 3] and alive.most == 2
 
 
 def test_no_thread_is_left(llava_scorer, monkeypatch):
@@ -209,7 +209,7 @@ def test_no_thread_is_left(llava_scorer, monkeypatch):
     def fails(*_, **__):
         raise ZeroDivisionError("in the model")
 
-    monkeypatch.setattr(scorer, "answer_logprobs", fails)
+    monkeypatch.setattr(passes, "answer_logprobs", fails)
     with pytest.raises(ZeroDivisionError, match="in the model"):
         list(score_tables([table_of(PAIRS)], images, llava_scorer, 3))
     assert threading.active_count() == before

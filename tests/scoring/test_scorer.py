@@ -17,6 +17,7 @@ from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_COLUMNS, SCORE_FEATURES, SCORES, TOKEN_COLUMNS
 from c3l_hf.models.loading import digest_weights
+from c3l_hf.scoring import passes, score_code
 from c3l_hf.scoring import scorer as i2c
 from c3l_hf.scoring.formulas import scores_from_logprobs
 from c3l_hf.scoring.scorer import DEFAULT_RANKING, I2CScorer
@@ -251,8 +252,9 @@ def test_wrong_columns_end_the_call(scorer):
 def test_numbers_that_are_not_finite(llava):
     model, processor = llava
     broken = copy.deepcopy(model)
+    scorer = I2CScorer(broken, processor)
     torch.nn.init.constant_(broken.model.language_model.norm.weight, float("nan"))
-    result = I2CScorer(broken, processor)(row(*TEXTS[0], picture(0)))
+    result = scorer(row(*TEXTS[0], picture(0)))
     assert result["i2c"] is None and "not finite" in result["i2c_status"]
 
 
@@ -339,7 +341,9 @@ def test_scores_are_known_by_the_code_they_come_from():
     harmless = {"data.worlds", "files.unreadable", "models.checks", "models.loading", "models.rounding"}
     loaded = {name.removeprefix("c3l_hf.") for name in loaded_by("c3l_hf.scoring.scorer")} - harmless
     rooms = {name for name in loaded if not name.startswith(("common.", "_compat"))}
-    assert rooms | {"common.thoughts"} == {module.__name__.removeprefix("c3l_hf.") for module in i2c._MODULES}
+    own = {"scoring.scorer", "scoring.score_code"}
+    made_by = {module.__name__.removeprefix("c3l_hf.") for module in score_code.MODULES}
+    assert rooms | {"common.thoughts"} == made_by | own
 
 
 def test_a_model_from_the_hub(folder, dataset, tmp_path, monkeypatch):
@@ -458,8 +462,8 @@ def test_size_of_a_pass_on_a_cpu(dtype, tokens, monkeypatch):
     model, processor = tiny_llava()
     scorer, given = I2CScorer(model.to(dtype), processor), I2CScorer(model, processor, max_tokens=300)
     seen = []
-    real = i2c.answer_logprobs
-    monkeypatch.setattr(i2c, "answer_logprobs", lambda *a, **k: seen.append(k["max_tokens"]) or real(*a, **k))
+    real = passes.answer_logprobs
+    monkeypatch.setattr(passes, "answer_logprobs", lambda *a, **k: seen.append(k["max_tokens"]) or real(*a, **k))
     for one in (scorer, given):
         assert one(row(*TEXTS[0], picture(0)))["i2c_status"] == "ok"
     assert seen == [tokens, 300]

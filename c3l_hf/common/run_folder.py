@@ -219,7 +219,7 @@ class RunFolder:
                 # Not before: shards without it would be cleared away if the run ended here.
                 (self.path(name) / _BEGUN).unlink()
             state.wait_for_everyone()
-            wait_for_files([self.path(name) / _RECORD])
+            wait_for_files([self.path(name)])
         return self.report(name)
 
     def in_shards(

@@ -19,7 +19,7 @@ from c3l_hf.common.nodes import wait_for_files
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.records import differences
 from c3l_hf.common.shards import Shards
-from c3l_hf.common.stage_folder import RECORD, SHARD_SIZE, USAGE, USAGE_KEYS, StageFolder, identity_of
+from c3l_hf.common.stage_folder import SHARD_SIZE, USAGE, USAGE_KEYS, StageFolder, identity_of
 from c3l_hf.common.usage import UsageMeter, most_of_processes, one_after_the_other
 from c3l_hf.common.versions import versions
 
@@ -266,7 +266,7 @@ class RunFolder:
                 stage.complete({"report": report or {}, **usage})
                 self._set_stale_aside()
             state.wait_for_everyone()
-            wait_for_files([self.path(name) / RECORD])
+            wait_for_files([self.path(name)])
         return self.report(name)
 
     def _check_there(self) -> None:

@@ -11,13 +11,13 @@ from c3l_hf.common.checksums import checksums_of, damage_of_file, note, note_of
 from c3l_hf.common.files import digest, move, sync_below
 from c3l_hf.common.records import COPY, is_whole, read_record, write_record
 
-__all__ = ["RECORD", "SHARD_SIZE", "USAGE", "USAGE_KEYS", "StageFolder", "identity_of"]
+__all__ = ["SHARD_SIZE", "USAGE", "USAGE_KEYS", "StageFolder", "identity_of"]
 
 logger = logging.getLogger(__name__)
 
-RECORD = "stage.json"
+_RECORD = "stage.json"
 _BEGUN = "begun.json"  # in the folder of a stage that is not complete: what `stage.json` will say of it
-_OURS = tuple(f"{name}{end}" for name in (RECORD, _BEGUN) for end in ("", COPY))
+_OURS = tuple(f"{name}{end}" for name in (_RECORD, _BEGUN) for end in ("", COPY))
 # In a record, and not of what a stage is known by: rows in a shard; in `begun.json` only, what the shards took that are
 # there; the checksums of its files; the stages before it with their results, in short.
 SHARD_SIZE, USAGE, _CHECKSUMS, _MADE_OF = "shard_size", "usage", "checksums", "made_of"
@@ -48,7 +48,7 @@ class StageFolder:
 
     def record(self) -> dict[str, Any] | None:
         """What a complete stage was made by and has reported; None if it is not complete."""
-        return read_record(self.path / RECORD)
+        return read_record(self.path / _RECORD)
 
     def begun(self) -> dict[str, Any] | None:
         """What an unfinished stage is being made by; None if it has not begun."""
@@ -87,7 +87,7 @@ class StageFolder:
         sync_below(self.unfinished)
         checksums = {name: value for name, value in checksums_of(self.unfinished).items() if name not in _OURS}
         begun = {key: value for key, value in (self.begun() or {}).items() if key != USAGE}
-        write_record(self.unfinished / RECORD, {**begun, **values, _CHECKSUMS: checksums})
+        write_record(self.unfinished / _RECORD, {**begun, **values, _CHECKSUMS: checksums})
         move(self.unfinished, self.path)
         # Not before: shards without these would be set aside if the run ended here.
         for path in [*(self.path / f"{_BEGUN}{end}" for end in ("", COPY)), *map(note_of, self.path.glob(_SHARDS))]:
@@ -124,7 +124,7 @@ class StageFolder:
         record = self.record()
         if record is None:
             aside = self.set_aside(results)
-            told = f"{self._told(self.path / RECORD)} cannot be read, and neither can its copy"
+            told = f"{self._told(self.path / _RECORD)} cannot be read, and neither can its copy"
             logger.warning("%s; %s is made again%s", told, self.name, _where(aside))
             return
         if _CHECKSUMS not in record:
@@ -143,11 +143,11 @@ class StageFolder:
 
     def _mend(self, record: Mapping[str, Any]) -> None:
         """Write the record again where it, or its copy, is not whole."""
-        if not is_whole(self.path / RECORD):
-            logger.warning("%s is not what was written; it is mended from its copy", self._told(self.path / RECORD))
-        elif is_whole(self.path / f"{RECORD}{COPY}"):
+        if not is_whole(self.path / _RECORD):
+            logger.warning("%s is not what was written; it is mended from its copy", self._told(self.path / _RECORD))
+        elif is_whole(self.path / f"{_RECORD}{COPY}"):
             return
-        write_record(self.path / RECORD, record)
+        write_record(self.path / _RECORD, record)
 
     def _damaged(
         self, checksums: Mapping[str, str], results: Sequence[Path]
@@ -185,7 +185,7 @@ class StageFolder:
         write_record(self.path / _BEGUN, {**identity_of(record), **kept, USAGE: usage})
         move(self.path, self.unfinished)
         for end in ("", COPY):
-            (self.unfinished / f"{RECORD}{end}").unlink(missing_ok=True)
+            (self.unfinished / f"{_RECORD}{end}").unlink(missing_ok=True)
 
     def _told(self, path: Path) -> str:
         """A path as messages have it: from the run's folder on."""

@@ -65,16 +65,17 @@ def _find_folder(source: Source, what: str) -> tuple[Path, dict[str, str]]:
         return folder, dict(zip(("digest", "files"), digests))
     if problem := missing_model(name):
         raise RunError(f"{what} {name} {problem}")
-    folder, reason = None, ""
+    found: Path | None = None
+    reason = ""
     with first_on_each_machine():  # which fetches what the others find; an error is raised when all have been here
         try:
             # Weights as safetensors only; code only if asked for.
-            folder = fetched(source)
+            found = fetched(source)
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, ConnectionError) as error:
             reason = str(error).strip().splitlines()[0]
-    if folder is None:
+    if found is None:
         raise RunError(f"{what} {name} is neither a folder here nor a model that could be fetched ({reason})")
-    return folder, {"revision": folder.name}
+    return found, {"revision": found.name}
 
 
 def _known_contents(folder: Path, *patterns: str) -> Callable[[Path], bytes]:

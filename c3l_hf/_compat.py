@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import tarfile
 
     import pyarrow as pa
-    from datasets import Dataset
+    from datasets import Dataset, Features
     from transformers import PreTrainedModel
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "hash_of",
     "ignore_on_save",
     "layers_to_keep_whole",
+    "not_formatted",
     "with_column",
 ]
 
@@ -104,6 +105,24 @@ def with_column(dataset: "Dataset", name: str, values: "pa.Array", new_fingerpri
         indices_table=dataset._indices,
         fingerprint=new_fingerprint,
     )
+
+
+def not_formatted(rows: Any) -> "tuple[pa.Table, Features, bool] | None":
+    """The columns of a row or batch from `Dataset.map` that nobody has looked at yet, as they are stored.
+
+    `LazyRow` and `LazyBatch` of `datasets.formatting.formatting`: `map` gives one of these, and each column is decoded
+    when it is looked up. Their `pa_table`, `formatter` and `keys_to_format` are in no documentation. It goes when `map`
+    can be told not to decode.
+
+    Returns:
+        The columns, their types, and whether it is a batch; None for everything else.
+    """
+    from datasets.formatting.formatting import LazyBatch, LazyRow
+
+    if not isinstance(rows, LazyBatch | LazyRow) or rows.formatter.features is None:
+        return None
+    names = [name for name in rows.pa_table.column_names if name in rows.keys_to_format]
+    return rows.pa_table.select(names), rows.formatter.features, isinstance(rows, LazyBatch)
 
 
 def embed_images(table: "pa.Table") -> "pa.Table":

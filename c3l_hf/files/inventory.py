@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from c3l_hf.common.files import atomic_write, digest, file_sha256
 from c3l_hf.common.names import listed
+from c3l_hf.files.decoders import check_is_file
 
 __all__ = ["FileState", "Inventory", "Look", "cached", "list_files", "sha256_of"]
 
@@ -71,7 +72,7 @@ def list_files(folder: str | Path, notes: list[str] | None = None) -> list[FileS
     root = os.path.realpath(folder)
     folders: set[tuple[int, int]] = set()
     links: list[tuple[str, str]] = []  # to folders: name, path
-    followed, passed_over, nowhere, denied = [], [], [], []
+    followed, passed_over, nowhere, denied, odd = [], [], [], [], []
 
     def visit(path: str, prefix: str) -> Iterator[FileState]:
         here = os.stat(path)
@@ -98,8 +99,10 @@ def list_files(folder: str | Path, notes: list[str] | None = None) -> list[FileS
                     links.append((name, entry.path))
                 elif entry.is_file():
                     yield FileState.of(name, entry.stat())
-                elif entry.is_symlink():
+                elif entry.is_symlink() and not os.path.exists(entry.path):
                     nowhere.append(name)
+                else:  # reading one may never end
+                    odd.append(name)
             except OSError:  # links that lead to each other
                 nowhere.append(name)
 
@@ -119,6 +122,7 @@ def list_files(folder: str | Path, notes: list[str] | None = None) -> list[FileS
         ("folders passed over, as they are read by another path or have this one in them", passed_over),
         ("links that lead nowhere", nowhere),
         ("folders that may not be read", denied),
+        ("pipes, devices and sockets, passed over", odd),
     ):
         if names and notes is not None:
             notes.append(f"{text}: {len(names):,} ({listed(sorted(names), 5)})")
@@ -194,6 +198,7 @@ class Inventory:
 def sha256_of(path: str | Path) -> bytes:
     """SHA-256 of a file's content; of one that cannot be read, of the reason."""
     try:
+        check_is_file(path)
         return file_sha256(path)
     except OSError as error:
         # A missing picture is found again, and counted, when its rows are made.

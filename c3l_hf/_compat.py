@@ -126,14 +126,14 @@ def not_formatted(rows: Any) -> "tuple[pa.Table, Features, bool] | None":
 
 
 def embed_images(table: "pa.Table") -> "pa.Table":
-    """A table of a dataset with the content of the files that its images name.
+    """A table of a dataset with the content of the files that its images and sounds name. Nothing is fetched.
 
-    `datasets.table.embed_table_storage`: what `Dataset.to_parquet` and `push_to_hub` call; there is no public name for
-    one table.
+    `datasets.table.embed_table_storage`: what `Dataset.to_parquet` and `push_to_hub` call, which fetch addresses on the
+    web too; there is no public name for one table.
     """
     from datasets.table import embed_table_storage
 
-    return embed_table_storage(table)
+    return embed_table_storage(table, remote_files=False)
 
 
 def layers_to_keep_whole(model: "PreTrainedModel") -> list[str]:

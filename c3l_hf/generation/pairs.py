@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.plain import plain
+from c3l_hf.data.file_states import FILE_STATES
+from c3l_hf.data.layouts import IMAGE_COLUMNS
 from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column
@@ -159,7 +161,7 @@ def generate_pairs(
 
 def with_images(dataset: Dataset, pairs: pa.Table) -> Dataset:
     """Rows of `generate_tables` with their images, as `generate_pairs` returns them."""
-    images = dataset.select_columns([image_column(dataset)])
+    images = dataset.select_columns([name for name in dataset.column_names if name in (*IMAGE_COLUMNS, FILE_STATES)])
     result = Dataset.from_generator(_with_images, features=PAIR_FEATURES, gen_kwargs={"images": images, "pairs": pairs})
     for status, count in generation_counts(result).items():
         logger.info("generation: %s: %d", status, count)
@@ -206,7 +208,7 @@ def check_columns(config: PairGenerationConfig, images: Dataset) -> None:
         RunError: If one is missing; the message names the template and its place.
         ValueError: If there is no column of images.
     """
-    others = set(images.column_names) - {image_column(images)}
+    others = set(images.column_names) - {image_column(images), FILE_STATES}
     check_fields(config.template_set.templates, sorted(others))
 
 

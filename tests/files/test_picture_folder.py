@@ -13,6 +13,7 @@ from datasets import Dataset, load_dataset
 from PIL import Image
 
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.data.file_states import FILE_STATES
 from c3l_hf.data.sources import load_images
 from c3l_hf.data.stored_rows import stored_row
 from c3l_hf.files import picture_folder
@@ -291,7 +292,7 @@ def test_metadata_give_further_columns(folder, name, caplog):
     else:
         (folder / name).write_text(METADATA[name], "utf-8-sig" if name.endswith("csv") else "utf-8")
     images = load_images(str(folder))
-    assert images.dataset.column_names == ["images", "image_id", "text", "number"]
+    assert images.dataset.column_names == ["images", "image_id", FILE_STATES, "text", "number"]
     assert images.dataset["text"][:] == ["grün", "NA", "third,\nwith a line"]
     assert images.dataset["number"][:] == [1, 2, 3] and images.digest == before.digest
     assert images.dataset[2]["images"][0].getpixel((0, 0)) == (0, 128, 0) and not caplog.records
@@ -332,7 +333,7 @@ def test_metadata_are_read_as_every_file_of_rows(folder):
 
 def test_metadata_that_say_nothing(folder):
     (folder / "metadata.csv").write_text("file_name\na.png\n")
-    assert load_images(str(folder)).dataset.column_names == ["images", "image_id"]
+    assert load_images(str(folder)).dataset.column_names == ["images", "image_id", FILE_STATES]
 
 
 @pytest.mark.parametrize(

@@ -103,11 +103,11 @@ def test_map_does_not_decode_pictures(scorer, monkeypatch):
     """`datasets` would decode all of a batch together, end at a damaged one, and write all of them anew."""
     pictures = [{"bytes": png(number), "path": f"{number}.png"} for number in range(9)]
     pictures[4] = {"bytes": b"damaged", "path": "4.png"}
-    alive, most = weakref.WeakSet(), []
+    alive, most = weakref.WeakValueDictionary(), []
     opening = blind.open_image
 
     def counted(value):
-        alive.add(image := opening(value))
+        alive[len(most)] = image = opening(value)
         most.append(len(alive))
         return image
 

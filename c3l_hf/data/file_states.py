@@ -1,7 +1,7 @@
 """The files of pictures, as they were when a run looked at them first: one that is replaced then is another picture.
 
-Pairs, scores and the dataset that is written would be about different pictures under one name, and nobody would know. So
-the state of each file stands in a column beside the images, and is compared whenever they are read.
+Pairs, scores and the dataset that is written would be about different pictures under one name, and nobody would know.
+So the state of each file stands in a column beside the images, and is compared whenever they are read.
 """
 
 import os

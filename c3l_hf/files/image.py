@@ -6,8 +6,8 @@ import io
 import math
 import os
 import re
-import threading
 from collections.abc import Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,11 +44,11 @@ MAX_PIXELS = 4096 * 4096
 # But its shorter side not below this: processors that cut out the middle go by the shorter side, of 336 or 448 pixels.
 _SHORT_SIDE = 1024
 _STRIP = 128  # rows of the smaller picture that are made at once
-
-# Held while a picture of more is in memory as large as it is: several threads would take gigabytes.
-_LARGE = threading.Lock()
-if hasattr(os, "register_at_fork"):  # a child that is made meanwhile would wait for ever
-    os.register_at_fork(after_in_child=lambda: globals().update(_LARGE=threading.Lock()))
+# The thread in which pictures of more are decoded, whoever asks: in several at once they would take gigabytes, and what
+# one has freed no other can use, as each has its own part of the heap.
+_LARGE = ThreadPoolExecutor(1, "c3l-hf-large-pictures")
+if hasattr(os, "register_at_fork"):  # a child does not have the thread
+    os.register_at_fork(after_in_child=lambda: globals().update(_LARGE=ThreadPoolExecutor(1, "c3l-hf-large-pictures")))
 
 # What black and white are in these, no file says; Pillow's conversion of them to RGB clips.
 _DEEP_MODES = ("I", "F")
@@ -109,8 +109,7 @@ def open_image(value: Any) -> PIL.Image.Image:
         if size == image.size:
             result = _on_white(upright(image))
         else:
-            with _LARGE:
-                result = _drawn_down(image, size)
+            result = _LARGE.submit(_drawn_down, image, size).result()
         if check and image.mode not in SIXTEEN_BITS:
             check_range(result)
         result.info = {name: value for name, value in result.info.items() if name == "icc_profile"}

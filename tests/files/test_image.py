@@ -486,6 +486,7 @@ def test_a_reason_does_not_depend_on_the_run():
     assert str(error.value) == "the image cannot be read: UnidentifiedImageError: cannot identify image file"
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_one_huge_picture_at_a_time_whatever_the_threads(small_bound, monkeypatch):
     """Near-duplicates are looked for in threads: eight pictures of 9,000 × 9,000 took 3 GB."""
     active, most, lock = [0], [], threading.Lock()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import tarfile
 
     import pyarrow as pa
-    from datasets import Dataset
+    from datasets import Dataset, Features
     from transformers import PreTrainedModel
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "hash_of",
     "ignore_on_save",
     "layers_to_keep_whole",
+    "not_formatted",
     "with_column",
 ]
 
@@ -106,15 +107,33 @@ def with_column(dataset: "Dataset", name: str, values: "pa.Array", new_fingerpri
     )
 
 
-def embed_images(table: "pa.Table") -> "pa.Table":
-    """A table of a dataset with the content of the files that its images name.
+def not_formatted(rows: Any) -> "tuple[pa.Table, Features, bool] | None":
+    """The columns of a row or batch from `Dataset.map` that nobody has looked at yet, as they are stored.
 
-    `datasets.table.embed_table_storage`: what `Dataset.to_parquet` and `push_to_hub` call; there is no public name for
-    one table.
+    `LazyRow` and `LazyBatch` of `datasets.formatting.formatting`: `map` gives one of these, and each column is decoded
+    when it is looked up. Their `pa_table`, `formatter` and `keys_to_format` are in no documentation. It goes when `map`
+    can be told not to decode.
+
+    Returns:
+        The columns, their types, and whether it is a batch; None for everything else.
+    """
+    from datasets.formatting.formatting import LazyBatch, LazyRow
+
+    if not isinstance(rows, LazyBatch | LazyRow) or rows.formatter.features is None:
+        return None
+    names = [name for name in rows.pa_table.column_names if name in rows.keys_to_format]
+    return rows.pa_table.select(names), rows.formatter.features, isinstance(rows, LazyBatch)
+
+
+def embed_images(table: "pa.Table") -> "pa.Table":
+    """A table of a dataset with the content of the files that its images and sounds name. Nothing is fetched.
+
+    `datasets.table.embed_table_storage`: what `Dataset.to_parquet` and `push_to_hub` call, which fetch addresses on the
+    web too; there is no public name for one table.
     """
     from datasets.table import embed_table_storage
 
-    return embed_table_storage(table)
+    return embed_table_storage(table, remote_files=False)
 
 
 def layers_to_keep_whole(model: "PreTrainedModel") -> list[str]:

@@ -32,6 +32,24 @@ def test_the_pinned_versions_are_those_that_were_looked_at(package):
     assert ".".join(pinned.split(".")[:2]) == _compat.CHECKED_WITH[package]
 
 
+def test_columns_that_nobody_looked_at():
+    """`map` gives what is decoded when it is looked up; see `data.stored_rows.stored_columns`."""
+    rows = Dataset.from_dict({"a": [1, 2], "b": ["x", "y"]})
+    seen = []
+
+    def look(row):
+        row["a"]
+        table, features, is_batch = _compat.not_formatted(row)
+        seen.append((table.to_pydict(), features == rows.features, is_batch))
+
+    rows.map(look, batched=True)
+    rows.map(look)
+    batch, first, second = seen[0], *seen[-2:]
+    assert batch == ({"b": ["x", "y"]}, True, True)
+    assert (first, second) == (({"b": ["x"]}, True, False), ({"b": ["y"]}, True, False))
+    assert _compat.not_formatted({"a": [1]}) is None
+
+
 def test_private_parts_are_touched_in_one_place():
     """Names with an underscore of objects that are not ours: nowhere else."""
     private = re.compile(

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import datasets
 import pyarrow as pa
-from datasets import Dataset, load_dataset
 
 from c3l_hf.cli.command import CallOptions, Command, UsageError, set_up_process
 from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
@@ -25,13 +24,12 @@ from c3l_hf.common.shard_sizes import sized_folder
 from c3l_hf.common.shards import Shards
 from c3l_hf.common.tables import format_table
 from c3l_hf.common.versions import versions
-from c3l_hf.data.picture_contents import with_contents
-from c3l_hf.data.schema import GENERATION_STATUS, PAIR_FEATURES
+from c3l_hf.data.schema import GENERATION_STATUS, PAIR_TABLE_FEATURES, STATUS_OK
 from c3l_hf.data.sources import Images, columns_digest, load_images
-from c3l_hf.data.status import count_repeated, generation_counts
+from c3l_hf.data.status import count_repeated, count_statuses
 from c3l_hf.data.unreadable_list import beside, unreadable_images, write_unreadable
 from c3l_hf.files.inventory import cached
-from c3l_hf.generation.pairs import PairGenerationConfig, check_columns, generate_tables, with_images
+from c3l_hf.generation.pairs import PairGenerationConfig, check_columns, generate_tables, pairs_with_images
 from c3l_hf.generation.retries import Retries, count_attempts, generate_with_retries
 from c3l_hf.generation.server import is_unanswered
 from c3l_hf.models.finding import find_model
@@ -111,18 +109,18 @@ def generate(
     check_written_tokens(backend, config, how)
     identity |= generation.retry_identity()
     pairs = _in_shards(source, how, config, backend, generation, identity)
-    counts = generation_counts(pairs)
+    rows = [row for batch in pairs.batches(["image_id", GENERATION_STATUS]) for row in zip(*batch.to_pydict().values())]
+    counts = count_statuses((status for _, status in rows), "pairs")
     if generation.retries:
-        counts |= count_attempts(pairs.select_columns(["image_id", "attempt"]).with_format("arrow").iter(1000))
+        counts |= count_attempts(pairs.batches(["image_row", "attempt"]))
     if process_state().is_main_process:
-        write_rows(pairs, output)
-        rows = zip(pairs["image_id"], pairs[GENERATION_STATUS])
+        write_rows(pairs_with_images(source.dataset, pairs.batches, pairs.num_rows), output)
         write_unreadable(beside(path), unreadable_images(rows, source.dataset))
-        print(f"{format_table([('pairs', counts.pop('pairs')), *counts.items()])}\n\n{len(pairs):,} rows → {path}")
-        if repeated := count_repeated(pairs.with_format("arrow").iter(1000)):
+        print(f"{format_table([('pairs', counts.pop('pairs')), *counts.items()])}\n\n{len(rows):,} rows → {path}")
+        if repeated := count_repeated(pairs.batches(["image_id", "prompt", "completion"])):
             print(f"{repeated:,} pairs have the same texts as another of their image")
-    if not pairs.num_rows or "ok" not in pairs["generation_status"][:]:
-        raise RunError(f"none of {len(pairs):,} texts is a pair; {path} has the reasons in generation_status")
+    if STATUS_OK not in {status for _, status in rows}:
+        raise RunError(f"none of {len(rows):,} texts is a pair; {path} has the reasons in generation_status")
 
 
 def _in_shards(
@@ -132,18 +130,18 @@ def _in_shards(
     backend: BackendOptions,
     generation: GenerationOptions,
     identity: dict[str, Any],
-) -> Dataset:
-    """All pairs. They are kept in the cache of `datasets` in shards, named by what they are made from, at which several
-    processes take turns, and after which the same command goes on."""
+) -> Shards:
+    """All pairs, without the pictures. They are kept in the cache of `datasets` in shards, named by what they are made
+    from, at which several processes take turns, and after which the same command goes on."""
     fields = columns_digest(images.dataset, sorted(config.template_set.fields))
     made_from = digest(images.digest, fields, identity, config.identity(), versions()["c3l-hf"])
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pairs-{made_from}"
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-pair-texts-{made_from}"
     check_same({"pairs": made_from}, "all need the same images, model, templates and options")
     check_shared(folder.parent, "HF_DATASETS_CACHE")
     place, size = sized_folder(folder, len(images), images_in_shard(generation, backend, len(images)))
     starts = range(0, len(images), size)
     shards = Shards(place, len(starts), root=folder)
-    schema = PAIR_FEATURES.arrow_schema
+    schema = PAIR_TABLE_FEATURES.arrow_schema
     k = config.pairs_per_image
 
     def there() -> int:
@@ -159,25 +157,20 @@ def _in_shards(
         if shards.missing:
             writer = stack.enter_context(open_writer(backend, config, how, loading, folder / "replies"))
 
+        def score(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+            return score_tables(tables, images.dataset, I2CScorer(*loading()))
+
         def pairs_of(number: int) -> Iterator[pa.Table]:
-            part = images.dataset.select(range(starts[number], min(starts[number] + size, len(images))))
+            first = starts[number]
+            part = images.dataset.select(range(first, min(first + size, len(images))))
             line.begin_part()
-            if generation.retries:
-
-                def score(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-                    return score_tables(tables, part, I2CScorer(*loading()))
-
-                retries = Retries(score, generation.retries, generation.retry_floor)
-                made = generate_with_retries(part, writer, config, retries, progress=line.advance)
-            else:
-                made = generate_tables(part, writer, config, progress=line.advance)
-            pairs = with_images(part, pa.concat_tables(made))
-            for table in pairs.with_format("arrow").iter(100):
-                # A picture in a file goes with its pairs as it is; `write_rows` takes off what it says of places.
-                yield with_contents(table.cast(schema), PAIR_FEATURES, keep_metadata=True)
+            if not generation.retries:
+                return generate_tables(part, writer, config, first_row=first, progress=line.advance)
+            retries = Retries(score, generation.retries, generation.retry_floor)
+            return generate_with_retries(part, writer, config, retries, first_row=first, progress=line.advance)
 
         shards.write_missing(pairs_of, schema)
-    return load_dataset("parquet", data_files=[str(file) for file in shards.files], split="train")
+    return shards
 
 
 def _make_room(shards: Shards) -> None:

@@ -3,14 +3,16 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Image
+from datasets import Dataset, Features, Image
 
 from c3l_hf import _compat
+from c3l_hf.common.arrow import in_tables_of
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_folder, atomic_write
 from c3l_hf.common.shards import Shards
@@ -18,6 +20,7 @@ from c3l_hf.data.arranging import columns_of, restored
 from c3l_hf.data.picture_contents import with_contents, without_contents
 from c3l_hf.data.reading import ColumnOptions, read_dataset
 from c3l_hf.data.stored_rows import has_images
+from c3l_hf.data.streams import RowStream
 
 __all__ = [
     "OutputOptions",
@@ -29,7 +32,8 @@ __all__ = [
     "write_rows",
 ]
 
-_SHARD_ROWS = 5000
+_AT_ONCE = 100  # rows whose pictures are in memory together
+_SHARD_ROWS = 50 * _AT_ONCE
 
 
 @dataclass(kw_only=True)
@@ -118,38 +122,44 @@ def check_output(options: OutputOptions) -> Path:
     return output
 
 
-def write_rows(dataset: Dataset, options: OutputOptions) -> None:
+def write_rows(rows: Dataset | RowStream, options: OutputOptions) -> None:
     """Writes rows where `check_output` found the place, whole or not at all. Images that are files go into it, too, and
     all without their metadata, unless the options keep them; those that are not there stay as they are named."""
-    output, images = Path(options.output), [name for name, kind in dataset.features.items() if has_images(kind)]
+    output, schema = Path(options.output), rows.features.arrow_schema
     if _is_folder(options):
-        starts = range(0, len(dataset), _SHARD_ROWS)
+        count = -(-len(rows) // _SHARD_ROWS)
         with atomic_folder(output) as partial:
-            shards = Shards(partial, len(starts), with_checksums=False)
-            for number, start in enumerate(starts):
-                rows = dataset.select(range(start, min(start + _SHARD_ROWS, len(dataset))))
-                shards.write(number, _tables(rows, options.keep_metadata), dataset.features.arrow_schema)
+            tables = in_tables_of(_AT_ONCE, _tables(rows, options.keep_metadata))
+            shards = Shards(partial, count, with_checksums=False)
+            for number in range(count):
+                shards.write(number, islice(tables, _SHARD_ROWS // _AT_ONCE), schema)
         return
     with atomic_write(output) as partial:
         if output.suffix == ".jsonl":
-            _without_images(dataset).to_json(partial, force_ascii=False)
-        elif not images:
-            dataset.to_parquet(partial)
+            _without_images(rows).to_json(partial, force_ascii=False)
+        elif isinstance(rows, Dataset) and not any(map(has_images, rows.features.values())):
+            rows.to_parquet(partial)
         else:
-            with pq.ParquetWriter(partial, dataset.features.arrow_schema, compression="zstd") as writer:
-                for table in _tables(dataset, options.keep_metadata):
+            with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+                for table in _tables(rows, options.keep_metadata):
                     writer.write_table(table)
 
 
-def _without_images(dataset: Dataset) -> Dataset:
+def _without_images(rows: Dataset | RowStream) -> Dataset:
     """The rows without columns of images; of those within messages there is at most the path."""
-    features = dataset.features
-    dataset = dataset.remove_columns([name for name, kind in features.items() if _is_of_images(kind)])
-    if not any(map(has_images, dataset.features.values())) or not len(dataset):
-        return dataset
-    schema = dataset.features.arrow_schema
-    tables = (table.cast(schema) for table in dataset.with_format("arrow").iter(100))
-    return Dataset(pa.concat_tables(without_contents(table, dataset.features) for table in tables))
+    features = Features({name: kind for name, kind in rows.features.items() if not _is_of_images(kind)})
+    if isinstance(rows, Dataset) and not any(map(has_images, features.values())):
+        return rows.select_columns(list(features))
+    tables = (table.select(list(features)).cast(features.arrow_schema) for table in _stored_tables(rows))
+    return Dataset(
+        pa.concat_tables(
+            [features.arrow_schema.empty_table(), *(without_contents(table, features) for table in tables)]
+        )
+    )
+
+
+def _stored_tables(rows: Dataset | RowStream) -> Iterable[pa.Table]:
+    return (rows if isinstance(rows, RowStream) else RowStream.of(rows, _AT_ONCE)).tables() if len(rows) else ()
 
 
 def _is_of_images(feature: Any) -> bool:
@@ -158,13 +168,13 @@ def _is_of_images(feature: Any) -> bool:
     return isinstance(feature, Image) or (inner is not None and _is_of_images(inner))
 
 
-def _tables(dataset: Dataset, keep_metadata: bool) -> Iterator[pa.Table]:
+def _tables(rows: Dataset | RowStream, keep_metadata: bool) -> Iterator[pa.Table]:
     """The rows with the contents of their images, few at a time."""
-    schema = dataset.features.arrow_schema
-    for table in dataset.with_format("arrow").iter(100) if len(dataset) else ():
+    schema = rows.features.arrow_schema
+    for table in _stored_tables(rows):
         # Images first: the other one, which embeds sounds and the like, would end at one that is not there.
-        table = with_contents(table.cast(schema), dataset.features, keep_metadata)
-        others = [name for name, kind in dataset.features.items() if not has_images(kind)]
+        table = with_contents(table.cast(schema), rows.features, keep_metadata)
+        others = [name for name, kind in rows.features.items() if not has_images(kind)]
         embedded = _compat.embed_images(table.select(others))
         yield pa.table({name: (embedded if name in others else table)[name] for name in table.column_names}, schema)
 

@@ -12,8 +12,10 @@ _REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """The first of some names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    """The first of some names, and how many more there are, in one line: files and columns of strangers may have any
+    character in their names."""
+    shown = ("".join(letter if letter.isprintable() else "?" for letter in name) for name in names[:most])
+    return ", ".join(shown) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def closest(given: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:

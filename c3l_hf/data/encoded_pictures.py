@@ -12,7 +12,7 @@ from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import digest
 from c3l_hf.data.image_files import located
 from c3l_hf.data.row_images import as_stored
-from c3l_hf.files.decoders import opened
+from c3l_hf.files.decoders import opened, read_file
 from c3l_hf.files.image import content_of, file_of, is_inline, open_image, value_of
 from c3l_hf.files.metadata import without_metadata
 
@@ -92,7 +92,7 @@ def _content(image: Any) -> bytes | None:
         if is_inline(value):
             return bytes(content_of(value))
         if isinstance(value, str | Path) and (file := file_of(value)) is not None:
-            return file.read_bytes()
+            return read_file(file)
     except (OSError, ValueError):  # no such file, or no picture: as whoever opens it says
         pass
     return None

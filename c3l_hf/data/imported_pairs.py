@@ -16,13 +16,14 @@ from datasets import Dataset, List, Value
 from c3l_hf.common.arrow import take_rows
 from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.common.files import digest
+from c3l_hf.data.file_states import with_file_states
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import layout_of
 from c3l_hf.data.pair_columns import NO_TYPE
 from c3l_hf.data.places import places
 from c3l_hf.data.row_images import images_as_stored, pictures_of
 from c3l_hf.data.schema import PAIR_TABLE_FEATURES, number_id
-from c3l_hf.data.sources import Images, images_digest
+from c3l_hf.data.sources import Images, image_column, images_digest
 from c3l_hf.data.status import count_reasons
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.data.turns import to_turns, turn_reason
@@ -150,7 +151,7 @@ def import_pairs(dataset: Dataset, inventory: Path | None = None, image_folder: 
     images = images_as_stored(dataset, layout, first_rows, ids, image_folder)
     known = images_digest(images, inventory)
     return ImportedPairs(
-        Images(images, known),
+        Images(with_file_states(images, image_column(images)), known),
         _by_image(tables, image_of[image_of >= 0]),
         [0, *np.cumsum(pairs_of).tolist()],
         digest(sha.hexdigest(), known, *sorted(without_image.items())),

@@ -17,6 +17,7 @@ from c3l_hf.common.files import digest
 from c3l_hf.common.names import is_not_on_hub, listed
 from c3l_hf.common.processes import first_on_each_machine, process_state
 from c3l_hf.common.run_folder import is_run
+from c3l_hf.data.file_states import FILE_STATES, FILE_STATES_FEATURE, packed_state, with_file_states
 from c3l_hf.data.image_files import files_state
 from c3l_hf.data.schema import number_id
 from c3l_hf.data.worlds import World, find_world, nearest_world
@@ -45,7 +46,8 @@ class Images:
 
     Attributes:
         dataset: Rows with the columns `images` (or `image`) and `image_id`, and what the source has beside them. Images
-            in files are named by their paths, not copied.
+            in files are named by their paths, not copied; how the files are stands in a column of its own, see
+            `data.file_states`.
         digest: SHA-256 over ids and encoded pictures, whatever the source: part of what identifies a run.
         world: The embedded world that they come from, if they do.
     """
@@ -99,7 +101,8 @@ def load_images(
         raise RunError(f"images {source}: there is no such folder{meant}")
     dataset = open_dataset(source, split=split)
     dataset = _checked(dataset.select(range(_count(source, len(dataset), limit))), source)
-    return Images(dataset, images_digest(dataset, inventory))
+    known = images_digest(dataset, inventory)
+    return Images(with_file_states(dataset, image_column(dataset)), known)
 
 
 def is_picture_folder(source: str) -> bool:
@@ -212,11 +215,13 @@ def _read_folder(
     root = str(folder.resolve())
     paths = pa.array([os.path.join(root, picture.name) for picture in pictures], pa.string())
     images = pa.StructArray.from_arrays([pa.nulls(len(pictures), pa.binary()), paths], ["bytes", "path"])
-    features = Features({"images": List(Image()), "image_id": Value("string")})
+    states = {file.name: file for file in files}
+    features = Features({"images": List(Image()), "image_id": Value("string"), FILE_STATES: FILE_STATES_FEATURE})
     table = pa.table(
         {
             "images": pa.ListArray.from_arrays(pa.array(range(len(pictures) + 1), pa.int32()), images),
             "image_id": pa.array([picture.name for picture in pictures], pa.string()),
+            FILE_STATES: [[packed_state(states[picture.name], picture.digest)] for picture in pictures],
         }
     ).cast(features.arrow_schema)
     for name in columns.column_names:

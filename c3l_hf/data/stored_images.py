@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from c3l_hf.common.arrow import in_lists
+from c3l_hf.data.file_states import FILE_STATES, check_files
 from c3l_hf.data.image_files import stored_here
 from c3l_hf.data.picture_contents import AT_ONCE
 from c3l_hf.data.sources import image_column
@@ -55,10 +56,16 @@ def images_of_rows(images: Dataset, rows: Sequence[int]) -> pa.Array:
     Args:
         images: With the columns `images` or `image`.
         rows: Row numbers, in any order, also more than once.
+
+    Raises:
+        RunError: If a file is not what it was, where the images have `data.file_states`.
     """
-    column = image_column(images)
-    values = images.select_columns([column]).with_format("arrow")[list(rows)][column].combine_chunks()
-    return _with_files(in_lists(values))
+    columns = [image_column(images), *(name for name in (FILE_STATES,) if name in images.column_names)]
+    table = images.select_columns(columns).with_format("arrow")[list(rows)]
+    values = in_lists(table[columns[0]].combine_chunks())
+    if FILE_STATES in columns:
+        check_files(values.to_pylist(), table[FILE_STATES].to_pylist())
+    return _with_files(values)
 
 
 def _with_files(values: pa.Array) -> pa.Array:

@@ -1,11 +1,14 @@
 """Rows of a dataset as all stages read them: values as `datasets` gives them, images as they are stored."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 from datasets import Audio, Dataset, Features, Image, LargeList, List, Video
 
-__all__ = ["has_images", "stored_row", "stored_rows", "undecoded"]
+from c3l_hf import _compat
+
+__all__ = ["has_images", "stored_columns", "stored_row", "stored_rows", "undecoded"]
 
 
 def stored_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
@@ -21,6 +24,27 @@ def stored_rows(table: pa.Table, features: Features) -> list[dict[str, Any]]:
     columns = table.column_names
     batch = Features({name: undecoded(features[name]) for name in columns}).decode_batch(table.to_pydict())
     return [dict(zip(columns, values)) for values in zip(*(batch[name] for name in columns))]
+
+
+def stored_columns(rows: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Columns of one row or a batch as `Dataset.map` gives them: the same values, but images as they are stored.
+
+    `datasets` decodes all pictures of a batch when its column is looked up: a photograph of 12 megapixels takes 46 MB
+    then, one that is damaged ends the whole `map`, an address is fetched, and for some formats Pillow starts another
+    program. Pictures that were looked at are also written anew.
+
+    Args:
+        rows: Column → value, or list of values.
+        names: The columns.
+    """
+    known = _compat.not_formatted(rows)
+    if known is None:
+        return {name: rows[name] for name in names}
+    table, features, is_batch = known
+    wanted = table.select([name for name in names if name in table.column_names])
+    stored = stored_rows(wanted, features)
+    read = {name: [row[name] for row in stored] for name in wanted.column_names}
+    return {name: (read[name] if is_batch else read[name][0]) if name in read else rows[name] for name in names}
 
 
 def stored_row(dataset: Dataset, number: int) -> dict[str, Any]:

@@ -126,6 +126,9 @@ class Answerer:
         processor, opened = with_image_cache(self.processor), {}
         results, prompts = [{} for _ in rows], {}
         for number, row in enumerate(rows):
+            # Questions about a picture follow each other: decoded, it is far larger than what the model takes of it.
+            if not opened.keys() <= set(map(image_key, row["images"] or ())):
+                processor, opened = with_image_cache(self.processor), {}
             try:
                 prompts[number] = self._prompt(processor, row, opened)
             except RowError as error:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List
 
@@ -14,6 +13,7 @@ from c3l_hf.data.image_files import located
 from c3l_hf.data.row_images import as_stored
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.evaluation.benchmarks import LETTERS, SEED_DIMENSIONS, Layout
+from c3l_hf.files.decoders import opened
 from c3l_hf.files.image import image_key, open_image
 
 __all__ = ["Pictures", "published_rows"]
@@ -156,7 +156,7 @@ class Pictures:
             content = value["bytes"]
             try:
                 # The header only, read where it is.
-                with PIL.Image.open(value["path"] if content is None else pa.BufferReader(content)):
+                with opened(value["path"] if content is None else pa.BufferReader(content)):
                     pass
             except Exception:  # decoders raise errors of many types; `open_image` words them
                 try:

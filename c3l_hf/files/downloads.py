@@ -19,6 +19,7 @@ from c3l_hf import __version__
 from c3l_hf.common.files import atomic_write
 from c3l_hf.common.processes import first_on_each_machine, process_state
 from c3l_hf.files.addresses import cache_file, download_problem, downloaded, is_address, kept_problem, shown_address
+from c3l_hf.files.decoders import opened
 from c3l_hf.files.unreadable import kind_of
 
 __all__ = ["Downloads", "download_images"]
@@ -214,7 +215,7 @@ class _Fetcher:
         except Exception as error:  # of addresses and answers that nobody has thought of: one of many, not the end
             raise _Problem(f"it cannot be asked for ({type(error).__name__})", for_good=True) from None
         try:
-            PIL.Image.open(io.BytesIO(content)).close()
+            opened(io.BytesIO(content)).close()
         except PIL.Image.DecompressionBombError:
             pass  # a picture, of which `open_image` says that it is too large
         except Exception:  # decoders raise errors of many types

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from PIL.ExifTags import Base as ExifTag
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.files.addresses import download_problem, downloaded, is_address, shown_address
-from c3l_hf.files.decoders import opened
+from c3l_hf.files.decoders import FORMATS, MOST_PIXELS, closed_format, opened
 from c3l_hf.files.sixteen_bits import SIXTEEN_BITS, check_range, had_sixteen_bits, in_eight_bits
 from c3l_hf.files.unreadable import kind_of
 
@@ -43,6 +44,11 @@ MAX_PIXELS = 4096 * 4096
 # But its shorter side not below this: processors that cut out the middle go by the shorter side, of 336 or 448 pixels.
 _SHORT_SIDE = 1024
 _STRIP = 128  # rows of the smaller picture that are made at once
+# The thread in which pictures of more are decoded, whoever asks: in several at once they would take gigabytes, and what
+# one has freed no other can use, as each has its own part of the heap.
+_LARGE = ThreadPoolExecutor(1, "c3l-hf-large-pictures")
+if hasattr(os, "register_at_fork"):  # a child does not have the thread
+    os.register_at_fork(after_in_child=lambda: globals().update(_LARGE=ThreadPoolExecutor(1, "c3l-hf-large-pictures")))
 
 # What black and white are in these, no file says; Pillow's conversion of them to RGB clips.
 _DEEP_MODES = ("I", "F")
@@ -50,9 +56,6 @@ _DEEP_MODES = ("I", "F")
 _WITH_ORIENTATION = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 # Where a dict has its image, the first that is there: as `datasets` has it, and as items of messages do.
 IN_DICT = ("bytes", "image", "path", "url")
-# Drawing programs, for which Pillow calls other programs, and formats of which it knows no more than the name.
-_NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-
 # What encoded pictures come in; a buffer where Arrow's memory is not copied.
 _Content = bytes | bytearray | memoryview | pa.Buffer
 # How JPEG, PNG, GIF, WebP, BMP and TIFF begin as base64; a file may be named by letters and digits alone, as by a hash.
@@ -66,10 +69,10 @@ _OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
 def open_image(value: Any) -> PIL.Image.Image:
     """A row's image as an upright 8-bit RGB image; what is transparent is put on white, as models' own processors do.
 
-    A picture of more than `MAX_PIXELS` is drawn down to so many, its shorter side to 1,024 at least: one at a time is
-    in memory as large as it is. Of an animation it is the first frame. 16 bits are scaled to 8, see
-    `files.sixteen_bits`. HEIC needs the package pillow-heif. Of the file's metadata nothing comes along but the ICC
-    profile; what is broken among them does not matter.
+    Only the formats of `decoders.FORMATS` are opened. A picture of more than `MAX_PIXELS` is drawn down to so many, its
+    shorter side to 1,024 at least: one at a time is in memory as large as it is, of all threads. Of an animation it is
+    the first frame. 16 bits are scaled to 8, see `files.sixteen_bits`. HEIC needs the package pillow-heif. Of the
+    file's metadata nothing comes along but the ICC profile; what is broken among them does not matter.
 
     Args:
         value: A PIL image; its encoded content, as bytes, base64 text or a data URL; a path or a file:// URL; an array
@@ -77,8 +80,9 @@ def open_image(value: Any) -> PIL.Image.Image:
             fetched; or a dict of one of these: as `datasets` has it with "bytes" or "path", or with "url" or "image".
 
     Raises:
-        RowError: If it is missing, cannot be decoded, has 32 bits or floats per channel, has 16 of which it uses so few
-            that they may be meant otherwise, or is an address that has not been fetched.
+        RowError: If it is missing, in another format, cannot be decoded, has more than `decoders.MOST_PIXELS`, 32 bits
+            or floats per channel, has 16 of which it uses so few that they may be meant otherwise, or is an address
+            that has not been fetched.
     """
     name = "the image"
     try:
@@ -94,13 +98,18 @@ def open_image(value: Any) -> PIL.Image.Image:
         image = _opened(value)
         if image.mode in _DEEP_MODES:
             raise RowError(f"the image has mode {image.mode}; convert it to 8 bits per channel")
-        if image.format in _NOT_READ:
-            raise RowError(f"{name} is {image.format}, which is not read; convert it to PNG or JPEG")
+        if image.format not in (None, *FORMATS):  # before it is loaded, for which Pillow may start another program
+            raise RowError(_not_read(name, image.format))
+        if image.width * image.height > MOST_PIXELS:
+            raise RowError(f"{name} has more than {MOST_PIXELS:,} pixels; draw it down")
         check = had_sixteen_bits(image)  # is not told once the pixels are read
         size = _bounded(image.size)
         if check and image.mode in SIXTEEN_BITS:
             check_range(image)  # the whole of it, of which only strips may be converted at a time
-        result = _on_white(upright(image)) if size == image.size else _drawn_down(image, size)
+        if size == image.size:
+            result = _on_white(upright(image))
+        else:
+            result = _LARGE.submit(_drawn_down, image, size).result()
         if check and image.mode not in SIXTEEN_BITS:
             check_range(result)
         result.info = {name: value for name, value in result.info.items() if name == "icc_profile"}
@@ -108,7 +117,13 @@ def open_image(value: Any) -> PIL.Image.Image:
     except RowError:
         raise
     except Exception as error:  # decoders raise errors of many types on damaged files
+        if isinstance(error, PIL.UnidentifiedImageError) and (closed := closed_format(_beginning(value))):
+            raise RowError(_not_read(name, closed)) from None
         raise RowError(f"{name} cannot be read: {type(error).__name__}: {_reason(error, value)}") from error
+
+
+def _not_read(name: str, kind: str | None) -> str:
+    return f"{name} is {kind}, which is not read; convert it to PNG or JPEG"
 
 
 def _reason(error: Exception, value: Any) -> str:
@@ -121,8 +136,8 @@ def _reason(error: Exception, value: Any) -> str:
 
 def _beginning(value: Any) -> bytes:
     """The first 64 bytes of what could not be read."""
-    if isinstance(value, _Content):
-        return bytes(memoryview(value)[:64])
+    if isinstance(value, _Content) or (isinstance(value, str) and is_inline(value)):
+        return bytes(memoryview(content_of(value))[:64])
     if isinstance(value, str | Path) and not is_inline(value) and (file := file_of(value)) is not None:
         with open(file, "rb") as content:
             return content.read(64)

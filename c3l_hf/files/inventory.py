@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, digest, file_sha256
 from c3l_hf.common.names import listed
+from c3l_hf.files.decoders import check_is_file
 
 __all__ = ["FileState", "Inventory", "Look", "cached", "list_files", "sha256_of"]
 
@@ -66,40 +68,50 @@ def list_files(folder: str | Path, notes: list[str] | None = None) -> list[FileS
 
     Args:
         folder: The folder.
-        notes: To it is added what can be said of links and of folders that cannot be read, a line each.
+        notes: To it is added what can be said of links, of pipes and devices, and of folders that cannot be read, a
+            line each.
+
+    Raises:
+        RunError: If the folder cannot be read.
     """
     root = os.path.realpath(folder)
     folders: set[tuple[int, int]] = set()
     links: list[tuple[str, str]] = []  # to folders: name, path
-    followed, passed_over, nowhere, denied = [], [], [], []
+    followed, passed_over, nowhere, denied, odd = [], [], [], [], []
 
     def visit(path: str, prefix: str) -> Iterator[FileState]:
-        here = os.stat(path)
-        if (here.st_dev, here.st_ino) in folders:
-            passed_over.append(prefix[:-1])
-            return
-        folders.add((here.st_dev, here.st_ino))
+        below = [(path, prefix)]  # no recursion: folders may be nested deeper than that goes
+        while below:
+            yield from visit_one(*below.pop(), below)
+
+    def visit_one(path: str, prefix: str, below: list[tuple[str, str]]) -> Iterator[FileState]:
         try:
+            here = os.stat(path)
+            if (here.st_dev, here.st_ino) in folders:
+                passed_over.append(prefix[:-1])
+                return
+            folders.add((here.st_dev, here.st_ino))
             entries = list(os.scandir(path))
-        except PermissionError:
+        except OSError as error:
             if not prefix:
-                raise
+                raise RunError(f"{folder} cannot be read: {error.strerror or error}") from None
             denied.append(prefix[:-1])
             return
         for entry in entries:
             name = prefix + entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from visit(entry.path, f"{name}/")
-                continue
             try:
-                if entry.is_dir():
+                if entry.is_dir(follow_symlinks=False):
+                    below.append((entry.path, f"{name}/"))
+                elif entry.is_dir():
                     links.append((name, entry.path))
                 elif entry.is_file():
                     yield FileState.of(name, entry.stat())
-                elif entry.is_symlink():
+                elif entry.is_symlink() and not os.path.exists(entry.path):
                     nowhere.append(name)
+                else:  # reading one may never end
+                    odd.append(name)
             except OSError:  # links that lead to each other
                 nowhere.append(name)
 
@@ -118,7 +130,8 @@ def list_files(folder: str | Path, notes: list[str] | None = None) -> list[FileS
         ("links to folders, followed", followed),
         ("folders passed over, as they are read by another path or have this one in them", passed_over),
         ("links that lead nowhere", nowhere),
-        ("folders that may not be read", denied),
+        ("folders that cannot be read", denied),
+        ("pipes, devices and sockets, passed over", odd),
     ):
         if names and notes is not None:
             notes.append(f"{text}: {len(names):,} ({listed(sorted(names), 5)})")
@@ -194,6 +207,7 @@ class Inventory:
 def sha256_of(path: str | Path) -> bytes:
     """SHA-256 of a file's content; of one that cannot be read, of the reason."""
     try:
+        check_is_file(path)
         return file_sha256(path)
     except OSError as error:
         # A missing picture is found again, and counted, when its rows are made.

@@ -10,7 +10,7 @@ import PIL.Image
 from PIL.ExifTags import Base as ExifTag
 
 from c3l_hf.common.errors import RowError
-from c3l_hf.files.decoders import opened
+from c3l_hf.files.decoders import closed_format, opened
 from c3l_hf.files.image import open_image, orientation_of, upright
 from c3l_hf.files.segments import plain_gif, plain_jpeg, plain_png, plain_webp
 
@@ -27,11 +27,11 @@ _HAVE_NONE = ("BMP", "DIB")
 # What an AVIF has of them is in items and boxes of these kinds. They may be somewhere by chance: then it is encoded
 # again in vain.
 _OF_AVIF = re.compile(rb"Exif|mime|uri |uuid|jumb|moov")
-# What a content that Pillow cannot open may have them in: how formats begin that have metadata (JPEG, PNG, GIF, WebP,
-# TIFF and raw photographs, HEIC and AVIF, JPEG 2000 and XL, Photoshop's), and how these begin.
+# What a content that is not opened may have them in: how formats begin that have metadata (JPEG, PNG, GIF, WebP,
+# TIFF and raw photographs, HEIC and AVIF, JPEG 2000 and XL, Photoshop's, Targa), and how these begin.
 _OF_DAMAGED = re.compile(
     rb"\A(?:\xff\xd8\xff|\x89PNG|GIF8|RIFF....WEBP|II[*+RU]|MM\0|....ftyp|\0\0\0\x0c(?:jP|JXL)|\xff\x4f\xff\x51|8BPS)"
-    rb"|Exif\0\0|xmpmeta|ns\.adobe\.com",
+    rb"|Exif\0\0|xmpmeta|ns\.adobe\.com|TRUEVISION-XFILE",
     re.DOTALL,
 )
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
@@ -59,7 +59,8 @@ def without_metadata(content: bytes) -> PlainPicture:
         content: The encoded picture.
 
     Raises:
-        RowError: If it cannot be read, and may have metadata: it is damaged, or HEIC without pillow-heif.
+        RowError: If it cannot be read, and may have metadata: it is damaged, in a format that is not opened, or HEIC
+            without pillow-heif.
     """
     try:
         with opened(io.BytesIO(content)) as image:
@@ -112,7 +113,7 @@ def _is_no_picture(content: bytes) -> bool:
         opened(io.BytesIO(content)).close()
         return False
     except Exception:  # decoders raise errors of many types
-        return not _OF_DAMAGED.search(content)
+        return not _OF_DAMAGED.search(content) and closed_format(content[:64]) is None
 
 
 def _as_it_is(content: bytes) -> PlainPicture:

@@ -1,6 +1,5 @@
 """A folder of pictures as people have it: which of its files are pictures, and what its metadata say of them."""
 
-import functools
 import logging
 import os
 from collections import Counter
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
-from c3l_hf.files.decoders import opened
+from c3l_hf.files.decoders import FORMATS, check_is_file, opened
 from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.inventory import FileState, Inventory, Look, sha256_of
 from c3l_hf.files.json_files import open_json
@@ -162,8 +161,9 @@ def _look(folder: Path, name: str) -> Look:
 def _problem(path: Path) -> str | None:
     """Why a file is no picture that can be read. By its header only: one that turns out to be damaged later keeps its
     rows, with the reason."""
-    formats = None if path.suffix.lower() in _PICTURES else _formats(bool(path.suffix))
+    formats = FORMATS if path.suffix.lower() in _PICTURES else (*_BY_CONTENT, *(() if path.suffix else ("TIFF",)))
     try:
+        check_is_file(path)
         with open(path, "rb") as file:
             beginning = file.read(64)
         with opened(path, formats):
@@ -173,16 +173,9 @@ def _problem(path: Path) -> str | None:
     except PIL.Image.DecompressionBombError:
         return "too many pixels"
     except OSError as error:
-        return error.strerror or "not a picture"
+        return error.strerror or str(error) or "not a picture"
     except Exception as error:  # decoders raise errors of many types
         return type(error).__name__
-
-
-@functools.cache
-def _formats(with_ending: bool) -> list[str]:
-    # Pillow ends at a format that it was built without.
-    PIL.Image.init()
-    return [name for name in (*_BY_CONTENT, *(() if with_ending else ("TIFF",))) if name in PIL.Image.OPEN]
 
 
 def metadata_columns(folder: Path, files: Sequence[FileState], pictures: Sequence[str], say: bool = True) -> pa.Table:

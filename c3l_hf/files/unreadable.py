@@ -1,12 +1,12 @@
-"""What a content is that is no picture, or none that Pillow reads: told by how it begins."""
+"""What a content is that is no picture, or none that is read: told by how it begins."""
 
-from c3l_hf.files.decoders import can_heic, is_heic
+from c3l_hf.files.decoders import can_heic, closed_format, is_heic
 
 __all__ = ["kind_of"]
 
 
 def kind_of(beginning: bytes) -> str | None:
-    """What a content is that Pillow cannot read, where its first 64 bytes tell."""
+    """What a content is that cannot be read, where its first 64 bytes tell."""
     start = beginning.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not beginning:
         return "empty"
@@ -24,4 +24,6 @@ def kind_of(beginning: bytes) -> str | None:
         return "PDF; convert it to PNG"
     if beginning.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, not the file; fetch it with git lfs pull"
+    if kind := closed_format(beginning):
+        return f"{kind}, which is not read; convert it to PNG or JPEG"
     return None

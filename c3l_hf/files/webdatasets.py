@@ -35,6 +35,7 @@ _NUMBERS = frozenset("cls cls2 index inx id".split())
 _JSON = frozenset("json jsn".split())
 _READ = _PICTURES | _TEXTS | _NUMBERS | _JSON
 _WHOLE = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)
+_LARGEST = 2**29  # bytes of a file that is read: what is packed may be zeros without end
 _AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB
 
 
@@ -47,6 +48,8 @@ class _Look:
     pictures: Counter[str] = field(default_factory=Counter)
     unread: Counter[str] = field(default_factory=Counter)
     damaged: list[str] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
     rows: int = 0
     size: int = 0
 
@@ -58,7 +61,8 @@ def open_tars(files: Sequence[Path]) -> Dataset:
     their names (1, 2, …, 10), as they are stored; texts (`txt`) and numbers (`cls`) under their endings; and the keys
     of `json`, if it is an object, each as a column (as `json.KEY` where that name is taken). What is missing is null.
     A warning says which files were taken for several pictures of a sample, which are none of all these, and which texts
-    and JSON cannot be read: they are null.
+    and JSON cannot be read: they are null. Links are passed over, and counted: a tar may have some to
+    anywhere. A file of more than 512 MB is not read: a picture is empty then, which its row says, and a text null.
 
     Raises:
         RunError: If a tar is damaged, has no samples, or the files of a sample do not follow each other.
@@ -105,7 +109,8 @@ def _rows(
     for file in files:
         for key, sample in _samples(file):
             images = [
-                {"bytes": sample[name], "path": f"{PurePosixPath(key).name}.{name}"} for name in _picture_names(sample)
+                {"bytes": sample[name] or b"", "path": f"{PurePosixPath(key).name}.{name}"}
+                for name in _picture_names(sample)
             ]
             values, _ = _values(sample)
             row: dict[str, Any] = {"__key__": key, "__url__": str(file)}
@@ -117,10 +122,11 @@ def _rows(
 def _looked_through(files: Sequence[Path]) -> _Look:
     look = _Look()
     for file in files:
-        for key, sample in _samples(file):
+        for key, sample in _samples(file, look.links):
             names = _picture_names(sample)
             look.rows += 1
-            look.size += sum(map(len, sample.values()))
+            look.size += sum(len(content or b"") for content in sample.values())
+            look.large += [f"{key}.{name}" for name, content in sample.items() if content is None]
             look.most_pictures = max(look.most_pictures, len(names))
             look.pictures.update(names)
             look.unread.update(name for name in sample if _ending(name) not in _READ)
@@ -151,6 +157,10 @@ def _warn(file: Path, look: _Look, columns: Mapping[str, tuple[tuple[str, ...], 
         logger.warning("%s: the column %s is from the JSON, as there is one of that name", file, listed(clashes))
     if look.unread:
         logger.warning("%s: files of these kinds are not read: %s", file, listed(sorted(look.unread)))
+    if look.large:
+        logger.warning("%s: %d files of more than 512 MB are not read: %s", file, len(look.large), listed(look.large))
+    if look.links:
+        logger.warning("%s: %d links are passed over: %s", file, len(look.links), listed(look.links))
     if look.damaged:
         logger.warning(
             "%s: %d texts and JSON files cannot be read and are null: %s",
@@ -160,15 +170,20 @@ def _warn(file: Path, look: _Look, columns: Mapping[str, tuple[tuple[str, ...], 
         )
 
 
-def _samples(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The samples of a tar: the key, and the content by ending. The ending is all after the name's first dot."""
+def _samples(file: Path, links: list[str] | None = None) -> Iterator[tuple[str, dict[str, bytes | None]]]:
+    """The samples of a tar: the key, and the content by ending, null of a file that is too large. The ending is all
+    after the name's first dot. To `links` their names are added."""
     seen: set[str] = set()
     current: str | None = None
-    sample: dict[str, bytes] = {}
+    sample: dict[str, bytes | None] = {}
     try:
         with tarfile.open(file) as tar:
             for member in tar:
-                folder, _, name = member.name.removeprefix("./").rpartition("/")
+                # Bytes that are no UTF-8 come as halves of characters, which no table can hold.
+                path = member.name.encode("utf-8", "backslashreplace").decode()
+                folder, _, name = path.removeprefix("./").rpartition("/")
+                if links is not None and (member.issym() or member.islnk()):
+                    links.append(path)
                 stem, dot, ending = name.partition(".")
                 if not member.isfile() or not stem or not dot or "__MACOSX" in folder:
                     continue
@@ -182,8 +197,9 @@ def _samples(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                     current, sample = key, {}
                 if (ending := ending.lower()) in sample:
                     raise RunError(f"{file} has {key}.{ending} twice")
-                content = tar.extractfile(member) if _ending(ending) in _READ else None  # not of a film
-                sample[ending] = content.read() if content is not None else b""
+                is_read = _ending(ending) in _READ  # not of a film
+                content = tar.extractfile(member) if is_read and member.size <= _LARGEST else None
+                sample[ending] = content.read() if content is not None else None if is_read else b""
                 _compat.forget_members(tar)
             if current is not None:
                 yield current, sample
@@ -208,13 +224,16 @@ def _check_end(file: Path, tar: tarfile.TarFile) -> None:
         logger.warning("%s has no mark at its end: it may be cut off", file)
 
 
-def _values(sample: Mapping[str, bytes]) -> tuple[dict[str, Any], list[str]]:
+def _values(sample: Mapping[str, bytes | None]) -> tuple[dict[str, Any], list[str]]:
     """What a sample has beside pictures, and which of it cannot be read."""
     values: dict[str, Any] = {}
     damaged = []
     for name, content in sample.items():
         kind = _ending(name)
         if kind not in _TEXTS | _NUMBERS | _JSON:
+            continue
+        if content is None:
+            values[name] = None
             continue
         try:
             text = content.decode("utf-8-sig")

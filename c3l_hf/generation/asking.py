@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.data.file_states import FILE_STATES, check_files
 from c3l_hf.data.sources import image_column, image_ids
 from c3l_hf.generation.requests import Request, derived
 from c3l_hf.prompts.templates import Template, TemplateSet
@@ -70,9 +71,12 @@ def requests_of(
     # Prompts of one template have one length and replies of similar length.
     asked.sort(key=lambda one: one[2].id)
     # Rows as arrow hold the encoded image; pixels are decoded only while a prompt is encoded.
-    stored = images.select_columns([column, *sorted(templates.fields)]).with_format("arrow")
+    states = [FILE_STATES] if FILE_STATES in images.column_names else []
+    stored = images.select_columns([column, *sorted(templates.fields), *states]).with_format("arrow")
     for row, image_id, template, ks in asked:
         values: dict[str, Any] = stored[row].to_pylist()[0]
+        if states and (of_files := values.pop(FILE_STATES)):
+            check_files([values[column] if isinstance(values[column], list) else [values[column]]], [of_files])
         try:
             pictures = _pictures(values.pop(column))
             messages, examples = template.chat(values, len(pictures))

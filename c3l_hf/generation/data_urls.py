@@ -10,6 +10,7 @@ from PIL.ExifTags import Base as ExifTag
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.status import publishable
+from c3l_hf.files.decoders import opened
 from c3l_hf.files.image import content_of, file_of, is_inline, open_image, value_of
 from c3l_hf.files.metadata import without_metadata
 
@@ -38,8 +39,8 @@ def data_urls(images: Sequence[Mapping[str, Any]]) -> list[str]:
         if image is None:
             raise RowError(f"{which} is null")
         try:
-            opened = open_image(image)
-            media, content = _as_stored(image) or ("image/png", _png(opened))
+            seen = open_image(image)
+            media, content = _as_stored(image) or ("image/png", _png(seen))
         except RowError as error:
             # Decoders name objects and places in their messages; equal reasons have to be equal to be counted.
             cause = error.__cause__
@@ -58,11 +59,11 @@ def _as_stored(image: Any) -> tuple[str, bytes] | None:
         content = file.read_bytes()
     else:
         return None
-    with PIL.Image.open(io.BytesIO(content)) as opened:
-        plain = opened.mode == "RGB" and opened.info.get("transparency") is None
-        upright = opened.getexif().get(ExifTag.Orientation, 1) == 1
-        if plain and upright and opened.format in _TYPES and getattr(opened, "n_frames", 1) == 1:
-            return _TYPES[opened.format], without_metadata(content).content
+    with opened(io.BytesIO(content)) as picture:
+        plain = picture.mode == "RGB" and picture.info.get("transparency") is None
+        upright = picture.getexif().get(ExifTag.Orientation, 1) == 1
+        if plain and upright and picture.format in _TYPES and not getattr(picture, "is_animated", False):
+            return _TYPES[picture.format], without_metadata(content).content
     return None
 
 

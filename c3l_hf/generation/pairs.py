@@ -10,12 +10,16 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common.arrow import in_tables_of
 from c3l_hf.common.plain import plain
+from c3l_hf.data.file_states import FILE_STATES
+from c3l_hf.data.layouts import IMAGE_COLUMNS
 from c3l_hf.data.row_texts import messages_of_turns
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column
 from c3l_hf.data.status import generation_counts
 from c3l_hf.data.stored_images import storable, stored_images
+from c3l_hf.data.streams import RowStream
 from c3l_hf.generation.asking import Asked, requests_of
 from c3l_hf.generation.in_process import ModelWriter
 from c3l_hf.generation.requests import Reply, Request, Writer
@@ -27,6 +31,7 @@ __all__ = ["PairGenerationConfig", "check_columns", "generate_pairs", "generate_
 
 logger = logging.getLogger(__name__)
 
+_WITH_IMAGES = 50  # rows whose images are in memory together, as they are stored
 _TABLE_ROWS = 1000
 
 
@@ -162,11 +167,27 @@ def generate_pairs(
 
 def with_images(dataset: Dataset, pairs: pa.Table) -> Dataset:
     """Rows of `generate_tables` with their images, as `generate_pairs` returns them."""
-    images = dataset.select_columns([image_column(dataset)])
+    images = dataset.select_columns([name for name in dataset.column_names if name in (*IMAGE_COLUMNS, FILE_STATES)])
     result = Dataset.from_generator(_with_images, features=PAIR_FEATURES, gen_kwargs={"images": images, "pairs": pairs})
     for status, count in generation_counts(result).items():
         logger.info("generation: %s: %d", status, count)
     return result
+
+
+def pairs_with_images(images: Dataset, tables: Callable[[], Iterable[pa.RecordBatch]], num_rows: int) -> RowStream:
+    """Rows of `generate_tables` with their images, as `generate_pairs` returns them, without writing them anywhere.
+
+    Args:
+        images: As for `generate_pairs`.
+        tables: The rows, from the first each time it is called.
+        num_rows: How many there are.
+    """
+
+    def joined() -> Iterator[pa.Table]:
+        for table in in_tables_of(_WITH_IMAGES, tables()):
+            yield pa.Table.from_pylist(list(_with_images(images, table)), schema=PAIR_FEATURES.arrow_schema)
+
+    return RowStream(PAIR_FEATURES, num_rows, joined)
 
 
 def generate_tables(
@@ -209,7 +230,7 @@ def check_columns(config: PairGenerationConfig, images: Dataset) -> None:
         RunError: If one is missing; the message names the template and its place.
         ValueError: If there is no column of images.
     """
-    others = set(images.column_names) - {image_column(images)}
+    others = set(images.column_names) - {image_column(images), FILE_STATES}
     check_fields(config.template_set.templates, sorted(others))
 
 
@@ -293,7 +314,7 @@ def _in_tables(rows: Iterable[dict[str, Any]]) -> Iterator[pa.Table]:
 
 
 def _with_images(images: Dataset, pairs: pa.Table) -> Iterator[dict[str, Any]]:
-    for table in pairs.to_batches(50):  # their images are in memory together, as they are stored
+    for table in pairs.to_batches(_WITH_IMAGES):
         rows = table.to_pylist()
         stored = stored_images(images, [row.pop("image_row") for row in rows])
         for row, row_images in zip(rows, stored):

@@ -1,5 +1,6 @@
 """What a run leaves behind, as folders in the shape in which the Hub takes them: the dataset and the generator."""
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,6 @@ import pyarrow.parquet as pq
 import yaml
 from datasets import Dataset, Features
 
-from c3l_hf import _compat
 from c3l_hf.common.arrow import in_tables_of
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.files import atomic_folder
@@ -213,8 +213,8 @@ def _write_shards(tables: Iterable[pa.Table], features: Features, folder: Path, 
             while table is not None:
                 table = table.cast(schema)
                 if with_images:
-                    # The second ends at an image that is not there.
-                    table = _compat.embed_images(with_contents(table, features, keep_metadata))
+                    table = with_contents(table, features, keep_metadata)
+                    _check_contents(table["images"])
                 writer.write_table(table)
                 rows += len(table)
                 table = next(groups, None)
@@ -224,6 +224,14 @@ def _write_shards(tables: Iterable[pa.Table], features: Features, folder: Path, 
     for number, path in enumerate(config.files):
         shards[number].rename(folder.parent / path)
     return config
+
+
+def _check_contents(images: pa.ChunkedArray) -> None:
+    # Not by `datasets`, which would fetch an address.
+    flat = pc.list_flatten(images)
+    without = pc.and_(pc.is_null(pc.struct_field(flat, "bytes")), pc.is_valid(pc.struct_field(flat, "path")))
+    if paths := pc.struct_field(flat.filter(without), "path").to_pylist():
+        raise FileNotFoundError(errno.ENOENT, "an image that was scored is not there", paths[0])
 
 
 def _not_among(table: pa.Table, image_ids: set[str]) -> pa.Array:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import PIL.Image
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.schema import STATUS, STATUS_OK
+from c3l_hf.files.decoders import opened
 from c3l_hf.files.image import image_key, open_image
 from c3l_hf.files.metadata import without_metadata
 from c3l_hf.publishing.manifest import Manifest
@@ -33,7 +33,7 @@ def check_images(folder: Path, manifest: Manifest) -> str:
                     readable.add(key)
     for path in manifest.files:
         if path.startswith(("examples/", "figures/")):
-            with PIL.Image.open(folder / path) as picture:
+            with opened(folder / path) as picture:
                 picture.verify()
     result = f"{len(readable):,} different ones, all can be read"
     if "images" in manifest.configs:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from c3l_hf.data.layouts import is_batch
+from c3l_hf.data.stored_rows import stored_columns
 
 __all__ = ["mapped"]
 
@@ -30,7 +31,7 @@ def mapped(
     """
     if not hasattr(rows, "keys"):  # an Arrow table
         raise ValueError(f"rows are {type(rows).__name__}; they are read as Python values: dataset.with_format(None)")
-    needed = {name: rows[name] for name in columns(rows.keys())}
+    needed = stored_columns(rows, columns(rows.keys()))
     if not is_batch(needed):
         return score([needed])[0]
     # `is_batch` has seen that the columns of the layout are lists of one length.

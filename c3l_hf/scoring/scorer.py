@@ -58,9 +58,9 @@ class I2CScorer:
     scored = ds.map(scorer, batched=True, batch_size=256, features=Features({**ds.features, **scorer.features}))
     ```
 
-    `score_dataset` does the same without writing the images again, and continues after an interruption. It also keeps
-    rows whose picture is damaged, at which `map` ends before the scorer sees it: `datasets` decodes a column of images
-    as it reads it, unless it is `ds.cast_column("image", Image(decode=False))`.
+    `score_dataset` does the same without writing the images again, and continues after an interruption. Of a dataset's
+    rows both take the images as they are stored; of a stream, `datasets` decodes them before `map` shows them to
+    anyone, and ends at one that is damaged, unless it is `stream.cast_column("image", Image(decode=False))`.
 
     The scores of a row do not depend on the other rows, their order, or how they are batched, but for rounding (float32
     models: 1e-5 on log-probabilities). Within what it is given at once it encodes and reads each image once, whatever

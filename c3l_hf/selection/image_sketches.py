@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import imagehash
@@ -21,6 +20,7 @@ import PIL.Image
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.row_images import as_stored
 from c3l_hf.data.status import publishable
+from c3l_hf.files.decoders import read_file
 from c3l_hf.files.image import file_of, open_image
 from c3l_hf.selection.hamming import pairs_within
 
@@ -152,7 +152,7 @@ def _content(picture: Any) -> bytes | _Undecoded:
     try:
         stored = as_stored(picture)
         if stored["bytes"] is None and stored["path"] is not None and (file := file_of(stored["path"])) is not None:
-            return Path(file).read_bytes()
+            return read_file(file)
         if stored["bytes"] is not None:
             return stored["bytes"]
         open_image(stored)  # says why it cannot be read

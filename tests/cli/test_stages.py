@@ -3,6 +3,7 @@
 import json
 
 import PIL.Image
+import pyarrow.parquet as pq
 import pytest
 from datasets import Image as ImageFeature
 from datasets import load_dataset
@@ -111,6 +112,12 @@ def test_pictures_of_a_folder_go_with_their_pairs(tmp_path, monkeypatch):
     options = ["--images", tmp_path / "pictures", "--model", "scenes", "--pairs_per_image", 2]
     for output in ("pairs.parquet", "pairs/"):
         assert call("generate", *options, "--output", f"{tmp_path}/{output}") == 0
+        # Nobody looks into the cache again: pictures would stay in it for ever.
+        kept = [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+        assert kept and all(path.name.startswith(("c3l_hf-", "parquet")) for path in kept)
+        assert output == "pairs/" or not (tmp_path / "cache" / "parquet").exists()
+        for shard in (tmp_path / "cache").glob("c3l_hf-pair-texts-*/*/*.parquet"):
+            assert "images" not in pq.read_schema(shard).names
         pairs = open_dataset(tmp_path / output).cast_column("images", [ImageFeature(decode=False)])
         assert pairs["image_id"][:] == ["0.png", "0.png", "1.png", "1.png", "empty.png", "empty.png"]
         assert pairs[0]["images"][0]["bytes"] == content  # without the camera

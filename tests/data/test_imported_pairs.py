@@ -8,6 +8,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.data.file_states import FILE_STATES
 from c3l_hf.data.imported_pairs import import_pairs
 from c3l_hf.data.schema import PAIR_FEATURES, PAIR_TABLE_FEATURES
 from c3l_hf.data.sources import image_column
@@ -315,7 +316,7 @@ def test_pictures_in_two_columns_or_in_the_messages(tmp_path):
         {"image": a, "images": None, "question": "e?", "answer": "5"},
     ]
     pairs = import_pairs(Dataset.from_list(rows))
-    assert pairs.images.dataset.column_names == ["images", "image_id"] and pairs.first_rows == [0, 2, 3]
+    assert pairs.images.dataset.column_names == ["images", "image_id", FILE_STATES] and pairs.first_rows == [0, 2, 3]
     colours = [[image.getpixel((0, 0)) for image in row["images"]] for row in pairs.images.dataset]
     assert colours == [[(255, 0, 0)], [(255, 0, 0), (0, 0, 255)]]
     assert [prompt[0]["content"] for prompt in pairs.table.to_pydict()["prompt"]] == ["a?", "e?", "b?"]

@@ -8,7 +8,10 @@ import re
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -481,3 +484,29 @@ def test_a_reason_does_not_depend_on_the_run():
     with pytest.raises(RowError) as error:
         open_image({"bytes": b"not an image", "path": None})
     assert str(error.value) == "the image cannot be read: UnidentifiedImageError: cannot identify image file"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_one_huge_picture_at_a_time_whatever_the_threads(small_bound, monkeypatch):
+    """Near-duplicates are looked for in threads: eight pictures of 9,000 × 9,000 took 3 GB."""
+    active, most, lock = [0], [], threading.Lock()
+    drawn_down = images._drawn_down
+
+    def counted(image, size):
+        with lock:
+            active[0] += 1
+            most.append(active[0])
+        time.sleep(0.005)
+        result = drawn_down(image, size)
+        with lock:
+            active[0] -= 1
+        return result
+
+    monkeypatch.setattr(images, "_drawn_down", counted)
+    content = png(picture(size=(400, 300)))
+    with ThreadPoolExecutor(8) as pool:
+        sizes = [image.size for image in pool.map(open_image, [content] * 16)]
+    assert len(set(sizes)) == 1 and len(most) == 16 and max(most) == 1
+    if (child := os.fork()) == 0:  # as a loader's workers are made: it does not have the thread
+        os._exit(0 if open_image(content).size == sizes[0] else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -125,7 +125,6 @@ AGAIN = {
     "AVIF": saved(photo((64, 48)), "AVIF", exif=exif(6), xmp=XMP),
     "HEIC": heic(),
     "JPEG 2000": saved(photo(), "JPEG2000", comment="SecretWords"),
-    "TGA": saved(photo(), "TGA", id_section=b"SecretWords"),
 }
 ALL = COPIED | AGAIN
 

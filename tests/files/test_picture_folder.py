@@ -1,8 +1,10 @@
 """Folders of pictures as people have them, with other files, broken ones and metadata; and snapshots of datasets."""
 
+import contextlib
 import io
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pillow_heif
@@ -13,10 +15,12 @@ from datasets import Dataset, load_dataset
 from PIL import Image
 
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.data.file_states import FILE_STATES
 from c3l_hf.data.sources import load_images
 from c3l_hf.data.stored_rows import stored_row
 from c3l_hf.files import picture_folder
 from c3l_hf.files.image import open_image
+from c3l_hf.files.inventory import list_files
 
 
 def picture(colour, size=(8, 6)):
@@ -291,7 +295,7 @@ def test_metadata_give_further_columns(folder, name, caplog):
     else:
         (folder / name).write_text(METADATA[name], "utf-8-sig" if name.endswith("csv") else "utf-8")
     images = load_images(str(folder))
-    assert images.dataset.column_names == ["images", "image_id", "text", "number"]
+    assert images.dataset.column_names == ["images", "image_id", FILE_STATES, "text", "number"]
     assert images.dataset["text"][:] == ["grün", "NA", "third,\nwith a line"]
     assert images.dataset["number"][:] == [1, 2, 3] and images.digest == before.digest
     assert images.dataset[2]["images"][0].getpixel((0, 0)) == (0, 128, 0) and not caplog.records
@@ -332,7 +336,7 @@ def test_metadata_are_read_as_every_file_of_rows(folder):
 
 def test_metadata_that_say_nothing(folder):
     (folder / "metadata.csv").write_text("file_name\na.png\n")
-    assert load_images(str(folder)).dataset.column_names == ["images", "image_id"]
+    assert load_images(str(folder)).dataset.column_names == ["images", "image_id", FILE_STATES]
 
 
 @pytest.mark.parametrize(
@@ -385,3 +389,52 @@ def test_a_folder_of_tables_without_images(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     with pytest.raises(RunError, match="no column 'images' or 'image'; found text"):
         load_images(str(tmp_path))
+
+
+def test_names_of_every_kind(folder, caplog):
+    """Odd names are names; those that no table can hold are told; none writes into the terminal."""
+    odd = ["a\nb.png", "\x1b[31mred.png", "con.png", "…" * 80 + ".png", "-rf.png", "%s.png", "a'\"<b>.png", "..png"]
+    for number, name in enumerate(odd):
+        picture((number, 0, 0)).save(folder / name, "PNG")
+    (folder / "\x1b[2Jbad.jpg").write_bytes(b"no picture")
+    picture("pink").save(os.fsencode(folder) + b"/latin\xe9.png", "PNG")
+    rows = load_images(str(folder)).dataset
+    kept = {*odd, "a.png", "b.jpg", "more/c.webp", "\x1b[2Jbad.jpg"} - {"..png"}  # hidden
+    assert set(rows["image_id"][:]) == kept and len(rows) == len(kept)
+    for row in range(len(rows)):
+        stored = stored_row(rows, row)
+        if not stored["image_id"].endswith("bad.jpg"):
+            assert open_image(stored["images"][0]).size == (8, 6)
+    assert "1 files passed over, whose names are not UTF-8; rename: latin\\udce9.png" in caplog.text
+    assert "cannot be read; rows are kept, with the reason: ?[2Jbad.jpg" in caplog.text and "\x1b" not in caplog.text
+
+
+def test_folders_deeper_than_recursion_goes(tmp_path):
+    with contextlib.chdir(tmp_path):
+        for _ in range(1500):  # its path is too long to be given in one
+            os.mkdir("a")
+            os.chdir("a")
+        Path("x.txt").touch()
+        assert [file.name for file in list_files(tmp_path)] == [f"{'a/' * 1500}x.txt"]
+        Path("x.txt").unlink()
+        for _ in range(1500):  # which `rmtree` cannot
+            os.chdir("..")
+            os.rmdir("a")
+
+
+def test_a_folder_that_vanishes_meanwhile(folder, monkeypatch):
+    scan = os.scandir
+
+    def vanishing(path):
+        entries = list(scan(path))
+        if str(path) == str(folder):
+            (folder / "more" / "c.webp").unlink()
+            (folder / "more").rmdir()
+        return entries
+
+    monkeypatch.setattr("c3l_hf.files.inventory.os.scandir", vanishing)
+    notes = []
+    assert [file.name for file in list_files(folder, notes)] == ["a.png", "b.jpg"]
+    assert notes == ["folders that cannot be read: 1 (more)"]
+    with pytest.raises(RunError, match="gone cannot be read: No such file or directory"):
+        list_files(folder / "gone")

@@ -8,8 +8,10 @@ import pytest
 from datasets import Image, List, load_dataset
 from scored_rows import png
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RowError, RunError
 from c3l_hf.data.stored_rows import stored_row
+from c3l_hf.files import webdatasets
+from c3l_hf.files.image import open_image
 from c3l_hf.files.opening import open_dataset
 from c3l_hf.files.webdatasets import spread
 
@@ -126,3 +128,43 @@ def test_samples_that_datasets_has_opened(tmp_path):
     assert [stored_row(theirs, row)["image"]["bytes"] for row in range(2)] == [png(0), png(1)]
     other = opened.remove_columns("__key__")
     assert spread(other) is other
+
+
+def test_what_a_tar_of_a_stranger_may_have(tmp_path, caplog):
+    """Names that lead elsewhere name nothing here; links are not followed; zeros without end are not unpacked."""
+    (tmp_path / "secret.txt").write_text("secret")
+    path = pack(
+        tmp_path / "x.tar",
+        [("../../etc/1.jpg", png(1)), ("../../etc/1.txt", "a"), ("/abs/2.jpg", png(2)), ("3\udcff.jpg", png(3))],
+    )
+    with tarfile.open(path, "a") as tar:
+        for name, kind in (("4.txt", tarfile.SYMTYPE), ("5.txt", tarfile.LNKTYPE), ("6.jpg", tarfile.FIFOTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, str(tmp_path / "secret.txt")
+            tar.addfile(member)
+    rows = open_dataset(path)
+    assert rows["__key__"][:] == ["../../etc/1", "/abs/2", "3\\udcff"]
+    assert [stored_row(rows, row)["image"]["path"] for row in range(3)] == ["1.jpg", "2.jpg", "3\\udcff.jpg"]
+    assert "2 links are passed over: 4.txt, 5.txt" in caplog.text and "secret" not in str(rows.to_dict())
+    assert not (tmp_path / "etc").exists()
+
+
+def test_files_that_are_too_large_are_not_read(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(webdatasets, "_LARGEST", 4000)
+    files = [("1.jpg", bytes(4001)), ("1.txt", "a" * 4001), ("1.json", "7" * 4001), ("2.jpg", png(2)), ("2.txt", "b")]
+    rows = open_dataset(pack(tmp_path / "x.tar.gz", files, "w:gz"))
+    assert rows["txt"][:] == [None, "b"] and stored_row(rows, 1)["image"]["bytes"] == png(2)
+    assert "3 files of more than 512 MB are not read: 1.jpg, 1.txt, 1.json" in caplog.text
+    with pytest.raises(RowError, match="it is empty"):
+        open_image(stored_row(rows, 0)["image"])
+
+
+def test_a_file_that_says_more_than_there_is(tmp_path):
+    path = pack(tmp_path / "x.tar", [("1.jpg", png(1))])
+    content = bytearray(path.read_bytes())
+    content[124:136] = b"77777777777\0"  # 8 GB
+    content[148:156] = b"        "
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"x\.tar cannot be read"):
+        open_dataset(path)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import datasets.features
 import numpy as np
 import PIL.Image
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from datasets import Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
+from datasets import Audio, Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
 from peft import LoraConfig, get_peft_model
 from published import FEATURES, IMAGE_FEATURES, configs, facts, pairs, picture, row, unscored_row, write_run
 from safetensors.torch import load_file, save_file
@@ -21,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
 import c3l_hf.publishing.export as export
-from c3l_hf import join_images
+from c3l_hf import _compat, join_images
 from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.data.streams import RowStream
 from c3l_hf.files.image import open_image
@@ -430,3 +431,23 @@ def test_weights_keep_the_names_of_the_checkpoint_they_come_from(tmp_path):
     assert written.keys() == weights.keys()
     again = AutoModelForImageTextToText.from_pretrained(tmp_path / "generator").state_dict()
     assert all(torch.equal(again[name], value) for name, value in llava[0].state_dict().items())
+
+
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/a.png", "hf://datasets/u/d/a.png", "zip://a.png::http://x/a.zip"])
+def test_nothing_is_fetched_when_a_dataset_is_written(path, tmp_path, monkeypatch):
+    """`datasets` opens an address where it stores a picture, and so would send requests to whoever the rows name."""
+    monkeypatch.setattr(datasets.features.image, "xopen", lambda *_, **__: pytest.fail("fetched"))
+    rows = [{"images": [{"bytes": None, "path": path}]}]
+    dataset = Dataset.from_list(rows, features=Features({"images": List(Image())}))
+    with pytest.raises(FileNotFoundError, match=re.escape(path)):
+        write(dataset, tmp_path / "dataset")
+    with_status = dataset.select([0, 0]).add_column("i2c_status", ["ok", "the image is an address"]).select([1])
+    write(with_status, tmp_path / "dataset")
+    assert load(tmp_path / "dataset")["images"][:] == [[]]
+
+
+def test_sounds_beside_pictures_are_not_fetched(monkeypatch):
+    monkeypatch.setattr(datasets.features.audio, "xopen", lambda *_, **__: pytest.fail("fetched"))
+    sounds = Dataset.from_list([{"sound": {"bytes": None, "path": "http://127.0.0.1:9/a.wav"}}])
+    table = _compat.embed_images(sounds.cast_column("sound", Audio()).with_format("arrow")[:])
+    assert table["sound"].to_pylist() == [{"bytes": None, "path": "http://127.0.0.1:9/a.wav"}]

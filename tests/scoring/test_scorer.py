@@ -3,6 +3,7 @@
 import copy
 import pickle
 import shutil
+import weakref
 
 import multiprocess
 import numpy as np
@@ -17,7 +18,7 @@ from tiny_models import tiny_llava
 
 from c3l_hf.data.schema import PAIR_FEATURES, SCORE_COLUMNS, SCORE_FEATURES, SCORES, TOKEN_COLUMNS
 from c3l_hf.models.loading import digest_weights
-from c3l_hf.scoring import passes, score_code
+from c3l_hf.scoring import blind, passes, score_code
 from c3l_hf.scoring import scorer as i2c
 from c3l_hf.scoring.formulas import scores_from_logprobs
 from c3l_hf.scoring.scorer import DEFAULT_RANKING, I2CScorer
@@ -96,6 +97,46 @@ def test_map_in_both_forms(scorer, dataset):
     assert_same(list(batched.select_columns(names)), list(unbatched.select_columns(names)))
     streamed = dataset.to_iterable_dataset().map(scorer, batched=True, batch_size=2)
     assert_same([{name: r[name] for name in names} for r in streamed], [scorer(r) for r in dataset])
+
+
+def test_map_does_not_decode_pictures(scorer, monkeypatch):
+    """`datasets` would decode all of a batch together, end at a damaged one, and write all of them anew."""
+    pictures = [{"bytes": png(number), "path": f"{number}.png"} for number in range(9)]
+    pictures[4] = {"bytes": b"damaged", "path": "4.png"}
+    alive, most = weakref.WeakValueDictionary(), []
+    opening = blind.open_image
+
+    def counted(value):
+        alive[len(most)] = image = opening(value)
+        most.append(len(alive))
+        return image
+
+    monkeypatch.setattr(blind, "open_image", counted)
+    monkeypatch.setattr(Image, "decode_example", lambda *_, **__: pytest.fail("decoded"))
+    texts = {"question": ["What is it?"] * 9, "answer": ["A dog."] * 9}
+    for name, kind in (("image", Image()), ("images", List(Image()))):
+        values = pictures if name == "image" else [[value] for value in pictures]
+        rows = Dataset.from_dict({name: values, **texts}).cast_column(name, kind)
+        for options in ({"batched": True, "batch_size": 9}, {}):
+            mapped = rows.map(scorer, **options, features=Features({**rows.features, **scorer.features}))
+            stored = mapped.with_format("arrow")[:]
+            assert [status == "ok" for status in stored["i2c_status"].to_pylist()] == [True] * 4 + [False] + [True] * 4
+            assert stored[name].to_pylist() == rows.with_format("arrow")[:][name].to_pylist()
+    assert len(most) == 32 and max(most) == 1
+
+
+def test_what_a_function_before_has_made_of_a_column_counts(scorer, dataset):
+    """A user's own function may look at the columns of a batch, and put others in their places."""
+
+    def other(batch):
+        batch["images"] = [[picture(7)] for _ in batch["images"]]
+        return scorer(batch)
+
+    names = list(SCORE_COLUMNS)
+    rows = dataset.select(range(2))
+    features = Features({**rows.features, **scorer.features})
+    (own, _) = rows.map(other, batched=True, features=features).select_columns(names)
+    assert_same([own], scorer.score([row(*TEXTS[0], picture(7))]))
 
 
 def test_images_as_datasets_store_them(scorer, tmp_path):

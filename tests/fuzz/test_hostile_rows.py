@@ -1,0 +1,37 @@
+"""A seeded slice of the hostile rows; `python tests/fuzz/many.py` has as many as one wants."""
+
+import pytest
+from hostile_chain import choose, generate, load, score, show, write
+from hostile_rows import messages, rows
+
+from c3l_hf.scoring.scorer import I2CScorer
+
+SEED = 21
+
+
+@pytest.fixture(scope="module")
+def scorer(llava):
+    return I2CScorer(*llava)
+
+
+def test_pictures_and_texts(scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    scored = score(load(rows(120, SEED), tmp_path / "rows"), scorer, tmp_path / "scores")
+    statuses = scored["i2c_status"][:]
+    assert 30 < statuses.count("ok") < 100 and len(set(statuses)) > 8
+    choose(scored)
+    (tmp_path / "out").mkdir()
+    assert write(scored, tmp_path / "out", ("llava", "openai", "csv", "webdataset", "trl"))
+    show(scored, tmp_path)
+
+
+def test_pictures_to_generate_from(llava):
+    pairs = generate(rows(60, SEED), *llava)
+    assert len(set(pairs["generation_status"][:])) > 4
+
+
+def test_messages(scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    scored = score(load(messages(120, SEED), tmp_path / "rows"), scorer, tmp_path / "scores")
+    assert len(set(scored["i2c_status"][:])) > 8
+    choose(scored)

@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.versions import versions
-from c3l_hf.files.unreadable import other_than_rows
+from c3l_hf.files.other_kinds import other_than_rows
 
 __all__ = ["LONGEST_LINE", "check_text", "is_compressed", "lines_of", "not_utf8", "open_bytes", "source_digest"]
 

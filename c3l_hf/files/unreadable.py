@@ -1,23 +1,8 @@
-"""What a content is that is no picture, or none that Pillow reads, or no rows: told by how it begins."""
+"""What a content is that is no picture, or none that Pillow reads: told by how it begins."""
 
 from c3l_hf.files.decoders import can_heic, is_heic
 
-__all__ = ["kind_of", "other_than_rows"]
-
-# How files begin → of which kind they are, and what to do.
-_ROWS = {
-    b"PAR1": ("parquet", "a Parquet file; name it .parquet"),
-    b"ARROW1\0\0": ("arrow", "an Arrow file; name it .arrow"),
-    b"\xff\xff\xff\xff": ("arrow", "an Arrow file; name it .arrow"),
-    b"\x1f\x8b": ("gzip", "compressed by gzip; unpack it, or, if it is a text or a tar, let its name end in .gz"),
-    b"PK\x03\x04": ("zip", "a ZIP archive or a spreadsheet; unpack it, or save it as CSV"),
-    b"BZh91AY&SY": ("bzip2", "compressed by bzip2; unpack it"),
-    b"\xfd7zXZ\0": ("xz", "compressed by xz; unpack it"),
-    b"(\xb5/\xfd": ("zstd", "compressed by Zstandard; unpack it"),
-    b"\x89PNG": ("picture", "a picture, and no rows"),
-    b"\xff\xd8\xff": ("picture", "a picture, and no rows"),
-}
-_TAR = (257, b"ustar")
+__all__ = ["kind_of"]
 
 
 def kind_of(beginning: bytes) -> str | None:
@@ -40,18 +25,3 @@ def kind_of(beginning: bytes) -> str | None:
     if beginning.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, not the file; fetch it with git lfs pull"
     return None
-
-
-def other_than_rows(beginning: bytes, expected: str) -> str | None:
-    """What a file of rows is instead of what its name says, and what to do; None if nothing speaks against it.
-
-    Args:
-        beginning: Its first 512 bytes or more.
-        expected: "parquet", "arrow", "tar" or "text".
-    """
-    for mark, (kind, what) in _ROWS.items():
-        if beginning.startswith(mark) and kind != expected:
-            return what
-    if expected != "tar" and beginning[_TAR[0] :].startswith(_TAR[1]):
-        return "a tar archive; name it .tar"
-    return kind_of(beginning) if beginning and not is_heic(beginning) else None

@@ -29,7 +29,8 @@ ERRORS |= {"OSError", "AttributeError", "_Problem", "_NotAsked", "_end", "_unrea
 # Reasons that are no error: constants of these files, and what these functions return or assign.
 REASONS: dict[str, tuple[str, ...]] = {
     "data/messages.py": ("message_problem",),
-    "files/unreadable.py": ("kind_of", "_ROWS", "other_than_rows"),
+    "files/other_kinds.py": ("_KINDS", "other_than_rows"),
+    "files/unreadable.py": ("kind_of",),
     "generation/sampling.py": ("NON_FINITE",),
     "generation/server.py": ("_PROBLEMS", "_STATUS", "_reply"),
     "prompts/json_replies.py": ("NO_JSON", "CUT_OFF", "NOT_BY_SCHEMA"),

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.files.text_files import is_compressed
 from c3l_hf.files.other_kinds import other_than_rows
+from c3l_hf.files.text_files import is_compressed
 
 __all__ = ["check_columns", "check_tables"]
 

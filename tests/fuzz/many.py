@@ -17,12 +17,15 @@ import datasets
 from hostile_chain import choose, generate, load, score, show, write
 from hostile_rows import messages, rows
 from tiny_models import tiny_llava
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from c3l_hf.common.tables import format_table
 from c3l_hf.data.status import reason_kind
+from c3l_hf.scenes import GENERATOR
 from c3l_hf.scoring.scorer import I2CScorer
 
 _AT_ONCE = 500
+_GENERATED = 40  # pictures of each part that pairs are generated about, which takes most of the time
 _LAYOUTS = ("llava", "sharegpt", "openai", "csv", "jsonl", "texts", "webdataset", "trl")
 
 
@@ -32,8 +35,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="What they are drawn from.")
     options = parser.parse_args()
     datasets.disable_progress_bars()
-    model, processor = tiny_llava()
-    scorer = I2CScorer(model, processor)
+    scorer = I2CScorer(*tiny_llava())
+    generator = AutoModelForImageTextToText.from_pretrained(GENERATOR), AutoProcessor.from_pretrained(GENERATOR)
     counts: Counter[str] = Counter()
     for number, start in enumerate(range(0, options.rows, _AT_ONCE)):
         begun, seed = time.monotonic(), options.seed * 1_000_003 + number
@@ -42,7 +45,7 @@ def main() -> None:
             folder = Path(name)
             datasets.config.HF_DATASETS_CACHE = folder / "cache"
             if number % 2 == 0:
-                pairs = generate(made, model, processor)
+                pairs = generate(made[:_GENERATED], *generator)
                 counts.update(f"generate: {reason_kind(status)}" for status in pairs["generation_status"][:])
             scored = score(load(made, folder / "rows"), scorer, folder / "scores")
             counts.update(f"score: {reason_kind(status)}" for status in scored["i2c_status"][:])

@@ -63,7 +63,7 @@ def generate(rows: list[dict[str, Any]], model: Any, processor: Any) -> Dataset:
     """Two replies about each picture; of one that cannot be read as many rows, with the reason."""
     images = [{"image": row["image"], "image_id": str(number)} for number, row in enumerate(rows)]
     dataset = Dataset.from_list(images, features=Features({"image": Image(decode=False), "image_id": Value("string")}))
-    config = PairGenerationConfig(pairs_per_image=2, max_new_tokens=2, batch_size=16)
+    config = PairGenerationConfig("scenes", pairs_per_image=2, batch_size=64)
     pairs = generate_pairs(dataset, model, processor, config, progress=False)
     assert pairs["image_id"][:] == [str(number) for number in range(len(rows)) for _ in range(2)]
     counts = generation_counts(pairs)

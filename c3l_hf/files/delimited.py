@@ -5,7 +5,6 @@ becomes 1, "None" and "NA" become nothing, and a quote that only begins a text s
 """
 
 import csv
-import io
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from datasets import Dataset, Features, Value
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.files.image import is_inline
-from c3l_hf.files.text_files import check_text, not_utf8, open_bytes, source_digest
+from c3l_hf.files.text_files import LONGEST_LINE, check_text, lines_of, not_utf8, source_digest
 
 __all__ = ["open_delimited"]
 
@@ -30,7 +29,6 @@ _WHOLE = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 _DECIMAL = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+(?:[eE][+-]?\d+)?|[eE][+-]?\d+)", re.ASCII)
 # VLMEvalKit writes a picture once: in other rows `image` is the `index` of the row that has it. So its reader tells.
 _LONGEST_INDEX = 64
-_FIELD_LIMIT = 2**31 - 1
 # Rows in one Arrow array, which holds 2 GB of text.
 _BATCH = 50
 
@@ -106,18 +104,15 @@ def _header(file: Path, separator: str) -> list[str]:
 
 def _records(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Lines that records end in, counted from 1, and their fields."""
-    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     number = 0
     try:
-        with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig", newline="") as lines:
-            # Strict: a quote that only begins a text would else swallow the rows up to the next one.
-            reader = csv.reader(lines, delimiter=separator, strict=True)
-            for record in reader:
-                number = reader.line_num
-                if record:
-                    yield number, record
-    except UnicodeDecodeError as error:
-        raise not_utf8(file, error.reason) from None
+        # Strict: a quote that only begins a text would else swallow the rows up to the next one.
+        reader = csv.reader(_decoded(file), delimiter=separator, strict=True)
+        for record in reader:
+            number = reader.line_num
+            if record:
+                yield number, record
     except csv.Error as error:
         raise RunError(
             f"{file}: the record after line {number} cannot be read ({error}); a text with a quote, a separator or a "
@@ -125,6 +120,14 @@ def _records(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise RunError(f"{file} cannot be read: {error}") from None
+
+
+def _decoded(file: Path) -> Iterator[str]:
+    for number, line in lines_of(file):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise not_utf8(file, f"line {number:,}: {error.reason}") from None
 
 
 def _looked_through(

@@ -11,7 +11,10 @@ from typing import Any
 
 from datasets import Features, Json, List, Value
 
-__all__ = ["Kind", "feature_of", "features_of", "kind_of", "merged", "stored"]
+__all__ = ["DEEPEST", "Kind", "feature_of", "features_of", "is_deep", "kind_of", "merged", "stored"]
+
+# Lists and objects in each other. What is deeper is no row, and ends whatever goes through it by recursion.
+DEEPEST = 100
 
 # None (only nulls), the name of a plain type, ["list", Kind], or {"key": Kind}. As JSON knows it, to be kept in a file.
 Kind = Any
@@ -20,10 +23,12 @@ _PLAIN = {"bool": "bool", "int": "int64", "long": "int64", "float": "float64", "
 _EXACT = 2**53  # whole numbers beyond are not exact as decimals
 # More keys than these are content, as in a mapping from ids, and no struct.
 _MOST_KEYS = 64
+# Lists and structs in each other; of more, each doubles the time that `datasets` takes for a row.
+_LEVELS = 8
 
 
-def kind_of(value: Any) -> Kind:
-    """The kind of one value as JSON has it."""
+def kind_of(value: Any, levels: int = _LEVELS) -> Kind:
+    """The kind of one value as JSON has it, with so many levels of lists and structs."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -34,11 +39,23 @@ def kind_of(value: Any) -> Kind:
         return "int" if abs(value) <= _EXACT else "long" if -(2**63) <= value < 2**63 else "json"
     if isinstance(value, float):
         return "float"
+    if levels == 0:
+        return "json"
     if isinstance(value, Mapping):
-        if not 0 < len(value) <= _MOST_KEYS:
-            return "json"  # Parquet has no struct without fields
-        return {key: kind_of(item) for key, item in value.items()}
-    return ["list", reduce(merged, map(kind_of, value), None)]
+        # Parquet has no struct without fields, and Arrow ends a name at a character 0.
+        if not 0 < len(value) <= _MOST_KEYS or "\0" in "".join(value):
+            return "json"
+        return {key: kind_of(item, levels - 1) for key, item in value.items()}
+    return ["list", reduce(merged, (kind_of(item, levels - 1) for item in value), None)]
+
+
+def is_deep(value: Any) -> bool:
+    """Whether lists and objects are in each other, more than `DEEPEST` deep."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        within = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [item for items in within for item in items]
+    return bool(level)
 
 
 def merged(first: Kind, second: Kind) -> Kind:

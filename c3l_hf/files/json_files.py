@@ -17,8 +17,9 @@ from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, digest, read_json
-from c3l_hf.files.inferred import Kind, features_of, kind_of, merged, stored
-from c3l_hf.files.text_files import check_text, not_utf8, open_bytes, source_digest
+from c3l_hf.common.names import listed
+from c3l_hf.files.inferred import DEEPEST, Kind, features_of, is_deep, kind_of, merged, stored
+from c3l_hf.files.text_files import check_text, lines_of, not_utf8, open_bytes, source_digest
 
 __all__ = ["open_json"]
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 2**28  # bytes of rows in one Arrow array, which holds 2 GB of text
 _LINES = {"jsonl", "ndjson"}
+# Bytes of a file that is read whole, because its lines are no rows; in memory it takes several times as much.
+_MOST_WHOLE = 2**32
 # Lists of objects that a single row has; other ones in a file of one object are the rows.
 _LISTS_OF_A_ROW = {
     *("messages", "conversations", "texts", "prompt", "completion", "images", "answers", "history"),
@@ -58,6 +61,8 @@ def open_json(files: Sequence[Path]) -> Dataset:
     features = features_of(kinds)
     if not count or not kinds:
         raise RunError(f"{files[0]} has no rows")
+    if odd := [name for name in kinds if "\0" in name]:
+        raise RunError(f"{files[0]} has the column {odd[0]!r:.60}, whose name has a character 0; rename it")
     return Dataset.from_generator(
         _stored_rows,
         features=features,
@@ -90,56 +95,96 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     start = check_text(file)
     try:
         if start.startswith(b"{") and _is_json_lines(file):
-            for number, line in _text_lines(file):
-                where = f"line {number:,}"
-                yield len(line), _checked(_loaded(line, file, where), file, where)
+            yield from _rows_of_lines(file)
             return
         text = _whole(file)
-        content = _loaded(text, file, "it")
+        content = _loaded(text, "it")
         rows = _rows_in(content, file) if isinstance(content, dict) else content
         if not isinstance(rows, list):
-            raise _unreadable(file, f"it is {type(rows).__name__}, not rows")
+            raise _Problem(f"it is {type(rows).__name__}, not rows")
         for number, row in enumerate(rows):
-            yield len(text) // len(rows), _checked(row, file, f"item {number:,} of its list")
-    except UnicodeDecodeError as error:
-        raise not_utf8(file, error.reason) from None
+            yield len(text) // len(rows), _checked(row, f"item {number:,} of its list")
+    except _Problem as error:
+        raise _unreadable(file, str(error)) from None
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(file, str(error)) from None
 
 
+def _rows_of_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows up to the first line that is none, which ends the file; only after all others have been looked at."""
+    unfit: list[str] = []
+    for number, line in _text_lines(file):
+        where = f"line {number:,}"
+        try:
+            row = _checked(_loaded(line, where), where)
+        except _Problem as error:
+            unfit.append(where if unfit else str(error))
+        else:
+            if not unfit:
+                yield len(line), row
+    if unfit:
+        first, *others = unfit
+        more = f"; lines that are no rows, too: {listed(others, 3)}" if others else ""
+        raise _Problem(f"{first}{more}; correct or delete {'them' if others else 'it'}")
+
+
 def _is_json_lines(file: Path) -> bool:
-    """Whether the first line is an object by itself, and another follows or the name says that lines are rows."""
+    """Whether lines are rows: the first is an object by itself, and another follows or the file's name says so. With
+    such a name a first line that is damaged is one, too, unless it looks as if an object went on in the next."""
+    is_named_so = not _LINES.isdisjoint(file.name.lower().split(".")[1:])
     lines = (line for _, line in _text_lines(file))
+    first = next(lines)
     try:
-        json.loads(next(lines))
+        json.loads(first)
     except (ValueError, RecursionError):
-        return False
-    return next(lines, None) is not None or not _LINES.isdisjoint(file.name.lower().split(".")[1:])
+        return is_named_so and not first.endswith(("{", "[", ","))
+    return is_named_so or next(lines, None) is not None
 
 
 def _text_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, counted from 1. Not by `splitlines`, which also splits at marks that texts may have."""
-    with open_bytes(file) as content:
-        for number, line in enumerate(content, 1):
+    for number, line in lines_of(file):
+        try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            if text:
-                yield number, text
+        except UnicodeDecodeError as error:
+            raise not_utf8(file, f"line {number:,}: {error.reason}") from None
+        if text:
+            yield number, text
 
 
 def _whole(file: Path) -> str:
     with open_bytes(file) as content:
-        return content.read().decode("utf-8-sig")
+        start = content.read(_MOST_WHOLE + 1)
+        if len(start) > _MOST_WHOLE:
+            raise _Problem(
+                f"it has more than {_MOST_WHOLE:,} bytes; save its rows as JSON lines, which are read one by one"
+            )
+        try:
+            return start.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise not_utf8(file, f"byte {error.start:,}: {error.reason}") from None
 
 
-def _loaded(text: str, file: Path, where: str) -> Any:
+class _Problem(ValueError):
+    """What is no row, and why."""
+
+
+def _loaded(text: str, where: str) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        if text.count("[") + text.count("{") > DEEPEST and is_deep(value):
+            raise RecursionError
+        # Half a character, as `\ud83d` alone: no UTF-8 has it.
+        return _with_whole_characters(value) if "\\ud" in text.lower() else value
     except json.JSONDecodeError as error:
-        raise _unreadable(file, f"{where} is not JSON: {error}") from None
-    except (ValueError, RecursionError) as error:  # keys that repeat, numbers of thousands of digits, deep nesting
-        raise _unreadable(file, f"{where}: {str(error)[:160]}") from None
-    # Half a character, as `\ud83d` alone: no UTF-8 has it.
-    return _with_whole_characters(value) if "\\ud" in text.lower() else value
+        place = f"line {error.lineno:,}, column" if "\n" in text else "character"
+        raise _Problem(f"{where} is not JSON: {error.msg} ({place} {error.colno:,})") from None
+    except RecursionError:
+        raise _Problem(f"{where} has lists and objects in each other, more than {DEEPEST} deep") from None
+    except _Problem as error:  # keys that repeat
+        raise _Problem(f"{where}: {error}") from None
+    except ValueError:
+        raise _Problem(f"{where} has a number of thousands of digits") from None
 
 
 def _constant(name: str) -> float | None:
@@ -151,7 +196,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r:.60} twice")
+        raise _Problem(f"an object has the key {next(key for key in keys if keys.count(key) > 1)!r:.60} twice")
     return content
 
 
@@ -159,7 +204,7 @@ def _with_whole_characters(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {_with_whole_characters(key): _with_whole_characters(item) for key, item in value.items()}
+        return _object([(_with_whole_characters(key), _with_whole_characters(item)) for key, item in value.items()])
     return [_with_whole_characters(item) for item in value] if isinstance(value, list) else value
 
 
@@ -198,10 +243,10 @@ def _has_objects(value: list[Any]) -> bool:
     return bool(value) and isinstance(value[0], dict)
 
 
-def _checked(row: Any, file: Path, where: str) -> dict[str, Any]:
+def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         kind = "null" if row is None else type(row).__name__
-        raise _unreadable(file, f"{where} is {kind}, not a row (an object of columns)")
+        raise _Problem(f"{where} is {kind}, not a row (an object of columns)")
     return row
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import is_run
 from c3l_hf.files.delimited import open_delimited
 from c3l_hf.files.json_files import open_json
+from c3l_hf.files.table_files import check_columns, check_tables
 from c3l_hf.files.webdatasets import open_tars, spread
 
 __all__ = ["folder_cache", "is_saved", "may_be_on_hub", "open_dataset"]
@@ -87,13 +89,22 @@ def open_dataset(
     elif files := _matching(str(name)):
         dataset = _open_files(files, config, texts)
     else:
-        raise RunError(f"{name}: there is no such file or folder{nearest_path(path)}")
+        raise RunError(_nothing_here(path))
+    check_columns(str(name), dataset.data.table)
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
 
 def may_be_on_hub(name: str) -> bool:
     """Whether what is not here may be a dataset on the Hub: it is called neither as a file nor nearly as one here."""
     return not is_not_on_hub(name) and _kind(Path(name)) is None
+
+
+def _nothing_here(path: Path) -> str:
+    if path.is_symlink() and not os.path.exists(path):
+        return f"{path} is a link to {os.readlink(path)}, which is not there"
+    if os.path.exists(path):
+        return f"{path} is no ordinary file (perhaps a pipe), and is read more than once; save it as a file"
+    return f"{path}: there is no such file or folder{nearest_path(path)}"
 
 
 def is_saved(path: str | Path) -> bool:
@@ -147,6 +158,7 @@ def _read(kind: str, files: Sequence[Path], texts: Iterable[str]) -> Dataset:
             return open_delimited(files, _SEPARATORS[kind], texts)
         if kind == "json":
             return open_json(files)
+        check_tables(kind, files)
         if kind == "tar":
             return open_tars(files)
         # It takes names for patterns.
@@ -167,11 +179,11 @@ def _open_saved(path: Path, config: str | None, split: str) -> Dataset:
         raise RunError(f"{path} has no rows") from None
     # Without the format that was saved with it, which would turn images into arrays, or hide columns.
     loaded = loaded.with_format(None)
-    if not isinstance(loaded, DatasetDict):
-        return loaded
-    if split not in loaded:
-        raise RunError(f"{path} has no split {split!r}{_choices(split, loaded, 'splits')}")
-    return loaded[split]
+    if isinstance(loaded, DatasetDict):
+        if split not in loaded:
+            raise RunError(f"{path} has no split {split!r}{_choices(split, loaded, 'splits')}")
+        loaded = loaded[split]
+    return loaded
 
 
 def _open_folder(path: Path, config: str | None, split: str, texts: Iterable[str]) -> Dataset:
@@ -195,8 +207,15 @@ def _open_folder(path: Path, config: str | None, split: str, texts: Iterable[str
         own = None  # it cannot be opened, of which `_load` finds the reason
     else:
         own = _files_of_split(builder, split)
+        _check_tables(builder, split)
         _warn_of_others(path, builder)
     return _read(*own, texts) if own is not None else _load(name, config, split, None, title=str(path))
+
+
+def _check_tables(builder: DatasetBuilder, split: str) -> None:
+    for file in map(Path, (builder.config.data_files or {}).get(split, ())):
+        if (kind := _kind(file)) in {"parquet", "arrow"} and file.is_file():
+            check_tables(kind, [file])
 
 
 def _files_of_split(builder: DatasetBuilder, split: str) -> tuple[str, list[Path]] | None:

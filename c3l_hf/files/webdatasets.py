@@ -22,7 +22,7 @@ from c3l_hf import _compat
 from c3l_hf.common.arrow import beside
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.names import listed
-from c3l_hf.files.inferred import Kind, feature_of, kind_of, merged, stored
+from c3l_hf.files.inferred import Kind, feature_of, is_deep, kind_of, merged, stored
 from c3l_hf.files.text_files import is_compressed, source_digest
 
 __all__ = ["open_tars", "spread"]
@@ -205,7 +205,7 @@ def _samples(file: Path, links: list[str] | None = None) -> Iterator[tuple[str, 
                 yield current, sample
             _check_end(file, tar)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise RunError(f"{file} cannot be read: {error}") from None
+        raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _check_end(file: Path, tar: tarfile.TarFile) -> None:
@@ -240,6 +240,8 @@ def _values(sample: Mapping[str, bytes | None]) -> tuple[dict[str, Any], list[st
             if kind in _JSON:
                 value = json.loads(text)
                 json.dumps(value, ensure_ascii=False).encode()  # half a character has no place in a table
+                if is_deep(value):
+                    raise RecursionError
                 values[name] = value
             else:
                 number = text.strip()

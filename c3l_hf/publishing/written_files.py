@@ -165,6 +165,8 @@ class _Csv:
         content = {**row.others, **row.row}
         fields = ["" if content.get(name) is None else str(content[name]) for name in self._columns]
         _check_characters(fields)
+        if any("\0" in field for field in fields):
+            raise RowError("a text has the character 0, which no CSV holds")
         self._writer.writerow(fields)
 
     def close(self) -> None:

@@ -90,7 +90,7 @@ def test_a_mark_of_utf_8_and_rows_without_content(tmp_path):
         (b"question,answer\nbroken\nline,b\n", "the record that ends in line 2 has 1 fields"),
         (b'question,answer\n"Hi" he said,b\nc,"d\n', "the record after line 1 cannot be read"),
         (b'question,answer\na,"b\nc,d\n', r"the record after line \d cannot be read \(unexpected end of data\)"),
-        (gzip.compress(b"question,answer\n", mtime=0)[:20], "(is not text in UTF-8|cannot be read)"),
+        (gzip.compress(b"question,answer\n", mtime=0)[:20], "is compressed by gzip; unpack it"),
     ],
 )
 def test_what_is_refused(tmp_path, content, message):

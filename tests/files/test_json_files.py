@@ -124,7 +124,7 @@ def test_a_changed_file_is_read_again(read):
         (f"{LINES}\nnull", "cannot be read: line 3 is null, not a row"),
         (f'{LINES}\n{{"question": ', "cannot be read: line 3 is not JSON: "),
         ('{"a": 1, "a": 2}\n{"a": 1}', "cannot be read: line 1: an object has the key 'a' twice"),
-        ("[" * 100_000, "cannot be read: it: "),
+        ("[" * 100_000, "cannot be read: it has lists and objects in each other"),
         ('"text"', "cannot be read: it is str, not rows"),
         (json.dumps({"images": [{"id": 1}], "annotations": [{"id": 1}]}), r"several lists of objects \(images, annot"),
         (json.dumps({"question": ["a?", "b?"], "answer": ["1", "2"]}), r"an object of columns \(question, answer\)"),

@@ -90,7 +90,7 @@ def test_what_is_refused(tmp_path, caplog):
         "cut.tar": (whole[:5500], "cannot be read: unexpected end of data"),
         "head.tar": (whole[: len(png(1)) + 6000], "cannot be read: unexpected end of data"),
         "none.tar": (b"no tar", "cannot be read: "),
-        "empty.tar": (b"", "cannot be read: "),
+        "empty.tar": (b"", "is empty: it has no rows"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)

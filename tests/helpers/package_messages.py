@@ -29,6 +29,7 @@ ERRORS |= {"OSError", "AttributeError", "_Problem", "_NotAsked", "_end", "_unrea
 # Reasons that are no error: constants of these files, and what these functions return or assign.
 REASONS: dict[str, tuple[str, ...]] = {
     "data/messages.py": ("message_problem",),
+    "files/other_kinds.py": ("_KINDS", "other_than_rows"),
     "files/unreadable.py": ("kind_of",),
     "generation/sampling.py": ("NON_FINITE",),
     "generation/server.py": ("_PROBLEMS", "_STATUS", "_reply"),

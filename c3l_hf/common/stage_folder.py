@@ -89,7 +89,10 @@ class StageFolder:
         begun = {key: value for key, value in (self.begun() or {}).items() if key != USAGE}
         write_record(self.unfinished / _RECORD, {**begun, **values, _CHECKSUMS: checksums})
         move(self.unfinished, self.path)
-        # Not before: shards without these would be set aside if the run ended here.
+        self._tidy()  # not before: shards without these would be set aside if the run ended here
+
+    def _tidy(self) -> None:
+        """Remove from a complete stage what only an unfinished one needs."""
         for path in [*(self.path / f"{_BEGUN}{end}" for end in ("", COPY)), *map(note_of, self.path.glob(_SHARDS))]:
             path.unlink(missing_ok=True)
 
@@ -127,6 +130,7 @@ class StageFolder:
             told = f"{self._told(self.path / _RECORD)} cannot be read, and neither can its copy"
             logger.warning("%s; %s is made again%s", told, self.name, _where(aside))
             return
+        self._tidy()  # if the run ended before it could
         if _CHECKSUMS not in record:
             logger.warning("%s is of an older version, without checksums; it is not checked", self._told(self.path))
             return

@@ -66,7 +66,7 @@ def tables() -> dict[str, str]:
         numbers = f"{one.flops / 1e12:,.0f} TFLOP/s", format_bytes(one.memory), f"{one.bandwidth / 1e9:,.0f} GB/s"
         gpus.append([f"`{name}`", one.name, *numbers, one.source])
     return {
-        "plan": f"```text\n{format_plan(made[1_000_000, 8])}\n```",
+        "plan": f"```\n{format_plan(made[1_000_000, 8])}\n```",
         "plan times": markdown_table(times),
         "plan room": markdown_table(room),
         "plan gpus": markdown_table(gpus),

@@ -28,7 +28,6 @@ from torch.distributed import TCPStore
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
-import c3l_hf.pipeline.stages as pipeline_stages
 from c3l_hf.cli import entry
 from c3l_hf.common import heartbeat
 from c3l_hf.common.run_folder import RunFolder
@@ -36,9 +35,8 @@ from c3l_hf.pipeline.options import STAGES
 
 gc.freeze()  # what is imported is no garbage; each fork would have it copied
 
-OPTIONS = "--config scenes --num_images 6 --pairs_per_image 2 --generation_batch_size 6 --target_size 4"
+OPTIONS = "--config scenes --num_images 6 --pairs_per_image 2 --generation_batch_size 6 --target_size 4 --shard_size 3"
 OPTIONS += " --max_steps 3 --warmup_steps 0 --per_device_train_batch_size 2 --save_strategy steps --save_steps 1"
-IMAGES_IN_A_SHARD = 3
 FULL = 0  # in place of a signal: from here on the disk is full, or an accelerator's memory
 ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, FULL)
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")
@@ -135,10 +133,6 @@ def _process(folder: Path, rank: int, processes: int, port: int, moment: Moment 
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     torch.set_num_threads(1)
     heartbeat._PERIOD = _PERIOD
-    if hasattr(pipeline_stages, "_SHARD_SIZE"):
-        pipeline_stages._SHARD_SIZE = IMAGES_IN_A_SHARD
-    else:
-        options += f" --shard_size {IMAGES_IN_A_SHARD}"
     counted = _Counted(folder, moment if moment is not None and moment.rank == rank else None)
     counted.install()
     try:

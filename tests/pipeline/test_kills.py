@@ -50,14 +50,15 @@ def test_one_process_tells_how_to_go_on_in_one_line(chain):
             assert code in (0, 1)  # 0: nothing more was to be written
             assert len(told) == code, outcome.errors
             continue
+        others = [other for rank, other in enumerate(outcome.codes) if rank != moment.rank]
         if moment.signal == signal.SIGKILL:
-            assert code == -signal.SIGKILL and len(told) == len(outcome.codes) - 1
+            assert code == -signal.SIGKILL and len(told) == sum(map(bool, others))
         else:
             assert code == 128 + moment.signal and told == [LINE]
-        assert all(outcome.codes)
+        # In the last stage the others may have had nothing more to do.
+        assert all(others) or outcome.stage == STAGES[-1]
 
 
-@pytest.mark.xfail(strict=True, reason="what says how a stage was begun stays in its finished folder")
 def test_nothing_is_left_over_of_a_stage_that_was_ended_as_it_got_its_name(tmp_path, monkeypatch):
     rename = os.rename
 

@@ -45,7 +45,7 @@ OWN_WEIGHTS = {
     "c3l_hf/scenes/pretraining_run.py": "checkpoints of this training",
     "c3l_hf/scenes/smollm.py": "the shipped generator, and a language model as GGUF",
 }
-SECRET = "hf_FALSEtokenOfNobody0123456789abcdef"
+SECRET = "hf_tokenOfNobody0123456789abcdef"
 
 
 def name_of(path: Path) -> str:

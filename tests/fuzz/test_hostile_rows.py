@@ -36,7 +36,7 @@ def test_pictures_and_texts(scorer, tmp_path, monkeypatch):
 def test_pictures_to_generate_from():
     generator = AutoModelForImageTextToText.from_pretrained(GENERATOR), AutoProcessor.from_pretrained(GENERATOR)
     pairs = generate(rows(12, SEED), *generator)
-    assert len(set(pairs["generation_status"][:])) > 2
+    assert len(set(pairs["generation_status"][:])) > 1
 
 
 def test_messages(scorer, tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def _row(number: int, chance: random.Random) -> dict[str, Any]:
                     "file://elsewhere/a.png",
                     "a" * 5000,
                     "",
-                    "/dev/zero",
+                    "/dev/null",
                 )
                 + (f"data:image/png;base64,{content[:50]}!", "\0", "/")
             ),

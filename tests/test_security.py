@@ -142,7 +142,6 @@ def test_templates_of_others_are_filled_in_by_the_sandbox():
     assert "autoescape=True" in (ROOT / "c3l_hf" / "report" / "page.py").read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="until the branch pictures is merged, which opens them there")
 def test_pictures_are_opened_in_one_place():
     opened = {name_of(path) for path in FILES for name, _ in calls(path) if name.endswith("Image.open")}
     assert opened == OPEN_PICTURES

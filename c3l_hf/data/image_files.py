@@ -18,7 +18,7 @@ from c3l_hf.common.versions import versions
 from c3l_hf.data.layouts import WITH_ITEMS, Layout
 from c3l_hf.data.places import PICTURE_KEYS
 from c3l_hf.files.addresses import download_problem, is_address
-from c3l_hf.files.image import IN_DICT, file_of, is_inline
+from c3l_hf.files.image import IN_DICT, content_of, file_of, is_inline
 
 __all__ = ["check_key", "files_state", "located", "row_files_state", "stored_here"]
 
@@ -138,11 +138,14 @@ def stored_here(image: Mapping[str, Any]) -> dict[str, Any] | None:
     `datasets` would fetch an address itself, or end there, where it writes the image.
 
     Args:
-        image: A dict with "bytes" and "path"; the path may be a file:// URL or an address that is downloaded.
+        image: A dict with "bytes" and "path"; the path may be a data URL, a file:// URL or an address that is
+            downloaded.
     """
     if image.get("bytes") is not None:
         return dict(image)
     try:
+        if is_inline(image.get("path")):  # a data URL: `datasets` would take it for the name of a file
+            return {"bytes": bytes(content_of(image["path"])), "path": None}
         file = None if image.get("path") is None else file_of(image["path"])
         return None if file is None or not file.is_file() else {**image, "path": str(file)}
     except (RowError, ValueError, OSError):  # another machine; a name that no file can have

@@ -46,7 +46,6 @@ def test_messages(scorer, tmp_path, monkeypatch):
     choose(scored)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="label_images._found takes a data URL for the name of a file")
 def test_pictures_as_data_urls_are_chosen_from(scorer, tmp_path):
     """The scorer reads them, so they reach selection."""
     url = f"data:image/png;base64,{base64.b64encode(png(0)).decode()}"

@@ -138,7 +138,8 @@ def test_weights_are_safetensors():
 def test_templates_of_others_are_filled_in_by_the_sandbox():
     plain = {name_of(path) for path in FILES for name, _ in calls(path) if name.endswith("Environment")}
     assert plain == set(OWN_TEMPLATES)
-    assert classes(ROOT / "c3l_hf" / "prompts" / "template_texts.py")["_Sandbox"] == ["ImmutableSandboxedEnvironment"]
+    own = classes(ROOT / "c3l_hf" / "prompts" / "bounded_jinja.py")
+    assert own["BoundedSandbox"] == ["ImmutableSandboxedEnvironment"]
     assert "autoescape=True" in (ROOT / "c3l_hf" / "report" / "page.py").read_text()
 
 

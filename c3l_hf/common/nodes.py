@@ -17,6 +17,7 @@ import c3l_hf
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.records import flattened
 from c3l_hf.common.versions import versions
 
 __all__ = ["check_installation", "check_places", "check_run", "check_same", "check_shared", "wait_for_files"]
@@ -77,7 +78,7 @@ def check_same(facts: Mapping[str, Any], advice: str) -> None:
     state = process_state()
     if state.num_processes == 1:
         return
-    every = gather_object([(_host(), {name: json.dumps(value, default=str) for name, value in _flat(facts).items()})])
+    every = gather_object([(socket.gethostname(), {name: json.dumps(value, default=str) for name, value in flattened(facts).items()})])
     hosts = _names([host for host, _ in every])
     told = []
     for name in sorted({name for _, found in every for name in found}):
@@ -116,7 +117,7 @@ def check_shared(folder: str | Path, name: str) -> None:
         _clear(folder, own)
     except OSError as error:
         problem = error.strerror or type(error).__name__
-    every = gather_object([(_host(), own.name, problem)])
+    every = gather_object([(socket.gethostname(), own.name, problem)])
     hosts = _names([host for host, _, _ in every])
     try:
         if failed := [f"{host} ({why})" for host, (_, _, why) in zip(hosts, every) if why]:
@@ -154,7 +155,7 @@ def wait_for_files(files: Iterable[str | Path]) -> None:
     for file in map(Path, files):
         if not file.exists() and _waited(file.parent, [file.name], _PATIENCE):
             raise RunError(
-                f"{file}, which another process has made, is not seen on {_host()}; its folder must be on a disk that "
+                f"{file}, which another process has made, is not seen on {socket.gethostname()}; its folder must be on a disk that "
                 "all machines share"
             )
 
@@ -182,16 +183,11 @@ def _clear(folder: Path, own: Path) -> None:
 
 
 def _remove(file: Path, folder: Path | None = None) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # somebody has something else in the folder; or it cannot be written, as was said
+    # Somebody has something else in the folder; or it cannot be written, as was said.
+    with contextlib.suppress(OSError):
         file.unlink(missing_ok=True)
         if folder is not None:
             folder.rmdir()
-
-
-def _host() -> str:
-    return socket.gethostname()
 
 
 def _names(hosts: Sequence[str]) -> list[str]:
@@ -209,12 +205,3 @@ def _short(value: str) -> str:
     """A value as JSON has it, in short; of a text without its quotes."""
     text = json.loads(value) if value.startswith('"') else value
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _flat(facts: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(facts, Mapping) or not facts:
-        return {prefix: facts}
-    flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        flat |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
-    return flat

@@ -10,6 +10,7 @@ from c3l_hf.common.aside import set_aside
 from c3l_hf.common.checksums import checksums_of, damage_of_file, note, note_of
 from c3l_hf.common.files import digest, move, sync_below
 from c3l_hf.common.records import COPY, is_whole, read_record, write_record
+from c3l_hf.common.shards import SHARD_FILES
 
 __all__ = ["SHARD_SIZE", "USAGE", "USAGE_KEYS", "StageFolder", "identity_of"]
 
@@ -24,7 +25,6 @@ SHARD_SIZE, USAGE, _CHECKSUMS, _MADE_OF = "shard_size", "usage", "checksums", "m
 USAGE_KEYS = ("seconds", "peak_memory_bytes", "peak_accelerator_bytes")
 # What people read, and may have changed since; no stage and no program is fed with it.
 _FOR_PEOPLE = (".md", ".yaml", ".html", ".png", ".svg")
-_SHARDS = "?????-of-?????.parquet"
 
 
 def identity_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class StageFolder:
 
     def shards_there(self) -> list[int]:
         """The numbers of the shards of an unfinished stage that are there."""
-        return sorted(int(file.name[:5]) for file in self.unfinished.glob(_SHARDS))
+        return sorted(int(file.name[:5]) for file in self.unfinished.glob(SHARD_FILES))
 
     def standing(self) -> dict[str, Any] | None:
         """The record of what will be gone on with: of the complete stage, or of one that has shards."""
@@ -93,7 +93,7 @@ class StageFolder:
 
     def _tidy(self) -> None:
         """Remove from a complete stage what only an unfinished one needs."""
-        for path in [*(self.path / f"{_BEGUN}{end}" for end in ("", COPY)), *map(note_of, self.path.glob(_SHARDS))]:
+        for path in [*(self.path / f"{_BEGUN}{end}" for end in ("", COPY)), *map(note_of, self.path.glob(SHARD_FILES))]:
             path.unlink(missing_ok=True)
 
     def clear(self, identity: Mapping[str, Any]) -> None:
@@ -168,7 +168,7 @@ class StageFolder:
             file = self.run / name if self._is_moved(name) else self.path / name
             if told := damage_of_file(file, expected):
                 found[file] = told
-        foreign = [path for path in sorted(self.path.glob(_SHARDS)) if path.name not in checksums]
+        foreign = [path for path in sorted(self.path.glob(SHARD_FILES)) if path.name not in checksums]
         return found, dict.fromkeys(foreign, "was not written by this run")
 
     def _is_moved(self, name: str) -> bool:

@@ -78,7 +78,8 @@ def check_same(facts: Mapping[str, Any], advice: str) -> None:
     state = process_state()
     if state.num_processes == 1:
         return
-    every = gather_object([(socket.gethostname(), {name: json.dumps(value, default=str) for name, value in flattened(facts).items()})])
+    own = {name: json.dumps(value, default=str) for name, value in flattened(facts).items()}
+    every = gather_object([(socket.gethostname(), own)])
     hosts = _names([host for host, _ in every])
     told = []
     for name in sorted({name for _, found in every for name in found}):
@@ -155,8 +156,8 @@ def wait_for_files(files: Iterable[str | Path]) -> None:
     for file in map(Path, files):
         if not file.exists() and _waited(file.parent, [file.name], _PATIENCE):
             raise RunError(
-                f"{file}, which another process has made, is not seen on {socket.gethostname()}; its folder must be on a disk that "
-                "all machines share"
+                f"{file}, which another process has made, is not seen on {socket.gethostname()}; its folder must be on "
+                "a disk that all machines share"
             )
 
 

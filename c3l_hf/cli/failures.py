@@ -47,7 +47,7 @@ def expected_failure(error: BaseException, resumes: bool) -> str | None:
             return f"{_where(cause)}{os.strerror(number)}; {_REMEDIES[number]}, and {goes_on}"
         if is_out_of_memory(cause):
             remedy = "give smaller batches (the options that end in batch_size)"
-            return f"out of memory ({said_by(cause)}); {remedy}, and {goes_on}"
+            return f"memory has run out ({said_by(cause)}); {remedy}, and {goes_on}"
         if isinstance(cause, RuntimeError) and _TORCH_WRITER.search(str(cause)):
             return f"a file cannot be written ({said_by(cause)}); make room on the disk, and {goes_on}"
     if is_of_peers(error):

@@ -32,6 +32,7 @@ INVENTORY = "images.parquet"  # what is known of the images of a run, see `files
 _RUN = "run.json"
 # What a run makes before or without `run.json`: at its start, or after its folder has gone while it worked.
 _OURS = re.compile(rf"stages|replies|embeddings|training-[0-9a-f]{{12}}-\d+|{ASIDE}-\d+|\..*\.partial")
+_RECORDS = "stages/*/*.json.bak"  # the copies of what stages were made by
 
 
 def is_run(path: str | Path) -> bool:
@@ -114,7 +115,8 @@ class RunFolder:
         if self.folder.is_file():
             raise RunError(f"{self.folder} is a file; give another output_dir")
         names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-        if _RUN not in names and not all(map(_OURS.fullmatch, names - {INVENTORY, *LOCK_FILES})):
+        is_ours = _RUN in names or any(self.folder.glob(_RECORDS))  # also if somebody has removed `run.json`
+        if not is_ours and not all(map(_OURS.fullmatch, names - {INVENTORY, *LOCK_FILES})):
             raise RunError(f"{self.folder} is not empty and was not made by c3l_hf; give another output_dir")
 
     def claim(self) -> None:

@@ -187,6 +187,11 @@ def test_other_files_of_a_run_need_not_be_whole(chain, name):
     assert chain() == [] and (name != "run.json" or json.loads((chain.folder / name).read_text()))
 
 
+def test_a_run_whose_record_of_settings_was_removed_is_still_a_run(chain):
+    (chain.folder / "run.json").unlink()
+    assert chain() == [] and (chain.folder / "run.json").is_file()
+
+
 @pytest.mark.parametrize("removed", ["model", "model/weights"])
 def test_results_that_have_gone_are_made_again(once, chain, caplog, removed):
     path = chain.folder / removed

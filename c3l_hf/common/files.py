@@ -120,14 +120,22 @@ def move(source: str | Path, target: str | Path) -> None:
         sync_folder(folder)
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    with atomic_write(path) as partial:
+def write_json(path: str | Path, content: Any, shared: bool = False) -> None:
+    """Write JSON, whole or not at all; see `atomic_write`."""
+    with atomic_write(path, shared) as partial:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text("utf-8"))
+    """What a JSON file has.
+
+    Raises:
+        ValueError: If it is none; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); it may be damaged") from None
 
 
 def digest(*parts: object, size: int = 16) -> str:

@@ -35,12 +35,12 @@ class Voice:
         Returns:
             The exit code that was given.
         """
-        if error is not None and self._beats is not None and is_of_peers(error):
-            lost = self._beats.name_lost()
-            message = f"{lost};{message.rpartition(';')[2]}" if lost else message
+        who = self._who()
+        if error is not None and self._beats is not None and is_of_peers(error) and (lost := self._beats.name_lost()):
+            who, message = "", f"{lost};{message.rpartition(';')[2]}"
         if self._begins():
             first, *details = message.splitlines()
-            for line in [*details, f"{self._title}: {self._who()}{' '.join(first.split())}"]:
+            for line in [*details, f"{self._title}: {who}{' '.join(first.split())}"]:
                 # Names and texts of others must not reach the terminal as commands to it.
                 print(printable(line), file=sys.stderr, flush=True)
         self._end_others()

@@ -43,12 +43,11 @@ def test_the_first_one_needs_no_name(monkeypatch, capsys):
     assert capsys.readouterr().err == "c3l run: there is no such file\n"
 
 
-def test_after_a_lost_connection_the_other_one_is_named(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "0")
+def test_after_a_lost_connection_the_other_one_is_named(second, capsys):
     error, message = RuntimeError("Connection closed by peer [127.0.0.1]:7"), "the connection was lost; go on"
-    Voice("c3l run", Beats(True, "process 1 of 4, on node7, has died")).fail(message, 1, error)
+    Voice("c3l run", Beats(True, "process 0 of 4 has died")).fail(message, 1, error)
     Voice("c3l run", Beats(True)).fail(message, 1, error)
-    lines = ["c3l run: process 1 of 4, on node7, has died; go on", f"c3l run: {message}"]
+    lines = ["c3l run: process 0 of 4 has died; go on", f"c3l run: process 1 of 4, on node7: {message}"]
     assert capsys.readouterr().err.splitlines() == lines
 
 

@@ -56,6 +56,9 @@ def patience() -> float:
 class Heartbeat:
     """The signs of life of one process, and its look at those of the others.
 
+    Attributes:
+        met: Whether this process has found the store. Until then it knows nothing of others, nor they of it.
+
     Args:
         rank: Of this process.
         processes: How many there are.
@@ -77,7 +80,7 @@ class Heartbeat:
         self._connect, self._ended_by, self._patience = connect, ended_by, patience
         self._period = min(_PERIOD, patience / 4)
         self._store: Store | None = None
-        self._met = False  # whether there has been one
+        self.met = False
         self._told = False  # whether another process tells, or has told, why the run ends
         self._left, self._over = threading.Event(), threading.Lock()
         # Seconds that this process has run: where all are stopped for a night, as by `scontrol suspend`, none is lost.
@@ -102,13 +105,16 @@ class Heartbeat:
                 time.sleep(0.05)
             return store.add(_TOLD, 1) == 1
 
+        ends = time.monotonic() + _FIRST
+        while self.rank and not self.met and time.monotonic() < ends:
+            time.sleep(0.05)  # the store may have begun a moment ago
         if self._told:
             return False
         tells = self._ask(first, _FIRST)
         if tells is not None:
             return tells
         # Nobody can be asked. With the store the first one has gone.
-        return not self._told and (self._speaks_without_store() if self._met else self.rank == 0)
+        return not self._told and (self._speaks_without_store() if self.met else self.rank == 0)
 
     def fail(self) -> None:
         """This process ends, and what the others wait for will not come. `first_to_tell` has been asked before."""
@@ -134,7 +140,7 @@ class Heartbeat:
                     return f"{self._named(store, other)} {_GONE}"
             return ""
 
-        if not self._met:
+        if not self.met:
             return ""
         lost = self._ask(silent, 3 * self._period)
         return f"process 0 of {self.processes} {_GONE}" if lost is None else lost
@@ -177,7 +183,7 @@ class Heartbeat:
                 store = self._store or self._connect()
                 if self._store is None:
                     store.set(_host(self.rank), socket.gethostname())
-                    self._store, self._met = store, True
+                    self._store, self.met = store, True
                 beats += 1
                 store.set(_beat(self.rank), str(beats))
                 fault = self._fault(store)
@@ -196,7 +202,7 @@ class Heartbeat:
             looked, passed = time.monotonic(), time.monotonic() - looked
             self._now += min(passed, 2 * self._period)
             waited = self._now - self._answered
-            if waited >= (min(_LOST, self._patience) if self._refused and self._met else self._patience):
+            if waited >= (min(_LOST, self._patience) if self._refused and self.met else self._patience):
                 self._store = None
                 told = self._told or not self._speaks_without_store()
                 return self._end("" if told else f"process 0 of {self.processes} {_silent(waited)}")

@@ -52,6 +52,23 @@ def test_a_process_that_is_silent_is_named_and_the_others_end(process):
     assert other.get() == ""  # it is told
 
 
+def test_a_process_that_fails_while_the_store_begins_waits_for_it(process):
+    """It would be silent, and its reason lost: the first process says of it only that it has gone."""
+    refused = []
+
+    def connect():
+        if len(refused) < 3:
+            refused.append(1)
+            raise ConnectionRefusedError
+        return store
+
+    store = HashStore()
+    failing, _ = process(1, connect)
+    assert failing.first_to_tell() and failing.met
+    never, _ = process(1, lambda: module.socket.create_connection(("127.0.0.1", 1)))
+    assert not never.first_to_tell() and not never.met
+
+
 def test_one_that_never_began_is_missed_too(process):
     _, ended = process(0, HashStore(), processes=2, limit=0.1)
     assert ended.get().startswith("process 1 of 2, on an unknown host, has died")
@@ -80,7 +97,7 @@ def test_neither_work_nor_a_good_end_is_a_silence(process):
 def test_what_happens_to_all_is_told_by_the_first(process):
     store = HashStore()
     first, second = (process(rank, store)[0] for rank in (0, 1))
-    while not (first._met and second._met):
+    while not (first.met and second.met):
         pass
     assert first.first_to_tell() and not second.first_to_tell() and not first.first_to_tell()
 
@@ -89,7 +106,7 @@ def test_what_happens_to_one_is_told_by_it_and_ends_the_others(process):
     store = HashStore()
     failing, own = process(1, store)
     _, ended = process(0, store)
-    while not failing._met:
+    while not failing.met:
         pass
     assert failing.first_to_tell()
     failing.close()
@@ -168,7 +185,7 @@ def test_after_one_has_told_it_another_does_not_though_the_store_goes(process):
     """The first process fails, tells it and leaves with the store, while the second one fails for the same reason."""
     store = HashStore()
     second, ended = process(1, store)
-    while not second._met:
+    while not second.met:
         pass
     store.set("fault", "")
     assert ended.get() == ""
@@ -182,7 +199,7 @@ def test_after_a_lost_connection_the_silent_one_is_named(process):
     process(2, store)
     store.set("beat-1", "3")
     store.set("host-1", "node7")
-    while not (first._met and store.check(["beat-0"]) and store.check(["beat-2"])):
+    while not (first.met and store.check(["beat-0"]) and store.check(["beat-2"])):
         pass
     assert first.name_lost() == "process 1 of 3, on node7, has died or cannot be reached"
     store.set("beat-1", "ended")

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -32,6 +31,8 @@ __all__ = [
 ]
 
 _LEFT_OVER = 3600.0  # seconds after which nobody still writes a file
+_SHARED = "shared-"
+_cleared: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -55,13 +56,15 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[Path]:
     path = Path(path)
     # One name where that will do, so that what a killed process has left is written over. Where it will not do, a
     # random one: two containers that share a disk may have processes of the same number.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial" if shared else f".{path.name}.partial")
+    own = f"{_SHARED}{secrets.token_hex(8)}." if shared else ""
+    partial = path.with_name(f".{path.name}.{own}partial")
     try:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        if shared:
-            remove_left_over(f".{glob.escape(path.name)}.*.partial", partial)
+        if shared and path.parent not in _cleared:  # once: it may have a million files
+            _cleared.add(path.parent)
+            remove_left_over(f".*.{_SHARED}*.partial", partial)
         os.replace(partial, path)
         sync_folder(path.parent)
     except OSError as error:

@@ -113,10 +113,11 @@ def test_a_file_that_several_write_at_once(tmp_path):
 
 
 def test_what_a_killed_process_has_left_beside_a_shared_file_is_removed_later(tmp_path):
-    cache = tmp_path / "cache[1]"
-    for name, age in ((".cache[1].dead.partial", 4000), (".cache[1].alive.partial", 5), (".other.partial", 4000)):
+    cache = tmp_path / "cache"
+    names = {".cache.shared-0.partial": 4000, ".cache.shared-1.partial": 5, ".other.partial": 4000}
+    for name, age in names.items():
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     with atomic_write(cache, shared=True) as partial:
         partial.write_text("whole")
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".cache[1].alive.partial", ".other.partial", cache.name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".cache.shared-1.partial", ".other.partial", "cache"]

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.memory_errors import is_out_of_memory
 from c3l_hf.models.encoding import EncodedRow
 from c3l_hf.scoring.likelihood import AnswerLogprobs, answer_logprobs
 
@@ -112,8 +113,7 @@ def _alone(model: PreTrainedModel, processor: ProcessorMixin, row: EncodedRow, b
 
 def _may_be_of_rows(error: Exception) -> bool:
     """Not where memory is short, nor where the accelerator has failed, at which all that follows fails."""
-    out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-    return not (out_of_memory or isinstance(error, torch.AcceleratorError))
+    return not (is_out_of_memory(error) or isinstance(error, torch.AcceleratorError))
 
 
 def _has_numbers(answer: AnswerLogprobs) -> bool:

@@ -160,7 +160,7 @@ def answer_text(content: Any) -> str:
         texts = [item.get("text") for item in items]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
-        raise RowError(f"the answer is {what_is(content)}, not a text")
+        raise RowError(f"the answer is not a text but {what_is(content)}")
     if not content.strip():
         raise RowError("the answer is empty")
     return content

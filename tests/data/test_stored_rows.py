@@ -90,7 +90,7 @@ def test_pseudo_labels_of_several_kinds(llava, tmp_path, picture):
         check_rows("train_dataset", rows, DataCollatorForC3L(llava[1]), drop=False, num_proc=None)
     # Of the third what is wrong is said of its value, not of JSON text.
     assert "1 of 3 rows" in str(refused.value) and "row 2" in str(refused.value)
-    assert "the answer is not a text but int" in str(refused.value)
+    assert "the answer is not a text but a number" in str(refused.value)
 
 
 def test_what_is_given_and_what_is_not_read(llava, tmp_path, picture):

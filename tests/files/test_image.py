@@ -206,7 +206,7 @@ def test_open_image_turns_it_upright():
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ({"bytes": b"", "path": None}, "cannot be read: it is no picture"),
+        ({"bytes": b"", "path": None}, "cannot be read: it is empty"),
         ({"bytes": b"not an image", "path": None}, "cannot be read"),
         ({"bytes": png(picture())[:200], "path": None}, "cannot be read"),
         ("/nowhere/a.png", "image /nowhere/a.png cannot be read: there is no such file"),

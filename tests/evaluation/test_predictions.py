@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_asked_keep_their_place(base):
     assert [row["question_id"] for row in base] == [row["question_id"] for row in ROWS]
     found = by_id(base)
     reasons = {
-        "unreadable": "the image cannot be read: UnidentifiedImageError",
+        "unreadable": "the image cannot be read: it is no picture",
         "not ok": "the answer is not among the options",
         "control": "the text contains the control token '<image>'",
         "long": "tokens and up to 6 new ones, but the model takes at most 512",

@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,37 +16,20 @@ from datasets import Dataset, Features
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf import _compat
-from c3l_hf.common import thoughts
 from c3l_hf.common.aside import set_aside
 from c3l_hf.common.checksums import checksum, note, note_of, noted_damage
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import atomic_write, code_digest, digest
+from c3l_hf.common.files import atomic_write, digest
 from c3l_hf.common.nodes import check_same, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.records import is_whole, read_record, write_record
 from c3l_hf.common.shards import Shards
-from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
 from c3l_hf.data.schema import STATUS_OK
-from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
+from c3l_hf.evaluation.prediction_code import prediction_code
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
-from c3l_hf.files import addresses, decoders, image, sixteen_bits, unreadable
-from c3l_hf.generation import column_attention, decoding, drawing, plain, prefix_cache, sampling, written
 from c3l_hf.generation.sampling import end_tokens
-from c3l_hf.models import (
-    adapters,
-    batching,
-    checks,
-    control_tokens,
-    encoding,
-    packing,
-    processors,
-    rounding,
-    token_texts,
-)
 from c3l_hf.models.loading import digest_weights
-from c3l_hf.scoring import batch, blind, formulas, likelihood, one_pair, options, rows, scorer, self_check
 
 __all__ = ["PREDICTION_FEATURES", "PredictionConfig", "claim_folder", "predict", "predictions_file"]
 
@@ -324,59 +306,8 @@ def _record(
         "end_tokens": end_tokens(model, processor.tokenizer),
         **{name: value for name, value in asdict(config).items() if name != "batch_size"},
         "transformers": transformers.__version__,
-        "code": _code(),
+        "code": prediction_code(),
     }
-
-
-# What an answer comes from; a test compares them with what the answerer imports.
-_MODULES = (
-    _compat,
-    adapters,
-    addresses,
-    answerer,
-    batch,
-    batching,
-    blind,
-    checks,
-    column_attention,
-    control_tokens,
-    decoders,
-    decoding,
-    drawing,
-    encoding,
-    formulas,
-    image,
-    image_files,
-    layouts,
-    likelihood,
-    messages,
-    one_pair,
-    options,
-    packing,
-    places,
-    plain,
-    prefix_cache,
-    processors,
-    rounding,
-    rows,
-    sampling,
-    schema,
-    scorer,
-    self_check,
-    sixteen_bits,
-    stored_rows,
-    thoughts,
-    token_texts,
-    turns,
-    unreadable,
-    written,
-)
-
-
-@functools.cache
-def _code() -> str:
-    """Of the modules that answer, as they were when first asked for: what is edited later is not what answers."""
-    return code_digest(sys.modules[__name__], *_MODULES)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], features: Features) -> pa.Table:

@@ -16,7 +16,7 @@ from tiny_models import tiny_llava
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.evaluation import answerer as answering
-from c3l_hf.evaluation import predictions as prediction_module
+from c3l_hf.evaluation import prediction_code
 from c3l_hf.evaluation.answerer import Answerer, PredictionConfig
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES, predict, predictions_file
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
@@ -237,7 +237,7 @@ def test_predictions_are_known_by_the_code_they_come_from():
     harmless = {"c3l_hf.files.inventory", "c3l_hf.data.worlds", "c3l_hf.prompts.parsing", "c3l_hf.models.loading"}
     rooms = {name for name in modules if not name.startswith("c3l_hf.common.")} - harmless
     # Of what is common to all only that which reads texts.
-    assert rooms | {"c3l_hf.common.thoughts"} == {module.__name__ for module in prediction_module._MODULES}
+    assert rooms | {"c3l_hf.common.thoughts"} == {module.__name__ for module in prediction_code.MODULES}
 
 
 def test_a_folder_with_other_things_in_it(llava, tmp_path):

@@ -134,7 +134,8 @@ class Interruption:
             came = [number for number in (self._reader.recv(4096) if ready else b"") if number in self._handled]
             now = time.monotonic()
             if came and begun is None:
-                begun, self.number = now, self.number or came.pop(0)
+                begun, first = now, came.pop(0)
+                self.number = self.number or first
                 if not self.working:
                     self._end()
             # On a busy machine a second one may be read with the first.

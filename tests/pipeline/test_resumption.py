@@ -38,7 +38,7 @@ def loopback(monkeypatch):
 def opened(options, folder):
     """The model whose replies the folder has, once a writer is open."""
     with open_writer(options, PairGenerationConfig("scenes"), None, lambda: None, folder):
-        return read_json(folder / "served_model.json")
+        return read_json(folder / "served_model.json")["model"]
 
 
 def test_a_stage_is_not_gone_on_with_by_another_model(tmp_path):

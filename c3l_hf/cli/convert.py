@@ -71,7 +71,7 @@ def format_conversion(result: Conversion, output: str) -> str:
         if more := result.left_out.total() - sum(count for _, count in counted):
             shown.append(("other reasons", more))
         parts.append(format_table([("left out", "rows"), *shown]))
-        if any("FileNotFoundError" in reason for reason in result.left_out):
+        if any("no such file" in reason for reason in result.left_out):
             parts.append("Pictures are not there: is --image_folder, where relative paths begin, given and right?")
         parts.append(f"{Path(output) / 'left_out.txt'} has the reason of each.")
     if result.columns_left_out:

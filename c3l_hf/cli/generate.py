@@ -17,6 +17,7 @@ from c3l_hf.cli.rows import OutputOptions, check_output, write_rows
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import digest
 from c3l_hf.common.locks import alone_in
+from c3l_hf.common.memory_errors import made_in_batches
 from c3l_hf.common.nodes import check_places, check_same, check_shared
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
@@ -164,10 +165,12 @@ def _in_shards(
             first = starts[number]
             part = images.dataset.select(range(first, min(first + size, len(images))))
             line.begin_part()
-            if not generation.retries:
-                return generate_tables(part, writer, config, first_row=first, progress=line.advance)
-            retries = Retries(score, generation.retries, generation.retry_floor)
-            return generate_with_retries(part, writer, config, retries, first_row=first, progress=line.advance)
+            if generation.retries:
+                retries = Retries(score, generation.retries, generation.retry_floor)
+                tables = generate_with_retries(part, writer, config, retries, first_row=first, progress=line.advance)
+            else:
+                tables = generate_tables(part, writer, config, first_row=first, progress=line.advance)
+            return made_in_batches(tables, "generation_batch_size", generation.generation_batch_size)
 
         shards.write_missing(pairs_of, schema)
     return shards

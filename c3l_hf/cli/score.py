@@ -20,6 +20,7 @@ from c3l_hf.cli.rows import (
 )
 from c3l_hf.cli.signals import SignalOptions, check_signals, new_columns, open_signal
 from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.memory_errors import told_of_memory
 from c3l_hf.common.nodes import check_places
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image_files import located
@@ -93,8 +94,10 @@ def score(
         control_tokens=scoring.control_tokens,
     )
     scored, told, without = dataset, [], []
+    smaller = f"lower scoring_batch_size, which is {scoring.scoring_batch_size}; what is finished stays"
     for name in signals.signals:
-        with contextlib.nullcontext() if name == "i2c" else open_signal(name, signals, scorer) as signal:
+        opened = contextlib.nullcontext() if name == "i2c" else open_signal(name, signals, scorer)
+        with opened as signal, told_of_memory(smaller):
             scored = score_dataset(scored, signal or scorer, batch_size=scoring.scoring_batch_size)
         status = signal.status if signal else STATUS
         told.append(("" if name == "i2c" else f"{name}: ") + format_scores(scored, signal))

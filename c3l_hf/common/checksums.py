@@ -14,6 +14,7 @@ __all__ = [
     "note",
     "note_of",
     "noted",
+    "noted_damage",
     "seal",
     "seal_damage",
 ]
@@ -76,6 +77,11 @@ def damage_of_file(path: str | Path, expected: str | None) -> str | None:
         return None if checksum(path) == expected else "is not what was written"
     except OSError as error:
         return f"cannot be read ({error.strerror or type(error).__name__})"
+
+
+def noted_damage(path: str | Path) -> str | None:
+    """What is wrong with a single file; None if it is whole, or nobody has noted what was written."""
+    return damage_of_file(path, noted(path)) if note_of(path).exists() else None
 
 
 def seal(folder: str | Path) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx2
 import openai
 
+from c3l_hf.common.bounded_client import BoundedClient
 from c3l_hf.common.errors import RunError
 
 __all__ = ["Choice", "Completion", "Endpoint", "EndpointClient", "NoReply", "short"]
@@ -150,7 +151,7 @@ class EndpointClient:
             api_key="none",  # without one it takes the environment's; `_only_what_is_needed` sets the header
             base_url=endpoint.root,
             max_retries=0,
-            http_client=httpx2.Client(
+            http_client=BoundedClient(
                 timeout=httpx2.Timeout(endpoint.timeout, connect=min(endpoint.timeout, 20.0)),
                 limits=httpx2.Limits(max_connections=None),
                 follow_redirects=False,

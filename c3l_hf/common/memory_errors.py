@@ -1,12 +1,15 @@
 """Out of memory: how it shows itself, and one line with what to make smaller."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.words import in_one_line
 
-__all__ = ["is_out_of_memory", "told_of_memory"]
+__all__ = ["is_out_of_memory", "made_in_batches", "told_of_memory"]
+
+_Item = TypeVar("_Item")
 
 # Of accelerators, of torch's allocator on CPUs, and of the libraries below both. All raise RuntimeErrors, of which
 # torch.OutOfMemoryError is one: whoever asks before torch is loaded need not load it.
@@ -34,3 +37,9 @@ def told_of_memory(remedy: str) -> Iterator[None]:
             raise
         said = in_one_line(str(error).partition(". ")[0], 160)
         raise RunError(f"memory has run out{f' ({said})' if said else ''}: {remedy}") from error
+
+
+def made_in_batches(items: Iterable[_Item], option: str, size: int) -> Iterator[_Item]:
+    """The items as they are; an error for want of memory at making one names the option of the size of a batch."""
+    with told_of_memory(f"lower {option}, which is {size}; what is finished stays"):
+        yield from items

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 
 import c3l_hf
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import digest
+from c3l_hf.common.files import digest, remove_left_over
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.records import flattened
 from c3l_hf.common.versions import versions
@@ -24,7 +24,6 @@ __all__ = ["check_installation", "check_places", "check_run", "check_same", "che
 
 # A disk of a network tells another machine's files late: NFS looks again after at most a minute.
 _PATIENCE = 60.0
-_LEFT_OVER = 3600.0  # seconds after which nobody still asks
 _SHOWN_HOSTS, _SHOWN_FACTS, _LONGEST = 4, 4, 80
 _MISSING = "nothing"
 
@@ -115,7 +114,7 @@ def check_shared(folder: str | Path, name: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         own.write_text("is this folder the same one on all machines?\n", "utf-8")
-        _clear(folder, own)
+        remove_left_over(".node-*.partial", own)
     except OSError as error:
         problem = error.strerror or type(error).__name__
     every = gather_object([(socket.gethostname(), own.name, problem)])
@@ -172,15 +171,6 @@ def _waited(folder: Path, names: Sequence[str], patience: float) -> set[str]:
         if not unseen or time.monotonic() >= until:
             return unseen
         time.sleep(min(0.2, patience))
-
-
-def _clear(folder: Path, own: Path) -> None:
-    """Remove what processes have left that were killed while they asked."""
-    now = own.stat().st_mtime  # by the disk's clock
-    for file in folder.glob(".node-*.partial"):
-        with contextlib.suppress(OSError):  # another one was faster
-            if now - file.stat().st_mtime > _LEFT_OVER:
-                file.unlink()
 
 
 def _remove(file: Path, folder: Path | None = None) -> None:

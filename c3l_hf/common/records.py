@@ -19,12 +19,13 @@ _DIGEST = re.compile("[0-9a-f]{16,64}")
 _SHOWN = 4
 
 
-def write_record(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a record with its own checksum, and a copy beside it: hours of work may hang on its few lines."""
+def write_record(path: str | Path, content: Mapping[str, Any], shared: bool = False) -> None:
+    """Write a record with its own checksum, and a copy beside it: hours of work may hang on its few lines. See
+    `files.atomic_write` for `shared`."""
     content = json.loads(json.dumps(content))  # as it is read back
     record = {**content, _CHECKSUM: _checksum(content)}
     for file in (Path(f"{path}{COPY}"), Path(path)):
-        write_json(file, record)
+        write_json(file, record, shared)
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:

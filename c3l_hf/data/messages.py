@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.words import what_is
 from c3l_hf.data.layouts import UNREAD_COLUMNS, Layout, is_columns
 from c3l_hf.data.places import MARKER, PICTURE_KEYS, PLACE, is_nothing, plain_item
 from c3l_hf.data.plain_values import check_plain
@@ -93,10 +94,10 @@ def messages_of_value(value: Any, column: str, role: str) -> list[dict[str, Any]
         raise RowError(f"{column} is null")
     if isinstance(value, str):
         if _WRITTEN_OUT.match(value):
-            raise RowError(f"{column} is a list of messages written as a text ({value!r:.40}); store it as a list")
+            raise RowError(f"{column} is a list of messages written as a text; store it as a list")
         return [{"role": role, "content": value}]
     if not isinstance(value, list | tuple):
-        raise RowError(f"{column} is {type(value).__name__} {value!r:.40}, not a text or a list of messages")
+        raise RowError(f"{column} is {what_is(value)}, not a text or a list of messages")
     messages = []
     for message in value:
         if isinstance(message, Mapping) and {"role", "content"} <= set(message):
@@ -104,7 +105,7 @@ def messages_of_value(value: Any, column: str, role: str) -> list[dict[str, Any]
         elif isinstance(message, Mapping) and {"from", "value"} <= set(message):
             name, content = message["from"], message["value"]
         else:
-            raise RowError(f"{column} has a message without role and content: {message!r:.60}")
+            raise RowError(f"{column} has a message without role and content")
         name = _LLAVA_ROLES.get(name, name) if isinstance(name, str) else name
         messages.append(_message(message, name, content))
     return messages
@@ -116,7 +117,7 @@ def _message(message: Mapping[str, Any], role: Any, content: Any, marked: bool =
         raise RowError(f"a message has {unread[0]}, which is not read")
     weight = message.get("weight")
     if not (weight is None or isinstance(weight, int | float)) or weight not in (None, 0, 1):
-        raise RowError(f"a message has the weight {weight!r:.40}; 0 and 1 are read")
+        raise RowError("a message has a weight other than 0 and 1")
     given = role == "assistant" and (weight == 0 or message.get("loss") is False)
     marks = {"given": given, "marked": marked}
     return {"role": role, "content": content, **{name: True for name, holds in marks.items() if holds}}
@@ -126,12 +127,12 @@ def message_problem(message: Mapping[str, Any]) -> str | None:
     """What is wrong with a message, whatever stands before and after it; None if nothing is."""
     role, content = message["role"], message["content"]
     if not isinstance(role, str):
-        return f"a message has the role {role!r:.40}, not a text"
+        return f"a message has a role that is {what_is(role)}, not a text"
     if role not in _ROLES:
-        return f"a message has the role {role!r:.40}; known are {', '.join(_ROLES)}"
+        return f"a message has an unknown role; known are {', '.join(_ROLES)}"
     items = isinstance(content, list | tuple) and all(isinstance(item, Mapping) for item in content)
     if not (content is None or isinstance(content, str) or items):
-        return f"the content of the {role} message is {content!r:.60}, not a text or a list of items"
+        return f"the content of the {role} message is neither a text nor a list of items"
     texts = [content] if isinstance(content, str) else [item.get("text") for item in content or ()]
     if any(isinstance(text, str) and not _is_whole(text) for text in texts):
         return f"the content of the {role} message has half a character (a surrogate), which no tokenizer reads"
@@ -159,7 +160,7 @@ def answer_text(content: Any) -> str:
         texts = [item.get("text") for item in items]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
-        raise RowError(f"the answer is not a text but {type(content).__name__}")
+        raise RowError(f"the answer is not a text but {what_is(content)}")
     if not content.strip():
         raise RowError("the answer is empty")
     return content
@@ -181,11 +182,11 @@ def _exchanges(value: Any) -> list[dict[str, Any]]:
     """FineVision's turns, each with what the user and what the assistant says, as messages."""
     turns = _as_list(value)
     if not isinstance(turns, list | tuple):
-        raise RowError(f"texts is {'null' if turns is None else type(turns).__name__}, not a list of turns")
+        raise RowError(f"texts is {what_is(turns)}, not a list of turns")
     messages = []
     for turn in turns:
         if not isinstance(turn, Mapping) or not {"user", "assistant"} <= set(turn):
-            raise RowError(f"texts has a turn without user and assistant: {turn!r:.60}")
+            raise RowError("texts has a turn without user and assistant")
         messages += [{"role": role, "content": turn[role]} for role in ("user", "assistant")]
     return messages
 
@@ -195,7 +196,7 @@ def _with_input(messages: list[dict[str, Any]], value: Any) -> list[dict[str, An
     if value is None or (isinstance(value, str) and not value):
         return messages
     if not (isinstance(value, str) and messages and isinstance(messages[0]["content"], str)):
-        raise RowError(f"input is {type(value).__name__} {value!r:.40}, beside an instruction; both must be texts")
+        raise RowError(f"input is {what_is(value)}, beside an instruction; both must be texts")
     return [{**messages[0], "content": f"{messages[0]['content']}\n{value}"}, *messages[1:]]
 
 
@@ -205,10 +206,10 @@ def _with_history(messages: list[dict[str, Any]], value: Any) -> list[dict[str, 
     if value is None:
         return messages
     if not isinstance(value, list | tuple):
-        raise RowError(f"history is {type(value).__name__} {value!r:.40}, not a list of pairs")
+        raise RowError(f"history is {what_is(value)}, not a list of pairs")
     for exchange in value:
         if not isinstance(exchange, list | tuple) or len(exchange) != 2:
-            raise RowError(f"history has {exchange!r:.60}; it must be pairs of what user and assistant said")
+            raise RowError("history has something else than pairs of what user and assistant said")
         earlier += [{"role": role, "content": text} for role, text in zip(("user", "assistant"), exchange)]
     return earlier + messages
 
@@ -218,7 +219,7 @@ def _with_system(messages: list[dict[str, Any]], value: Any) -> list[dict[str, A
     if value is None or (isinstance(value, str) and not value):
         return messages
     if not isinstance(value, str):
-        raise RowError(f"system is {type(value).__name__} {value!r:.40}, not a text")
+        raise RowError(f"system is {what_is(value)}, not a text")
     if messages and messages[0]["role"] == "system":
         if messages[0]["content"] != value:
             raise RowError("the column system says something else than the system message of the conversation")
@@ -239,16 +240,16 @@ def _as_list(value: Any) -> Any:
 def _llava_messages(value: Any, images: int | None) -> list[dict[str, Any]]:
     turns = _as_list(value)
     if not isinstance(turns, list | tuple):
-        raise RowError(f"conversations is {'null' if turns is None else type(turns).__name__}, not a list of turns")
+        raise RowError(f"conversations is {what_is(turns)}, not a list of turns")
     messages, markers = [], 0
     for turn in turns:
         if isinstance(turn, Mapping) and {"role", "content"} <= set(turn):
             turn = {**turn, "from": turn["role"], "value": turn["content"]}
         if not isinstance(turn, Mapping) or not {"from", "value"} <= set(turn):
-            raise RowError(f"conversations has a turn without from and value: {turn!r:.60}")
+            raise RowError("conversations has a turn without from and value")
         role = _LLAVA_ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
         if role is None:
-            raise RowError(f"conversations has a turn from {turn['from']!r}; known are {', '.join(_LLAVA_ROLES)}")
+            raise RowError(f"conversations has a turn from an unknown role; known are {', '.join(_LLAVA_ROLES)}")
         text, marked = turn["value"], False
         if role == "user" and isinstance(text, str):
             markers += text.count(MARKER)

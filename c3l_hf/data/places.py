@@ -43,7 +43,7 @@ def placed(messages: Sequence[Mapping[str, Any]], images: list[Any]) -> tuple[li
         images = own
     elif (numbers := _numbers(result)) is not None:
         if sorted(set(numbers)) != list(range(len(images))):
-            raise RowError(f"the messages place the images number {numbers}, the row has {len(images)}")
+            raise RowError(f"the numbers (index) of the places are not those of the row's {len(images)} images")
         images = [images[number] for number in numbers]
     if count not in (0, len(images)):
         raise RowError(f"the messages have places for {count} images, the row has {len(images)}")
@@ -103,7 +103,9 @@ def _check_markers(messages: Sequence[Mapping[str, Any]], placed: bool) -> None:
         texts = [item.get("text") for item in items if isinstance(item, Mapping)]
         text = " ".join(text for text in texts if isinstance(text, str))
         if role not in _WITHOUT_PICTURES and MARKER in text:
-            raise RowError(f"{MARKER} in a message of the role {role!r:.40} is not read as the place of an image")
+            raise RowError(
+                f"{MARKER} in a message of a tool or of an unknown role is not read as the place of an image"
+            )
         if role == "user" and not placed and (other := _OTHER_MARKERS.search(text)):
             raise RowError(
                 f"the text has {other[0]!r:.40}, which is not read as the place of an image; write {MARKER} there"
@@ -129,13 +131,13 @@ def plain_item(item: Any) -> tuple[Any, Any]:
     # A struct of nulls is what Arrow has where other rows have a picture.
     picture = next((item[name] for name in PICTURE_KEYS if not is_nothing(item.get(name))), None)
     if kind in ("text", "input_text") and picture is not None:
-        raise RowError(f"an item of the type {kind} has a picture, too: {item!r:.60}")
+        raise RowError(f"an item of the type {kind} has a picture, too")
     if kind in ("text", "input_text"):
         return (item if item.get("type") == "text" else {"type": "text", "text": item.get("text")}), None
     if kind not in ("image", "image_url", "input_image"):
         return item, None
     if isinstance(item.get("text"), str) and item["text"].strip():
-        raise RowError(f"an item of the type {kind} has a text, too: {item!r:.60}")
+        raise RowError(f"an item of the type {kind} has a text, too")
     place = dict(PLACE) if item.get("index") is None else {**PLACE, "index": item["index"]}
     return place, picture
 
@@ -153,7 +155,7 @@ def _numbers(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
         return None
     # 1.0 is what becomes of 1 in a column that has gaps.
     if not all(isinstance(number, int | float) and number == number // 1 for number in numbers):
-        raise RowError(f"the places of images have the numbers (index) {numbers}; give each a whole one, or none")
+        raise RowError("only some places of images have a whole number (index); give each one, or none")
     return list(map(int, numbers))
 
 

@@ -39,4 +39,4 @@ def check_plain(row: Mapping[str, Any], columns: Iterable[str], may_be_arrays: C
                 # The pixels of a picture may be numbers in lists.
                 left += [(item, depth + 1, picture) for item in value if not isinstance(item, _LEAVES)]
             elif hasattr(value, "__array__") and not picture and not isinstance(value, str | np.generic):
-                raise RowError(f"{column} has an array in it ({type(value).__name__}); write it as a text or a list")
+                raise RowError(f"{column} has an array in it; write it as a text or a list")

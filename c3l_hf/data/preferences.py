@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.words import what_is
 from c3l_hf.data.layouts import IMAGE_COLUMNS, UNREAD_COLUMNS, Layout, is_columns
 from c3l_hf.data.messages import answer_text, check_unread, messages_of_value
 from c3l_hf.data.places import placed
@@ -112,7 +113,7 @@ def _answers(value: Any) -> list[Any]:
     if isinstance(value, str | Mapping):
         return [value]
     if not isinstance(value, list | tuple):
-        raise RowError(f"it is {type(value).__name__} {value!r:.40}, not an answer or a list of answers")
+        raise RowError(f"it is {what_is(value)}, not an answer or a list of answers")
     if len(value) and all(isinstance(message, Mapping) and not is_columns(message) for message in value):
         return [value]  # one answer in messages, not an answer for each message
     return list(value)
@@ -126,10 +127,7 @@ def _answer(value: Any) -> tuple[list[dict[str, Any]], str]:
     messages = messages_of_value(value, "the answer", "assistant")
     roles = [message["role"] for message in messages]
     if roles[-1:] != ["assistant"] or (len(roles) > 1 and "user" not in roles):
-        raise RowError(
-            f"found messages with the roles {roles}; give exactly one, of the assistant, or a conversation that ends "
-            "with it"
-        )
+        raise RowError("its messages are not one of the assistant, or a conversation that ends with one")
     return messages[:-1], answer_text(messages[-1]["content"])
 
 

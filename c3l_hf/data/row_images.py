@@ -11,6 +11,7 @@ from datasets import Dataset, Features, Image, LargeList, List
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.common.versions import versions
+from c3l_hf.common.words import what_is
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import Layout
 from c3l_hf.data.stored_rows import stored_rows
@@ -37,7 +38,7 @@ def pictures_of(row: Mapping[str, Any], layout: Layout) -> list[Any]:
         raise RowError("the row has no image")
     for picture in pictures:
         if not isinstance(picture, _KINDS):
-            raise RowError(f"the image is {type(picture).__name__} {picture!r:.40}, not a picture or a path")
+            raise RowError(f"the image is {what_is(picture)}, not a picture or a path")
     return pictures
 
 

@@ -30,6 +30,8 @@ _FILE = re.compile(
     re.DOTALL,
 )
 
+_OF_OTHERS = ("the processor refuses the row", "the model fails at the row")
+
 
 def generation_counts(dataset: Dataset) -> dict[str, int]:
     """Counts of what `generate_pairs` made: "pairs" (all rows), "ok", then each other status by frequency."""
@@ -76,6 +78,8 @@ def _kind_of(status: str) -> tuple[str, str | None]:
         example = found["name"]
         comma = "is an address, " if found.re is _ADDRESS else ""
         status = f"{found['image']} {comma}{found['what']}"
+    if status.startswith(_OF_OTHERS):  # a processor's or a model's own words may quote the row
+        status = re.sub(r"'[^']*'|\"[^\"]*\"", "…", status)
     # Paths of the system's own messages; numbers, but for those that name an error.
     return re.sub(r"(?<!Errno )(?<!HTTP )\b\d+", "N", re.sub(r": '/[^']*'", "", status)), example
 
@@ -92,7 +96,7 @@ def without_folders(status: str) -> str:
 
 def remedy(kind: str) -> str:
     """What may help against a reason, where that is not said in it."""
-    if "FileNotFoundError" in kind or "No such file" in kind:
+    if "no such file" in kind:
         return "; is image_folder, where relative paths begin, given and right?"
     return ""
 
@@ -120,14 +124,21 @@ def of_image(status: str) -> bool:
     return re.match(r"no image$|the image |images\[\d+\] ", status) is not None
 
 
-def publishable(status: str) -> str:
-    """A row's status as a run keeps, counts and publishes it: of an image that cannot be read the kind of error, as
-    generation says it, without what the decoder and the system say, such as the file's path on this machine; of one on
-    the web what is wrong, without its address."""
+def publishable(status: str, which: str = "the image") -> str:
+    """A row's status as a run keeps, counts and publishes it: of an image that cannot be read why, without the
+    file's path on this machine; of one on the web what is wrong, without its address.
+
+    Args:
+        status: As `open_image` has it.
+        which: Of several images of a row, "images[1]".
+    """
     status = re.sub(
         r"the image is an address, .*?, which (is not|could not)", r"the image is an address, which \1", status
     )
     status = re.sub(r"^the image .* is (\w+), which is not read", r"the image is \1, which is not read", status)
     status = re.sub(r"^the image .* is on another machine", "the image is on another machine", status)
     status = re.sub(r"^the image .* is not in the folder.*", "the image is not in the folder of the images", status)
-    return re.sub(r"the image.*? cannot be read: (\w+).*", r"the image cannot be read (\1)", status, flags=re.DOTALL)
+    status = re.sub(
+        r"^the image.*? cannot be read: ([^:]*).*", r"the image cannot be read (\1)", status, flags=re.DOTALL
+    )
+    return re.sub(r"^the image", which, status)

@@ -57,8 +57,7 @@ def _turns_of(row: Mapping[str, Any], layout: Layout) -> list[Pair | RowError]:
         raise RowError("no answer of the assistant is asked for: all have weight 0 or loss false")
     messages, images = placed(messages, images)
     if not answers:
-        roles = ", ".join(str(message["role"]) for message in messages)
-        raise RowError(f"there is no answer of the assistant (roles: {roles or 'none'})")
+        raise RowError("there is no answer of the assistant")
     return [_turn(messages, number, images) for number in answers]
 
 

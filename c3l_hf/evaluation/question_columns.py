@@ -9,12 +9,14 @@ from datasets import Dataset, Features, Image, List
 
 from c3l_hf.common.arrow import in_lists
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.words import what_is
 from c3l_hf.data.image_files import located
 from c3l_hf.data.row_images import as_stored
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.evaluation.benchmarks import LETTERS, SEED_DIMENSIONS, Layout
 from c3l_hf.files.decoders import opened
 from c3l_hf.files.image import image_key, open_image
+from c3l_hf.files.unreadable import cause_of
 
 __all__ = ["Pictures", "published_rows"]
 
@@ -189,12 +191,12 @@ class Pictures:
         except RowError as error:
             self.problems[number] = str(error)
         except Exception as error:  # of base64 that is none, and of values that are no pictures
-            self.problems[number] = str(RowError(f"the image cannot be read: {type(error).__name__}: {error}"))
+            self.problems[number] = str(RowError(f"the image cannot be read: {cause_of(error)}"))
         return []
 
     def _as_picture(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, str | bytes | Mapping):
-            raise RowError(f"the image is {type(value).__name__} {value!r:.40}, not a picture or a path")
+            raise RowError(f"the image is {what_is(value)}, not a picture or a path")
         picture = as_stored(located(value, self._folder))
         if self._any_ending and picture["path"] is not None:
             paths = (f"{picture['path']}{ending}" for ending in _ENDINGS)

@@ -20,10 +20,11 @@ import pyarrow as pa
 from PIL.ExifTags import Base as ExifTag
 
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.words import what_is
 from c3l_hf.files.addresses import download_problem, downloaded, is_address, shown_address
 from c3l_hf.files.decoders import FORMATS, MOST_PIXELS, closed_format, opened
 from c3l_hf.files.sixteen_bits import SIXTEEN_BITS, check_range, had_sixteen_bits, in_eight_bits
-from c3l_hf.files.unreadable import kind_of
+from c3l_hf.files.unreadable import cause_of, kind_of
 
 __all__ = [
     "IN_DICT",
@@ -63,8 +64,6 @@ _BASE64 = re.compile(r"\s*(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[01]|SUkqA|TU0AK)[A
 _LONGEST_NAME = 1000  # what is longer is no path that a file system has
 _LONGEST_SHOWN = 130  # of a reason's 200 characters, so that the reason itself is among them
 
-_OBJECT = re.compile(r" ?<[\w.]+ object at 0x[0-9a-f]+>")
-
 
 def open_image(value: Any) -> PIL.Image.Image:
     """A row's image as an upright 8-bit RGB image; what is transparent is put on white, as models' own processors do.
@@ -87,7 +86,7 @@ def open_image(value: Any) -> PIL.Image.Image:
     name = "the image"
     try:
         if isinstance(value, Mapping) and value and not {"bytes", "image", "path", "url"} & set(value):
-            raise RowError(f"the image is a dict of {', '.join(map(str, value))}; give bytes, image, path or url")
+            raise RowError("the image is a dict without bytes, image, path or url")
         value = value_of(value)
         if isinstance(value, str) and not value:
             raise RowError("the image is an empty text, neither a path nor a picture; a row without one has null")
@@ -119,19 +118,12 @@ def open_image(value: Any) -> PIL.Image.Image:
     except Exception as error:  # decoders raise errors of many types on damaged files
         if isinstance(error, PIL.UnidentifiedImageError) and (closed := closed_format(_beginning(value))):
             raise RowError(_not_read(name, closed)) from None
-        raise RowError(f"{name} cannot be read: {type(error).__name__}: {_reason(error, value)}") from error
+        kind = kind_of(_beginning(value)) if isinstance(error, PIL.UnidentifiedImageError) else None
+        raise RowError(f"{name} cannot be read: {f'it is {kind}' if kind else cause_of(error)}") from error
 
 
 def _not_read(name: str, kind: str | None) -> str:
     return f"{name} is {kind}, which is not read; convert it to PNG or JPEG"
-
-
-def _reason(error: Exception, value: Any) -> str:
-    # The name of a file stands before it already. Without an object's address the same image gives the same reason.
-    text = str(error).replace(f": {str(value)!r}", "").replace(f" {str(value)!r}", "")
-    text = _OBJECT.sub("", " ".join(text.split()))[:160]
-    kind = kind_of(_beginning(value)) if isinstance(error, PIL.UnidentifiedImageError) else None
-    return f"{text}: it is {kind}" if kind else text
 
 
 def _beginning(value: Any) -> bytes:
@@ -209,7 +201,7 @@ def _opened(value: Any) -> PIL.Image.Image:
         if (file := file_of(value)) is None:
             raise RowError(_not_fetched(str(value)))
         return opened(file)
-    raise RowError(f"the image is {type(value).__name__}, not a PIL image, bytes or a path")
+    raise RowError("the image is null" if value is None else f"the image is {what_is(value)}, not a picture or a path")
 
 
 def _not_fetched(address: str) -> str:

@@ -200,7 +200,7 @@ class StudentTrainer(SFTTrainer):
         # `save_pretrained` writes the weights of many vision-language models under the names of older releases, which
         # `from_pretrained` translates. `Trainer` would not find them and go on with the weights it has.
         # In float32, as trained weights are kept: the dtype that a checkpoint names may be that of the frozen ones.
-        saved = type(self.model).from_pretrained(checkpoint, dtype=torch.float32)
+        saved = type(self.model).from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
         self.model.load_state_dict(saved.state_dict())
 
     def trained_model(self, merge: bool = True) -> PreTrainedModel | PeftModel | None:

@@ -42,10 +42,7 @@ def data_urls(images: Sequence[Mapping[str, Any]]) -> list[str]:
             seen = open_image(image)
             media, content = _as_stored(image) or ("image/png", _png(seen))
         except RowError as error:
-            # Decoders name objects and places in their messages; equal reasons have to be equal to be counted.
-            cause = error.__cause__
-            reason = publishable(str(error)) if cause is None else f"{which} cannot be read ({type(cause).__name__})"
-            raise RowError(reason) from None
+            raise RowError(publishable(str(error), which)) from None
         urls.append(f"data:{media};base64,{base64.b64encode(content).decode()}")
     return urls
 

@@ -105,12 +105,10 @@ class ModelWriter:
                 raise RowError(f"the prompt leaves no room for a reply in the model's {longest} tokens")
             return inputs
         except RowError as error:
-            # Decoders name objects and places in their messages; equal reasons have to be equal strings to be counted.
-            cause = error.__cause__
             own = sum(item["type"] == "image" for item in request.messages[-1]["content"])
             number = len(opened) - (len(request.images) - own)  # the images of the template's examples come first
             which = f"images[{number}]" if own > 1 else "the image"
-            return publishable(str(error)) if cause is None else f"{which} cannot be read ({type(cause).__name__})"
+            return publishable(str(error), which)
 
 
 def _without_text(unread: list[tuple[Request, str]]) -> Iterator[tuple[Request, list[Reply]]]:

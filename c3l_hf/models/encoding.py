@@ -247,7 +247,7 @@ def _conversation(prompt: Sequence[Mapping[str, Any]], images: Sequence[PIL.Imag
                     raise RowError(f"the messages have places for more than the row's {len(images)} images")
                 items.append({"type": "image", "image": left.pop(0)})
             else:
-                raise RowError(f"a message has an item that is neither text nor image: {item!r:.60}")
+                raise RowError("a message has an item that is neither text nor image")
         if not any(item["type"] == "text" and item["text"].strip() for item in items):
             article = "an" if str(message["role"])[:1] in "aeio" else "a"
             but = ", only an image" if any(item["type"] == "image" for item in items) else ""

@@ -14,6 +14,7 @@ import yaml
 from datasets import Dataset, Features, Value
 
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.memory_errors import made_in_batches
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.progress import ProgressLine
 from c3l_hf.common.run_folder import RunFolder
@@ -82,8 +83,10 @@ def generate(
         part = images.select(range(first, last))
         line.begin_part()
         if retries is None:
-            return generate_tables(part, writer, config, first_row=first, progress=line.advance)
-        return generate_with_retries(part, writer, config, retries, first_row=first, progress=line.advance)
+            tables = generate_tables(part, writer, config, first_row=first, progress=line.advance)
+        else:
+            tables = generate_with_retries(part, writer, config, retries, first_row=first, progress=line.advance)
+        return made_in_batches(tables, "generation_batch_size", options.generation_batch_size)
 
     def report(shards: Shards) -> dict[str, Any]:
         counts = count_statuses(_values(shards, "generation_status"), "pairs")
@@ -136,6 +139,7 @@ def score(
             scorers.append(_scorer(settings, inputs, models))
         rows = pairs.batches(size=options.scoring_batch_size, numbers=range(first, last))
         tables = score_tables(rows, inputs.images.dataset, scorers[0], options.scoring_batch_size)
+        tables = made_in_batches(tables, "scoring_batch_size", options.scoring_batch_size)
         return line.over(map(_with_publishable_status, tables))
 
     def report(shards: Shards) -> dict[str, Any]:
@@ -153,8 +157,8 @@ def _scorer(settings: Settings, inputs: Inputs, models: ModelInUse) -> I2CScorer
 
 def _scores_now(pairs: Iterable[pa.Table], settings: Settings, inputs: Inputs, models: ModelInUse) -> list[pa.Table]:
     """The scores of pairs while others are generated. The scorer is not kept: a generator may need its memory."""
-    scorer = _scorer(settings, inputs, models)
-    return list(score_tables(pairs, inputs.images.dataset, scorer, settings.scoring.scoring_batch_size))
+    scorer, size = _scorer(settings, inputs, models), settings.scoring.scoring_batch_size
+    return list(made_in_batches(score_tables(pairs, inputs.images.dataset, scorer, size), "scoring_batch_size", size))
 
 
 def _with_publishable_status(scores: pa.Table) -> pa.Table:

@@ -122,7 +122,9 @@ def run_phase(trainer: Trainer) -> None:
     def load(checkpoint: str) -> None:
         # LLaVA checkpoints have other names for the weights than the model in memory. `from_pretrained` translates
         # them; `Trainer` alone would load none of them, and say so in a warning only.
-        weights = type(trainer.model).from_pretrained(checkpoint, dtype=torch.float32).state_dict()
+        weights = (
+            type(trainer.model).from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True).state_dict()
+        )
         trainer.model.load_state_dict(weights)
 
     trainer.add_callback(StopIfNotFinite())

@@ -4,6 +4,7 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -70,7 +71,7 @@ def build_smollm(language_model: str, seed: int = 0) -> tuple[LlavaForConditiona
         raise ValueError(f"the tokenizer of {language_model} has no {', '.join(sorted(missing))}: give a SmolLM2")
     tokenizer.add_special_tokens({"eos_token": "<|im_end|>", "pad_token": _PAD})
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    seeing = LlavaForConditionalGeneration.from_pretrained(GENERATOR, dtype=torch.float32)
+    seeing = LlavaForConditionalGeneration.from_pretrained(GENERATOR, dtype=torch.float32, use_safetensors=True)
     shipped = LlavaProcessor.from_pretrained(GENERATOR)
     processor = LlavaProcessor(
         image_processor=shipped.image_processor,
@@ -105,10 +106,10 @@ def build_smollm(language_model: str, seed: int = 0) -> tuple[LlavaForConditiona
 
 def _language_model(source: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     path = Path(source)
-    options = {}
+    options: dict[str, Any] = {"use_safetensors": True}
     if path.suffix == ".gguf":
         source, options = str(path.parent), {"gguf_file": path.name}
-    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=options.get("gguf_file"))
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
     # Its weights are plain ones now. A model that says otherwise is neither saved nor loaded.
     if hasattr(model.config, "quantization_config"):

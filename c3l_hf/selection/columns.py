@@ -4,7 +4,7 @@ Row numbers count the rows of the table that selection was given. Nothing here j
 of many rows together pass the 2 GB that one Arrow string array can hold.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +20,9 @@ __all__ = [
     "text_order",
 ]
 
-# Rows whose texts are in memory as Python strings at a time.
-_BLOCK = 1 << 16
+# Rows whose texts are in memory as Python strings at a time; fewer where they have more than 256 bytes each: the words
+# of a text take twenty times its bytes.
+_BLOCK, _BYTES = 1 << 16, 256
 
 
 def check_columns(found: Sequence[str], needed: Sequence[str]) -> None:
@@ -45,6 +46,10 @@ class ChunkedColumn:
         self._chunks = column.chunks
         self._type = column.type
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+
+    def per_chunk(self, count: Callable[[pa.Array], np.ndarray]) -> np.ndarray:
+        """An integer for each value, as a function counts it in a chunk; int64."""
+        return np.concatenate([np.zeros(0, np.int64), *map(count, self._chunks)])
 
     def take(self, rows: np.ndarray) -> pa.Array:
         """The values at these rows, in the order of `rows`; they must fit into one Arrow array."""
@@ -99,21 +104,41 @@ def place_in_group(groups: np.ndarray) -> np.ndarray:
     return places
 
 
-def pieces(length: int) -> Iterator[slice]:
-    """Cuts so many elements into pieces of at most 65,536."""
-    return (slice(start, min(start + _BLOCK, length)) for start in range(0, length, _BLOCK))
+def pieces(length: int, sizes: np.ndarray | None = None) -> Iterator[slice]:
+    """Cuts so many elements into pieces of at most 65,536.
+
+    Args:
+        length: How many there are.
+        sizes: The bytes of each, if they count: a piece of several has at most 16 MB.
+    """
+    ends, start = _weights(length, sizes), 0
+    while start < length:
+        stop = max(int(np.searchsorted(ends, ends[start] + _BLOCK, side="right")) - 1, start + 1)
+        yield slice(start, stop)
+        start = stop
 
 
-def blocks(groups: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _weights(length: int, sizes: np.ndarray | None) -> np.ndarray:
+    """What the elements before each one, and all of them, count among the elements of a block."""
+    if sizes is None:
+        return np.arange(length + 1)
+    return np.r_[0, np.cumsum(np.maximum(1, sizes // _BYTES))]
+
+
+def blocks(groups: np.ndarray, sizes: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
     """Cuts sorted groups into blocks of about 65,536 elements; no group is cut.
+
+    Args:
+        groups: Of each element.
+        sizes: As for `pieces`.
 
     Yields:
         The elements of the block, and the bounds of its groups relative to the block's start: group g has the elements
         `bounds[g]` to `bounds[g + 1]`.
     """
     bounds = np.r_[np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])[: len(groups)], len(groups)]
-    first = 0
+    first, before = 0, _weights(len(groups), sizes)[bounds]
     while first < len(bounds) - 1:
-        last = max(int(np.searchsorted(bounds, bounds[first] + _BLOCK, side="right")) - 1, first + 1)
+        last = max(int(np.searchsorted(before, before[first] + _BLOCK, side="right")) - 1, first + 1)
         yield slice(int(bounds[first]), int(bounds[last])), bounds[first : last + 1] - bounds[first]
         first = last

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 
 from c3l_hf.common.words import normal_text
-from c3l_hf.selection.columns import pieces
 from c3l_hf.selection.image_duplicates import SketchedImages, sketched
 from c3l_hf.selection.image_sketches import DISTANCE, look_alikes, same_contents
 from c3l_hf.selection.minhash import WordHashes
@@ -81,7 +80,7 @@ class Contamination:
         of_image = np.array([self.images.get(image_id, -1) for image_id in image_ids.to_pylist()], np.int64)
         found = of_image[images] if len(of_image) else np.full(len(rows), -1)
         words = WordHashes()
-        for piece in pieces(len(rows)):
+        for piece in texts.pieces(rows):
             some = rows[piece]
             runs, pair = _runs([*texts.questions(some), *texts.answers(some)], words)
             for number in reversed(range(len(self.benchmarks))):

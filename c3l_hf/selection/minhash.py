@@ -6,7 +6,7 @@ similarity s are no candidates with probability (1 - s^r)^(128 // r).
 
 A pair takes 4 bytes for each band (25 bands at the usual threshold of 0.8), its shingles 8 bytes each in a temporary
 file; pairs that share a band with another take 4 bytes more for each such band. Python objects are made of 65,536 pairs
-at a time.
+or 16 MB of text at a time.
 """
 
 import tempfile
@@ -53,7 +53,7 @@ def repeated_pairs(texts: PairTexts, rows: np.ndarray, threshold: float, seed: i
     words = WordHashes()
     with tempfile.TemporaryFile() as file:
         sets, keys, ends = [], [], [np.zeros(1, np.int64)]
-        for piece in pieces(len(rows)):
+        for piece in texts.pieces(rows):
             hashes, bounds = shingle_hashes(texts.questions(rows[piece]), texts.answers(rows[piece]), words)
             hashes.tofile(file)
             ends.append(ends[-1][-1] + bounds[1:])
@@ -126,6 +126,10 @@ class _Shingles:
 
     def common(self, one: int, others: np.ndarray) -> np.ndarray:
         """How many shingles each of the others has in common with one pair."""
+        counts = [self._in_common(one, others[piece]) for piece in pieces(len(others), 8 * self.sizes[others])]
+        return np.concatenate(counts)
+
+    def _in_common(self, one: int, others: np.ndarray) -> np.ndarray:
         mine = self._hashes[self._ends[one] : self._ends[one + 1]]
         sizes = self.sizes[others]
         starts = np.cumsum(sizes) - sizes

@@ -63,7 +63,7 @@ def compare_within_images(
     """
     verdicts = np.zeros(len(rows), np.int8)
     by_image = np.argsort(images, kind="stable")
-    for block, bounds in blocks(images[by_image]):
+    for block, bounds in blocks(images[by_image], texts.sizes[rows[by_image]]):
         positions = by_image[block]
         questions = [normal_text(question) for question in texts.questions(rows[positions])]
         answers = texts.answers(rows[positions])

@@ -1,5 +1,8 @@
 """Questions and answers of pairs, read from the columns `prompt` and `completion` by row."""
 
+import functools
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,10 +62,19 @@ class PairTexts:
         """The answers of each row, a line each; see `conversations`."""
         return [as_one(turns)[1] for turns in self.conversations(rows)]
 
+    @functools.cached_property
+    def sizes(self) -> np.ndarray:
+        """The bytes of the texts of each row of the table, int64."""
+        return self._prompt.per_chunk(_text_sizes) + self._completion.per_chunk(_text_sizes)
+
+    def pieces(self, rows: np.ndarray) -> Iterator[slice]:
+        """Cuts rows into pieces whose texts may be in memory together; see `columns.pieces`."""
+        return pieces(len(rows), self.sizes[rows])
+
     def answer_words(self, rows: np.ndarray) -> np.ndarray:
         """Lengths of the answers in words (separated by whitespace), int64; of any number of rows."""
         words = [np.empty(0, np.int64)]
-        for piece in pieces(len(rows)):
+        for piece in self.pieces(rows):
             words.append(np.array([len(answer.split()) for answer in self.answers(rows[piece])], np.int64))
         return np.concatenate(words)
 
@@ -83,6 +95,15 @@ def with_earlier_turns_unread(table: pa.Table) -> pa.Table:
         return table.append_column(UNREAD, column)
     column = pc.coalesce(table[UNREAD].cast(pa.string()), column)
     return table.set_column(table.column_names.index(UNREAD), UNREAD, column)
+
+
+def _text_sizes(messages: pa.Array) -> np.ndarray:
+    """The bytes of the contents in each list of messages."""
+    if pa.types.is_null(messages.type):
+        return np.zeros(len(messages), np.int64)
+    sizes = pc.binary_length(pc.struct_field(messages.flatten(), "content")).fill_null(0).to_numpy(zero_copy_only=False)
+    rows = pc.list_parent_indices(messages).to_numpy()
+    return np.bincount(rows, weights=sizes, minlength=len(messages)).astype(np.int64)
 
 
 def _check_messages(name: str, kind: pa.DataType) -> None:

@@ -162,7 +162,7 @@ def choose_labels(
     by_image = np.argsort(scored.pairs.image, kind="stable")
     dropped, rejected_left_out = dict.fromkeys(RULES, 0), dict.fromkeys(LEFT_OUT, 0)
     parts, images_with_scores = [], 0
-    for block, bounds in blocks(scored.pairs.image[by_image]):
+    for block, bounds in blocks(scored.pairs.image[by_image], texts.sizes[scored.pairs.row[by_image]]):
         positions = by_image[block]
         candidates = _read_candidates(scored, rank, texts, asked, positions, one_group=within == "all")
         outcomes = [choose(candidates[first:end], max_rejected, min_margin) for first, end in pairwise(bounds.tolist())]

@@ -15,6 +15,7 @@ import numpy as np
 
 from c3l_hf.common.choices import check_choice
 from c3l_hf.common.errors import RowError
+from c3l_hf.common.words import what_is
 from c3l_hf.data.schema import TURNS
 
 __all__ = [
@@ -160,7 +161,7 @@ def row_weight(row: Mapping[str, Any], column: str) -> float:
     """
     value = row.get(column)
     if not (isinstance(value, int | float) and 0 <= value < math.inf):
-        raise RowError(f"{column}: it is {value!r}; give a number that is not negative")
+        raise RowError(f"{column}: it is {what_is(value)}; give a number that is not negative, and finite")
     return float(value)
 
 

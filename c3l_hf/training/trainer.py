@@ -168,6 +168,7 @@ class C3LTrainer(SFTTrainer):
         if isinstance(model, str):
             kwargs = {"revision": (args.model_init_kwargs or {}).get("revision")}
             config = AutoConfig.from_pretrained(model, trust_remote_code=args.trust_remote_code, **kwargs)
+            args.model_init_kwargs = {"use_safetensors": True, **(args.model_init_kwargs or {})}
         else:
             config = model.config
         layers = config.get_text_config().num_hidden_layers
@@ -442,7 +443,9 @@ class C3LTrainer(SFTTrainer):
         else:
             # `save_pretrained` writes the weights of many vision-language models under the names of older releases,
             # which `from_pretrained` translates. `Trainer` would not find them and go on with the weights it has.
-            saved = type(vlm).from_pretrained(resume_from_checkpoint, dtype=vlm.dtype).state_dict()
+            saved = (
+                type(vlm).from_pretrained(resume_from_checkpoint, dtype=vlm.dtype, use_safetensors=True).state_dict()
+            )
             vlm.load_state_dict({**saved, **{f"{HEAD}.{key}": value for key, value in head.items()}})
 
     def _load_best_model(self) -> None:

@@ -1,11 +1,17 @@
 """An OpenAI-compatible endpoint: what reaches a server, what it may wish, and what a list of models is."""
 
+import gzip
+import itertools
+import socket
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 from openai_server import OpenAIServer, Response, completions, error
 
+from c3l_hf.common import bounded_client
 from c3l_hf.common import endpoint as endpoint_module
 from c3l_hf.common.endpoint import Choice, Endpoint, EndpointClient, NoReply
 from c3l_hf.common.errors import RunError
@@ -114,3 +120,44 @@ def test_something_else_at_the_address(body, says):
         with pytest.raises(RunError, match=f"no list of models for /models: .*{says}.*; check that the address is one"):
             asking.models()
         assert asking.stop.is_set()
+
+
+ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+BOMB = gzip.compress(bytes(1 << 22))
+
+
+@pytest.mark.parametrize(
+    ("head", "parts", "says"),
+    [
+        (ENDLESS, itertools.repeat(b"1\r\n \r\n"), "no end"),  # a byte now and then
+        (ENDLESS, itertools.repeat(b"10000\r\n" + b" " * 65536 + b"\r\n"), "more than 1 MB"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB),
+            [BOMB],
+            "more than 1 MB",
+        ),
+    ],
+)
+def test_a_reply_without_end_is_none(monkeypatch, head, parts, says):
+    monkeypatch.setattr(bounded_client, "_MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(bounded_client, "_MOST_TIMEOUTS", 0.05)
+
+    def answer(listening):
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            try:
+                connection.sendall(head)
+                for part in parts:
+                    connection.sendall(part)
+                    time.sleep(0.01)
+            except OSError:  # hung up on
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        address = Endpoint(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", "A_KEY", timeout=10, retries=0)
+        with EndpointClient(address) as asking, pytest.raises(NoReply, match=says):
+            asking.chat({"model": "m"})
+        thread.join()

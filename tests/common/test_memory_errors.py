@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.memory_errors import is_out_of_memory, told_of_memory
+from c3l_hf.common.memory_errors import is_out_of_memory, made_in_batches, told_of_memory
 
 CUDA = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.15 GiB of which 12.00 MiB is free"
@@ -53,3 +53,14 @@ def test_others_pass():
         with pytest.raises(type(error)) as raised, told_of_memory("do less"):
             raise error
         assert raised.value is error
+
+
+def test_what_is_made_in_batches_names_their_size():
+    def made():
+        yield 1
+        raise RuntimeError(CUDA)
+
+    items = made_in_batches(made(), "scoring_batch_size", 256)
+    assert next(items) == 1
+    with pytest.raises(RunError, match=r"^memory has run out \(.*\): lower scoring_batch_size, which is 256; what is"):
+        next(items)

@@ -1,11 +1,13 @@
 """What a run says of rows that it could not use."""
 
 import pytest
+from hostile_rows import messages, rows
 from PIL import Image
 
 from c3l_hf.common.errors import RowError
 from c3l_hf.data.image_files import located
-from c3l_hf.data.status import count_reasons, of_image, publishable, without_folders
+from c3l_hf.data.status import count_reasons, of_image, publishable, reason_kind, without_folders
+from c3l_hf.data.turns import to_turns
 from c3l_hf.files.image import open_image
 
 
@@ -17,7 +19,7 @@ def test_no_path_of_this_machine_is_published(tmp_path, content):
     with pytest.raises(RowError) as caught:
         open_image({"bytes": None, "path": str(path)})
     assert str(tmp_path) in str(caught.value)
-    kind = "FileNotFoundError" if content is None else "UnidentifiedImageError"
+    kind = "there is no such file" if content is None else "it is no picture"
     assert publishable(str(caught.value)) == f"the image cannot be read ({kind})"
 
 
@@ -74,7 +76,7 @@ def test_other_reasons_stay():
     ("status", "known"),
     [
         ("no image", True),
-        ("the image cannot be read (UnidentifiedImageError)", True),
+        ("the image cannot be read (it is no picture)", True),
         ("images[1] cannot be read (OSError)", True),
         ("images[0] is null", True),
         ("ok", False),
@@ -90,11 +92,8 @@ def test_what_is_the_images_fault(status, known):
     ("reasons", "told"),
     [
         (
-            [
-                f"the image {name} cannot be read: FileNotFoundError: No such file: '/x/{name}'"
-                for name in ("a b.png", "c")
-            ],
-            "the image cannot be read: FileNotFoundError: No such file, as a b.png; is image_folder, where relative "
+            [f"the image {name} cannot be read: there is no such file: '/x/{name}'" for name in ("a b.png", "c")],
+            "the image cannot be read: there is no such file, as a b.png; is image_folder, where relative "
             "paths begin, given and right?",
         ),
         (
@@ -106,7 +105,7 @@ def test_what_is_the_images_fault(status, known):
             "the image is EPS, which is not read; convert it, as a.eps",
         ),
         (["700 tokens, but the model takes at most 512", "701 tokens, but the model takes at most 512"], None),
-        (["the image cannot be read: UnidentifiedImageError: it is empty"] * 2, None),
+        (["the image cannot be read: it is empty"] * 2, None),
     ],
 )
 def test_reasons_that_are_the_same_but_for_a_name_are_one(reasons, told):
@@ -126,3 +125,49 @@ def test_a_long_name_is_not_cut_within(tmp_path):
         open_image(name)
     ((text, _),) = count_reasons([str(caught.value)])
     assert "as …/photographs of the summer/" in text and "/a.png; " in text
+
+
+def reasons_of(row):
+    try:
+        for turn in to_turns(row):
+            if isinstance(turn, RowError):
+                raise turn
+            for image in turn.images:
+                open_image(image)
+    except RowError as error:
+        yield str(error)
+
+
+def test_reasons_can_be_counted():
+    """Hostile rows have few kinds of reasons, and none of them has a word of a row in it."""
+    marked = "Aredkite"
+    made = [row for seed in range(2) for row in (*rows(150, seed), *messages(300, seed))]
+    made += [
+        {"image": None, "messages": value}
+        for value in (marked, [marked], {marked: 1}, [{"role": marked, "content": "a"}])
+    ]
+    made += [
+        {"images": [b""], "messages": [{"role": role, "content": content, "weight": weight}]}
+        for role, content, weight in (
+            (marked, "a", 1),
+            ("user", [marked], 1),
+            ("user", "a", marked),
+            ({marked: 1}, 0, 1),
+        )
+    ]
+    made += [
+        {"image": {marked: 1}, "question": "?", "answer": "a"},
+        {"image": "", "history": marked, "query": "?", "response": ""},
+    ]
+    kinds = {reason_kind(reason) for row in made for reason in reasons_of(row)}
+    assert 30 < len(kinds) < 60
+    words = (marked, "kite", "dogs", "nothing.", "Seven", "DROP", "passwd", "role'", "Error", "{", "[N")
+    assert not [kind for kind in kinds for word in words if word in kind]
+
+
+def test_the_words_of_a_processor_are_counted_without_what_they_quote():
+    said = (
+        "the processor refuses the row: no size for 'a kite' of 7",
+        "the processor refuses the row: no size for 'b' of 9",
+    )
+    assert len(count_reasons(said)) == 1

@@ -6,7 +6,7 @@ from datasets import Dataset, Features, Image, List, Value
 
 from c3l_hf.data.unreadable_list import beside, unreadable_images, write_unreadable
 
-BAD = "the image cannot be read (UnidentifiedImageError)"
+BAD = "the image cannot be read (it is no picture)"
 
 
 def rows_of(file):

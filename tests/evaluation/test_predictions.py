@@ -135,7 +135,7 @@ def test_rows_that_cannot_be_asked_keep_their_place(base):
     assert [row["question_id"] for row in base] == [row["question_id"] for row in ROWS]
     found = by_id(base)
     reasons = {
-        "unreadable": "the image cannot be read: UnidentifiedImageError",
+        "unreadable": "the image cannot be read: it is no picture",
         "not ok": "the answer is not among the options",
         "control": "the text contains the control token '<image>'",
         "long": "tokens and up to 6 new ones, but the model takes at most 512",
@@ -156,7 +156,7 @@ def test_nothing_to_ask(llava, tmp_path):
     assert (row["status"], row["prediction"]) == ("the question is empty", None)
 
 
-def test_an_interrupted_run_goes_on(llava, base, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(llava, base, tmp_path, monkeypatch, caplog):
     asked, answers = [], Answerer.__call__
 
     def interrupted(self, rows, keys):
@@ -179,11 +179,21 @@ def test_an_interrupted_run_goes_on(llava, base, tmp_path, monkeypatch):
     whole = predict(dataset(), *llava, SMALL, folder=tmp_path / "uninterrupted")
     assert list(made) == list(whole)
     assert predictions_file(folder).read_bytes() == predictions_file(tmp_path / "uninterrupted").read_bytes()
-    assert sorted(path.name for path in folder.iterdir()) == ["predictions.json", "predictions.parquet"]
+    names = [".predictions.parquet.xxh3", "predictions.json", "predictions.json.bak", "predictions.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
     monkeypatch.setattr(Answerer, "__call__", lambda *_: pytest.fail("asked again"))
     assert list(predict(dataset(), *llava, SMALL, folder=folder)) == list(made)
     assert pq.read_table(predictions_file(folder)).to_pylist() == list(made)
+
+    monkeypatch.undo()
+    content = bytearray(predictions_file(folder).read_bytes())
+    content[100] ^= 1
+    predictions_file(folder).write_bytes(content)
+    (folder / "predictions.json").write_bytes(b"")
+    assert list(predict(dataset(), *llava, SMALL, folder=folder)) == list(made)
+    assert "predictions.parquet is not what was written; it is made again" in caplog.text
+    assert (folder / "set_aside-1" / "predictions.parquet").read_bytes() == content
 
 
 def test_another_run_is_an_error_that_says_what_differs(llava, tmp_path):

@@ -115,13 +115,13 @@ def test_what_people_put_into_an_image_column(kind, tmp_path, llava):
         ("https://example.com/a.png", "is an address, https://example.com/a.png, which is not fetched"),
         (np.zeros((4, 4, 3)), "the image is an array of float64, shape \\(4, 4, 3\\); give uint8"),
         (b"", "the image cannot be read"),
-        ("data:image/png;base64,no!", "the image cannot be read: Error"),
+        ("data:image/png;base64,no!", "the image cannot be read: it is not base64"),
         ("QUJD" * 4000, "the image is a text of 16,000 characters, neither a path nor a picture"),
         ("", "the image is an empty text, neither a path nor a picture"),
         ({"path": ""}, "the image is an empty text, neither a path nor a picture"),
         ("iVBORw0KGgo" + "QUJD" * 4000 + "Q", "the image cannot be read: "),
-        ({"bytes": None, "path": None}, "the image is NoneType"),
-        (7.5, "the image is float"),
+        ({"bytes": None, "path": None}, "the image is null"),
+        (7.5, "the image is a number"),
     ],
 )
 def test_what_is_no_image_is_named_in_one_line_without_its_data(value, says):
@@ -137,7 +137,7 @@ def test_a_file_that_is_named_by_a_hash(tmp_path, llava):
     row = {"question": "What is it?", "answer": "a dog", "image": name}
     (scored,) = I2CScorer(*llava, image_folder=tmp_path).score([row])
     assert scored["i2c_status"] == "ok" and open_image(tmp_path / name).size == (32, 32)
-    with pytest.raises(RowError, match=f"the image {name} cannot be read: FileNotFoundError"):
+    with pytest.raises(RowError, match=f"the image {name} cannot be read: there is no such file"):
         open_image(name)
 
 
@@ -206,13 +206,13 @@ def test_open_image_turns_it_upright():
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ({"bytes": b"", "path": None}, "cannot be read: UnidentifiedImageError"),
+        ({"bytes": b"", "path": None}, "cannot be read: it is empty"),
         ({"bytes": b"not an image", "path": None}, "cannot be read"),
         ({"bytes": png(picture())[:200], "path": None}, "cannot be read"),
-        ("/nowhere/a.png", "image /nowhere/a.png cannot be read: FileNotFoundError"),
-        ({"bytes": None, "path": None}, "is NoneType"),
-        ({"src": "/nowhere/a.png", "height": 4}, "is a dict of src, height; give bytes, image, path or url"),
-        (3, "is int"),
+        ("/nowhere/a.png", "image /nowhere/a.png cannot be read: there is no such file"),
+        ({"bytes": None, "path": None}, "is null"),
+        ({"src": "/nowhere/a.png", "height": 4}, "is a dict without bytes, image, path or url"),
+        (3, "is a number"),
         (Image.new("I", (4, 4)), "mode I; convert"),
         (Image.new("F", (4, 4)), "mode F"),
     ],
@@ -380,7 +380,7 @@ KINDS_OF_FILES = {
     "stereo": (encoded(picture(), "MPO", save_all=True, append_images=[picture(1)]), None),
     "12 bits of 16": (encoded(Image.fromarray(np.full((8, 8), 4_000, dtype=np.uint16))), "fewer bits may be meant"),
     "32 bits, TIFF": (encoded(Image.fromarray(np.full((8, 8), 40_000, dtype=np.int32)), "TIFF"), "has mode I; convert"),
-    "cut off": (encoded(picture(), "JPEG")[:-200], "cannot be read: OSError: image file is truncated"),
+    "cut off": (encoded(picture(), "JPEG")[:-200], "cannot be read: it is cut off"),
     "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "it is damaged HEIC"),
     "JPEG XL": (b"\xff\x0a" + bytes(64), "it is JPEG XL; convert it to JPEG or PNG"),
     "SVG": (b"\xef\xbb\xbf<?xml version='1.0'?>\n<svg/>", "it is SVG; convert it to PNG"),
@@ -425,7 +425,7 @@ def test_the_reason_is_told_also_of_a_file_with_a_long_name(tmp_path):
     folder = tmp_path / ("a" * 150) / ("b" * 150)
     folder.mkdir(parents=True)
     (folder / "c.png").write_bytes(b"")
-    for name, kind in (("c.png", "UnidentifiedImageError"), ("gone.png", "FileNotFoundError")):
+    for name, kind in (("c.png", "it is empty"), ("gone.png", "there is no such file")):
         with pytest.raises(RowError, match=f"{name} cannot be read: {kind}"):
             open_image(folder / name)
 
@@ -436,7 +436,7 @@ def test_a_file_url_of_another_machine():
 
 
 def test_a_picture_too_large_to_open_is_not_opened():
-    with pytest.raises(RowError, match="cannot be read: DecompressionBombError"):
+    with pytest.raises(RowError, match="cannot be read: it has more than"):
         open_image({"bytes": png_that_claims(20_000, 20_000), "path": None})
 
 
@@ -483,7 +483,7 @@ def _turned():
 def test_a_reason_does_not_depend_on_the_run():
     with pytest.raises(RowError) as error:
         open_image({"bytes": b"not an image", "path": None})
-    assert str(error.value) == "the image cannot be read: UnidentifiedImageError: cannot identify image file"
+    assert str(error.value) == "the image cannot be read: it is no picture"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -282,7 +282,7 @@ def test_images_that_cannot_be_used_keep_their_rows(speaker, config):
     pairs = generate_pairs(dataset_of(contents), *speaker, config, progress=False)
     statuses = pairs["generation_status"][:]
     assert len(pairs) == 16 and "cannot be read" not in " ".join(statuses[:4])
-    assert statuses[4:8] == ["the image cannot be read (UnidentifiedImageError)"] * 4
+    assert statuses[4:8] == ["the image cannot be read (it is no picture)"] * 4
     assert all(status.startswith("the image cannot be read (") for status in statuses[8:12])
     assert statuses[12:] == ["no image"] * 4
     assert pairs["raw"][4:] == [""] * 12 and pairs["prompt"][4:] == [None] * 12
@@ -349,7 +349,7 @@ def test_a_picture_that_is_gone_by_now(speaker, config, tmp_path):
     images = Dataset.from_dict({"images": [[path] for path in paths]}, features=Features({"images": List(Image())}))
     (tmp_path / "1.png").unlink()
     pairs = generate_pairs(images, *speaker, config, progress=False)
-    assert generation_counts(pairs)["the image cannot be read (FileNotFoundError)"] == 4
+    assert generation_counts(pairs)["the image cannot be read (there is no such file)"] == 4
     pairs.save_to_disk(tmp_path / "pairs")  # embeds the files
     assert [len(row["images"]) for row in Dataset.load_from_disk(tmp_path / "pairs")] == [1] * 4 + [0] * 4 + [1] * 4
 
@@ -362,7 +362,7 @@ def test_which_of_several_pictures_is_missing_is_said(speaker, config, tmp_path)
     images = Dataset.from_dict({"images": rows}, features=Features({"images": List(Image())}))
     (tmp_path / "1.png").unlink()
     counts = generation_counts(generate_pairs(images, *speaker, config, progress=False))
-    assert counts["images[1] is null"] == counts["images[1] cannot be read (FileNotFoundError)"] == 4
+    assert counts["images[1] is null"] == counts["images[1] cannot be read (there is no such file)"] == 4
     assert counts["no image"] == 8
 
 

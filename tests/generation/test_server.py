@@ -204,8 +204,8 @@ def test_what_cannot_be_asked_is_kept_with_its_reason(tmp_path):
         replies, writer = write(server, requests, tmp_path)
     assert len(server.requests) == 1
     reasons = [replies[f"image-{number}", 0].problem for number in range(5)]
-    assert reasons[:1] == [None] and reasons[1] == "the image cannot be read (UnidentifiedImageError)"
-    assert reasons[2] == "images[1] cannot be read (FileNotFoundError)"
+    assert reasons[:1] == [None] and reasons[1] == "the image cannot be read (it is no picture)"
+    assert reasons[2] == "images[1] cannot be read (there is no such file)"
     assert reasons[3] == "the text contains the control token '<|im_end|>'"
     assert reasons[4] == "the messages have fewer places for images than there are images"
     assert dict(writer.summary())["replies with a problem"] == 12

@@ -61,7 +61,7 @@ def test_one_pair_is_enough():
 
 
 def test_images_that_cannot_be_read_are_not_the_generator_s():
-    unread = "the image cannot be read (UnidentifiedImageError)"
+    unread = "the image cannot be read (it is no picture)"
     write = watched(writer(lambda row: Reply("", unread) if row < 500 else Reply("no")))
     assert written(write, 699) == 699
     with pytest.raises(RunError, match="none of the first 400 replies"):
@@ -73,7 +73,7 @@ def table(*statuses):
 
 
 def test_a_stage_needs_a_pair():
-    bad = "the image cannot be read (OSError)"
+    bad = "the image cannot be read (it is cut off)"
     check_usable([table("no question", bad), table("ok")])
     check_usable([table(bad, bad)])
     with pytest.raises(

@@ -381,7 +381,7 @@ def test_a_folder_of_pictures(tmp_path):
     images = load_dataset(str(dataset), "images", split="train")
     assert [len(row["images"]) for row in images] == [1] * 6 + [0]
     card = (dataset / "README.md").read_text()
-    assert "| the image cannot be read (OSError) | 3 |" in card
+    assert "| the image cannot be read (it is cut off) | 3 |" in card
     assert "**Licence of the images:** not stated" in card
     assert "pictures, 7 images" in card and str(tmp_path) not in card
     assert verify(str(tmp_path / "out"))
@@ -434,7 +434,7 @@ def test_pairs_with_paths_of_pictures(tmp_path):
     assert main([*call, "--dtype", "float32", "--bf16", "false", "--stages", "generate", "score"]) == 0
     assert Shards(folder / "stages" / "2_score").table()["i2c_status"].to_pylist() == [
         *["ok"] * 2,
-        *["the image cannot be read (OSError)"] * 2,
+        *["the image cannot be read (it is cut off)"] * 2,
     ]
     assert str(tmp_path) not in (folder / "stages" / "2_score" / "stage.json").read_text()
 

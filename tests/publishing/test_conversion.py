@@ -297,8 +297,8 @@ def test_rows_that_cannot_be_used_are_left_out_counted_together_and_listed(tmp_p
     result = converted(Dataset.from_list(rows), "llava", tmp_path / "out", image_folder=tmp_path / "pictures")
     assert (result.read, result.converted, result.pictures) == (7, 1, 1)
     assert result.left_out == {
-        "the image cannot be read (FileNotFoundError)": 2,
-        "the image cannot be read (OSError)": 1,
+        "the image cannot be read (there is no such file)": 2,
+        "the image cannot be read (it is cut off)": 1,
         "the image is not in the folder of the images": 2,
         "the answer is empty": 1,
     }

@@ -160,13 +160,13 @@ def test_texts_of_the_overview_turn_nothing_round_and_have_no_control_characters
 def test_pictures_that_cannot_be_shown_are_counted():
     def gone(number):
         def fail():
-            raise RowError(f"the image /here/{number}.png cannot be read: FileNotFoundError: [Errno 2] No such file")
+            raise RowError(f"the image /here/{number}.png cannot be read: there is no such file")
 
         return Picture(f"image-{number}", fail)
 
     content = report_content([shown_pair(number) for number in range(12)])
     pictures = [*map(gone, range(3)), *content.pictures[3:]]
-    everything = "the image cannot be read: FileNotFoundError: [Errno 2] No such file"
+    everything = "the image cannot be read: there is no such file"
     told = f"3 of 4 pictures cannot be shown: {everything}; is image_folder"
     assert len(pictures) == 4 and told in page_html(replace(content, pictures=pictures))
     assert "1 of 4 pictures cannot be shown" in page_html(content)

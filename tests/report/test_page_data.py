@@ -86,10 +86,10 @@ def test_numbers_that_json_does_not_have_are_refused():
 
 
 def test_a_status_with_a_name_or_a_number_is_whole_in_its_pair_and_one_in_the_filter(tmp_path):
-    statuses = [f"the image /a/{n}.png cannot be read: OSError: Truncated" for n in range(2)] + ["ok"]
+    statuses = [f"the image /a/{n}.png cannot be read: it is cut off" for n in range(2)] + ["ok"]
     data, pieces = written(report_content([shown_pair(n, status=s) for n, s in enumerate(statuses)]), tmp_path)
     facets = dict(data.head["facets"])
-    assert facets["status"] == ["the image cannot be read: OSError: Truncated", "ok"]
+    assert facets["status"] == ["the image cannot be read: it is cut off", "ok"]
     # As pages are sent to others, without the folders of this machine.
     told = [status.replace("/a/", "") for status in statuses]
     assert [pair[4:] for pair in pieces["texts-0"]] == [[told[0]], [told[1]], []]

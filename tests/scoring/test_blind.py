@@ -99,7 +99,7 @@ def test_relative_paths(llava, tmp_path):
     for path in ("../b.png", str(tmp_path / "b.png"), {"bytes": None, "path": str(tmp_path / "b.png")}):
         with pytest.raises(RowError, match="is not in the folder"):
             encoder.encode(pair(path))
-    with pytest.raises(RowError, match="none.png cannot be read: FileNotFoundError"):
+    with pytest.raises(RowError, match="none.png cannot be read: there is no such file"):
         encoder.encode(pair("none.png"))
     # A link in the folder may lead to another disk.
     (tmp_path / "disk").mkdir()
@@ -107,7 +107,7 @@ def test_relative_paths(llava, tmp_path):
     (tmp_path / "pictures" / "linked").symlink_to(tmp_path / "disk")
     row, _ = encoder.encode(pair("linked/c.png"))
     assert torch.equal(row.inputs["pixel_values"], pixels(processor, picture(2)))
-    with pytest.raises(RowError, match="cannot be read: ValueError"):
+    with pytest.raises(RowError, match="cannot be read: it"):
         encoder.encode(pair("a\0.png"))
 
 

@@ -59,8 +59,12 @@ def test_it_shows_scores_and_what_the_image_adds_to_each_token(scorer):
 
 def test_a_pair_that_cannot_be_scored_is_an_error_with_the_reason(scorer, tmp_path):
     for image, answer, reason in (
-        (tmp_path / "gone.png", ANSWER, "the pair cannot be scored: the image .*gone.png cannot be read: FileNotFound"),
-        (b"no picture", ANSWER, "the pair cannot be scored: the image cannot be read: Unidentified"),
+        (
+            tmp_path / "gone.png",
+            ANSWER,
+            "the pair cannot be scored: the image .*gone.png cannot be read: there is no such file",
+        ),
+        (b"no picture", ANSWER, "the pair cannot be scored: the image cannot be read: it is no picture"),
         (picture(0), "  ", "the pair cannot be scored: the answer is empty"),
         (picture(0), ["Two."], "answer is list, not a text; conversations are scored as rows"),
         ([], ANSWER, "image is an empty list"),

@@ -135,7 +135,7 @@ def test_rows_of_several_kinds_from_json(scorer, tmp_path):
     data = load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), split="train")
     found = score_dataset(data, scorer, cache_dir=tmp_path / "cache")
     assert found["i2c_status"][:2] == ["ok", "ok"] and found["i2c"][0] == pytest.approx(found["i2c"][1])
-    assert all("not a text or a list of items" in status for status in found["i2c_status"][2:])
+    assert all("neither a text nor a list of items" in status for status in found["i2c_status"][2:])
 
 
 def test_another_scorer_or_dataset_is_scored_anew(llava, scorer, dataset, tmp_path):

@@ -134,7 +134,8 @@ def test_files_that_are_gone(llava_scorer, tmp_path):
     statuses = [row["i2c_status"] for row in found]
     assert statuses[:3] == ["ok"] * 3
     assert all(
-        status.startswith(f"the image {tmp_path / '1.png'} cannot be read: FileNotFound") for status in statuses[3:]
+        status.startswith(f"the image {tmp_path / '1.png'} cannot be read: there is no such file")
+        for status in statuses[3:]
     )
 
 

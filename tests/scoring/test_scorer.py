@@ -214,7 +214,7 @@ def test_turns_that_cannot_be_scored_leave_the_others(family):
         "the answer is empty",
     ]
     nothing = scorer({"messages": [*hello, *empty[:1], {**empty[1], "content": None}], "images": None})
-    reasons = ("the row has no image (column images)", "the answer is not a text but NoneType")
+    reasons = ("the row has no image (column images)", "the answer is not a text but null")
     assert nothing["i2c_status"] == "; ".join(f"assistant turn {n}: {reason}" for n, reason in enumerate(reasons, 1))
     assert nothing["turns"] is None and nothing["pmi"] is None
 

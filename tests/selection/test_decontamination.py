@@ -90,7 +90,7 @@ def test_benchmarks_without_texts_and_with_pictures_that_cannot_be_read():
     folder = benchmark_contents("folder", [("a", [encoded(photo(0))]), ("b", [b"no picture"])])
     curated, report = curate(pairs((photo(0), "What?", "A."), (None, "Who?", "B.")), benchmarks=[folder])
     assert curated["pair_id"][:] == ["i1/0"]
-    assert report.assumed == ["folder: images compared with none: 1; the image cannot be read (UnidentifiedImageError)"]
+    assert report.assumed == ["folder: images compared with none: 1; the image cannot be read (it is no picture)"]
 
 
 def test_pictures_of_which_none_can_be_read_are_no_clean_result():

@@ -93,8 +93,8 @@ def test_what_cannot_be_read_has_its_reason_and_is_like_nothing(tmp_path):
         ]
     )
     reasons = [images.sketches.unreadable.get(number) for number in range(7)]
-    assert reasons[:2] == ["the image cannot be read (OSError)"] * 2
-    assert reasons[2] == "the image cannot be read (FileNotFoundError)" and reasons[3].startswith(
+    assert reasons[:2] == ["the image cannot be read (it is cut off)"] * 2
+    assert reasons[2] == "the image cannot be read (there is no such file)" and reasons[3].startswith(
         "the row has no image"
     )
     assert reasons[4] is not None and "not fetched" in reasons[5] and reasons[6] is None
@@ -104,7 +104,9 @@ def test_what_cannot_be_read_has_its_reason_and_is_like_nothing(tmp_path):
     assert similar.looks["damaged"] == similar.looks["damaged too"] and {"gone", "none", "null"}.isdisjoint(
         similar.looks
     )
-    assert any("images compared with none: 2; the image cannot be read (OSError)" in note for note in similar.notes)
+    assert any(
+        "images compared with none: 2; the image cannot be read (it is cut off)" in note for note in similar.notes
+    )
 
 
 def test_images_of_several_pictures_are_the_same_if_all_are():

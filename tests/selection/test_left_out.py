@@ -95,7 +95,7 @@ def test_rows_that_cannot_be_read_are_counted_with_their_reason():
         "no pair": 1,
         "the answer is empty": 1,
         "the messages have places for N images, the row has N": 1,
-        "there is no answer of the assistant (roles: user)": 1,
+        "there is no answer of the assistant": 1,
     }
     assert sum(report.dropped.values()) + report.kept == report.pairs == 7
     # Without a score that is the reason, whatever else there is to say.
@@ -123,7 +123,7 @@ def test_plain_messages_that_are_read_are_only_the_odd_ones():
         "no pair": 1,
         "not scored": 0,
         "score not finite": 0,
-        "the answer is not a text but NoneType": 1,
+        "the answer is not a text but null": 1,
     }
     kept, report = curate(dataset)
     assert kept["number"][:] == [0, 9, 1, 6, 11, 5, 12]

@@ -35,11 +35,11 @@ BAD = [
     ({"prompt": []}, "prompt: it is empty"),
     ({"prompt": None}, "prompt: it is empty"),
     ({"prompt": message("user", "  ")}, "a user message has no text"),
-    ({"chosen": TWO}, r"chosen: found messages with the roles \['assistant', 'assistant'\]; give exactly one"),
+    ({"chosen": TWO}, r"chosen: its messages are not one of the assistant"),
     ({"chosen": None}, "chosen: it is null"),
     ({"chosen": message("assistant", " \n")}, "chosen: the answer is empty"),
-    ({"chosen": message("assistant", None)}, "chosen: the answer is not a text but NoneType"),
-    ({"rejected": [message("assistant", "no"), message("user", "yes")]}, r"rejected\[1\]: .*\['user'\]"),
+    ({"chosen": message("assistant", None)}, "chosen: the answer is not a text but null"),
+    ({"rejected": [message("assistant", "no"), message("user", "yes")]}, r"rejected\[1\]: its messages are not one of"),
     ({"rejected": [message("assistant", "")]}, r"rejected\[0\]: the answer is empty"),
     (
         {"chosen": message("assistant", "a  dog"), "rejected": [message("assistant", t) for t in ("no", "a dog ")]},
@@ -47,8 +47,8 @@ BAD = [
     ),
     ({"chosen": message("assistant", "an <image> in the text")}, "chosen: the text contains the control token"),
     ({"rejected": [message("assistant", "dog " * 600)]}, r"rejected\[0\]: \d+ tokens, but the model takes at most 512"),
-    ({"weight": float("nan")}, "weight: it is nan; give a number that is not negative"),
-    ({"weight": None}, "weight: it is None"),
+    ({"weight": float("nan")}, "weight: it is a number; give a number that is not negative"),
+    ({"weight": None}, "weight: it is null"),
     ({"weight": -1.0}, "weight: it is -1.0"),
 ]  # fmt: skip
 

@@ -159,7 +159,7 @@ class StageFolder:
             return f"{gone[0]} is missing"
         if not results and not any(path.name not in _OURS for path in self.path.iterdir()):
             return "its files are missing"
-        shards = sorted(self.path.glob(_SHARDS))
+        shards = sorted(self.path.glob(SHARD_FILES))
         if shards and len(shards) != int(shards[0].stem[-5:]):
             return f"it has {len(shards)} of {int(shards[0].stem[-5:])} shards"
         for shard in shards:

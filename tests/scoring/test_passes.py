@@ -75,6 +75,7 @@ def test_a_row_at_which_the_model_fails_leaves_the_others(scorer, monkeypatch):
     [
         (torch.OutOfMemoryError("out of memory"), False),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
         (KeyError("model"), True),
     ],
 )

@@ -25,7 +25,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, code_digest, digest
 from c3l_hf.common.nodes import check_same, check_shared
 from c3l_hf.common.processes import process_state
-from c3l_hf.common.records import is_whole, read_record, write_record
+from c3l_hf.common.records import read_record, write_record
 from c3l_hf.common.shards import Shards
 from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
 from c3l_hf.data.schema import STATUS_OK
@@ -298,7 +298,7 @@ def _claim(folder: Path, record: Mapping[str, Any]) -> None:
     elif folder.is_file() or folder.is_dir() and any(path.suffix != ".partial" for path in folder.iterdir()):
         raise RunError(f"{folder} is in the way: it has no {_RECORD}; give another folder")
     state.wait_for_everyone()
-    if state.is_main_process and not is_whole(path):
+    if state.is_main_process:  # anew, as one of the two may have been damaged
         folder.mkdir(parents=True, exist_ok=True)
         write_record(path, record)
     state.wait_for_everyone()

@@ -292,9 +292,7 @@ def _claim(folder: Path, record: Mapping[str, Any]) -> None:
                     f"{record.get(name)!r} now); give another folder, or remove this one"
                 )
     elif path.exists():
-        raise RunError(
-            f"{path} is damaged, or not one that c3l_hf has written; give another folder, or remove this one"
-        )
+        raise RunError(f"{path} is not one that c3l_hf has written, or is damaged; give another folder")
     elif folder.is_file() or folder.is_dir() and any(path.suffix != ".partial" for path in folder.iterdir()):
         raise RunError(f"{folder} is in the way: it has no {_RECORD}; give another folder")
     state.wait_for_everyone()

@@ -22,7 +22,7 @@ from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, digest
 from c3l_hf.common.nodes import check_same, check_shared
 from c3l_hf.common.processes import process_state
-from c3l_hf.common.records import is_whole, read_record, write_record
+from c3l_hf.common.records import read_record, write_record
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.schema import STATUS_OK
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
@@ -274,13 +274,11 @@ def _claim(folder: Path, record: Mapping[str, Any]) -> None:
                     f"{record.get(name)!r} now); give another folder, or remove this one"
                 )
     elif path.exists():
-        raise RunError(
-            f"{path} is damaged, or not one that c3l_hf has written; give another folder, or remove this one"
-        )
+        raise RunError(f"{path} is not one that c3l_hf has written, or is damaged; give another folder")
     elif folder.is_file() or folder.is_dir() and any(path.suffix != ".partial" for path in folder.iterdir()):
         raise RunError(f"{folder} is in the way: it has no {_RECORD}; give another folder")
     state.wait_for_everyone()
-    if state.is_main_process and not is_whole(path):
+    if state.is_main_process:  # anew, as one of the two may have been damaged
         folder.mkdir(parents=True, exist_ok=True)
         write_record(path, record)
     state.wait_for_everyone()

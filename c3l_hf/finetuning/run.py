@@ -1,6 +1,5 @@
 """A whole fine-tuning: a dataset and a student by their names → the trained student in a folder, and what made it."""
 
-import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ from c3l_hf.training.resuming import told_in_one_line, train_from_last
 
 __all__ = ["SFTOptions", "load_rows", "rows_digest", "run_sft"]
 
-_STAGE = "train"
+_STAGE, _STUDENT = "train", "student"
 _SHOWN = 20  # rows that are named
 _TOLD_OF_ROWS = ("rows", "rejected", "shortened", "examples", "without_image", "tokens")
 _TOLD = (*_TOLD_OF_ROWS, "parameters", "trained_parameters", "steps")
@@ -126,11 +125,8 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
         "c3l_hf": versions()["c3l-hf"],
     }
     check_run(folder, inputs | settings)
-    run = RunFolder(folder, inputs)
+    run = RunFolder(folder, inputs, results=(_STUDENT,))
     run.plan({_STAGE: settings}, [_STAGE])
-    student = folder / "student"
-    if student.exists() and not run.is_done(_STAGE):
-        raise RunError(f"{student} is in the way; move it, or give another output_dir")
     checkpoints = training_folder(run, _STAGE)
     run.claim()
 
@@ -140,10 +136,9 @@ def run_sft(options: SFTOptions, source: Source, training: StudentConfig) -> Pat
     report = run.complete(_STAGE, lambda unfinished: _train(unfinished, options, here, rows, training, made_by))
     if state.is_main_process:
         remove_checkpoints(checkpoints)
-        trained = run.path(_STAGE) / "student"
-        if trained.exists():
-            os.rename(trained, student)  # now that it is complete
+        run.move_results()  # now that it is complete
     state.wait_for_everyone()
+    student = folder / _STUDENT
     state.print(f"{_summary(report)}\nstudent  {student}")
     return student
 
@@ -231,11 +226,11 @@ def _train(
             # Where the adapters find their model: not this machine's copy of what is on the Hub.
             student.peft_config["default"].base_model_name_or_path = made_by["model"]
             student.peft_config["default"].revision = made_by["inputs"]["model"].get("revision")
-        student.save_pretrained(folder / "student")
-        processor.save_pretrained(folder / "student")
+        student.save_pretrained(folder / _STUDENT)
+        processor.save_pretrained(folder / _STUDENT)
         # Not the reasons and rows, which may name files of this machine.
         told = {"report": {name: report[name] for name in _TOLD}, "versions": versions()}
-        write_json(folder / "student" / "training.json", plain({**made_by, **told}))
+        write_json(folder / _STUDENT / "training.json", plain({**made_by, **told}))
     return report
 
 

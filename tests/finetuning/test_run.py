@@ -284,6 +284,17 @@ def test_a_wrong_call_ends_with_one_clear_line(case, inputs, tmp_path):
     assert not (tmp_path / "out" / "student").exists()
 
 
+def test_a_damaged_student_is_made_again(inputs, finished, tmp_path, caplog):
+    out = shutil.copytree(finished.folder, tmp_path / "out")
+    file = out / "student" / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (out / "student" / "config.json").unlink()
+    run(inputs, out)
+    assert "student/model.safetensors is not what was written; train is made again" in caplog.text
+    assert file.read_bytes() == whole and (out / "set_aside-1" / "student" / "model.safetensors").is_file()
+
+
 def test_another_folder_is_not_overwritten(inputs, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="is not empty and was not made by c3l_hf"):

@@ -28,6 +28,7 @@ __all__ = ["Heartbeat", "heartbeat", "patience"]
 _VARIABLE = "C3L_PATIENCE"
 _PATIENCE = 600.0  # longer than a stall of a disk or a machine that moves, shorter than what anybody wants to wait
 _PERIOD = 2.0
+_SOON = 0.5  # until they have met
 _ANSWER = timedelta(seconds=5)  # of the store
 # That a process has failed, who tells it, and how many others have seen it.
 _FAULT, _TOLD, _SEEN = "fault", "told", "seen"
@@ -193,7 +194,7 @@ class Heartbeat:
                 self._refused, fault = isinstance(error, ConnectionRefusedError), None
             if fault is not None:
                 return self._end(fault)
-            self._left.wait(self._period)
+            self._left.wait(self._period if self.met else min(self._period, _SOON))
 
     def _watch(self) -> None:
         """See when the store has last answered."""

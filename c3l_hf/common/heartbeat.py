@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypeVar
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore, is_initialized
 
 from c3l_hf.common.errors import RunError
 
@@ -107,8 +107,9 @@ class Heartbeat:
             return store.add(_TOLD, 1) == 1
 
         ends = time.monotonic() + _FIRST
-        while self.rank and not self.met and time.monotonic() < ends:
-            time.sleep(0.05)  # the store may have begun a moment ago
+        # The store may have begun a moment ago; with the first process's group, if its launcher has none.
+        while (self.rank or is_initialized()) and not self.met and time.monotonic() < ends:
+            time.sleep(0.05)
         if self._told:
             return False
         tells = self._ask(first, _FIRST)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TypeVar
 
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore, is_initialized
 
 from c3l_hf.common.errors import RunError
 
@@ -28,6 +28,7 @@ __all__ = ["Heartbeat", "heartbeat", "patience"]
 _VARIABLE = "C3L_PATIENCE"
 _PATIENCE = 600.0  # longer than a stall of a disk or a machine that moves, shorter than what anybody wants to wait
 _PERIOD = 2.0
+_SOON = 0.5  # until they have met
 _ANSWER = timedelta(seconds=5)  # of the store
 # That a process has failed, who tells it, and how many others have seen it.
 _FAULT, _TOLD, _SEEN = "fault", "told", "seen"
@@ -106,8 +107,9 @@ class Heartbeat:
             return store.add(_TOLD, 1) == 1
 
         ends = time.monotonic() + _FIRST
-        while self.rank and not self.met and time.monotonic() < ends:
-            time.sleep(0.05)  # the store may have begun a moment ago
+        # The store may have begun a moment ago; with the first process's group, if its launcher has none.
+        while (self.rank or is_initialized()) and not self.met and time.monotonic() < ends:
+            time.sleep(0.05)
         if self._told:
             return False
         tells = self._ask(first, _FIRST)
@@ -193,7 +195,7 @@ class Heartbeat:
                 self._refused, fault = isinstance(error, ConnectionRefusedError), None
             if fault is not None:
                 return self._end(fault)
-            self._left.wait(self._period)
+            self._left.wait(self._period if self.met else min(self._period, _SOON))
 
     def _watch(self) -> None:
         """See when the store has last answered."""

@@ -5,7 +5,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RunError, said_by
+from c3l_hf.common.memory_errors import is_out_of_memory
 
 __all__ = ["expected_failure", "is_of_peers"]
 
@@ -27,10 +28,8 @@ _REMEDIES = {
 _NUMBER = re.compile(r"\b(?:os error|errno) (\d+)\b", re.IGNORECASE)
 # How `torch.save` says that it could not write.
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container", re.IGNORECASE)
-_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 # How gloo and NCCL say that another process has gone.
 _NO_PEER = re.compile(r"connection (closed|reset) by peer|broken pipe|remote process exited|timed out waiting", re.I)
-_LONGEST = 300
 
 
 def expected_failure(error: BaseException, resumes: bool) -> str | None:
@@ -46,15 +45,15 @@ def expected_failure(error: BaseException, resumes: bool) -> str | None:
     for cause in _causes(error):
         if (number := _number_of(cause)) in _REMEDIES:
             return f"{_where(cause)}{os.strerror(number)}; {_REMEDIES[number]}, and {goes_on}"
-        if isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and _NO_MEMORY.search(str(cause))):
+        if is_out_of_memory(cause):
             remedy = "give smaller batches (the options that end in batch_size)"
-            return f"out of memory ({_short(cause)}); {remedy}, and {goes_on}"
+            return f"memory has run out ({said_by(cause)}); {remedy}, and {goes_on}"
         if isinstance(cause, RuntimeError) and _TORCH_WRITER.search(str(cause)):
-            return f"a file cannot be written ({_short(cause)}); make room on the disk, and {goes_on}"
+            return f"a file cannot be written ({said_by(cause)}); make room on the disk, and {goes_on}"
     if is_of_peers(error):
         return f"the connection to another process was lost: it has died or cannot be reached; {goes_on}"
     if (host := _host_of(error)) is not None:
-        return f"the connection to {host} was lost ({_short(error)}); {goes_on}"
+        return f"the connection to {host} was lost ({said_by(error)}); {goes_on}"
     if isinstance(error, ValueError | OSError):
         return str(error).strip() or type(error).__name__
     return None
@@ -100,8 +99,3 @@ def _host_of(error: BaseException) -> str | None:
         return str(error.request.url.host)  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError):  # httpx raises the second where it knows no request
         return "a server"
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -35,12 +35,12 @@ class Voice:
         Returns:
             The exit code that was given.
         """
-        if error is not None and self._beats is not None and is_of_peers(error):
-            lost = self._beats.name_lost()
-            message = f"{lost};{message.rpartition(';')[2]}" if lost else message
-        if self._begins():
+        who = self._who()
+        if error is not None and self._beats is not None and is_of_peers(error) and (lost := self._beats.name_lost()):
+            who, message = "", f"{lost};{message.rpartition(';')[2]}"
+        if self._begins(code):
             first, *details = message.splitlines()
-            for line in [*details, f"{self._title}: {self._who()}{' '.join(first.split())}"]:
+            for line in [*details, f"{self._title}: {who}{' '.join(first.split())}"]:
                 # Names and texts of others must not reach the terminal as commands to it.
                 print(printable(line), file=sys.stderr, flush=True)
         self._end_others()
@@ -54,15 +54,17 @@ class Voice:
         """
         if self._beats is None:
             return
-        if self._begins():
+        if self._begins(1):
             traceback.print_exc()
             told = line or "an error that nobody expects; please report it"
             print(printable(f"{self._title}: {self._who()}{told}"), file=sys.stderr, flush=True)
         self._end_others()
         sys.exit(1)
 
-    def _begins(self) -> bool:
-        return self._beats is None or self._beats.first_to_tell()
+    def _begins(self, code: int) -> bool:
+        """Whether this process tells it. Before the processes have met none knows whether another one tells the same:
+        rather twice than never, but for a wrong call, which is wrong for all."""
+        return self._beats is None or self._beats.first_to_tell() or not (self._beats.met or code == 2)
 
     def _who(self) -> str:
         """Which process it is, where it is the only one that has failed."""

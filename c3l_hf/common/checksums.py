@@ -1,6 +1,5 @@
 """Whether files are still what was written: checksums of files, and where they are kept."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import xxhash
@@ -11,11 +10,11 @@ __all__ = [
     "CHECKSUMS",
     "checksum",
     "checksums_of",
-    "damage",
     "damage_of_file",
     "note",
     "note_of",
     "noted",
+    "noted_damage",
     "seal",
     "seal_damage",
 ]
@@ -49,10 +48,10 @@ def note_of(path: str | Path) -> Path:
     return path.with_name(f".{path.name}.xxh3")
 
 
-def note(path: str | Path, checksum: str) -> None:
+def note(path: str | Path, value: str) -> None:
     """Note the checksum of a single file beside it, before or after the file is there."""
     with atomic_write(note_of(path)) as partial:
-        partial.write_text(checksum, "ascii")
+        partial.write_text(value, "ascii")
 
 
 def noted(path: str | Path) -> str | None:
@@ -61,17 +60,6 @@ def noted(path: str | Path) -> str | None:
         return note_of(path).read_text("ascii") or None
     except (OSError, ValueError):
         return None
-
-
-def damage(folder: str | Path, checksums: Mapping[str, str]) -> dict[str, str]:
-    """Which files of a folder are not what was written, and what was found: {} if all are whole.
-
-    Args:
-        folder: The folder.
-        checksums: Those of its files when they were written, see `checksums_of`. Other files are not looked at.
-    """
-    found = {name: damage_of_file(Path(folder, name), expected) for name, expected in checksums.items()}
-    return {name: told for name, told in found.items() if told is not None}
 
 
 def damage_of_file(path: str | Path, expected: str | None) -> str | None:
@@ -91,13 +79,20 @@ def damage_of_file(path: str | Path, expected: str | None) -> str | None:
         return f"cannot be read ({error.strerror or type(error).__name__})"
 
 
+def noted_damage(path: str | Path) -> str | None:
+    """What is wrong with a single file; None if it is whole, or nobody has noted what was written."""
+    return damage_of_file(path, noted(path)) if note_of(path).exists() else None
+
+
 def seal(folder: str | Path) -> None:
     """Note the checksums of all files in `checksums.json` beside them: the last thing that is written to a folder."""
     write_json(Path(folder, CHECKSUMS), checksums_of(folder))
 
 
 def seal_damage(folder: str | Path) -> dict[str, str] | None:
-    """The damage to a sealed folder (see `damage`); None if it has no seal, as of something that was cut short."""
+    """File of a sealed folder → what is wrong with it, see `damage_of_file`; {} if all are whole.
+
+    Files that are not in the seal are not looked at. None if there is no seal, as in what was cut short."""
     file = Path(folder, CHECKSUMS)
     if not file.is_file():
         return None
@@ -107,4 +102,5 @@ def seal_damage(folder: str | Path) -> dict[str, str] | None:
             raise ValueError
     except (ValueError, OSError):
         return {CHECKSUMS: "cannot be read"}
-    return damage(folder, checksums)
+    found = {name: damage_of_file(Path(folder, name), expected) for name, expected in checksums.items()}
+    return {name: told for name, told in found.items() if told is not None}

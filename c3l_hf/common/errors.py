@@ -1,6 +1,8 @@
 """What goes wrong in ways that users meet: a row that cannot be used, a call that cannot be carried out."""
 
-__all__ = ["RowError", "RunError"]
+from c3l_hf.common.words import in_one_line
+
+__all__ = ["RowError", "RunError", "said_by"]
 
 
 _LONGEST = 200
@@ -15,6 +17,11 @@ class RowError(ValueError):
     def __init__(self, reason: str):
         line = " ".join("".join(letter if letter.isprintable() else " " for letter in reason).split())
         super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…")
+
+
+def said_by(error: BaseException, most: int = 300) -> str:
+    """What an error says, in one printable line of at most so many characters; its type where it says nothing."""
+    return in_one_line(str(error), most) or type(error).__name__
 
 
 class RunError(Exception):

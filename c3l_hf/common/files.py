@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,11 +23,16 @@ __all__ = [
     "files_digest",
     "move",
     "read_json",
+    "remove_left_over",
     "shipped",
     "sync_below",
     "sync_folder",
     "write_json",
 ]
+
+_LEFT_OVER = 3600.0  # seconds after which nobody still writes a file
+_SHARED = "shared-"
+_cleared: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -48,12 +54,17 @@ def atomic_write(path: str | Path, shared: bool = False) -> Iterator[Path]:
         shared: Whether other processes may write it at the same time, as in a cache; the last one stays.
     """
     path = Path(path)
-    # One name where that will do, so that what a killed process has left is written over.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial" if shared else f".{path.name}.partial")
+    # One name where that will do, so that what a killed process has left is written over. Where it will not do, a
+    # random one: two containers that share a disk may have processes of the same number.
+    own = f"{_SHARED}{secrets.token_hex(8)}." if shared else ""
+    partial = path.with_name(f".{path.name}.{own}partial")
     try:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
+        if shared and path.parent not in _cleared:  # once: it may have a million files
+            _cleared.add(path.parent)
+            remove_left_over(f".*.{_SHARED}*.partial", partial)
         os.replace(partial, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -84,6 +95,20 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         move(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_left_over(pattern: str, own: Path) -> None:
+    """Remove what processes have left that were killed: the files beside one's own that nobody has written for an hour.
+
+    Args:
+        pattern: Of their names.
+        own: Just written; the disk's clock is read from it.
+    """
+    now = own.stat().st_mtime
+    for file in own.parent.glob(pattern):
+        with contextlib.suppress(OSError):  # another one was faster
+            if now - file.stat().st_mtime > _LEFT_OVER:
+                file.unlink()
 
 
 def sync_below(folder: str | Path) -> None:
@@ -120,14 +145,22 @@ def move(source: str | Path, target: str | Path) -> None:
         sync_folder(folder)
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    with atomic_write(path) as partial:
+def write_json(path: str | Path, content: Any, shared: bool = False) -> None:
+    """Write JSON, whole or not at all; see `atomic_write`."""
+    with atomic_write(path, shared) as partial:
         partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text("utf-8"))
+    """What a JSON file has.
+
+    Raises:
+        ValueError: If it is none; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); it may be damaged") from None
 
 
 def digest(*parts: object, size: int = 16) -> str:

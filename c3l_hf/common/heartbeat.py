@@ -4,15 +4,20 @@ Processes wait for each other for hours where one works for all (it judges, cura
 that they wait can tell whether the one that is waited for is still there. Instead a thread of each process counts up a
 number, in the store by which PyTorch has brought the processes together, and looks at those of others. It counts as
 long as its process runs, whatever that works on; a process that is stopped, or on a machine that has gone, does not.
+
+Where the link to the store is dead, a call to it may never return. So a second thread watches when the store has last
+answered, and nobody else waits for it without an end.
 """
 
 import contextlib
 import os
+import queue
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import TypeVar
 
 from torch.distributed import PrefixStore, Store, TCPStore
 
@@ -28,9 +33,11 @@ _ANSWER = timedelta(seconds=5)  # of the store
 _FAULT, _TOLD, _SEEN = "fault", "told", "seen"
 _GONE = "has died or cannot be reached"
 _ENDED = b"ended"
+_Answer = TypeVar("_Answer")
 # For the first process to find, and tell, what all of them find.
 _FIRST = 3.0
-_LOST = 30.0  # how long the store may be gone: at the end of a run the process that has it may be the first to leave
+# How long nobody may listen where the store was: at the end of a run the process that has it may be the first to leave.
+_LOST = 30.0
 
 
 def patience() -> float:
@@ -48,6 +55,9 @@ def patience() -> float:
 
 class Heartbeat:
     """The signs of life of one process, and its look at those of the others.
+
+    Attributes:
+        met: Whether this process has found the store. Until then it knows nothing of others, nor they of it.
 
     Args:
         rank: Of this process.
@@ -70,90 +80,149 @@ class Heartbeat:
         self._connect, self._ended_by, self._patience = connect, ended_by, patience
         self._period = min(_PERIOD, patience / 4)
         self._store: Store | None = None
-        self._met = False  # whether there has been one
-        self._left = threading.Event()
+        self.met = False
+        self._told = False  # whether another process tells, or has told, why the run ends
+        self._left, self._over = threading.Event(), threading.Lock()
+        # Seconds that this process has run: where all are stopped for a night, as by `scontrol suspend`, none is lost.
+        self._now = 0.0
+        self._answered, self._refused = 0.0, False  # when the store last did, and whether nobody listens there
         # The first process looks at all others, and these at it: each asks the store for little.
         others = range(1, processes) if rank == 0 else [0]
-        self._seen = {other: (b"", time.monotonic()) for other in others}
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._seen = {other: (b"", self._now) for other in others}
+        self._thread = threading.Thread(target=self._count, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+        threading.Thread(target=self._watch, name="heartbeat's watch", daemon=True).start()
 
     def first_to_tell(self) -> bool:
         """Whether this process is to tell why the run ends: of several only one is, and if it finds it in time the
         first. For what happens to all of them is told once, and without a process's name."""
-        if (store := self._store) is not None:
-            with contextlib.suppress(RuntimeError):
-                ends = time.monotonic() + _FIRST
-                while self.rank and time.monotonic() < ends and not store.check([_TOLD]):
-                    time.sleep(0.05)
-                return store.add(_TOLD, 1) == 1
-        # Nobody can be asked. With the store the first one has gone, and the next one tells it.
-        return self.rank == int(self._met)
+
+        def first(store: Store) -> bool:
+            ends = time.monotonic() + _FIRST
+            while self.rank and time.monotonic() < ends and not store.check([_TOLD]):
+                time.sleep(0.05)
+            return store.add(_TOLD, 1) == 1
+
+        ends = time.monotonic() + _FIRST
+        while self.rank and not self.met and time.monotonic() < ends:
+            time.sleep(0.05)  # the store may have begun a moment ago
+        if self._told:
+            return False
+        tells = self._ask(first, _FIRST)
+        if tells is not None:
+            return tells
+        # Nobody can be asked. With the store the first one has gone.
+        return not self._told and (self._speaks_without_store() if self.met else self.rank == 0)
 
     def fail(self) -> None:
         """This process ends, and what the others wait for will not come. `first_to_tell` has been asked before."""
-        if (store := self._store) is not None:
-            with contextlib.suppress(RuntimeError):
-                store.set(_FAULT, b"")
-                # With the first process the store may go, in which the others have to find it.
-                ends = time.monotonic() + 2 * self._period
-                while self.rank == 0 and store.add(_SEEN, 0) < self.processes - 1 and time.monotonic() < ends:
-                    time.sleep(0.05)
+
+        def tell(store: Store) -> None:
+            store.set(_FAULT, b"")
+            # With the first process the store may go, in which the others have to find it.
+            ends = time.monotonic() + 2 * self._period
+            while self.rank == 0 and store.add(_SEEN, 0) < self.processes - 1 and time.monotonic() < ends:
+                time.sleep(0.05)
+
+        self._ask(tell, 2 * self._period)
 
     def name_lost(self) -> str:
         """After a connection to another process has broken: which of them gives no sign of life; "" if all do."""
-        if not self._met:
+
+        def silent(store: Store) -> str:
+            before = self._beats(store)
+            time.sleep(3 * self._period)
+            after = self._beats(store)
+            for other, beat in enumerate(after):
+                if other != self.rank and beat == before[other] != _ENDED:
+                    return f"{self._named(store, other)} {_GONE}"
             return ""
-        if (store := self._store) is not None:
-            with contextlib.suppress(RuntimeError):
-                before = self._beats(store)
-                time.sleep(3 * self._period)
-                after = self._beats(store)
-                for other, beat in enumerate(after):
-                    if other != self.rank and beat == before[other] != _ENDED:
-                        return f"{self._named(store, other)} {_GONE}"
-                return ""
-        return f"process 0 of {self.processes} {_GONE}"
+
+        if not self.met:
+            return ""
+        lost = self._ask(silent, 3 * self._period)
+        return f"process 0 of {self.processes} {_GONE}" if lost is None else lost
 
     def close(self) -> None:
         """This process has done its work, and will give no further signs of life."""
         self._left.set()
         if self._thread.ident is not None:
             self._thread.join(_ANSWER.total_seconds())  # it may be about to count, which would not look like an end
-        if (store := self._store) is not None:
-            with contextlib.suppress(RuntimeError):
-                store.set(_beat(self.rank), _ENDED)
+        self._ask(lambda store: store.set(_beat(self.rank), _ENDED))
 
-    def _run(self) -> None:
-        beats, lost_since = 0, time.monotonic()
-        while True:
+    def _ask(self, question: Callable[[Store], _Answer], seconds: float = 0.0) -> _Answer | None:
+        """What the store answers; None if there is none, or no answer in time.
+
+        Args:
+            question: Asks it.
+            seconds: How long the question takes if each call is answered at once.
+        """
+        answers = queue.SimpleQueue[_Answer | None]()
+
+        def ask(store: Store) -> None:
+            try:
+                answers.put(question(store))
+            except RuntimeError:
+                answers.put(None)
+
+        if (store := self._store) is None:
+            return None
+        try:
+            threading.Thread(target=ask, args=[store], name="heartbeat's question", daemon=True).start()
+            return answers.get(timeout=seconds + _ANSWER.total_seconds())
+        except (queue.Empty, RuntimeError):  # the second at the end of Python, when no thread can begin
+            return None
+
+    def _count(self) -> None:
+        """Give signs of life, and look at those of the others."""
+        beats = 0
+        while not self._left.is_set():
             try:
                 store = self._store or self._connect()
                 if self._store is None:
                     store.set(_host(self.rank), socket.gethostname())
-                    self._store, self._met = store, True
+                    self._store, self.met = store, True
                 beats += 1
                 store.set(_beat(self.rank), str(beats))
                 fault = self._fault(store)
-                lost_since = time.monotonic()
-            except (OSError, RuntimeError):  # also torch's DistStoreError and DistNetworkError
+                self._answered, self._refused = self._now, False
+            except (OSError, RuntimeError) as error:  # also torch's DistStoreError and DistNetworkError
                 self._store = None  # PyTorch's does not connect again by itself
-                waited = time.monotonic() - lost_since
-                lost = waited >= (min(_LOST, self._patience) if beats else self._patience)
-                fault = self._without_store(waited) if lost else None
-            if fault is not None and not self._left.is_set():
-                self._ended_by(fault)
-            if fault is not None or self._left.wait(self._period):
-                return
+                self._refused, fault = isinstance(error, ConnectionRefusedError), None
+            if fault is not None:
+                return self._end(fault)
+            self._left.wait(self._period)
+
+    def _watch(self) -> None:
+        """See when the store has last answered."""
+        looked = time.monotonic()
+        while not self._left.wait(self._period):
+            looked, passed = time.monotonic(), time.monotonic() - looked
+            self._now += min(passed, 2 * self._period)
+            waited = self._now - self._answered
+            if waited >= (min(_LOST, self._patience) if self._refused and self.met else self._patience):
+                self._store = None
+                told = self._told or not self._speaks_without_store()
+                return self._end("" if told else f"process 0 of {self.processes} {_silent(waited)}")
+
+    def _end(self, line: str) -> None:
+        if self._over.acquire(blocking=False) and not self._left.is_set():
+            self._told = True
+            self._ended_by(line)
+
+    def _speaks_without_store(self) -> bool:
+        """Of those who cannot ask whether it is told already: the first one that is left, and one of each machine."""
+        return self.rank == 1 or (self.rank > 1 and os.environ.get("LOCAL_RANK") == "0")
 
     def _fault(self, store: Store) -> str | None:
         """Why the run has to end, if it has to."""
         if store.check([_FAULT]):
+            self._told = True  # by who found it, and before that one knows: with it the store may go
             store.add(_SEEN, 1)
-            return ""  # told by who found it
-        now = time.monotonic()
+            return ""
+        now = self._now
         for other, (before, since) in self._seen.items():
             beat = store.get(_beat(other)) if store.check([_beat(other)]) else b""
             if beat != before:
@@ -172,10 +241,6 @@ class Heartbeat:
         known = store.check([_host(other)])
         host = store.get(_host(other)).decode("utf-8", "replace") if known else "an unknown host"
         return f"process {other} of {self.processes}, on {host},"
-
-    def _without_store(self, waited: float) -> str:
-        """For who cannot ask whether it is told already."""
-        return f"process 0 of {self.processes} {_silent(waited)}" if self.rank == 1 else ""
 
 
 def _beat(rank: int) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import logging
 import os
-import platform
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ def lock_folder(folder: str | Path, wait: bool = False) -> FileLock | None:
     except Timeout:
         return None
     since = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
-    write_json(Path(folder, _HOLDER), {"host": platform.node(), "process": os.getpid(), "since": since})
+    write_json(Path(folder, _HOLDER), {"host": socket.gethostname(), "process": os.getpid(), "since": since})
     return lock
 
 
@@ -54,7 +54,7 @@ def holder_of(folder: str | Path) -> str:
         told = f"process {int(holder['process'])} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "it has not said which process it is"
-    if holder["host"] != platform.node():
+    if holder["host"] != socket.gethostname():
         told += f"; if that machine has died and the lock stays, remove {Path(folder, LOCK)}"
     return told
 

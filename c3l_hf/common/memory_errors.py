@@ -4,21 +4,21 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-import torch
-
 from c3l_hf.common.errors import RunError
+from c3l_hf.common.words import in_one_line
 
 __all__ = ["is_out_of_memory", "made_in_batches", "told_of_memory"]
 
 _Item = TypeVar("_Item")
 
-# Of accelerators, of torch's allocator on CPUs, and of the libraries below both, which raise plain RuntimeErrors.
+# Of accelerators, of torch's allocator on CPUs, and of the libraries below both. All raise RuntimeErrors, of which
+# torch.OutOfMemoryError is one: whoever asks before torch is loaded need not load it.
 _PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory has run out, of the accelerator or of the machine."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
 
@@ -35,7 +35,7 @@ def told_of_memory(remedy: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        said = " ".join(str(error).split()).partition(". ")[0][:160]
+        said = in_one_line(str(error).partition(". ")[0], 160)
         raise RunError(f"memory has run out{f' ({said})' if said else ''}: {remedy}") from error
 
 

@@ -15,15 +15,15 @@ from accelerate.utils import gather_object
 
 import c3l_hf
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import digest
+from c3l_hf.common.files import digest, remove_left_over
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.records import flattened
 from c3l_hf.common.versions import versions
 
 __all__ = ["check_installation", "check_places", "check_run", "check_same", "check_shared", "wait_for_files"]
 
 # A disk of a network tells another machine's files late: NFS looks again after at most a minute.
 _PATIENCE = 60.0
-_LEFT_OVER = 3600.0  # seconds after which nobody still asks
 _SHOWN_HOSTS, _SHOWN_FACTS, _LONGEST = 4, 4, 80
 _MISSING = "nothing"
 
@@ -77,7 +77,8 @@ def check_same(facts: Mapping[str, Any], advice: str) -> None:
     state = process_state()
     if state.num_processes == 1:
         return
-    every = gather_object([(_host(), {name: json.dumps(value, default=str) for name, value in _flat(facts).items()})])
+    own = {name: json.dumps(value, default=str) for name, value in flattened(facts).items()}
+    every = gather_object([(socket.gethostname(), own)])
     hosts = _names([host for host, _ in every])
     told = []
     for name in sorted({name for _, found in every for name in found}):
@@ -113,10 +114,10 @@ def check_shared(folder: str | Path, name: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         own.write_text("is this folder the same one on all machines?\n", "utf-8")
-        _clear(folder, own)
+        remove_left_over(".node-*.partial", own)
     except OSError as error:
         problem = error.strerror or type(error).__name__
-    every = gather_object([(_host(), own.name, problem)])
+    every = gather_object([(socket.gethostname(), own.name, problem)])
     hosts = _names([host for host, _, _ in every])
     try:
         if failed := [f"{host} ({why})" for host, (_, _, why) in zip(hosts, every) if why]:
@@ -154,8 +155,8 @@ def wait_for_files(files: Iterable[str | Path]) -> None:
     for file in map(Path, files):
         if not file.exists() and _waited(file.parent, [file.name], _PATIENCE):
             raise RunError(
-                f"{file}, which another process has made, is not seen on {_host()}; its folder must be on a disk that "
-                "all machines share"
+                f"{file}, which another process has made, is not seen on {socket.gethostname()}; its folder must be on "
+                "a disk that all machines share"
             )
 
 
@@ -172,26 +173,12 @@ def _waited(folder: Path, names: Sequence[str], patience: float) -> set[str]:
         time.sleep(min(0.2, patience))
 
 
-def _clear(folder: Path, own: Path) -> None:
-    """Remove what processes have left that were killed while they asked."""
-    now = own.stat().st_mtime  # by the disk's clock
-    for file in folder.glob(".node-*.partial"):
-        with contextlib.suppress(OSError):  # another one was faster
-            if now - file.stat().st_mtime > _LEFT_OVER:
-                file.unlink()
-
-
 def _remove(file: Path, folder: Path | None = None) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # somebody has something else in the folder; or it cannot be written, as was said
+    # Somebody has something else in the folder; or it cannot be written, as was said.
+    with contextlib.suppress(OSError):
         file.unlink(missing_ok=True)
         if folder is not None:
             folder.rmdir()
-
-
-def _host() -> str:
-    return socket.gethostname()
 
 
 def _names(hosts: Sequence[str]) -> list[str]:
@@ -209,12 +196,3 @@ def _short(value: str) -> str:
     """A value as JSON has it, in short; of a text without its quotes."""
     text = json.loads(value) if value.startswith('"') else value
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-
-
-def _flat(facts: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(facts, Mapping) or not facts:
-        return {prefix: facts}
-    flat: dict[str, Any] = {}
-    for name, value in facts.items():
-        flat |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
-    return flat

@@ -11,7 +11,7 @@ import xxhash
 
 from c3l_hf.common.files import read_json, write_json
 
-__all__ = ["COPY", "differences", "is_whole", "read_record", "write_record"]
+__all__ = ["COPY", "differences", "flattened", "is_whole", "read_record", "write_record"]
 
 COPY = ".bak"  # behind the name of a record
 _CHECKSUM = "checksum"
@@ -19,12 +19,13 @@ _DIGEST = re.compile("[0-9a-f]{16,64}")
 _SHOWN = 4
 
 
-def write_record(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a record with its own checksum, and a copy beside it: hours of work may hang on its few lines."""
+def write_record(path: str | Path, content: Mapping[str, Any], shared: bool = False) -> None:
+    """Write a record with its own checksum, and a copy beside it: hours of work may hang on its few lines. See
+    `files.atomic_write` for `shared`."""
     content = json.loads(json.dumps(content))  # as it is read back
     record = {**content, _CHECKSUM: _checksum(content)}
     for file in (Path(f"{path}{COPY}"), Path(path)):
-        write_json(file, record)
+        write_json(file, record, shared)
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
@@ -64,7 +65,7 @@ def differences(
         wanted: The one that is asked for.
         called: Name of a setting in a record → what a user calls it, where that differs.
     """
-    flat_there, flat_wanted = _flat(there), _flat(wanted)
+    flat_there, flat_wanted = flattened(there), flattened(wanted)
     differing = sorted(
         key for key in flat_wanted.keys() | flat_there.keys() if flat_there.get(key) != flat_wanted.get(key)
     )
@@ -88,7 +89,12 @@ def _compared(there: Any, wanted: Any) -> str:
     return f"{there} there, {wanted} asked for"
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of mappings in mappings, by their names from the outermost on: "options.seed"."""
     if not isinstance(value, Mapping):
         return {prefix: value}
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}.{key}" if prefix else key).items()}
+    return {
+        path: item
+        for name, inner in value.items()
+        for path, item in flattened(inner, f"{prefix}.{name}" if prefix else str(name)).items()
+    }

@@ -9,19 +9,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 __all__ = ["RepliesFile"]
 
 logger = logging.getLogger(__name__)
 
-_ENTRY = '{"request": "'  # how every line of the file begins, also one that was interrupted later on
+_ENTRY = b'{"request": "'  # how every line of the file begins, also one that was interrupted later on
+_CHECKSUM = b', "checksum": "'  # the last that a line has: of what is before it; lines of older versions have none
 
 
 class RepliesFile:
     """Replies by what identifies their request, in a file of JSON lines that is only ever appended to.
 
     What was there is found when the object is made; the file is made, and opened for writing, by the first reply that
-    is added. In memory are the places of the replies, not their texts. A line that was not written to its end is left
-    out with a warning. One process writes a file; what others have written is read from `others`.
+    is added. In memory are the places of the replies, not their texts. A line that was not written to its end, or is
+    not what was written, is left out with a warning. One process writes a file; what others have written is read from
+    `others`.
 
     Args:
         file: The file; its folder must exist.
@@ -65,11 +69,13 @@ class RepliesFile:
             if path not in self._open:
                 self._open[path] = path.open("rb")
             self._open[path].seek(start)
-            return json.loads(self._open[path].readline())
+            reply = json.loads(self._open[path].readline())
+            reply.pop("checksum", None)
+            return reply
 
     def add(self, replies: Mapping[str, Mapping[str, Any]]) -> None:
         """Write replies, each under what identifies its request; from any thread."""
-        lines = [json.dumps({"request": request, **reply}).encode() + b"\n" for request, reply in replies.items()]
+        lines = [_sealed(json.dumps({"request": request, **reply}).encode()) for request, reply in replies.items()]
         with self._lock:
             if self._out is None:
                 self._out = self.file.open("ab")
@@ -90,26 +96,43 @@ class RepliesFile:
             )
         if not file.exists():
             return
-        start = 0
+        start, is_ours, foreign = 0, False, None
         with file.open("rb") as lines:
             for number, raw in enumerate(lines, start=1):
-                line, place = raw.decode("utf-8", "replace").rstrip("\n"), start
+                line, place = raw.strip(b"\0\r\n\t "), start  # a disk that lost power leaves characters 0
                 start += len(raw)
-                try:
-                    reply = json.loads(line)
-                except ValueError:
-                    if line.strip() and not line.startswith(_ENTRY) and not _ENTRY.startswith(line):
-                        raise _foreign(file, number) from None
-                    if line.strip():
-                        logger.warning(
-                            "%s: line %d was not written to its end; its request is asked again", file, number
-                        )
-                    continue
-                if not (
-                    isinstance(reply, dict) and self._columns <= reply.keys() and isinstance(reply["request"], str)
-                ):
+                reply = _reply_in(line)
+                if isinstance(reply, dict) and self._columns <= reply.keys() and isinstance(reply["request"], str):
+                    if line == raw.strip():
+                        is_ours = True
+                        self._places[str(reply["request"]).encode()] = (file, place)
+                        continue
+                elif reply is not None:
                     raise _foreign(file, number)
-                self._places[str(reply["request"]).encode()] = (file, place)
+                elif not line.startswith(_ENTRY) and not _ENTRY.startswith(line):
+                    foreign = foreign or number
+                if line or raw.strip():
+                    cut = not raw.endswith(b"\n")
+                    told = "was not written to its end" if cut else "is not what was written"
+                    logger.warning("%s: line %d %s; its request is asked again", file, number, told)
+        if foreign and not is_ours:
+            raise _foreign(file, foreign)
+
+
+def _sealed(line: bytes) -> bytes:
+    """A line of the file, with its checksum and its end."""
+    return line[:-1] + _CHECKSUM + xxhash.xxh3_64_hexdigest(line).encode() + b'"}\n'
+
+
+def _reply_in(line: bytes) -> Any:
+    """What a line has; None if it is no JSON, or not what was written."""
+    text, mark, rest = line.rpartition(_CHECKSUM)
+    if mark and rest != xxhash.xxh3_64_hexdigest(text + b"}").encode() + b'"}':
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _ends_a_line(file: Path) -> bool:

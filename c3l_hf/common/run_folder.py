@@ -32,6 +32,7 @@ INVENTORY = "images.parquet"  # what is known of the images of a run, see `files
 _RUN = "run.json"
 # What a run makes before or without `run.json`: at its start, or after its folder has gone while it worked.
 _OURS = re.compile(rf"stages|replies|embeddings|training-[0-9a-f]{{12}}-\d+|{ASIDE}-\d+|\..*\.partial")
+_RECORDS = "stages/*/*.json.bak"  # the copies of what stages were made by
 
 
 def is_run(path: str | Path) -> bool:
@@ -114,7 +115,8 @@ class RunFolder:
         if self.folder.is_file():
             raise RunError(f"{self.folder} is a file; give another output_dir")
         names = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-        if _RUN not in names and not all(map(_OURS.fullmatch, names - {INVENTORY, *LOCK_FILES})):
+        is_ours = _RUN in names or any(self.folder.glob(_RECORDS))  # also if somebody has removed `run.json`
+        if not is_ours and not all(map(_OURS.fullmatch, names - {INVENTORY, *LOCK_FILES})):
             raise RunError(f"{self.folder} is not empty and was not made by c3l_hf; give another output_dir")
 
     def claim(self) -> None:
@@ -131,7 +133,7 @@ class RunFolder:
             self._lock_folder()
             for name in self.records:
                 self._stage(name).check([self.folder / result for result in self._results_of(name)])
-            self._set_stale_aside()
+            self._set_stale_aside(at_start=True)
             for name, record in self.records.items():
                 self._stage(name).clear(record)
             stages = {name: record["options"] for name, record in self.records.items()}
@@ -167,13 +169,20 @@ class RunFolder:
             paths += [self._stage(name).unfinished, self._stage(name).path]
         return set_aside(self.folder, paths)
 
-    def _set_stale_aside(self) -> None:
+    def _set_stale_aside(self, at_start: bool = False) -> None:
         """Set aside the stages that were made of another result than an earlier one has now: it was made again, and
-        came out otherwise."""
+        came out otherwise. At the start also those of which nobody knows it, as older versions did not note it, if
+        something before them is made again."""
         made: dict[str, str] = {}
+        missing: list[str] = []
         for name in self.records:
             stage = self._stage(name)
-            stale = [one for one, result in stage.made_of().items() if made.get(one, result) != result]
+            made_of = stage.made_of()
+            stale = [one for one, result in made_of.items() if made.get(one, result) != result]
+            if not self.is_done(name):
+                missing.append(name)
+            elif at_start:
+                stale += [one for one in missing if one not in made_of]
             if stale:
                 told = f"{name} was made of another result of {stale[0]} than is there now; it is made again"
                 logger.warning("%s, and what follows. What was there is in %s", told, self.set_aside(name))

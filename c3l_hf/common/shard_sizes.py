@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.shards import SHARD_FILES
 
 __all__ = ["sized_folder"]
 
@@ -20,7 +21,7 @@ def sized_folder(folder: str | Path, rows: int, most: int) -> tuple[Path, int]:
         most: Most rows in a shard; fewer where there are more processes than such shards.
     """
     begun = [path for path in Path(folder).glob("*") if path.name.isdecimal() and path.is_dir()]
-    there = {int(path.name): int(path.name) * len(list(path.glob("?????-of-?????.parquet"))) for path in begun}
+    there = {int(path.name): int(path.name) * len(list(path.glob(SHARD_FILES))) for path in begun}
     there = {size: count for size, count in there.items() if count}
     fair = max(1, min(most, -(-rows // process_state().num_processes)))
     size = max(there, key=lambda size: (there[size], size), default=fair)

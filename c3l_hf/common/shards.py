@@ -14,11 +14,11 @@ from c3l_hf.common.files import atomic_write
 from c3l_hf.common.nodes import wait_for_files
 from c3l_hf.common.processes import process_state
 
-__all__ = ["Shards"]
+__all__ = ["SHARD_FILES", "Shards"]
 
 logger = logging.getLogger(__name__)
 
-_NAME = "?????-of-?????.parquet"
+SHARD_FILES = "?????-of-?????.parquet"  # a pattern of their names
 
 
 class Shards:
@@ -58,7 +58,7 @@ class Shards:
         self._root = self.folder if root is None else Path(root)
         self._with_checksums, self._is_checked = with_checksums, False
         if count is None:
-            present = sorted(self.folder.glob(_NAME))
+            present = sorted(self.folder.glob(SHARD_FILES))
             count = int(present[0].stem[-5:]) if present else -1
             if len(present) != count:
                 raise FileNotFoundError(f"{self.folder} has {len(present)} of {max(count, 0)} shards")
@@ -115,7 +115,7 @@ class Shards:
         if self._is_checked or not self._with_checksums:
             return
         self._is_checked = True
-        found = {file: "belongs to another result" for file in self.folder.glob(_NAME) if file not in self.files}
+        found = {file: "belongs to another result" for file in self.folder.glob(SHARD_FILES) if file not in self.files}
         found |= {file: told for file in self.files if file.is_file() and (told := damage_of_file(file, noted(file)))}
         aside = set_aside(self._root, sorted(found))
         for file, told in sorted(found.items()):

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from c3l_hf.common.aside import set_aside
 from c3l_hf.common.checksums import checksums_of, damage_of_file, note, note_of
 from c3l_hf.common.files import digest, move, sync_below
 from c3l_hf.common.records import COPY, is_whole, read_record, write_record
+from c3l_hf.common.shards import SHARD_FILES
 
 __all__ = ["SHARD_SIZE", "USAGE", "USAGE_KEYS", "StageFolder", "identity_of"]
 
@@ -24,7 +27,6 @@ SHARD_SIZE, USAGE, _CHECKSUMS, _MADE_OF = "shard_size", "usage", "checksums", "m
 USAGE_KEYS = ("seconds", "peak_memory_bytes", "peak_accelerator_bytes")
 # What people read, and may have changed since; no stage and no program is fed with it.
 _FOR_PEOPLE = (".md", ".yaml", ".html", ".png", ".svg")
-_SHARDS = "?????-of-?????.parquet"
 
 
 def identity_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +67,7 @@ class StageFolder:
 
     def shards_there(self) -> list[int]:
         """The numbers of the shards of an unfinished stage that are there."""
-        return sorted(int(file.name[:5]) for file in self.unfinished.glob(_SHARDS))
+        return sorted(int(file.name[:5]) for file in self.unfinished.glob(SHARD_FILES))
 
     def standing(self) -> dict[str, Any] | None:
         """The record of what will be gone on with: of the complete stage, or of one that has shards."""
@@ -93,7 +95,7 @@ class StageFolder:
 
     def _tidy(self) -> None:
         """Remove from a complete stage what only an unfinished one needs."""
-        for path in [*(self.path / f"{_BEGUN}{end}" for end in ("", COPY)), *map(note_of, self.path.glob(_SHARDS))]:
+        for path in [*(self.path / f"{_BEGUN}{end}" for end in ("", COPY)), *map(note_of, self.path.glob(SHARD_FILES))]:
             path.unlink(missing_ok=True)
 
     def clear(self, identity: Mapping[str, Any]) -> None:
@@ -132,18 +134,40 @@ class StageFolder:
             return
         self._tidy()  # if the run ended before it could
         if _CHECKSUMS not in record:
-            logger.warning("%s is of an older version, without checksums; it is not checked", self._told(self.path))
+            told = f"{self._told(self.path)} is of an older version, without checksums"
+            if found := self._evident_damage(results):
+                aside = self.set_aside(results)
+                logger.warning("%s, and %s; %s is made again%s", told, found, self.name, _where(aside))
+            else:
+                logger.warning("%s; it is not checked", told)
             return
         self._mend(record)
         damaged, foreign = self._damaged(record[_CHECKSUMS], results)
         in_shards = SHARD_SIZE in record
-        paths = [*foreign, *damaged] if in_shards or not damaged else [*foreign, *self._moved(record), self.path]
+        as_a_whole = damaged and not in_shards
+        paths = [*foreign, *([*self._moved(record, results), self.path] if as_a_whole else damaged)]
         aside = set_aside(self.run, paths)
         for path, told in {**damaged, **foreign}.items():
             again = "" if path in foreign else f"; {'it' if in_shards else self.name} is made again"
             logger.warning("%s %s%s%s", self._told(path), told, again, _where(aside))
         if damaged and in_shards:
             self._reopen(record)
+
+    def _evident_damage(self, results: Sequence[Path]) -> str | None:
+        """What is seen without checksums: a result that is missing, shards that are missing or no parquet files."""
+        if gone := [path.name for path in results if not path.exists() and not (self.path / path.name).exists()]:
+            return f"{gone[0]} is missing"
+        if not results and not any(path.name not in _OURS for path in self.path.iterdir()):
+            return "its files are missing"
+        shards = sorted(self.path.glob(SHARD_FILES))
+        if shards and len(shards) != int(shards[0].stem[-5:]):
+            return f"it has {len(shards)} of {int(shards[0].stem[-5:])} shards"
+        for shard in shards:
+            try:
+                pq.read_metadata(shard)
+            except (OSError, ValueError):
+                return f"its shard {shard.name} cannot be read"
+        return None
 
     def _mend(self, record: Mapping[str, Any]) -> None:
         """Write the record again where it, or its copy, is not whole."""
@@ -161,23 +185,27 @@ class StageFolder:
         for name, expected in checksums.items():
             if Path(name).suffix in _FOR_PEOPLE:
                 continue
-            top = name.split("/")[0]
-            if not (self.path / top).exists() and not (self.run / top).exists():
-                found[self.run / top if self.run / top in results else self.path / top] = "is missing"
+            place = self._place(name, results)
+            top = place / name.split("/")[0]
+            if not top.exists():
+                found[top] = "is missing"
                 continue
-            file = self.run / name if self._is_moved(name) else self.path / name
+            file = place / name
             if told := damage_of_file(file, expected):
                 found[file] = told
-        foreign = [path for path in sorted(self.path.glob(_SHARDS)) if path.name not in checksums]
+        foreign = [path for path in sorted(self.path.glob(SHARD_FILES)) if path.name not in checksums]
         return found, dict.fromkeys(foreign, "was not written by this run")
 
-    def _is_moved(self, name: str) -> bool:
-        """Whether a file of the stage's result is to be looked for in the run's folder."""
-        return not (self.path / name).is_file() and (self.run / name.split("/")[0]).exists()
+    def _place(self, name: str, results: Sequence[Path]) -> Path:
+        """The folder in which a file of the stage's result is to be looked for: the run's if it is one of the results
+        that are moved there. Another stage's may have the same name, as `generator/` of the training."""
+        is_result = self.run / name.split("/")[0] in results
+        return self.run if is_result and not (self.path / name).is_file() else self.path
 
-    def _moved(self, record: Mapping[str, Any]) -> list[Path]:
+    def _moved(self, record: Mapping[str, Any], results: Sequence[Path]) -> list[Path]:
         """What was moved into the run's folder of the stage's result."""
-        return [self.run / name for name in sorted({n.split("/")[0] for n in record[_CHECKSUMS] if self._is_moved(n)})]
+        tops = sorted({name.split("/")[0] for name in record[_CHECKSUMS] if self._place(name, results) == self.run})
+        return [self.run / top for top in tops]
 
     def _reopen(self, record: Mapping[str, Any]) -> None:
         """Make a complete stage in shards one that was interrupted, from which some are missing."""

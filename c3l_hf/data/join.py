@@ -1,6 +1,6 @@
 """Rows without pixels and the images that they are about, together again."""
 
-import os
+import secrets
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -101,7 +101,7 @@ def _reference(picture: dict[str, Any] | None, folder: Path) -> dict[str, Any] |
     # By its content: whoever has written it has written the same. What a crash of the machine cut short is replaced.
     if not (path.is_file() and path.stat().st_size == len(content)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         # Not `atomic_write`, which waits for the disk at every file: a million of them would take hours.
         partial.write_bytes(content)
         partial.replace(path)

@@ -13,7 +13,7 @@ import torch
 from datasets import Features, List, Value
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.errors import RowError, RunError, said_by
 from c3l_hf.data.schema import STATUS, STATUS_OK
 from c3l_hf.files.image import image_key, open_image
 from c3l_hf.generation.sampling import NON_FINITE, TextSampler
@@ -102,7 +102,7 @@ class Answerer:
         try:
             return I2CScorer(self.model, self.processor)
         except ValueError as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:300]
+            reason = said_by(error.__cause__ or error)
             raise RunError(
                 f"{type(self.model).__name__} has no likelihoods of options: {reason}; "
                 "to have its written answers only, set likelihood=False"

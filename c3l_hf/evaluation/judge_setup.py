@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 
+from c3l_hf.common.checksums import checksum, note
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import atomic_write, read_json
 from c3l_hf.data.worlds import find_world
@@ -107,6 +108,7 @@ def judge_predictions(
         raise ValueError("there is no judge: judge_base_url and judge_model are not set")
     with atomic_write(judged_file(folder)) as partial:
         pq.write_table(pa.Table.from_pylist(judged.to_list(), schema=judged.features.arrow_schema), partial)
+        note(judged_file(folder), checksum(partial))
     return judged
 
 

@@ -2,8 +2,8 @@
 
 import functools
 import json
+import logging
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,36 +16,24 @@ from datasets import Dataset, Features
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from c3l_hf import _compat
-from c3l_hf.common import thoughts
+from c3l_hf.common.aside import set_aside
+from c3l_hf.common.checksums import checksum, note, note_of, noted_damage
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import atomic_write, code_digest, digest, read_json, write_json
+from c3l_hf.common.files import atomic_write, digest
 from c3l_hf.common.nodes import check_same, check_shared
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.records import is_whole, read_record, write_record
 from c3l_hf.common.shards import Shards
-from c3l_hf.data import image_files, layouts, messages, places, schema, stored_rows, turns
 from c3l_hf.data.schema import STATUS_OK
-from c3l_hf.evaluation import answerer
 from c3l_hf.evaluation.answerer import ANSWER_FEATURES, Answerer, PredictionConfig, stem
+from c3l_hf.evaluation.prediction_code import prediction_code
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
-from c3l_hf.files import addresses, decoders, image, sixteen_bits, unreadable
-from c3l_hf.generation import column_attention, decoding, drawing, plain, prefix_cache, sampling, written
 from c3l_hf.generation.sampling import end_tokens
-from c3l_hf.models import (
-    adapters,
-    batching,
-    checks,
-    control_tokens,
-    encoding,
-    packing,
-    processors,
-    rounding,
-    token_texts,
-)
 from c3l_hf.models.loading import digest_weights
-from c3l_hf.scoring import batch, blind, formulas, likelihood, one_pair, options, rows, scorer, self_check
 
 __all__ = ["PREDICTION_FEATURES", "PredictionConfig", "claim_folder", "predict", "predictions_file"]
+
+logger = logging.getLogger(__name__)
 
 PREDICTION_FEATURES = Features(
     {name: feature for name, feature in QUESTION_FEATURES.items() if name not in ("images", "status")} | ANSWER_FEATURES
@@ -110,6 +98,9 @@ def predict(
     folder = Path(folder)
     _claim(folder, _record(asked, model, processor, config, made_from))
     whole = predictions_file(folder)
+    if state.is_main_process:
+        _set_damaged_aside(whole)
+    state.wait_for_everyone()
     if not whole.is_file():
         shards = Shards(folder / _PARTS, parts.count)
         mine = shards.missing[state.process_index :: state.num_processes]
@@ -121,6 +112,7 @@ def predict(
             answers = [answer for batch in shards.batches() for answer in batch.to_pylist()]
             with atomic_write(whole) as partial:
                 pq.write_table(_table(_joined(plain, asked, answers).to_list(), PREDICTION_FEATURES), partial)
+                note(whole, checksum(partial))
             shutil.rmtree(folder / _PARTS, ignore_errors=True)
     state.wait_for_everyone()
     return Dataset.from_list(pq.read_table(whole).to_pylist(), features=PREDICTION_FEATURES)
@@ -146,6 +138,12 @@ def claim_folder(
 def predictions_file(folder: str | Path) -> Path:
     """Where `predict` writes all predictions, when they are complete."""
     return Path(folder) / _WHOLE
+
+
+def _set_damaged_aside(whole: Path) -> None:
+    if whole.is_file() and (told := noted_damage(whole)):
+        aside = set_aside(whole.parent, [whole, note_of(whole)])
+        logger.warning("%s %s; it is made again. What was there is in %s", whole, told, aside)
 
 
 @dataclass(frozen=True)
@@ -267,23 +265,24 @@ def _claim(folder: Path, record: Mapping[str, Any]) -> None:
     state, path = process_state(), folder / _RECORD
     check_same(record, "put the same questions to the same model on all machines")
     check_shared(folder, "folder")
-    if path.is_file():
-        try:
-            found = read_json(path)
-        except ValueError:
-            raise RunError(f"{path} is not one that c3l_hf has written; give another folder") from None
+    found = read_record(path)
+    if found is not None:
         for name in [*record, *found]:
             if found.get(name) != record.get(name):
                 raise RunError(
                     f"{folder} holds predictions that something else has made ({name}: {found.get(name)!r} there, "
                     f"{record.get(name)!r} now); give another folder, or remove this one"
                 )
+    elif path.exists():
+        raise RunError(
+            f"{path} is damaged, or not one that c3l_hf has written; give another folder, or remove this one"
+        )
     elif folder.is_file() or folder.is_dir() and any(path.suffix != ".partial" for path in folder.iterdir()):
         raise RunError(f"{folder} is in the way: it has no {_RECORD}; give another folder")
     state.wait_for_everyone()
-    if state.is_main_process and not path.is_file():
+    if state.is_main_process and not is_whole(path):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+        write_record(path, record)
     state.wait_for_everyone()
 
 
@@ -307,59 +306,8 @@ def _record(
         "end_tokens": end_tokens(model, processor.tokenizer),
         **{name: value for name, value in asdict(config).items() if name != "batch_size"},
         "transformers": transformers.__version__,
-        "code": _code(),
+        "code": prediction_code(),
     }
-
-
-# What an answer comes from; a test compares them with what the answerer imports.
-_MODULES = (
-    _compat,
-    adapters,
-    addresses,
-    answerer,
-    batch,
-    batching,
-    blind,
-    checks,
-    column_attention,
-    control_tokens,
-    decoders,
-    decoding,
-    drawing,
-    encoding,
-    formulas,
-    image,
-    image_files,
-    layouts,
-    likelihood,
-    messages,
-    one_pair,
-    options,
-    packing,
-    places,
-    plain,
-    prefix_cache,
-    processors,
-    rounding,
-    rows,
-    sampling,
-    schema,
-    scorer,
-    self_check,
-    sixteen_bits,
-    stored_rows,
-    thoughts,
-    token_texts,
-    turns,
-    unreadable,
-    written,
-)
-
-
-@functools.cache
-def _code() -> str:
-    """Of the modules that answer, as they were when first asked for: what is edited later is not what answers."""
-    return code_digest(sys.modules[__name__], *_MODULES)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], features: Features) -> pa.Table:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, Value, concatenate_datasets, get_dataset_config_names
 from datasets.exceptions import DatasetsError
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RunError, said_by
 from c3l_hf.evaluation.benchmarks import Layout
 from c3l_hf.files.opening import is_saved, open_dataset
 
@@ -65,8 +65,9 @@ def open_questions(
         are_names = path.is_dir() and not is_saved(path) and isinstance(rows.features.get("image"), Value)
         return rows, path if are_names else None
     except (RunError, OSError, ValueError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(f"{layout.name} cannot be loaded from {source}, split {split!r}: {reason}") from None
+        raise ValueError(
+            f"{layout.name} cannot be loaded from {source}, split {split!r}: {said_by(error, 400)}"
+        ) from None
 
 
 def _text_columns(layout: Layout) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, Features
 
+from c3l_hf.common.checksums import noted_damage
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.files import read_json, write_json
 from c3l_hf.common.nodes import check_places, check_shared
@@ -245,4 +246,6 @@ def _results_file(folder: Path) -> Path:
 def _read_predictions(folder: Path, *, judged: bool) -> Dataset:
     features = PREDICTION_FEATURES | JUDGE_FEATURES if judged else PREDICTION_FEATURES
     file = judged_file(folder) if judged else predictions_file(folder)
+    if told := noted_damage(file):
+        raise RunError(f"{file} {told}; give the same c3l evaluate again, which makes it again")
     return Dataset.from_parquet(str(file), features=Features(features), keep_in_memory=True)

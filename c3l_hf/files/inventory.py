@@ -22,6 +22,7 @@ __all__ = ["FileState", "Inventory", "Look", "cached", "list_files", "sha256_of"
 
 logger = logging.getLogger(__name__)
 
+_LONGEST = 200
 _STATE = {"name": pa.string(), "size": pa.int64(), "changed_ns": pa.int64()}
 _SCHEMA = pa.schema({**_STATE, "digest": pa.binary(32), "problem": pa.string()})
 
@@ -149,7 +150,12 @@ class Inventory:
         self.file = None if file is None else Path(file)
         self._known: dict[FileState, Look] = {}
         if self.file is not None and self.file.is_file():
-            columns = pq.read_table(self.file, schema=_SCHEMA).to_pydict()
+            try:
+                columns = pq.read_table(self.file, schema=_SCHEMA, page_checksum_verification=True).to_pydict()
+            except (OSError, ValueError) as error:
+                told = " ".join(str(error).split())[:_LONGEST]
+                logger.warning("%s cannot be read (%s); the files are read again", self.file, told)
+                return
             states = map(FileState, columns["name"], columns["size"], columns["changed_ns"])
             self._known = dict(zip(states, map(Look, columns["digest"], columns["problem"])))
 
@@ -198,7 +204,7 @@ class Inventory:
             try:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(self.file, shared=True) as partial:
-                    pq.write_table(table, partial)
+                    pq.write_table(table, partial, write_page_checksum=True)
             except OSError as error:  # the results are the same without it
                 logger.warning("what is known of the files cannot be kept (%s); they are read again next time", error)
         self._known = known

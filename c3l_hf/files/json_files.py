@@ -16,8 +16,9 @@ import datasets
 from datasets import Dataset
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import atomic_write, digest, read_json
+from c3l_hf.common.files import digest
 from c3l_hf.common.names import listed
+from c3l_hf.common.records import read_record, write_record
 from c3l_hf.files.inferred import DEEPEST, Kind, features_of, is_deep, kind_of, merged, stored
 from c3l_hf.files.text_files import check_text, lines_of, not_utf8, open_bytes, source_digest
 
@@ -50,13 +51,11 @@ def open_json(files: Sequence[Path]) -> Dataset:
     """
     state = source_digest(files)
     look = Path(datasets.config.HF_DATASETS_CACHE) / f"c3l_hf-json-{state}.json"
-    if look.is_file():
-        known = read_json(look)
-    else:
+    known = read_record(look)
+    if known is None:
         known = _looked_through(files)
         look.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(look, shared=True) as partial:  # perhaps by several processes at once
-            partial.write_text(json.dumps(known), "utf-8")
+        write_record(look, known, shared=True)  # perhaps by several processes at once
     kinds, count, size = known["kinds"], known["rows"], known["bytes"]
     features = features_of(kinds)
     if not count or not kinds:

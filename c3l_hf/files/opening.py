@@ -22,7 +22,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from c3l_hf import _compat
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RunError, said_by
 from c3l_hf.common.names import is_not_on_hub, listed, nearest, nearest_path
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.run_folder import is_run
@@ -283,7 +283,7 @@ def _problem(name: str, config: str | None, split: str, revision: str | None, ti
 def _reason(error: BaseException) -> str:
     # That one says only that there was an error.
     cause = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
-    return " ".join(str(cause).split())[:300] or type(cause).__name__
+    return said_by(cause)
 
 
 def _choices(given: str, names: Iterable[str], kind: str) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RunError, said_by
 from c3l_hf.common.names import listed
 from c3l_hf.files.decoders import FORMATS, check_is_file, opened
 from c3l_hf.files.delimited import open_delimited
@@ -221,7 +221,7 @@ def _metadata(folder: Path, name: str) -> pa.Table:
     try:
         table = _table(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from None
+        raise RunError(f"{path} cannot be read: {said_by(error)}") from None
     columns = table.column_names
     if _FILE_NAME not in columns:
         raise RunError(f"{path} has no column {_FILE_NAME}, by which metadata belong to pictures; it has {columns}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RunError, said_by
 from c3l_hf.files.other_kinds import other_than_rows
 from c3l_hf.files.text_files import is_compressed
 
@@ -83,5 +83,5 @@ def _check_arrow(file: Path) -> None:
 
 
 def _damaged(path: str | Path, error: Exception) -> RunError:
-    reason = " ".join(str(error).split())[:200]
-    return RunError(f"{path} cannot be read, as it is damaged or was cut off: {reason}; write or fetch it again")
+    told = f"cannot be read, as it is damaged or was cut off: {said_by(error, 200)}"
+    return RunError(f"{path} {told}; write or fetch it again")

@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from c3l_hf.common.errors import said_by
 from c3l_hf.generation.decoding import ColumnDecoder
 from c3l_hf.generation.drawing import Draw
 from c3l_hf.generation.plain import write_rows
@@ -334,7 +335,7 @@ def _tokens(prompt: Prompt) -> int:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {said_by(error)}"
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from c3l_hf import _compat
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RunError, said_by
 
 __all__ = ["BESIDE", "CONFIG", "Adapters", "base_named_in", "merge_adapters"]
 
@@ -138,8 +138,7 @@ def merge_adapters(model: PreTrainedModel, folder: Path, name: str) -> PreTraine
             warnings.filterwarnings("ignore", ".*(`tie_word_embeddings=True`|no longer tied after merging)")
             merged = adapted.merge_and_unload(safe_merge=True)
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())
-        raise RunError(f"model {name}: the adapters do not fit {_class(model)}: {reason:.300}") from None
+        raise RunError(f"model {name}: the adapters do not fit {_class(model)}: {said_by(error)}") from None
     if tied:
         _share_or_part(merged)
     # As `from_pretrained` leaves a model: PEFT has frozen it.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common.errors import said_by
 from c3l_hf.models.rounding import Rounding, disturbed_runs
 
 __all__ = ["PER_TOKEN", "collate", "collate_images", "has_picture", "mixed_difference", "picture_row", "with_picture"]
@@ -132,7 +133,7 @@ def mixed_difference(model: PreTrainedModel, processor: ProcessorMixin) -> tuple
     except Exception as error:  # the model's own code
         raise ValueError(
             f"{type(model).__name__} takes no batch of rows with and without pictures: "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            f"{type(error).__name__}: {said_by(error, 200)}"
         ) from error
     likeliest = alone.topk(min(100, alone.shape[-1])).indices
     rounding = Rounding(model.dtype, lambda: [apart(run) for run in disturbed_runs(model, rows, each)])
@@ -167,7 +168,7 @@ def _row(processor: ProcessorMixin, pictures: int, text: str = "a") -> Mapping[s
     except Exception as error:  # templates and image processors of all kinds
         raise ValueError(
             f"{type(processor).__name__} makes no row with {pictures} small picture(s) of ours, which is needed to put "
-            f"rows with and without pictures together: {' '.join(str(error).split())[:200]}"
+            f"rows with and without pictures together: {said_by(error, 200)}"
         ) from error
 
 

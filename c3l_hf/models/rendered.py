@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from c3l_hf.common.errors import RowError
+from c3l_hf.common.errors import RowError, said_by
 from c3l_hf.models.control_tokens import Control
 
 __all__ = ["check_rendered", "refused"]
@@ -71,7 +71,7 @@ def check_rendered(
 
 def refused(error: Exception) -> RowError:
     """The reason of a row at which a chat template or a processor fails."""
-    return RowError(f"the processor refuses the row: {' '.join(str(error).split())[:200]}")
+    return RowError(f"the processor refuses the row: {said_by(error)}")
 
 
 def _outline(

@@ -5,6 +5,7 @@ its own result. What a stage makes is kept in the run's folder (`common.run_fold
 there, and makes nothing twice.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,19 @@ from c3l_hf.training.config import C3LConfig
 __all__ = ["run_c3l"]
 
 
+@contextlib.contextmanager
+def _without_caching() -> Iterator[None]:
+    """Within, `datasets` keeps nothing: stages keep their results themselves."""
+    was = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        yield
+    finally:
+        if was:
+            datasets.enable_caching()
+
+
+@_without_caching()
 def run_c3l(
     run: RunOptions,
     images: ImageOptions,
@@ -101,7 +115,6 @@ def run_c3l(
     check_backend(backend)
     limit_threads()
     quiet_libraries()
-    datasets.disable_caching()  # stages keep their results themselves
     started, state = time.monotonic(), process_state()
     folder = Path(training.output_dir)
     RunFolder(folder, {}).check_folder()

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import ProcessorMixin
 
-from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.errors import RowError, RunError, said_by
 from c3l_hf.common.plain import plain
 from c3l_hf.common.processes import process_state
 from c3l_hf.common.usage import format_bytes
@@ -186,7 +186,7 @@ def _model(settings: Settings, name: str, revision: str | None, size: tuple[int,
         whole = pinned if base is None else replace(pinned, model_id=base, revision=of_base, base_model=None)
         folder = fetched(whole, with_weights=False)
     except (OSError, ValueError) as error:
-        raise RunError(f"model {name} cannot be planned: {str(error).strip().splitlines()[0]}") from None
+        raise RunError(f"model {name} cannot be planned: {said_by(error)}") from None
     model = read_model(folder, name, with_code)
     processor, remarks = _processor(whole, folder, name)
     try:
@@ -207,7 +207,7 @@ def _processor(source: Source, folder: Path, name: str) -> tuple[ProcessorMixin 
             return processor, ()
         why = "it has no chat template"
     except ImportError as error:  # the video part of some wants a package that is not here
-        why = " ".join(str(error).split())[:100]
+        why = said_by(error, 100)
     except (OSError, ValueError, TypeError):
         why = "it has no files of one"
     return None, (f"image tokens by the configuration, without the processor of {plain(name)}: {why}",)

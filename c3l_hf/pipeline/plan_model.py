@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RunError, said_by
 from c3l_hf.models.parameters import projector_modules
 
 __all__ = ["ModelCosts", "model_costs", "read_model"]
@@ -95,8 +95,7 @@ def read_model(folder: Path, name: str, trust_remote_code: bool = False) -> PreT
         with init_empty_weights():
             return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(f"model {name} has no configuration of a model for images and texts: {reason}") from None
+        raise RunError(f"model {name} has no configuration of a model for images and texts: {said_by(error)}") from None
 
 
 def model_costs(model: PreTrainedModel) -> ModelCosts:

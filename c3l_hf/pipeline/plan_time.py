@@ -28,10 +28,10 @@ __all__ = [
 _OF_ARITHMETIC = 0.40
 _OF_BANDWIDTH = 0.60
 # Seconds that Python and the starts of kernels take in a step of writing, and in each block of it, however fast the
-# device: measured on this project's CPU with a model of width 32, whose arithmetic takes no time (docs/scale-out.md).
+# device: measured on this project's CPU with a model of width 32, whose arithmetic takes no time (docs/plan.md).
 _STEP, _BLOCK = 1.1e-3, 0.4e-3
 # Seconds that one core takes to decode a megapixel of JPEG and to make tensors of it: measured on this project's CPU,
-# see docs/scale-out.md. A process has one thread for it, which works beside the model.
+# see docs/plan.md. A process has one thread for it, which works beside the model.
 _PICTURE = 0.021
 _DECODED = 0.0085  # of it to decode alone
 _THREADS = 16  # of the main process, where it looks for pictures that are alike

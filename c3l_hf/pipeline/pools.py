@@ -24,21 +24,8 @@ __all__ = ["choice_table", "choose", "pools_of_stages", "truth_of_run"]
 def choice_table(scored: ScoredPairs, settings: Settings) -> pa.Table:
     """What pairs are chosen by; the figures of a pool and a choice at random need a part of it."""
     rules = settings.curation.rules()
-    return scored.table(
-        list(
-            dict.fromkeys(
-                [
-                    *CURATION_COLUMNS,
-                    "i2c",
-                    rules["score"],
-                    PAPERS_FORM,
-                    LANGUAGE,
-                    *rules["floors"],
-                    *rules["balance_by"],
-                ]
-            )
-        )
-    )
+    own = (rules["score"], *rules["floors"], *rules["balance_by"])
+    return scored.table(list(dict.fromkeys([*CURATION_COLUMNS, "i2c", PAPERS_FORM, LANGUAGE, *own])))
 
 
 def choose(

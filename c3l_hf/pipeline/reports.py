@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from c3l_hf.common.errors import RunError
+from c3l_hf.common.errors import RunError, said_by
 from c3l_hf.data.sources import Images
 from c3l_hf.pipeline.inputs import REPORT
 from c3l_hf.publishing.cards import RunFacts
@@ -83,4 +83,4 @@ def _attempted(make: Callable[[], None]) -> None:
         make()
     except Exception as error:  # whatever it is, it is no reason to lose what the run has made
         told = "" if isinstance(error, (RunError, ValueError, OSError)) else f"{type(error).__name__}: "
-        logger.warning("the report cannot be made: %s%s", told, " ".join(str(error).split())[:300])
+        logger.warning("the report cannot be made: %s%s", told, said_by(error))

@@ -11,8 +11,8 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, ProcessorMixin
 
 from c3l_hf.common.errors import RunError
-from c3l_hf.common.files import read_json, write_json
 from c3l_hf.common.processes import process_state
+from c3l_hf.common.records import read_record, write_record
 from c3l_hf.common.tables import format_table
 from c3l_hf.generation.pairs import PairGenerationConfig
 from c3l_hf.generation.requests import Reply, Request, Writer
@@ -160,10 +160,10 @@ def _check_same_model(file: Path, served: str | None) -> None:
         RunError: If it has another: its replies would stand beside those of the first.
     """
     state = process_state()
-    if state.is_main_process and not file.exists():
-        write_json(file, served)
+    if state.is_main_process and read_record(file) is None:
+        write_record(file, {"model": served})
     state.wait_for_everyone()
-    if (before := read_json(file)) != served:
+    if (before := (read_record(file) or {}).get("model")) != served:
         raise RunError(
             f"replies so far are of the model {before}, and the server has {served} now; serve {before} again, or give "
             f"served_model {served}, which begins anew"

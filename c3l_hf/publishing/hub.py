@@ -14,6 +14,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from c3l_hf.common.errors import said_by
 from c3l_hf.common.names import nearest_path
 from c3l_hf.publishing.cards import RunFacts
 from c3l_hf.publishing.export import card_and_manifest
@@ -162,8 +163,7 @@ def check_access(options: Publication, *, api: HfApi | None = None) -> list[Repo
         try:
             validate_repo_id(repository.id)
         except HFValidationError as error:
-            reason = " ".join(str(error).split())
-            raise HubError(f"{repository.id} cannot be the name of a repository: {reason}") from None
+            raise HubError(f"{repository.id} cannot be the name of a repository: {said_by(error)}") from None
     for repository in repositories:
         repository.check()
     return repositories

@@ -22,7 +22,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 
 from c3l_hf import _compat
+from c3l_hf.common.errors import said_by
 from c3l_hf.common.versions import versions
+from c3l_hf.common.words import in_one_line
 from c3l_hf.publishing.export import CARD
 from c3l_hf.publishing.manifest import MANIFEST, FileRecord, FolderError, Manifest
 
@@ -289,7 +291,7 @@ def _explained(name: str, to: str) -> Iterator[None]:
                 f"{name}: the connection to the Hub failed ({type(_cause(error)).__name__})"
             ) from error
         if isinstance(error, ValueError | OSError):
-            raise HubError(f"{name}: {_line(error)}") from error
+            raise HubError(f"{name}: {said_by(error)}") from error
         raise
 
 
@@ -314,8 +316,4 @@ def _is_passing(error: BaseException) -> bool:
 
 def _server_message(error: BaseException) -> str:
     message = getattr(_cause(error), "server_message", None)
-    return f": {' '.join(message.split())[:200]}" if message else ""
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    return f": {in_one_line(message, 200)}" if message else ""

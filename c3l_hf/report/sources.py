@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 
 from c3l_hf.common.arrow import is_list
-from c3l_hf.common.errors import RowError, RunError
+from c3l_hf.common.errors import RowError, RunError, said_by
 from c3l_hf.common.shards import Shards
 from c3l_hf.data.image_files import located
 from c3l_hf.data.layouts import Layout, text_layout
@@ -305,7 +305,7 @@ def read_record(path: Path) -> Mapping[str, Any]:
     try:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+        raise RunError(f"{path} cannot be read: {said_by(error, 200)}") from None
     if not isinstance(record, dict):
         raise RunError(f"{path} is not what a run writes")
     return record

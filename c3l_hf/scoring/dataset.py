@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,10 +168,12 @@ def in_parts(
             shards.take_away(*retake)
         process_state().wait_for_everyone()
         shards.write_missing(part, features.arrow_schema)
-    if not len(shards):
-        return Dataset(features.arrow_schema.empty_table())
-    with process_state().main_process_first():  # the others find the copy
-        return Dataset.from_parquet([str(file) for file in shards.files], cache_dir=str(folder))
+        if not len(shards):
+            return Dataset(features.arrow_schema.empty_table())
+        with process_state().main_process_first():  # the others find the copy
+            if process_state().is_main_process:  # nobody would see that an older copy has been damaged
+                shutil.rmtree(folder / "parquet", ignore_errors=True)
+            return Dataset.from_parquet([str(file) for file in shards.files], cache_dir=str(folder))
 
 
 def row_batches(rows: Dataset, columns: Iterable[str], batch_size: int) -> Iterator[list[dict[str, Any]]]:

@@ -16,6 +16,7 @@ import PIL.Image
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from c3l_hf.common.errors import said_by
 from c3l_hf.data.turns import Pair
 from c3l_hf.models.checks import check_key, recall, remember
 from c3l_hf.models.encoding import EncodedRow, collate, encode_prompt
@@ -189,7 +190,7 @@ def _partial_attention(model: PreTrainedModel) -> str | None:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {said_by(error)}"
 
 
 def _pairs() -> list[Pair]:

@@ -1,9 +1,15 @@
 """The images of pseudo-labels: lists of images as `datasets` stores them, however the scored rows have them."""
 
+import atexit
+import functools
+import shutil
+import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, Image, List, concatenate_datasets
@@ -74,7 +80,18 @@ def _in_messages(dataset: Dataset, rows: np.ndarray) -> bool:
         return False
 
 
-# Never from the cache: whether a file is there is no matter of the rows.
+@functools.cache
+def _scratch() -> Path:
+    """A folder in the cache of `datasets` that goes when this process ends."""
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="c3l_hf-labels-", dir=cache))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+# Never from the cache, as whether a file is there is no matter of the rows; so the pictures of each call would stay
+# there for nobody.
 def _mapped(images: Dataset, function: Callable[[pa.Table], pa.Table | dict[str, list]]) -> Dataset:
     mapped = images.with_format("arrow").map(
         function,
@@ -83,6 +100,7 @@ def _mapped(images: Dataset, function: Callable[[pa.Table], pa.Table | dict[str,
         remove_columns=images.column_names,
         features=_STORED,
         load_from_cache_file=False,
+        cache_file_name=str(_scratch() / f"{uuid.uuid4().hex}.arrow"),
     )
     return mapped.with_format(None)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from c3l_hf.common.errors import said_by
 from c3l_hf.common.files import digest
 from c3l_hf.common.names import listed
 from c3l_hf.data.row_texts import as_one
@@ -74,7 +75,7 @@ def read_marks(path: str | Path) -> Marks:
     try:
         content = json.loads(Path(path).read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"marks {path}: it is not JSON ({' '.join(str(error).split())[:100]})") from None
+        raise ValueError(f"marks {path}: it is not JSON ({said_by(error, 100)})") from None
     if not isinstance(content, dict) or "c3l_marks" not in content:
         raise ValueError(f"marks {path}: it is not a file of marks; export one from a report (c3l report)")
     if content["c3l_marks"] != _FORMAT or not isinstance(content.get("marks"), list):

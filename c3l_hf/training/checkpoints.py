@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from c3l_hf.common.aside import ASIDE, set_aside
 from c3l_hf.common.checksums import seal_damage
 from c3l_hf.common.errors import RunError
 from c3l_hf.common.processes import process_state
@@ -22,7 +23,6 @@ __all__ = ["STATE", "keep_two", "last_checkpoint", "remove_checkpoints", "traini
 logger = logging.getLogger(__name__)
 
 STATE = "trainer_state.json"  # of a checkpoint, the last that `Trainer` writes
-_ASIDE = "damaged-"  # before the name of a checkpoint that cannot be used: `Trainer` does not count it
 _LEAST = 2  # checkpoints that are kept
 
 # Options of a trainer that do not change what is trained.
@@ -112,8 +112,7 @@ def last_checkpoint(folder: Path) -> str | None:
     """
     state = process_state()
     checkpoint = broadcast_object_list([_newest_whole(folder) if state.is_main_process else None])[0]
-    seen = [checkpoint is None or Path(checkpoint).is_dir()]
-    seen = gather_object(seen) if state.num_processes > 1 else seen
+    seen = gather_object([checkpoint is None or Path(checkpoint).is_dir()])
     if not all(seen):
         raise RunError(
             f"{checkpoint} is not there for process {seen.index(False)}; output_dir has to be on a disk that all "
@@ -124,7 +123,9 @@ def last_checkpoint(folder: Path) -> str | None:
 
 def _by_step(folder: Path) -> dict[int, Path]:
     """Step → checkpoint, whole or not."""
-    names = {path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob("checkpoint-*")}
+    names = {
+        path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    }
     return {int(step): path for path, step in names.items() if step.isdecimal() and path.is_dir()}
 
 
@@ -138,12 +139,12 @@ def _newest_whole(folder: Path) -> str | None:
             break
         problems[step] = problem
     goes_on = "starts at its first step" if whole is None else f"goes on from step {whole}"
+    cut_short = [step for step in problems if _is_cut_short(steps[step])]
+    for step in cut_short:
+        shutil.rmtree(steps[step])
+    aside = set_aside(folder, [steps[step] for step in problems if step not in cut_short])
     for step, problem in problems.items():
-        if _is_cut_short(steps[step]):
-            shutil.rmtree(steps[step])
-            done = "it is removed"
-        else:
-            done = f"it is set aside as {_set_aside(steps[step]).name}"
+        done = "it is removed" if step in cut_short else f"it is set aside in {aside}"
         logger.warning("the checkpoint %s %s: %s, and training %s", steps[step], problem, done, goes_on)
     return None if whole is None else str(steps[whole])
 
@@ -169,20 +170,15 @@ def _problem(checkpoint: Path) -> str | None:
     return f"has no {', '.join(missing)}" if missing else None
 
 
-def _set_aside(checkpoint: Path) -> Path:
-    aside, number = checkpoint.with_name(f"{_ASIDE}{checkpoint.name}"), 1
-    while aside.exists():
-        number += 1
-        aside = checkpoint.with_name(f"{_ASIDE}{checkpoint.name}-{number}")
-    return checkpoint.rename(aside)
-
-
 def remove_checkpoints(folder: Path) -> None:
     """Remove a training's checkpoints, damaged ones too, once its result is complete; what else it has written there
     stays."""
-    for pattern in ("checkpoint-*", f"{_ASIDE}checkpoint-*"):
+    for pattern in (f"{PREFIX_CHECKPOINT_DIR}-*", f"{ASIDE}-*/{PREFIX_CHECKPOINT_DIR}-*"):
         for checkpoint in folder.glob(pattern):
             shutil.rmtree(checkpoint, ignore_errors=True)
+    for aside in folder.glob(f"{ASIDE}-*"):
+        if not any(aside.iterdir()):
+            aside.rmdir()
     (folder / "README.md").unlink(missing_ok=True)  # TRL's card of the checkpoints
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

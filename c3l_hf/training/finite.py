@@ -10,7 +10,6 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback, TrainingArguments
 
 from c3l_hf.common.names import listed
-from c3l_hf.common.processes import process_state
 from c3l_hf.models.batching import picture_row
 
 __all__ = ["ROW_NAMES", "StopIfNotFinite", "refuse_spoiled"]
@@ -71,7 +70,7 @@ class StopIfNotFinite(TrainerCallback):
 
     def on_save(self, args, state, control, model=None, **_):
         spoiled = _not_finite(weight for weight in model.named_parameters() if weight[1].requires_grad)
-        spoiled = gather_object(spoiled) if process_state().num_processes > 1 else spoiled
+        spoiled = gather_object(spoiled)
         if spoiled:
             names = listed(list(dict.fromkeys(spoiled)), 2)
             raise FloatingPointError(f"weights are not finite after step {state.global_step}: {names}. {_remedy(args)}")
@@ -84,7 +83,7 @@ class StopIfNotFinite(TrainerCallback):
             # A loss of its own for each row, or one for all.
             bad += [name for name, good in zip(rows, each * len(rows) if len(each) == 1 else each) if not good]
         every = [(bad, [name for rows, _ in self._noted for name in rows])]
-        every = gather_object(every) if process_state().num_processes > 1 else every
+        every = gather_object(every)
         bad, all_rows = ([name for part in every for name in part[place]] for place in (0, 1))
         names = list(dict.fromkeys(bad or all_rows))
         if not names:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from accelerate.utils import gather_object
 from datasets import Dataset, Features, IterableDataset
 
-from c3l_hf.common.errors import RowError
+from c3l_hf.common.errors import RowError, said_by
 from c3l_hf.common.processes import process_state
 from c3l_hf.data.image_files import check_key
 from c3l_hf.data.layouts import IMAGE_COLUMNS
@@ -203,7 +203,7 @@ def _transformed_problems(numbers: list[int], dataset: Dataset, quick_check: Qui
         try:
             row = dataset[number]
         except Exception as error:  # of a transform that we do not know, or of a picture that `datasets` cannot decode
-            return f"it cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            return f"it cannot be read: {type(error).__name__}: {said_by(error, 160)}"
         return row_problem(row, quick_check.collator, quick_check)
 
     try:

@@ -1,4 +1,4 @@
-"""The tables of docs/scale-out.md that `c3l run --plan` makes, written into the page.
+"""The tables of docs/plan.md that `c3l run --plan` makes, written into the page.
 
     python recipes/benchmarks/plan_tables.py
 
@@ -21,7 +21,7 @@ from c3l_hf.pipeline.plan_text import format_plan
 from c3l_hf.pipeline.plan_time import HUB
 from c3l_hf.pipeline.settings import Settings
 
-PAGE = Path(__file__).parents[2] / "docs" / "scale-out.md"
+PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
 IMAGES, DEVICES = (10_000, 1_000_000, 100_000_000), (1, 8, 64)
 _MODEL = "llava-1.5-7b"
 

@@ -29,7 +29,7 @@ from c3l_hf.scenes.world import render, sample_scenes
 
 _TYPES = ("presence", "count", "colour", "where", "description")
 _LOOKS = 2.0  # seconds between two looks
-_OPTIONS = ["--model", "scenes", "--dtype", "float32", "--bf16", "false", "--use_lora", "false", "--report_to", "none"]
+_OPTIONS = ["--dtype", "float32", "--bf16", "false", "--use_lora", "false", "--report_to", "none"]
 _OPTIONS += ["--activation_checkpointing", "false", "--max_steps", "20", "--save_strategy", "no"]
 
 
@@ -97,6 +97,7 @@ def figures(seen: list[tuple[float, str, int, float]]) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--model", default="scenes", help="what scores; a smaller one than the scenes' is faster")
     parser.add_argument("--stages", nargs="+", default=["generate", "score", "select"])
     parser.add_argument("--folder", type=Path, help="where pictures and run are kept; by default they are thrown away")
     arguments = parser.parse_args()
@@ -108,7 +109,7 @@ def main() -> None:
             write_pairs(pairs.parent, arguments.rows)
         print(f"{arguments.rows:,} pairs written in {time.monotonic() - began:.0f} s", flush=True)
         words = [sys.executable, "-m", "c3l_hf", "run", "--pairs", str(pairs), "--output_dir", str(folder / "run")]
-        words += ["--image_folder", str(pairs.parent)]
+        words += ["--image_folder", str(pairs.parent), "--model", arguments.model]
         words += [*_OPTIONS, "--stages", *arguments.stages]
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         seen = list(look(process, folder / "run"))

@@ -27,8 +27,9 @@ from trl import TrlParser
 from c3l_hf.cli import main as c3l
 from c3l_hf.common.tables import format_table
 
-# What a figure may grow by, from the second quarter of the turns to the last: what an allocator keeps to itself.
-ALLOWED = {"memory_mb": 40.0, "open_files": 0, "threads": 0, "children": 0, "temporary_files": 0, "cache_mb": 0.5}
+# What a figure may grow by, from the second quarter of the turns to the last: what an allocator keeps to itself. The
+# cache of `datasets` grows by intent: by a copy of each file that is opened, here a new one each turn, and its scores.
+ALLOWED = {"memory_mb": 40.0, "open_files": 0, "threads": 0, "children": 0, "temporary_files": 0, "cache_mb": None}
 
 
 @dataclass
@@ -109,8 +110,8 @@ def main(args: SoakArguments) -> int:
     for name, allowed in ALLOWED.items():
         before = median(row[name] for row in rows[quarter : 2 * quarter])
         after = median(row[name] for row in rows[-quarter:])
-        lines.append((name, f"{before:,.1f}", f"{after:,.1f}", f"{allowed:g}"))
-        grown += [name] * (after > before + allowed)
+        lines.append((name, f"{before:,.1f}", f"{after:,.1f}", "any" if allowed is None else f"{allowed:g}"))
+        grown += [name] * (allowed is not None and after > before + allowed)
     print(f"{len(rows)} turns of {len(commands(work, 1))} commands\n{format_table(lines)}")
     print(f"grown: {', '.join(grown)}" if grown else "nothing has grown")
     return bool(grown)

@@ -13,8 +13,8 @@
 #   ACTIVATE             what makes `accelerate` known on a machine, as "source .venv/bin/activate"
 #   MASTER_ADDR          what the others call the first machine, if not as ssh does
 #   MASTER_PORT          29500
-#   HF_HOME, HF_DATASETS_CACHE, HF_HUB_OFFLINE, GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME, OMP_NUM_THREADS
-#                        go to every machine, if they are set
+#   HF_HOME, HF_DATASETS_CACHE, HF_HUB_OFFLINE, GLOO_SOCKET_IFNAME, OMP_NUM_THREADS, NCCL_* and C3L_*
+#                        go to every machine, if they are set; C3L_API_KEY does not
 #
 # This folder, output_dir and HF_DATASETS_CACHE must be the same on all machines: on a disk that they share. Keys do not go
 # along; log in once on each machine (hf auth login).
@@ -35,7 +35,9 @@ config=${ACCELERATE_CONFIG:-recipes/accelerate_configs/ddp.yaml}
 first=${MASTER_ADDR:-${hosts[0]#*@}}
 
 environment=""
-for name in HF_HOME HF_DATASETS_CACHE HF_HUB_OFFLINE GLOO_SOCKET_IFNAME NCCL_SOCKET_IFNAME OMP_NUM_THREADS; do
+# What a machine is told can be read by all who are on it: no keys.
+for name in $(compgen -e | grep -Ex 'HF_(HOME|DATASETS_CACHE|HUB_OFFLINE)|GLOO_SOCKET_IFNAME|OMP_NUM_THREADS|(NCCL|C3L)_.*' |
+    grep -v KEY); do
     [ -n "${!name:-}" ] && environment+="$name=$(printf %q "${!name}") "
 done
 
@@ -45,10 +47,11 @@ stop() {
 }
 trap stop TERM INT EXIT
 
-# Each word quoted: ssh gives one line to a shell there. -tt: what runs there ends when the connection does.
+# Each word quoted: ssh gives one line to a shell there. -tt: what runs there ends when the connection does, and that is
+# lost after 10 minutes without an answer, as a process is (C3L_PATIENCE).
 words=$(printf '%q ' "${COMMAND:-run}" "$@")
 for rank in "${!hosts[@]}"; do
-    ssh -tt -o BatchMode=yes "${hosts[$rank]}" "cd $(printf %q "$root") && ${ACTIVATE:+$ACTIVATE && }exec env $environment\
+    ssh -tt -o BatchMode=yes -o ServerAliveInterval=60 -o ServerAliveCountMax=10 "${hosts[$rank]}" "cd $(printf %q "$root") && ${ACTIVATE:+$ACTIVATE && }exec env $environment\
         accelerate launch --config_file $(printf %q "$config") --num_machines ${#hosts[@]} \
         --num_processes $((${#hosts[@]} * gpus)) --machine_rank $rank --main_process_ip $(printf %q "$first") \
         --main_process_port ${MASTER_PORT:-29500} -m c3l_hf $words" </dev/null &

@@ -50,10 +50,10 @@ SMALLER = "give smaller batches (the options that end in batch_size), and the sa
             "a file cannot be written ([enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534); "
             "make room on the disk, and the same command goes on",
         ),
-        (MemoryError(), f"out of memory (MemoryError); {SMALLER}"),
-        (pyarrow.lib.ArrowMemoryError("malloc failed"), f"out of memory (malloc failed); {SMALLER}"),
-        (torch.OutOfMemoryError("CUDA out of memory."), f"out of memory (CUDA out of memory.); {SMALLER}"),
-        (RuntimeError(NO_MEMORY), f"out of memory ({NO_MEMORY}); {SMALLER}"),
+        (MemoryError(), f"memory has run out (MemoryError); {SMALLER}"),
+        (pyarrow.lib.ArrowMemoryError("malloc failed"), f"memory has run out (malloc failed); {SMALLER}"),
+        (torch.OutOfMemoryError("CUDA out of memory."), f"memory has run out (CUDA out of memory.); {SMALLER}"),
+        (RuntimeError(NO_MEMORY), f"memory has run out ({NO_MEMORY}); {SMALLER}"),
         (
             RuntimeError(GLOO),
             "the connection to another process was lost: it has died or cannot be reached; the same command goes on",

@@ -55,7 +55,7 @@ def test_two_processes_give_the_same_rows_in_the_same_order_as_one(made):
         assert len(one) == 8 and same(one, two), stage
     shards = {count: len(list((made / count / "run/stages/1_generate").glob("*.parquet"))) for count in "12"}
     assert shards == {"1": 1, "2": 2}  # each process had its part
-    for kind in ("pairs", "scores"):
+    for kind in ("pair-texts", "scores"):
         assert len(list((made / "cache-2").glob(f"c3l_hf-{kind}-*/*/*.parquet"))) == 2, kind
 
 

@@ -9,8 +9,8 @@ from c3l_hf.cli.voice import Voice, voice
 class Beats:
     """Signs of life of a process that is, or is not, the one that tells."""
 
-    def __init__(self, tells, lost=""):
-        self.tells, self.lost, self.failed = tells, lost, False
+    def __init__(self, tells, lost="", met=True):
+        self.tells, self.lost, self.met, self.failed = tells, lost, met, False
 
     def first_to_tell(self):
         return self.tells
@@ -37,18 +37,24 @@ def test_the_one_that_fails_alone_is_named_and_ends_the_others(second, capsys, t
     assert beats.failed
 
 
+def test_before_they_have_met_what_fails_one_is_told_and_a_wrong_call_by_the_first(second, capsys):
+    Voice("c3l run", Beats(False, met=False)).fail("there is no such option", 2)
+    assert capsys.readouterr().err == ""
+    Voice("c3l run", Beats(False, met=False)).fail("there is no such file", 1)
+    assert capsys.readouterr().err == "c3l run: process 1 of 4, on node7: there is no such file\n"
+
+
 def test_the_first_one_needs_no_name(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "0")
     Voice("c3l run", Beats(True)).fail("there is no such file", 1)
     assert capsys.readouterr().err == "c3l run: there is no such file\n"
 
 
-def test_after_a_lost_connection_the_other_one_is_named(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "0")
+def test_after_a_lost_connection_the_other_one_is_named(second, capsys):
     error, message = RuntimeError("Connection closed by peer [127.0.0.1]:7"), "the connection was lost; go on"
-    Voice("c3l run", Beats(True, "process 1 of 4, on node7, has died")).fail(message, 1, error)
+    Voice("c3l run", Beats(True, "process 0 of 4 has died")).fail(message, 1, error)
     Voice("c3l run", Beats(True)).fail(message, 1, error)
-    lines = ["c3l run: process 1 of 4, on node7, has died; go on", f"c3l run: {message}"]
+    lines = ["c3l run: process 0 of 4 has died; go on", f"c3l run: process 1 of 4, on node7: {message}"]
     assert capsys.readouterr().err.splitlines() == lines
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from c3l_hf.common.checksums import CHECKSUMS, checksum, checksums_of, damage, seal, seal_damage
+from c3l_hf.common.checksums import CHECKSUMS, checksum, checksums_of, seal, seal_damage
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def test_files_at_any_depth_count_and_parts_of_files_do_not(folder):
 
 
 def test_one_flipped_bit_a_cut_and_a_missing_file_are_found(folder):
-    checksums = checksums_of(folder)
-    assert damage(folder, checksums) == {}
+    seal(folder)
+    assert seal_damage(folder) == {}
     content = bytearray((folder / "weights.bin").read_bytes())
     content[700_000] ^= 1
     (folder / "weights.bin").write_bytes(content)
     (folder / "below" / "config.json").unlink()
-    assert damage(folder, checksums) == {"below/config.json": "is missing", "weights.bin": "is not what was written"}
+    assert seal_damage(folder) == {"below/config.json": "is missing", "weights.bin": "is not what was written"}
 
 
 def test_a_seal_tells_the_whole_from_the_cut_short(folder):

@@ -104,6 +104,16 @@ def remove(path):
     path.unlink()
 
 
+def make_older(chain):
+    """As an older version has left it."""
+    for stage in (1, 2, 3):
+        file = chain.stage(stage) / "stage.json"
+        record = json.loads(file.read_text())
+        new = ("checksum", "checksums", "made_of", "shard_size")
+        file.write_text(json.dumps({key: value for key, value in record.items() if key not in new}))
+        (chain.stage(stage) / "stage.json.bak").unlink()
+
+
 def test_a_finished_run_has_the_checksums_of_all_its_files(once):
     for stage in once.folder.glob("stages/*"):
         checksums = json.loads((stage / "stage.json").read_text())["checksums"]
@@ -146,7 +156,7 @@ def test_a_run_that_ends_after_the_repair_still_knows_what_is_stale(chain, monke
     flip(chain.stage(1) / "00003-of-00004.parquet")
     chain.step = 3
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "_set_stale_aside", lambda run: None)
+        patch.setattr(RunFolder, "_set_stale_aside", lambda *_, **__: None)
         chain()
         assert len(chain.made) == 1
     assert chain()[-1] == "third" and len(chain.made) == 5
@@ -187,6 +197,47 @@ def test_other_files_of_a_run_need_not_be_whole(chain, name):
     assert chain() == [] and (name != "run.json" or json.loads((chain.folder / name).read_text()))
 
 
+def test_a_run_whose_record_of_settings_was_removed_is_still_a_run(chain):
+    (chain.folder / "run.json").unlink()
+    assert chain() == [] and (chain.folder / "run.json").is_file()
+
+
+def test_a_file_of_a_stage_is_not_another_ones_of_the_same_name(once, chain, caplog):
+    """As the training's `generator/`, beside which the run's folder has one with the same weights."""
+
+    def as_well(path):
+        chain.made.append("second")
+        (path / "model").mkdir(exist_ok=True)
+        (path / "model" / "weights").write_bytes(b"w" * 1000)
+
+    def made():
+        chain.made = []
+        run = RunFolder(chain.folder, {"seed": 0}, results=("model", "card.md"))
+        run.plan({"second": {}, "third": {}}, ["second", "third"])
+        run.claim()
+        run.complete("second", as_well)
+        run.complete("third", chain.model)
+        run.move_results()
+        return chain.made
+
+    shutil.rmtree(chain.folder)
+    assert made() == ["second", "third"]
+    (chain.stage(1) / "model" / "weights").unlink()
+    assert made() == ["second"] and made() == []
+    assert "stages/1_second/model/weights is missing; second is made again" in caplog.text
+
+
+@pytest.mark.parametrize(("stage", "harm"), [(1, empty), (2, remove), (3, remove)])
+def test_evident_damage_to_a_run_of_an_older_version(once, chain, caplog, stage, harm):
+    make_older(chain)
+    harm(chain.folder / "card.md" if stage == 3 else chain.stage(stage) / "00001-of-00004.parquet")
+    again = {1: [("first", n) for n in (0, 2, 4, 6)], 2: [("second", n) for n in (0, 2, 4, 6)], 3: ["third"]}
+    # Nobody knows what the stages after it were made of.
+    assert chain() == [made for number in range(stage, 4) for made in again[number]]
+    assert chain.content() == once.content() and "is made again" in caplog.text
+    assert chain() == []
+
+
 @pytest.mark.parametrize("removed", ["model", "model/weights"])
 def test_results_that_have_gone_are_made_again(once, chain, caplog, removed):
     path = chain.folder / removed
@@ -213,13 +264,9 @@ def test_a_result_in_the_way_of_one_that_is_not_moved_yet_is_kept(chain):
 
 
 def test_a_run_of_an_older_version_is_taken_as_it_is(chain, caplog):
-    for stage in (1, 2, 3):
-        file = chain.stage(stage) / "stage.json"
-        record = json.loads(file.read_text())
-        new = ("checksum", "checksums", "made_of", "shard_size")
-        file.write_text(json.dumps({key: value for key, value in record.items() if key not in new}))
-        (chain.stage(stage) / "stage.json.bak").unlink()
-    flip(chain.stage(1) / "00001-of-00004.parquet")
+    make_older(chain)
+    shard = chain.stage(1) / "00001-of-00004.parquet"
+    shard.write_bytes(shard.read_bytes().replace(b"PAR1", b"PAR2", 1))  # where only a checksum would tell it
     assert chain() == [] and len(caplog.records) == 3
     assert "stages/1_first is of an older version, without checksums; it is not checked" in caplog.text
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -101,11 +102,22 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
 
 
-def test_a_file_that_several_write_at_once(tmp_path, monkeypatch):
+def test_a_file_that_several_write_at_once(tmp_path):
+    """Also if their processes have the same number, as in two containers."""
     with atomic_write(tmp_path / "cache", shared=True) as first:
-        monkeypatch.setattr("c3l_hf.common.files.os.getpid", lambda: -1)  # another process
         with atomic_write(tmp_path / "cache", shared=True) as second:
             first.write_text("first")
             second.write_text("second")
         assert (tmp_path / "cache").read_text() == "second"
     assert (tmp_path / "cache").read_text() == "first" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_process_has_left_beside_a_shared_file_is_removed_later(tmp_path):
+    cache = tmp_path / "cache"
+    names = {".cache.shared-0.partial": 4000, ".cache.shared-1.partial": 5, ".other.partial": 4000}
+    for name, age in names.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    with atomic_write(cache, shared=True) as partial:
+        partial.write_text("whole")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".cache.shared-1.partial", ".other.partial", "cache"]

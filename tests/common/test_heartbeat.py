@@ -3,6 +3,7 @@
 import queue
 import socket
 import threading
+from datetime import timedelta
 
 import pytest
 from torch.distributed import HashStore, TCPStore
@@ -51,6 +52,23 @@ def test_a_process_that_is_silent_is_named_and_the_others_end(process):
     assert other.get() == ""  # it is told
 
 
+def test_a_process_that_fails_while_the_store_begins_waits_for_it(process):
+    """It would be silent, and its reason lost: the first process says of it only that it has gone."""
+    refused = []
+
+    def connect():
+        if len(refused) < 3:
+            refused.append(1)
+            raise ConnectionRefusedError
+        return store
+
+    store = HashStore()
+    failing, _ = process(1, connect)
+    assert failing.first_to_tell() and failing.met
+    never, _ = process(1, lambda: module.socket.create_connection(("127.0.0.1", 1)))
+    assert not never.first_to_tell() and not never.met
+
+
 def test_one_that_never_began_is_missed_too(process):
     _, ended = process(0, HashStore(), processes=2, limit=0.1)
     assert ended.get().startswith("process 1 of 2, on an unknown host, has died")
@@ -79,7 +97,7 @@ def test_neither_work_nor_a_good_end_is_a_silence(process):
 def test_what_happens_to_all_is_told_by_the_first(process):
     store = HashStore()
     first, second = (process(rank, store)[0] for rank in (0, 1))
-    while not (first._met and second._met):
+    while not (first.met and second.met):
         pass
     assert first.first_to_tell() and not second.first_to_tell() and not first.first_to_tell()
 
@@ -88,7 +106,7 @@ def test_what_happens_to_one_is_told_by_it_and_ends_the_others(process):
     store = HashStore()
     failing, own = process(1, store)
     _, ended = process(0, store)
-    while not failing._met:
+    while not failing.met:
         pass
     assert failing.first_to_tell()
     failing.close()
@@ -96,7 +114,7 @@ def test_what_happens_to_one_is_told_by_it_and_ends_the_others(process):
     assert ended.get() == "" and own.empty()
 
 
-def test_without_the_store_the_first_has_gone(process):
+def test_without_the_store_the_first_has_gone(process, monkeypatch):
     gone = []
 
     def connect():
@@ -109,11 +127,70 @@ def test_without_the_store_the_first_has_gone(process):
             gone.append(keys)
             raise RuntimeError("Broken pipe")
 
-    second, ended = process(1, connect, limit=0.1)
-    assert ended.get().startswith("process 0 of 3 has died or cannot be reached, or hangs: ")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    second, third = (process(rank, connect)[0] for rank in (1, 2))
+    while not (second._refused and third._refused):
+        pass
     assert second.first_to_tell() and second.name_lost() == "process 0 of 3 has died or cannot be reached"
-    third, ended = process(2, connect, limit=0.1)
-    assert ended.get() == "" and not third.first_to_tell()
+    assert not third.first_to_tell()
+    ended = [process(rank, connect, limit=0.1)[1].get() for rank in (1, 2)]
+    assert ended[0].startswith("process 0 of 3 has died or cannot be reached, or hangs: ") and ended[1] == ""
+    monkeypatch.setenv("LOCAL_RANK", "0")  # another machine
+    assert process(2, connect, limit=0.1)[1].get() == ended[0]
+
+
+def test_over_a_dead_link_no_call_returns_and_the_process_ends(process, monkeypatch):
+    """Whatever it is at: counting, failing, or at its end."""
+    monkeypatch.setattr(module, "_ANSWER", timedelta(seconds=0.1))
+    alive, dead, mended = threading.Event(), threading.Event(), threading.Event()
+
+    class Cut(HashStore):
+        def check(self, keys):
+            alive.set()
+            if dead.is_set():
+                mended.wait()
+            return super().check(keys)
+
+        def add(self, key, amount):
+            if dead.is_set():
+                mended.wait()
+            return super().add(key, amount)
+
+    second, ended = process(1, Cut(), limit=0.5)
+    cut, other_end = process(2, Cut())
+    alive.wait()
+    dead.set()
+    assert ended.get().startswith("process 0 of 3 has died or cannot be reached, or hangs: no sign of life for ")
+    assert not second.first_to_tell()  # again
+    cut.fail()
+    assert cut.name_lost() == "process 0 of 3 has died or cannot be reached" and not cut.first_to_tell()
+    cut.close()
+    assert other_end.empty()
+    mended.set()
+
+
+def test_where_all_are_stopped_for_a_while_none_is_lost(process, monkeypatch):
+    """As by `scontrol suspend`: time that a process has not run counts for nothing."""
+    clock = iter(range(0, 10**9, 10**5))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    store = HashStore()
+    _, ended = process(0, store, processes=2, limit=1e4)
+    counted = int(store.get("beat-0"))
+    while int(store.get("beat-0")) < counted + 10:
+        pass
+    assert ended.empty()
+
+
+def test_after_one_has_told_it_another_does_not_though_the_store_goes(process):
+    """The first process fails, tells it and leaves with the store, while the second one fails for the same reason."""
+    store = HashStore()
+    second, ended = process(1, store)
+    while not second.met:
+        pass
+    store.set("fault", "")
+    assert ended.get() == ""
+    second._store = None
+    assert not second.first_to_tell()
 
 
 def test_after_a_lost_connection_the_silent_one_is_named(process):
@@ -122,7 +199,7 @@ def test_after_a_lost_connection_the_silent_one_is_named(process):
     process(2, store)
     store.set("beat-1", "3")
     store.set("host-1", "node7")
-    while not (first._met and store.check(["beat-0"]) and store.check(["beat-2"])):
+    while not (first.met and store.check(["beat-0"]) and store.check(["beat-2"])):
         pass
     assert first.name_lost() == "process 1 of 3, on node7, has died or cannot be reached"
     store.set("beat-1", "ended")

@@ -2,7 +2,7 @@
 
 import json
 import os
-import platform
+import socket
 import subprocess
 import sys
 
@@ -15,7 +15,7 @@ from c3l_hf.common.locks import LOCK, alone_in, holder_of, lock_folder
 
 def test_a_lock_says_who_holds_it(tmp_path):
     lock = lock_folder(tmp_path)
-    assert holder_of(tmp_path).startswith(f"process {os.getpid()} on {platform.node()}, since 2")
+    assert holder_of(tmp_path).startswith(f"process {os.getpid()} on {socket.gethostname()}, since 2")
     assert lock_folder(tmp_path) is lock  # in this process it is its own
     lock.release()
     lock.release()

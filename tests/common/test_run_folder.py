@@ -3,9 +3,9 @@
 import gc
 import json
 import os
-import platform
 import re
 import shutil
+import socket
 
 import pyarrow as pa
 import pytest
@@ -41,7 +41,7 @@ def test_one_run_at_a_time(tmp_path):
     with other:
         making.parent.mkdir(parents=True)
         making.write_text("half")
-        holder = f"process {os.getpid()} on {re.escape(platform.node())}, since 20"
+        holder = f"process {os.getpid()} on {re.escape(socket.gethostname())}, since 20"
         with pytest.raises(RunError, match=f"another run is working in .* .{holder}.*; wait until it has ended"):
             make_run(tmp_path)
         assert making.is_file()

@@ -16,7 +16,7 @@ from tiny_models import tiny_llava
 
 from c3l_hf.common.errors import RunError
 from c3l_hf.evaluation import answerer as answering
-from c3l_hf.evaluation import predictions as prediction_module
+from c3l_hf.evaluation import prediction_code
 from c3l_hf.evaluation.answerer import Answerer, PredictionConfig
 from c3l_hf.evaluation.predictions import PREDICTION_FEATURES, predict, predictions_file
 from c3l_hf.evaluation.questions import QUESTION_FEATURES
@@ -156,7 +156,7 @@ def test_nothing_to_ask(llava, tmp_path):
     assert (row["status"], row["prediction"]) == ("the question is empty", None)
 
 
-def test_an_interrupted_run_goes_on(llava, base, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(llava, base, tmp_path, monkeypatch, caplog):
     asked, answers = [], Answerer.__call__
 
     def interrupted(self, rows, keys):
@@ -179,11 +179,21 @@ def test_an_interrupted_run_goes_on(llava, base, tmp_path, monkeypatch):
     whole = predict(dataset(), *llava, SMALL, folder=tmp_path / "uninterrupted")
     assert list(made) == list(whole)
     assert predictions_file(folder).read_bytes() == predictions_file(tmp_path / "uninterrupted").read_bytes()
-    assert sorted(path.name for path in folder.iterdir()) == ["predictions.json", "predictions.parquet"]
+    names = [".predictions.parquet.xxh3", "predictions.json", "predictions.json.bak", "predictions.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == names
 
     monkeypatch.setattr(Answerer, "__call__", lambda *_: pytest.fail("asked again"))
     assert list(predict(dataset(), *llava, SMALL, folder=folder)) == list(made)
     assert pq.read_table(predictions_file(folder)).to_pylist() == list(made)
+
+    monkeypatch.undo()
+    content = bytearray(predictions_file(folder).read_bytes())
+    content[100] ^= 1
+    predictions_file(folder).write_bytes(content)
+    (folder / "predictions.json").write_bytes(b"")
+    assert list(predict(dataset(), *llava, SMALL, folder=folder)) == list(made)
+    assert "predictions.parquet is not what was written; it is made again" in caplog.text
+    assert (folder / "set_aside-1" / "predictions.parquet").read_bytes() == content
 
 
 def test_another_run_is_an_error_that_says_what_differs(llava, tmp_path):
@@ -227,7 +237,7 @@ def test_predictions_are_known_by_the_code_they_come_from():
     harmless = {"c3l_hf.files.inventory", "c3l_hf.data.worlds", "c3l_hf.prompts.parsing", "c3l_hf.models.loading"}
     rooms = {name for name in modules if not name.startswith("c3l_hf.common.")} - harmless
     # Of what is common to all only that which reads texts.
-    assert rooms | {"c3l_hf.common.thoughts"} == {module.__name__ for module in prediction_module._MODULES}
+    assert rooms | {"c3l_hf.common.thoughts"} == {module.__name__ for module in prediction_code.MODULES}
 
 
 def test_a_folder_with_other_things_in_it(llava, tmp_path):

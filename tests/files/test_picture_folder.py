@@ -166,6 +166,20 @@ def test_an_inventory_of_an_older_version(folder, tmp_path):
     assert load_images(str(folder), inventory=inventory).digest == first.digest
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1", None])
+def test_a_damaged_inventory_is_forgotten(folder, tmp_path, caplog, content):
+    inventory = tmp_path / "images.parquet"
+    first = load_images(str(folder), inventory=inventory)
+    whole = inventory.read_bytes()
+    digest = pq.read_table(inventory)["digest"][0].as_py()
+    assert whole.count(digest) >= 1
+    damaged = whole.replace(digest, digest[:-1] + bytes([digest[-1] ^ 1])) if content is None else content
+    inventory.write_bytes(damaged)
+    assert load_images(str(folder), inventory=inventory).digest == first.digest
+    assert "images.parquet cannot be read" in caplog.text and "the files are read again" in caplog.text
+    assert pq.read_table(inventory).to_pylist()[0]["digest"] == digest
+
+
 def test_a_name_that_is_no_text(folder, caplog):
     name = os.fsencode(folder) + b"/gr\xfcn.png"
     try:

@@ -157,6 +157,8 @@ KINDS = {
 # A text alone is not to look like messages that some program has written out.
 for name in ("hostile 9", "hostile text 9"):
     KINDS[name][2]["csv"] = "is a list of messages written as a text"
+for name in ("hostile 6", "hostile text 6"):
+    KINDS[name][2]["csv"] = "a text has the character 0"
 FEATURES = Features(
     {
         "images": List(Image()),

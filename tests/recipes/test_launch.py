@@ -17,21 +17,23 @@ from c3l_hf.common.shards import Shards
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "recipes" / "launch"
 WORDS = ["--config", "scenes", "--images", "a folder; rm 'x'", "--output_dir", "$HOME"]
-# Each task of a step in turn, on its node.
-SRUN = """while [ "${1#--}" != "$1" ]; do shift; done
-trap 'kill -TERM $tasks; wait; exit 143' TERM
+# Each task of a step in turn, on its node. As SLURM's it makes KILL of TERM.
+SRUN = """while [ "${1#--}" != "$1" ]; do echo "$1" >> "$TOLD/srun"; shift; done
+trap 'kill -KILL $tasks; exit 137' TERM
 for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do SLURM_NODEID=$node "$@" & tasks="${tasks:-} $!"; done
 for task in $tasks; do wait $task || exit $?; done"""
+SCANCEL = """[ "$*" = "--signal=TERM 77" ] && kill -TERM $(cat "$TOLD"/*.pid)"""
 SCONTROL = """if [ "$1" = show ]; then seq -f 127.0.0.%.0f $SLURM_JOB_NUM_NODES; else echo "$@" >> "$TOLD/scontrol"
 fi"""
-# As ssh does: what stands behind the machine's name is one line for a shell there.
+# As ssh does: what stands behind the machine's name is one line for a shell there, with an environment of its own.
 SSH = """while [ "${1#-}" != "$1" ]; do [ "$1" = -o ] && shift; shift; done
 echo "$1" >> "$TOLD/machines"; shift
-cd / && exec bash -c "$*" """
+cd / && exec env -u HF_TOKEN -u C3L_API_KEY -u C3L_NUM_IMAGES -u NCCL_DEBUG bash -c "$*" """
 # Says what it was given, as one of several launchers.
 ACCELERATE = """out=$(mktemp "$TOLD/launcher-XXXXXX"); printf '%s\\0' "$@" > "$out"; pwd > "$out.folder"
 env > "$out.environment"
 eval "${AS_A_LAUNCHER:-:}" """
+PROGRAMS = {"srun": SRUN, "scontrol": SCONTROL, "scancel": SCANCEL, "ssh": SSH}
 # A launcher of one process.
 ALONE = f"""while [ "$1" != -m ]; do [ "${{1#--}}" = "$1" ] || export "${{1#--}}=$2"; shift; done
 RANK=$machine_rank LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 WORLD_SIZE=$num_processes MASTER_ADDR=$main_process_ip \\
@@ -42,7 +44,7 @@ MASTER_PORT=$main_process_port exec {sys.executable} "$@" """
 def bench(tmp_path):
     """A folder for programs that go before all others, and an environment."""
     (tmp_path / "bin").mkdir()
-    for name, script in {"srun": SRUN, "scontrol": SCONTROL, "ssh": SSH, "accelerate": ACCELERATE}.items():
+    for name, script in {**PROGRAMS, "accelerate": ACCELERATE}.items():
         program(tmp_path, name, script)
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "TOLD": str(tmp_path), "GPUS": "1"}
     environment |= {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[1-2]"}
@@ -79,11 +81,20 @@ def test_scripts_are_read_by_bash_and_can_be_started(script):
 
 def test_slurm_starts_a_launcher_on_each_node(bench):
     folder, environment = bench
-    environment |= {"GPUS": "4", "COMMAND": "score"}
+    del environment["GPUS"]
+    environment |= {"SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32", "COMMAND": "score"}
     done = subprocess.run(["bash", LAUNCH / "slurm.sbatch", *WORDS], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     check(launched(folder), 20077, "127.0.0.1")
     assert not (folder / "scontrol").exists()
+    assert (folder / "srun").read_text().split() == ["--kill-on-bad-exit=1", "--cpus-per-task=32"]
+
+
+def test_slurm_from_another_folder(bench):
+    folder, environment = bench
+    environment["SLURM_SUBMIT_DIR"] = str(folder)
+    done = subprocess.run(["bash", LAUNCH / "slurm.sbatch", *WORDS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and f"ddp.yaml in {folder}; submit from" in done.stderr
 
 
 def test_slurm_after_an_error(bench):
@@ -93,40 +104,50 @@ def test_slurm_after_an_error(bench):
     assert done.returncode == 3 and not (folder / "scontrol").exists()  # it would fail again
 
 
-@pytest.mark.parametrize(("restarts", "told"), [("2", "requeue 77\n"), ("100", None)])
-def test_slurm_takes_a_job_away(bench, restarts, told):
+@pytest.mark.parametrize(
+    ("number", "restarts", "told", "says"),
+    [
+        (signal.SIGUSR1, "2", "requeue 77\n", "goes back into the queue"),
+        (signal.SIGUSR1, "100", None, "submit it again, and it goes on"),
+        (signal.SIGTERM, "2", None, ""),  # its user has cancelled it
+    ],
+)
+def test_slurm_takes_a_job_away(bench, number, restarts, told, says):
     """All launchers are told to stop, are waited for, and the job is queued again, but not for ever."""
     folder, environment = bench
-    waits = """trap 'sleep 0.2; touch "$out.stopped"; exit 143' TERM; echo ready; while :; do sleep 0.05; done"""
+    waits = """trap 'sleep 0.2; touch "$out.stopped"; exit 143' TERM; echo $$ > "$out.pid"
+    echo ready; while :; do sleep 0.05; done"""
     environment |= {"AS_A_LAUNCHER": waits, "SLURM_RESTART_COUNT": restarts}
     with subprocess.Popen(
         ["bash", LAUNCH / "slurm.sbatch", *WORDS], env=environment, stdout=subprocess.PIPE, text=True
     ) as job:
         assert [job.stdout.readline(), job.stdout.readline()] == ["ready\n", "ready\n"]
-        job.send_signal(signal.SIGTERM)
-        says = job.stdout.read()
+        job.send_signal(number)
+        rest = job.stdout.read()
     assert job.returncode == 143 and len(list(folder.glob("launcher-*.stopped"))) == 2
     assert (folder / "scontrol").read_text() == told if told else not (folder / "scontrol").exists()
-    assert ("goes back into the queue" if told else "submit it again, and it goes on") in says
+    assert says in rest and bool(rest) == bool(says)
 
 
 def test_what_slurm_is_asked_for():
     asked = re.findall(r"^#SBATCH (--\S+)", (LAUNCH / "slurm.sbatch").read_text(), re.MULTILINE)
-    assert {"--requeue", "--open-mode=append", "--ntasks-per-node=1", "--signal=B:TERM@120"} <= set(asked)
+    assert {"--requeue", "--open-mode=append", "--ntasks-per-node=1", "--signal=B:USR1@120"} <= set(asked)
 
 
 def test_ssh_starts_a_launcher_on_each_machine(bench):
     folder, environment = bench
     (folder / "hosts.txt").write_text("# of the cluster\nme@gpu-1\n\ngpu-2\n")
     environment |= {"GPUS": "4", "COMMAND": "score", "HF_HOME": "/with a space", "ACTIVATE": "export ACTIVE=yes"}
-    environment |= {"HF_TOKEN": "hf_secret"}
+    environment |= {"HF_TOKEN": "hf_secret", "C3L_API_KEY": "secret", "C3L_NUM_IMAGES": "20", "NCCL_DEBUG": "INFO"}
     words = [LAUNCH / "ssh.sh", folder / "hosts.txt", "--", *WORDS]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     check(launched(folder), 29500, "gpu-1")
     assert sorted((folder / "machines").read_text().split()) == ["gpu-2", "me@gpu-1"]
     for file in folder.glob("launcher-*.environment"):
-        assert {"HF_HOME=/with a space", "ACTIVE=yes"} <= set(file.read_text().splitlines())
+        text = file.read_text()
+        assert {"HF_HOME=/with a space", "ACTIVE=yes", "C3L_NUM_IMAGES=20", "NCCL_DEBUG=INFO"} <= set(text.splitlines())
+        assert "secret" not in text
     assert {file.read_text() for file in folder.glob("launcher-*.folder")} == {f"{ROOT}\n"}
 
 

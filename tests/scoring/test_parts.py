@@ -24,7 +24,7 @@ def made(tmp_path):
         what = {"columns": list(rows), "names": ("both", "Both"), "fingerprint": "f", "image_folder": None}
         made = in_parts(dataset, make, features=features, **what, part_size=3, cache_dir=tmp_path, **options)
         assert made["both"][:] == ["aA", "bB", "cC", "dD", "eE", "fF", "gG"]
-        (folder,) = tmp_path.glob("c3l_hf-both-*")
+        (folder,) = tmp_path.glob("c3l_hf-both-*/3")
         return asked, folder
 
     return call
@@ -40,3 +40,13 @@ def test_a_damaged_part_is_made_again(made, caplog, content, retake):
     assert made(retake=retake)[0] == ["d", "e", "f"]
     assert "00001-of-00003.parquet is not what was written; it is made again" in caplog.text
     assert (folder / "set_aside-1" / part.name).is_file() and made(retake=retake)[0] == []
+
+
+def test_a_damaged_copy_is_never_read(made):
+    """`datasets` reads the parts from a copy, which has no checksum."""
+    _, folder = made()
+    (copy,) = folder.rglob("*.arrow")
+    content = copy.read_bytes()
+    assert content.count(b"dD") == 1
+    copy.write_bytes(content.replace(b"dD", b"dX"))
+    assert made()[0] == []

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, LargeList, List, Value, load_dataset
+from datasets.arrow_writer import ArrowWriter
 from plain_selection import plain_labels, plain_pairs
 from scored_layouts import COLOURS, LAYOUTS, PAIRS, PNG, assistant, dataset_of, item, llava, scored, stored, user
 
@@ -13,6 +14,7 @@ from c3l_hf.data.schema import PSEUDO_LABEL_FEATURES
 from c3l_hf.data.stored_rows import stored_rows
 from c3l_hf.prompts.reply_forms import ReplyForm
 from c3l_hf.prompts.template_files import load_templates
+from c3l_hf.selection import label_images
 from c3l_hf.selection.curation import curate, length_correlation
 from c3l_hf.selection.pseudo_labels import select_pseudo_labels
 from c3l_hf.selection.random_choice import random_selection
@@ -152,6 +154,30 @@ def test_items_beside_texts_as_files_have_them(tmp_path):
     dataset = load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
     assert "Json" in str(dataset.features["messages"])
     check_choice(dataset)
+
+
+def test_pictures_of_labels_leave_no_copy(tmp_path, monkeypatch):
+    ends = []
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("atexit.register", lambda *call, **options: ends.append((call, options)))
+    label_images._scratch.cache_clear()
+    try:
+        stored_once = Dataset.from_file(str(written(dataset_of("messages of texts"), tmp_path / "rows.arrow")))
+        labels, _ = select_pseudo_labels(stored_once, image_folder=tmp_path)
+        assert any(tmp_path.glob("c3l_hf-labels-*/*.arrow")) and len(labels["images"]) == len(labels)
+    finally:
+        label_images._scratch.cache_clear()
+    assert [path.name for path in tmp_path.rglob("cache-*.arrow")] == []
+    for (function, *arguments), options in ends:  # as when the process ends
+        function(*arguments, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.arrow"]
+
+
+def written(dataset, file):
+    with ArrowWriter(features=dataset.features, path=str(file)) as writer:
+        writer.write_table(dataset.data.table)
+        writer.finalize()
+    return file
 
 
 def test_ids_and_kinds_that_are_there_count():

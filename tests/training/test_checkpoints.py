@@ -97,7 +97,8 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(case, folder, capl
     damage(folder / "checkpoint-3" / name)
     assert last_checkpoint(folder) == str(folder / "checkpoint-2")
     assert f"checkpoint-3 is damaged: {name} {says}" in caplog.text and "goes on from step 2" in caplog.text
-    assert "it is set aside as damaged-checkpoint-3" in caplog.text and (folder / "damaged-checkpoint-3").is_dir()
+    aside = folder / "set_aside-1"
+    assert f"it is set aside in {aside}" in caplog.text and (aside / "checkpoint-3").is_dir()
     caplog.clear()
     assert last_checkpoint(folder) == str(folder / "checkpoint-2") and not caplog.records
     remove_checkpoints(folder)
@@ -111,7 +112,7 @@ def test_every_checkpoint_may_be_damaged_and_again(folder, three, caplog):
     assert len(caplog.records) == 3 and caplog.text.count("and training starts at its first step") == 3
     shutil.copytree(three / "checkpoint-3", folder / "checkpoint-3")
     empty(folder / "checkpoint-3" / "optimizer.pt")
-    assert last_checkpoint(folder) is None and (folder / "damaged-checkpoint-3-2").is_dir()
+    assert last_checkpoint(folder) is None and (folder / "set_aside-2" / "checkpoint-3").is_dir()
 
 
 def test_a_checkpoint_without_a_seal(folder, caplog):
@@ -122,7 +123,7 @@ def test_a_checkpoint_without_a_seal(folder, caplog):
     assert last_checkpoint(folder) == str(folder / "checkpoint-1")
     assert caplog.text.count("was not written to its end (it has no checksums.json)") == 2
     # What nobody has use for does not grow with every interruption.
-    assert {path.name for path in folder.glob("*-*")} == {"checkpoint-1", "damaged-checkpoint-2"}
+    assert {path.name for path in folder.glob("*-*")} == {"checkpoint-1", "set_aside-1"}
     assert "checkpoint-3 was not written to its end (it has no checksums.json): it is removed" in caplog.text
 
 
@@ -136,7 +137,7 @@ def test_those_set_aside_do_not_count_among_the_trainers(folder):
     flip(folder / "checkpoint-3" / "adapter_model.safetensors")
     trainer = make_trainer(folder, save_strategy="steps", save_steps=1, max_steps=4, save_total_limit=2)
     train_from_last(trainer)
-    names = {"checkpoint-3", "checkpoint-4", "damaged-checkpoint-3"}
+    names = {"checkpoint-3", "checkpoint-4", "set_aside-1"}
     assert trainer.state.global_step == 4 and {path.name for path in folder.glob("*-*")} == names
 
 

@@ -22,6 +22,7 @@ from c3l_hf.data.row_images import as_stored
 from c3l_hf.data.status import publishable
 from c3l_hf.files.decoders import read_file
 from c3l_hf.files.image import file_of, open_image
+from c3l_hf.files.unreadable import cause_of
 from c3l_hf.selection.hamming import pairs_within
 
 __all__ = ["DISTANCE", "ImageSketches", "look_alikes", "same_contents", "sketch_images"]
@@ -159,7 +160,7 @@ def _content(picture: Any) -> bytes | _Undecoded:
     except RowError as error:
         return _Undecoded(publishable(str(error)))
     except (OSError, ValueError) as error:
-        return _Undecoded(f"the image cannot be read ({type(error).__name__})")
+        return _Undecoded(f"the image cannot be read ({cause_of(error)})")
     return _Undecoded("the image is not here")
 
 

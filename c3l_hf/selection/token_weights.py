@@ -161,7 +161,8 @@ def row_weight(row: Mapping[str, Any], column: str) -> float:
     """
     value = row.get(column)
     if not (isinstance(value, int | float) and 0 <= value < math.inf):
-        raise RowError(f"{column}: it is {what_is(value)}; give a number that is not negative, and finite")
+        found = value if isinstance(value, int | float) else what_is(value)
+        raise RowError(f"{column}: it is {found}; give a number that is not negative")
     return float(value)
 
 

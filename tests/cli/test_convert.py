@@ -36,7 +36,7 @@ def table(tmp_path):
 def test_what_is_left_out_is_told_counted_and_listed(table, tmp_path, capsys):
     assert call(*table, "--to", "sharegpt", "--output", tmp_path / "out") == 0
     told = capsys.readouterr().out
-    (line,) = (line for line in told.splitlines() if "FileNotFound" in line)
+    (line,) = (line for line in told.splitlines() if "no such file" in line)
     assert line.split("  ")[0] == "the image cannot be read (there is no such file), as row 3" and line.endswith(" 2")
     assert "is --image_folder, where relative paths begin, given and right?" in told
     assert f"3 of 5 rows, 2 pictures → {tmp_path / 'out' / 'data.json'}" in told.splitlines()

@@ -369,5 +369,5 @@ def test_a_picture_on_nothing_is_on_white(tmp_path):
 def test_values_that_are_no_pictures(tmp_path, value):
     rows = [{**POPE[0], "image": value, "category": "random"}]
     Dataset.from_list(rows).to_parquet(tmp_path / "pope.parquet")
-    with pytest.raises(ValueError, match=f"random-1: the image is {type(value).__name__} {value}, not a picture"):
+    with pytest.raises(ValueError, match="random-1: the image is (a number|true or false), not a picture"):
         load_questions("pope", tmp_path / "pope.parquet")

@@ -191,7 +191,7 @@ def test_rows_whose_weights_are_not_known_are_left_out_and_named(llava, keep):
         1: "the stored tokens do not spell the answer",
         2: "the answer has no scores of its tokens",
         3: "w: it is -1.0; give a number that is not negative",
-        4: "w: it is None; give a number that is not negative",
+        4: "w: it is null; give a number that is not negative",
     }
 
 

@@ -116,3 +116,18 @@ def test_the_last_message_of_the_role_is_the_text():
     assert texts.questions(np.array([2, 1, 0])) == ["question 2 about a?", "", "two"]
     assert texts.answers(np.array([2])) == ["a\u00a0b  c\n"]
     assert texts.answer_words(np.array([2, 0])).tolist() == [3, 2]
+
+
+def test_long_texts_are_few_in_a_piece(monkeypatch):
+    monkeypatch.setattr(columns, "_BLOCK", 4)
+    monkeypatch.setattr(columns, "_BYTES", 10)
+    table = table_of(*(pair("a", n, 1.0, answer="x" * size) for n, size in enumerate((1, 5, 900, 1, 25, 1))))
+    rows = np.arange(6)[::-1]
+    texts = PairTexts(table)
+    questions, answers = (texts.questions(rows), texts.answers(rows))
+    assert texts.sizes[rows].tolist() == [len(q) + len(a) for q, a in zip(questions, answers, strict=True)]
+    sizes = np.array([1, 5, 900, 1, 25, 1])
+    assert [list(range(6))[piece] for piece in pieces(6, sizes)] == [[0, 1], [2], [3, 4, 5]]
+    assert [list(range(6))[piece] for piece in pieces(6)] == [[0, 1, 2, 3], [4, 5]]
+    groups = np.array([0, 0, 1, 1, 2, 3])
+    assert [list(range(6))[block] for block, _ in blocks(groups, sizes)] == [[0, 1], [2, 3], [4, 5]]

@@ -47,7 +47,7 @@ BAD = [
     ),
     ({"chosen": message("assistant", "an <image> in the text")}, "chosen: the text contains the control token"),
     ({"rejected": [message("assistant", "dog " * 600)]}, r"rejected\[0\]: \d+ tokens, but the model takes at most 512"),
-    ({"weight": float("nan")}, "weight: it is a number; give a number that is not negative"),
+    ({"weight": float("nan")}, "weight: it is nan; give a number that is not negative"),
     ({"weight": None}, "weight: it is null"),
     ({"weight": -1.0}, "weight: it is -1.0"),
 ]  # fmt: skip

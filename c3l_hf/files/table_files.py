@@ -83,5 +83,5 @@ def _check_arrow(file: Path) -> None:
 
 
 def _damaged(path: str | Path, error: Exception) -> RunError:
-    told = f"cannot be read, as it is damaged or was cut off: {said_by(error, 200)}"
-    return RunError(f"{path} {told}; write or fetch it again")
+    said = said_by(error, 200)
+    return RunError(f"{path} cannot be read, as it is damaged or was cut off: {said}; write or fetch it again")

@@ -38,12 +38,9 @@ OWN_TEMPLATES = {
 }
 # Where pictures are opened: `files/decoders.py`, which says how; and the artwork of the embedded world.
 OPEN_PICTURES = {"c3l_hf/files/decoders.py", "c3l_hf/scenes/world.py"}
-# Where weights are loaded that this package wrote itself, or that are of another form.
+# Where weights are loaded that are of another form.
 OWN_WEIGHTS = {
-    "c3l_hf/finetuning/student.py": "checkpoints of this training",
-    "c3l_hf/training/trainer.py": "checkpoints of this training",
-    "c3l_hf/scenes/pretraining_run.py": "checkpoints of this training",
-    "c3l_hf/scenes/smollm.py": "the shipped generator, and a language model as GGUF",
+    "c3l_hf/scenes/smollm.py": "a language model as GGUF",
 }
 SECRET = "hf_tokenOfNobody0123456789abcdef"
 

@@ -698,7 +698,7 @@ def test_what_is_kept_of_a_reply(tmp_path):
     assert [entry["k"] for entry in kept] == [0, 1, 2] and len({entry["request"] for entry in kept}) == 3
     assert list(kept[0]) == [
         *("request", "image_id", "template", "k", "text", "refusal", "finish_reason"),
-        *("served_model", "prompt_tokens", "completion_tokens"),
+        *("served_model", "prompt_tokens", "completion_tokens", "checksum"),
     ]
 
 

@@ -33,10 +33,17 @@ GOES_ON = "c3l select: interrupted; the same command goes on where it stopped\n"
 SHORT = "interruption._GRACE = 0.2"
 
 
-def started(body, before="", **options):
+def under_nohup(ignores):
+    """Before a process begins: whether it ignores SIGHUP, whatever the one that started the tests does."""
+    return lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN if ignores else signal.SIG_DFL)
+
+
+def started(body, before="", nohup=False, **options):
     script = SCRIPT.replace("BODY", body.strip().replace("\n", "\n    ")).replace("BEFORE", before)
     command = [sys.executable, "-c", script]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=under_nohup(nohup), **options
+    )
 
 
 def ended(process, *signals):
@@ -131,8 +138,7 @@ time.sleep(3 * interruption._LOOK)
 
 def test_what_was_ignored_stays_ignored():
     """As SIGHUP under nohup."""
-    ignored = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
-    process = started("os.kill(os.getpid(), signal.SIGHUP)\nprint('on')", **ignored)
+    process = started("os.kill(os.getpid(), signal.SIGHUP)\nprint('on')", nohup=True)
     assert ended(process) == (0, "", "on\n")
 
 

@@ -125,6 +125,10 @@ def _process(folder: Path, rank: int, processes: int, port: int, moment: Moment 
     log = os.open(f"{folder}.{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    # Whoever started the tests may ignore them: nohup, a shell's background jobs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     os.environ["HF_HUB_OFFLINE"] = "1"
     if processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}

@@ -170,6 +170,7 @@ def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):
     dataset.to_parquet(tmp_path / "rows.parquet")
     script = tmp_path / "script.py"
     script.write_text(
+        "import os\n"
         "from c3l_hf.common.processes import process_state\n"
         "from datasets import load_dataset\n"
         "from datasets.fingerprint import Hasher\n"
@@ -179,8 +180,9 @@ def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):
         f"scorer = I2CScorer.from_pretrained({str(folder)!r})\n"
         f"scored = score_dataset(rows, scorer, part_size=2, cache_dir={str(tmp_path / 'parts')!r})\n"
         f"scored.remove_columns('image').to_json(f'{tmp_path}/out{{process_state().process_index}}.jsonl')\n"
-        "print('PROCESSES', process_state().num_processes)\n"
-        "print('HASHES', Hasher.hash(I2CScorer(*tiny_llava())), Hasher.hash(scorer), flush=True)\n"
+        "hashes = f'{Hasher.hash(I2CScorer(*tiny_llava()))} {Hasher.hash(scorer)}'\n"
+        "text = f'PROCESSES {process_state().num_processes} HASHES {hashes}\\n'\n"
+        "os.write(1, text.encode())\n"  # at once: the processes share their output
     )
     # Without accelerators `accelerate launch` starts one process only; what it calls elsewhere starts two.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
@@ -190,9 +192,8 @@ def test_two_processes_equal_one(folder, llava, dataset, expected, tmp_path):
     env |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(launch, capture_output=True, text=True, cwd=tmp_path, env=env)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("PROCESSES 2") == 2
     hashes = Hasher.hash(I2CScorer(*llava)), Hasher.hash(I2CScorer.from_pretrained(folder))
-    assert result.stdout.count("HASHES {} {}".format(*hashes)) == 2
+    assert result.stdout.count("PROCESSES 2 HASHES {} {}\n".format(*hashes)) == 2
     for number in (0, 1):
         lines = (tmp_path / f"out{number}.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]

@@ -39,7 +39,7 @@ SMALLER = "give smaller batches (the options that end in batch_size), and the sa
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), FULL),
         (OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"), FULL),
         # As `datasets` raises it.
-        (caused_by(error_of(errno.ENOSPC, "/tmp/x"), RuntimeError("An error occurred")), f"/tmp/x: {FULL}"),
+        (caused_by(error_of(errno.ENOSPC, "place/x"), RuntimeError("An error occurred")), f"place/x: {FULL}"),
         (
             error_of(errno.EIO, b"runs/x"),
             "runs/x: Input/output error; look after the disk, and the same command goes on",

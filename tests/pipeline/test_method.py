@@ -468,6 +468,22 @@ def test_a_generator_that_writes_no_pairs(tmp_path, capsys, monkeypatch):
     assert "none of 42 replies has a pair; most often (42): no question, as " in says and says.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("function", "option"),
+    [("generate_tables", "generation_batch_size"), ("score_tables", "scoring_batch_size")],
+)
+def test_want_of_memory_names_the_size_of_the_batch(tmp_path, capsys, monkeypatch, function, option):
+    def grows(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        yield
+
+    monkeypatch.setattr(f"c3l_hf.pipeline.stages.{function}", grows)
+    words = ["--num_images", 2, "--pairs_per_image", 2, f"--{option}", 7, "--stages", "generate", "score"]
+    assert run("--output_dir", tmp_path / "out", *words) == 1
+    says = capsys.readouterr().err
+    assert f"memory has run out (CUDA out of memory): lower {option}, which is 7" in says and says.count("\n") == 1
+
+
 def test_one_greedy_pair_of_an_image_is_enough_where_none_are_compared():
     def check(stages, **changed):
         generation = GenerationOptions(**{"pairs_per_image": 1, "sampling_temperature": 0.0} | changed)

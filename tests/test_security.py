@@ -202,33 +202,16 @@ def test_no_key_is_in_a_run(tmp_path, secrets, capsys):
     assert len(list(tmp_path.rglob("*"))) > 5
 
 
+SERVED = "run --images scenes --model m/m --backend server --base_url".split()
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["run", "--config", "scenes", "--num_images", "3", "--hub_token", SECRET],
         ["run", "--config", "scenes", "--num_images", "3", "--hub_token", SECRET, "--dry_run"],
-        [
-            "run",
-            "--images",
-            "scenes",
-            "--model",
-            "m/m",
-            "--backend",
-            "server",
-            "--base_url",
-            f"http://me:{SECRET}@h/v1",
-        ],
-        [
-            "run",
-            "--images",
-            "scenes",
-            "--model",
-            "m/m",
-            "--backend",
-            "server",
-            "--base_url",
-            f"http://h/v1?key={SECRET}",
-        ],
+        [*SERVED, f"http://me:{SECRET}@h/v1"],
+        [*SERVED, f"http://h/v1?key={SECRET}"],
         ["sft", "--model", "m/m", "--dataset", "gone.json", "--hub_token", SECRET],
     ],
 )

@@ -98,7 +98,8 @@ def told_in_one_line(training: TrainingArguments, folder: Path) -> Iterator[None
         if not _WRITING.search(text):
             raise
         raise RunError(
-            f"{folder}: the weights cannot be written ({text[:200]}); make room on the disk, and call it again"
+            f"{folder}: the weights cannot be written ({text[:200]}); make room on the disk, or make it writable, and "
+            "call it again"
         ) from error
 
 
